@@ -1,0 +1,1 @@
+"""How long work takes: samples of operators on a device, a fitted efficiency, calibrated estimates."""
