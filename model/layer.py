@@ -66,7 +66,9 @@ class Layer:
         return 0
 
     def children(self) -> dict[str, Layer]:
-        return {step.name: step.layer for step in self.forward() if isinstance(step, Child)}
+        return {
+            step.name: step.layer for step in self.forward() if isinstance(step, Child)
+        }
 
     def calls(self, path: str = "") -> list[Call]:
         """Every call of this layer and its children, in order, each with its full module path."""
@@ -89,7 +91,9 @@ class Layer:
 
     def weight_parameters(self) -> Any:
         """Parameters of the layer and all its children."""
-        return self.parameters() + sum(c.weight_parameters() for c in self.children().values())
+        return self.parameters() + sum(
+            c.weight_parameters() for c in self.children().values()
+        )
 
     def forward_tensor_core_flops(self) -> Any:
         return total(self.calls(), lambda op: op.tensor_core_flops)

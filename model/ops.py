@@ -78,7 +78,9 @@ class Operator:
             is_number = isinstance(value, int | float | np.ndarray | np.number)
             if is_number and np.any(np.asarray(value) < least):
                 kind = "a positive number" if least else "zero or a positive number"
-                raise ValueError(f"{type(self).__name__}.{name} = {value}: expected {kind}")
+                raise ValueError(
+                    f"{type(self).__name__}.{name} = {value}: expected {kind}"
+                )
         for name, value in vars(self).items():
             if name.endswith("dtype") and value is not None:
                 item_bytes(value)
@@ -86,7 +88,9 @@ class Operator:
     def shape(self) -> dict[str, Any]:
         """The numeric fields by name (no dtypes, flags or fields left at None)."""
         pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return {n: v for n, v in pairs if v is not None and not isinstance(v, str | bool)}
+        return {
+            n: v for n, v in pairs if v is not None and not isinstance(v, str | bool)
+        }
 
     @property
     def tensor_core_flops(self) -> Any:
@@ -157,12 +161,17 @@ class Matmul(TensorCoreOperator):
 
     @property
     def weight_bytes_read(self) -> Any:
-        weights = self.batch * self.n * self.k * item_bytes(self.weight_dtype or self.dtype)
+        weights = (
+            self.batch * self.n * self.k * item_bytes(self.weight_dtype or self.dtype)
+        )
         return weights + +self.bias * self.n * item_bytes(self.dtype)
 
     @property
     def bytes_read(self) -> Any:
-        return self.batch * self.m * self.k * item_bytes(self.dtype) + self.weight_bytes_read
+        return (
+            self.batch * self.m * self.k * item_bytes(self.dtype)
+            + self.weight_bytes_read
+        )
 
     @property
     def bytes_written(self) -> Any:
@@ -195,6 +204,7 @@ class GroupedMatmul(TensorCoreOperator):
     dtype: str = "bfloat16"
     active_experts: float | None = None
     max_load: float | None = None
+    weight_dtype: str | None = None
 
     @property
     def rows(self) -> Any:
@@ -212,7 +222,8 @@ class GroupedMatmul(TensorCoreOperator):
 
     @property
     def weight_bytes_read(self) -> Any:
-        return self.experts_read * self.n * self.k * item_bytes(self.dtype)
+        weights = self.experts_read * self.n * self.k
+        return weights * item_bytes(self.weight_dtype or self.dtype)
 
     @property
     def bytes_read(self) -> Any:
@@ -227,7 +238,9 @@ class GroupedMatmul(TensorCoreOperator):
         rows_per_expert = self.rows / self.experts_read
         return (
             replace(self, n=self.k, k=self.n),
-            Matmul(self.k, self.n, rows_per_expert, self.experts_read, dtype=self.dtype),
+            Matmul(
+                self.k, self.n, rows_per_expert, self.experts_read, dtype=self.dtype
+            ),
         )
 
 
@@ -258,11 +271,15 @@ class MoeMlp(TensorCoreOperator):
     @property
     def weight_bytes_read(self) -> Any:
         experts_read = distinct_experts(self.experts, self.top_k, self.tokens)
-        return 3 * experts_read * self.hidden * self.intermediate * item_bytes(self.dtype)
+        return (
+            3 * experts_read * self.hidden * self.intermediate * item_bytes(self.dtype)
+        )
 
     @property
     def bytes_read(self) -> Any:
-        return self.tokens * self.hidden * item_bytes(self.dtype) + self.weight_bytes_read
+        return (
+            self.tokens * self.hidden * item_bytes(self.dtype) + self.weight_bytes_read
+        )
 
     @property
     def bytes_written(self) -> Any:
@@ -295,7 +312,9 @@ class Attention(TensorCoreOperator):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.window is not None and not np.all(self.causal):
-            raise ValueError(f"Attention.window = {self.window}: expected causal=True beside it")
+            raise ValueError(
+                f"Attention.window = {self.window}: expected causal=True beside it"
+            )
 
     @property
     def scores(self) -> Any:
@@ -310,12 +329,17 @@ class Attention(TensorCoreOperator):
         the queries whose row is not yet cut by the window.
         """
         if self.window is None:
-            return self.q_len * self.kv_len - +self.causal * self.q_len * (self.q_len - 1) // 2
+            return (
+                self.q_len * self.kv_len
+                - +self.causal * self.q_len * (self.q_len - 1) // 2
+            )
         offset = self.kv_len - self.q_len
         growing = _least(self.window - offset, self.q_len)
         growing = (growing + abs(growing)) // 2
         return (
-            growing * offset + growing * (growing + 1) // 2 + (self.q_len - growing) * self.window
+            growing * offset
+            + growing * (growing + 1) // 2
+            + (self.q_len - growing) * self.window
         )
 
     @property
@@ -347,11 +371,19 @@ class Attention(TensorCoreOperator):
 
     @property
     def bytes_written(self) -> Any:
-        return self.batch * self.q_len * self.heads * self.head_dim * item_bytes(self.dtype)
+        return (
+            self.batch
+            * self.q_len
+            * self.heads
+            * self.head_dim
+            * item_bytes(self.dtype)
+        )
 
     def backward(self) -> tuple[Operator, ...]:
         """Flash backward: the scores again, then dV, dP, dQ and dK, five products for two."""
-        return (AttentionBackward(**{f.name: getattr(self, f.name) for f in fields(self)}),)
+        return (
+            AttentionBackward(**{f.name: getattr(self, f.name) for f in fields(self)}),
+        )
 
 
 @dataclass(frozen=True)
@@ -454,7 +486,9 @@ class Norm(Operator):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kind not in ("rmsnorm", "layernorm"):
-            raise ValueError(f"Norm.kind = {self.kind!r}: expected rmsnorm or layernorm")
+            raise ValueError(
+                f"Norm.kind = {self.kind!r}: expected rmsnorm or layernorm"
+            )
 
     @property
     def parameters(self) -> Any:
@@ -506,7 +540,8 @@ class Softmax(Operator):
 class Elementwise(Operator):
     """A pointwise map of ``inputs`` tensors of ``elements`` to ``outputs`` tensors.
 
-    ``broadcast``: elements, in all, of further inputs that are smaller than the output.
+    ``broadcast``: elements, in all, of further inputs that are smaller than the output. The
+    result is of ``out_dtype``: a comparison writes bool, a product with float32 writes float32.
     """
 
     operator: ClassVar[str] = "elementwise"
@@ -517,6 +552,7 @@ class Elementwise(Operator):
     flops_per_element: int = 1
     dtype: str = "bfloat16"
     broadcast: int = 0
+    out_dtype: str | None = None
 
     @property
     def cuda_core_flops(self) -> Any:
@@ -528,7 +564,7 @@ class Elementwise(Operator):
 
     @property
     def bytes_written(self) -> Any:
-        return self.elements * self.outputs * item_bytes(self.dtype)
+        return self.elements * self.outputs * item_bytes(self.out_dtype or self.dtype)
 
 
 @dataclass(frozen=True)
@@ -551,12 +587,16 @@ class Gather(Operator):
 
 @dataclass(frozen=True)
 class Copy(Operator):
-    """``elements`` moved: contiguous, permuted, concatenated, padded, or cast to ``out_dtype``."""
+    """``elements`` moved: contiguous, permuted, concatenated, padded, or cast to ``out_dtype``.
+
+    ``out_elements``: elements written where they are not those read (zeros padded around them).
+    """
 
     operator: ClassVar[str] = "copy"
     elements: int
     dtype: str = "bfloat16"
     out_dtype: str | None = None
+    out_elements: int | None = None
 
     @property
     def bytes_read(self) -> Any:
@@ -564,7 +604,8 @@ class Copy(Operator):
 
     @property
     def bytes_written(self) -> Any:
-        return self.elements * item_bytes(self.out_dtype or self.dtype)
+        written = self.elements if self.out_elements is None else self.out_elements
+        return written * item_bytes(self.out_dtype or self.dtype)
 
 
 @dataclass(frozen=True)
@@ -620,10 +661,16 @@ def grid(operator: type[Operator], **shape: Any) -> Any:
 
     Raises ``ValueError`` where a value is not positive or shapes do not broadcast.
     """
-    numeric = {n: v for n, v in shape.items() if v is not None and not isinstance(v, str | bool)}
+    numeric = {
+        n: v
+        for n, v in shape.items()
+        if v is not None and not isinstance(v, str | bool)
+    }
     arrays = np.broadcast_arrays(*(np.asarray(v) for v in numeric.values()))
     as_int = (a.astype(np.int64) if a.dtype.kind in "iub" else a for a in arrays)
-    return operator(**{**shape, **dict(zip(numeric, (a.ravel() for a in as_int), strict=True))})
+    return operator(
+        **{**shape, **dict(zip(numeric, (a.ravel() for a in as_int), strict=True))}
+    )
 
 
 def is_grid(op: Operator) -> bool:

@@ -1,0 +1,130 @@
+"""What a fit sees of an operator: its two floors and the logarithms of its shape.
+
+Operators of one kind are stacked into grids (one array a field), so that the formulas of
+``model.ops`` are evaluated once for all of them, be it ten or ten million.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from calib.hardware import Hardware, peak
+from model.ops import Operator, is_grid
+
+COLD, HOT = "cold", "hot"
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of ``n`` operators of one kind and dtype.
+
+    ``compute_s``, ``memory_s``: [n] the two floors in seconds; ``hot``: [n] bool; ``columns``:
+    name -> [n], natural logarithms of the shape's dimensions and flags as 0 or 1.
+    """
+
+    compute_s: np.ndarray
+    memory_s: np.ndarray
+    hot: np.ndarray
+    columns: dict[str, np.ndarray]
+
+    @property
+    def floor_s(self) -> np.ndarray:
+        return np.maximum(self.compute_s, self.memory_s)
+
+    def __len__(self) -> int:
+        return len(self.compute_s)
+
+    def matrix(self, names: Sequence[str]) -> np.ndarray:
+        """[n, len(names)], zero for a column that this kind of operator does not have."""
+        zeros = np.zeros(len(self))
+        return np.stack([self.columns.get(name, zeros) for name in names], axis=1)
+
+
+def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -> Features:
+    """Features of one operator or one grid of them."""
+    compute = np.atleast_1d(np.asarray(op.min_flops / peak(op, hardware), dtype=float))
+    memory = np.atleast_1d(np.asarray(op.bytes / hardware.bandwidth, dtype=float))
+    n = max(len(compute), len(memory))
+    compute, memory = np.broadcast_to(compute, n), np.broadcast_to(memory, n)
+    is_hot = np.broadcast_to(np.asarray(hot, dtype=bool), n)
+    columns = {
+        "compute": np.log(np.maximum(compute, 1e-12)),
+        "memory": np.log(np.maximum(memory, 1e-12)),
+        "hot": is_hot.astype(float),
+    }
+    for name, value in _numbers(op).items():
+        columns[name] = np.broadcast_to(value, n)
+    for name, value in _labels(op).items():
+        columns[f"{name}={value}"] = np.ones(n)
+    return Features(compute, memory, is_hot, columns)
+
+
+def _numbers(op: Operator) -> dict[str, np.ndarray]:
+    """Dimensions as logarithms (1 + x where zero is allowed), flags as 0 or 1."""
+    numbers = {}
+    for name, value in vars(op).items():
+        if value is None or isinstance(value, str):
+            continue
+        array = np.atleast_1d(np.asarray(value, dtype=float))
+        if isinstance(value, bool) or name in ("bias", "causal"):
+            numbers[name] = array
+        else:
+            numbers[name] = np.log(array + (name in op.may_be_zero))
+    return numbers
+
+
+def _labels(op: Operator) -> dict[str, str]:
+    """Fields that name something, dtypes left out: the fit is by dtype already."""
+    return {n: v for n, v in vars(op).items() if isinstance(v, str) and not n.endswith("dtype")}
+
+
+def concatenate(parts: Sequence[Features]) -> Features:
+    names = sorted({name for part in parts for name in part.columns})
+    columns = np.concatenate([part.matrix(names) for part in parts])
+    return Features(
+        np.concatenate([p.compute_s for p in parts]),
+        np.concatenate([p.memory_s for p in parts]),
+        np.concatenate([p.hot for p in parts]),
+        {name: columns[:, i] for i, name in enumerate(names)},
+    )
+
+
+def features_of_list(
+    ops: Sequence[Operator], hardware: Hardware, hot: Sequence[bool] | np.ndarray | bool = False
+) -> Features:
+    """Features of a list of operators of one kind, in its order."""
+    is_hot = np.broadcast_to(np.asarray(hot, dtype=bool), len(ops))
+    stacks = stack(ops)
+    parts = concatenate([features(grid, hardware, is_hot[rows]) for grid, rows in stacks])
+    order = np.argsort(np.concatenate([rows for _, rows in stacks]))
+    return Features(
+        parts.compute_s[order],
+        parts.memory_s[order],
+        parts.hot[order],
+        {name: values[order] for name, values in parts.columns.items()},
+    )
+
+
+def stack(ops: Sequence[Operator]) -> list[tuple[Operator, np.ndarray]]:
+    """Operators as grids, one for each class and set of labels, with the rows each came from."""
+    rows: dict[tuple[Any, ...], list[int]] = {}
+    for i, op in enumerate(ops):
+        labels = tuple(v if v is None or isinstance(v, str) else ... for v in vars(op).values())
+        rows.setdefault((type(op), labels), []).append(i)
+    return [(_stack_alike([ops[i] for i in some]), np.array(some)) for some in rows.values()]
+
+
+def _stack_alike(ops: Sequence[Operator]) -> Operator:
+    first = ops[0]
+    if is_grid(first):
+        raise TypeError("a grid is estimated on its own, not in a list")
+    values = {}
+    for f in fields(first):
+        column = [getattr(op, f.name) for op in ops]
+        is_label = column[0] is None or isinstance(column[0], str)
+        values[f.name] = column[0] if is_label else np.array(column) + 0
+    return type(first)(**values)

@@ -1,0 +1,105 @@
+"""A launch as a value, and the card it is made for.
+
+A launcher of this package is a pure function from tensors to a :class:`Launch`; running it is one
+call, and so is compiling it for a card that is not there (see ``kernels.resources``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+import triton
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a tile must fit in: one row a compute capability (CUDA C++ Programming Guide, app. 5)."""
+
+    name: str
+    capability: int
+    family: str
+    """Its matrix instruction: ``mma`` of a warp, ``wgmma`` of four warps, ``tcgen05`` of a block."""
+    sms: int
+    """Streaming multiprocessors of the usual card; :func:`architecture_of` takes the device's."""
+    shared_per_block: int
+    """Bytes of shared memory that a block may opt in to."""
+    shared_per_sm: int
+    threads_per_sm: int
+    blocks_per_sm: int
+    fma_per_clock: int
+    """16-bit multiply-adds of one SM in one clock, dense, summed in float32 (GeForce: half of the
+    professional card of the same die)."""
+
+    registers_per_sm: int = 65536
+    l2_bytes_per_clock: int = 64
+    """Width of the port from one SM to the L2."""
+
+    @property
+    def has_bulk_copy(self) -> bool:
+        """Whether a tile can be fetched by one descriptor (TMA) instead of a pointer an element."""
+        return self.capability >= 90
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    a.name: a
+    for a in (
+        Architecture("sm_80", 80, "mma", 108, 166_912, 167_936, 2048, 32, 1024),
+        Architecture("sm_86", 86, "mma", 82, 101_376, 102_400, 1536, 16, 256),
+        Architecture("sm_89", 89, "mma", 128, 101_376, 102_400, 1536, 24, 256),
+        Architecture("sm_90", 90, "wgmma", 132, 232_448, 233_472, 2048, 32, 2048),
+        Architecture("sm_100", 100, "tcgen05", 148, 232_448, 233_472, 2048, 32, 4096),
+        Architecture("sm_120", 120, "mma", 170, 101_376, 102_400, 1536, 24, 256),
+    )
+}
+
+
+@cache
+def architecture_of(device: torch.device) -> Architecture:
+    """The architecture of ``device``, with its own SM count.
+
+    A CPU stands for sm_120 under Triton's interpreter, where any tile runs. Raises ``ValueError``
+    for a CPU without it and for a compute capability that has no row.
+    """
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        name = f"sm_{properties.major}{properties.minor}"
+        if name not in ARCHITECTURES:
+            raise ValueError(
+                f"{properties.name}: compute capability {name} has no row in "
+                f"kernels.launch.ARCHITECTURES ({', '.join(ARCHITECTURES)})"
+            )
+        return replace(ARCHITECTURES[name], sms=properties.multi_processor_count)
+    if not triton.knobs.runtime.interpret:
+        raise ValueError(
+            f"a tensor on {device}: Triton kernels run on a CUDA device, or anywhere under "
+            "TRITON_INTERPRET=1 set before triton is imported"
+        )
+    return ARCHITECTURES["sm_120"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel, its grid and its arguments by name, with the warps and stages to compile for."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: Mapping[str, Any]
+    warps: int
+    stages: int = 1
+
+    @property
+    def name(self) -> str:
+        return str(self.kernel.__name__)
+
+    @property
+    def options(self) -> dict[str, int]:
+        return {"num_warps": self.warps, "num_stages": self.stages}
+
+    def run(self) -> None:
+        """Enqueue the kernel on the current stream. A grid of no program launches nothing."""
+        if all(self.grid):
+            self.kernel[self.grid](**self.arguments, **self.options)

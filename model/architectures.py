@@ -1,0 +1,29 @@
+"""The architectures that a configuration can name, and how one is built from its dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from model.deepseek_ocr import DeepseekOCRModel
+
+ARCHITECTURES: dict[str, type] = {"deepseek_ocr": DeepseekOCRModel}
+
+
+def build(architecture: str, **dimensions: Any) -> Any:
+    """The model of ``architecture`` with the given ``dimensions``, published ones elsewhere.
+
+    Raises ``ValueError`` for an architecture or a dimension that does not exist.
+    """
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise ValueError(f"architecture = {architecture!r}: expected one of {known}")
+    cls = ARCHITECTURES[architecture]
+    known_dimensions = [field.name for field in fields(cls)]
+    for name in dimensions:
+        if name not in known_dimensions:
+            expected = ", ".join(known_dimensions)
+            raise ValueError(
+                f"{architecture} has no dimension {name!r}: expected {expected}"
+            )
+    return cls(**dimensions)

@@ -1,0 +1,186 @@
+"""CLIP-L as DeepSeek-OCR uses it: SAM's features are its patch embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from model.layer import Call, Child, Layer, Step, call
+from model.linear import LayerNorm, Linear, Mlp, add
+from model.ops import Attention, Copy, Elementwise, Gather
+from model.sam import resample
+
+
+@dataclass(frozen=True)
+class ClipEmbeddings(Layer):
+    """A class token before ``grid`` x ``grid`` patch embeddings, and learned positions added.
+
+    The published weights hold a patch convolution [hidden, channels, patch, patch] that nothing
+    calls (``transformers``' build leaves it out): it counts as parameters and as nothing else.
+    """
+
+    mirrors = "UnlimitedOcrVisionEmbeddings"
+    batch: int
+    grid: int
+    hidden: int
+    pretrained_grid: int
+    patch: int
+    channels: int
+    dtype: str = "bfloat16"
+
+    @property
+    def patches(self) -> Any:
+        return self.grid * self.grid
+
+    @property
+    def unused_parameters(self) -> int:
+        return self.hidden * self.channels * self.patch**2
+
+    def parameters(self) -> Any:
+        positions = self.pretrained_grid**2 + 1
+        return self.hidden * (1 + positions) + self.unused_parameters
+
+    def forward(self) -> Iterator[Step]:
+        positions = (self.patches + 1) * self.hidden
+        yield call(Copy(self.batch * positions, dtype=self.dtype))
+        yield from self.position()
+        yield call(
+            Elementwise(self.batch * positions, broadcast=positions, dtype=self.dtype)
+        )
+
+    def position(self) -> Iterator[Call]:
+        """The table as it is, or its patch part resampled and the class token put before it."""
+        if self.grid == self.pretrained_grid:
+            yield call(Gather(self.patches + 1, self.hidden, dtype=self.dtype))
+            return
+        learned, wanted = (
+            self.pretrained_grid**2 * self.hidden,
+            self.patches * self.hidden,
+        )
+        yield from resample(learned, wanted, self.dtype)
+        yield call(Copy(wanted + self.hidden, dtype=self.dtype))
+
+
+@dataclass(frozen=True)
+class ClipAttention(Layer):
+    """Multi-head attention of all tokens with all tokens, four linear maps with biases."""
+
+    mirrors = "UnlimitedOcrAttention"
+    batch: int
+    tokens: int
+    hidden: int
+    heads: int
+    dtype: str = "bfloat16"
+
+    def forward(self) -> Iterator[Step]:
+        linear = Linear(
+            self.batch * self.tokens, self.hidden, self.hidden, True, self.dtype
+        )
+        for name in ("q_proj", "k_proj", "v_proj"):
+            yield Child(name, linear)
+        yield call(
+            Attention(
+                batch=self.batch,
+                q_len=self.tokens,
+                kv_len=self.tokens,
+                heads=self.heads,
+                kv_heads=self.heads,
+                head_dim=self.hidden // self.heads,
+                dtype=self.dtype,
+            )
+        )
+        yield Child("out_proj", linear)
+
+
+@dataclass(frozen=True)
+class ClipLayer(Layer):
+    """A pre-norm transformer block."""
+
+    mirrors = "UnlimitedOcrEncoderLayer"
+    batch: int
+    tokens: int
+    hidden: int
+    heads: int
+    intermediate: int
+    activation: str = "quick_gelu"
+    dtype: str = "bfloat16"
+
+    def forward(self) -> Iterator[Step]:
+        rows = self.batch * self.tokens
+        norm = LayerNorm(rows, self.hidden, self.dtype)
+        residual = add(rows * self.hidden, self.dtype)
+        names = ("fc1", "activation_fn", "fc2")
+        yield Child("layer_norm1", norm)
+        attention = ClipAttention(
+            self.batch, self.tokens, self.hidden, self.heads, self.dtype
+        )
+        yield Child("self_attn", attention)
+        yield residual
+        yield Child("layer_norm2", norm)
+        mlp = Mlp(
+            rows, self.hidden, self.intermediate, self.activation, names, self.dtype
+        )
+        yield Child("mlp", mlp)
+        yield residual
+
+
+@dataclass(frozen=True)
+class LayerStack(Layer):
+    """Blocks one after the other, named ``layers.0``, ``layers.1``, ..."""
+
+    mirrors = "UnlimitedOcrEncoder"
+    blocks: tuple[Layer, ...]
+
+    def forward(self) -> Iterator[Step]:
+        for index, block in enumerate(self.blocks):
+            yield Child(f"layers.{index}", block)
+
+
+@dataclass(frozen=True)
+class ClipEncoder(Layer):
+    """[batch, hidden, grid, grid] features of SAM -> [batch, grid^2 + 1, hidden]."""
+
+    mirrors = "UnlimitedOcrVisionEncoder"
+    batch: int
+    grid: int
+    hidden: int = 1024
+    layers: int = 24
+    heads: int = 16
+    intermediate: int = 4096
+    activation: str = "quick_gelu"
+    pretrained_grid: int = 16
+    patch: int = 14
+    channels: int = 3
+    dtype: str = "bfloat16"
+
+    @property
+    def tokens(self) -> Any:
+        return self.grid * self.grid + 1
+
+    def forward(self) -> Iterator[Step]:
+        embeddings = ClipEmbeddings(
+            self.batch,
+            self.grid,
+            self.hidden,
+            self.pretrained_grid,
+            self.patch,
+            self.channels,
+            self.dtype,
+        )
+        yield Child("embeddings", embeddings)
+        # The name is misspelt in the published weights, and so in every implementation of them.
+        norm = LayerNorm(self.batch * self.tokens, self.hidden, self.dtype)
+        yield Child("pre_layrnorm", norm)
+        yield Child("encoder", LayerStack((self.layer(),) * self.layers))
+
+    def layer(self) -> ClipLayer:
+        return ClipLayer(
+            self.batch,
+            self.tokens,
+            self.hidden,
+            self.heads,
+            self.intermediate,
+            self.activation,
+            self.dtype,
+        )

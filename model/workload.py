@@ -1,0 +1,64 @@
+"""What is asked of a model: an image in one of its modes, a prompt, and tokens to decode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from model.layer import Layer
+
+LOGITS = ("all", "last")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One page: an image of ``side`` pixels, in ``tiles`` = (rows, columns) of ``tile_side`` too.
+
+    ``logits``: whether the prefill computes them for ``all`` tokens, as the vendor's code does,
+    or for the ``last`` one only, as serving engines do.
+    """
+
+    name: str
+    side: int
+    tiles: tuple[int, int] | None = None
+    tile_side: int = 640
+    prompt_tokens: int = 10
+    batch: int = 1
+    decode_steps: int = 16
+    logits: str = "all"
+
+    def __post_init__(self) -> None:
+        for key in ("side", "tile_side", "batch", "decode_steps"):
+            check_at_least(key, getattr(self, key), 1)
+        check_at_least("prompt_tokens", self.prompt_tokens, 0)
+        check_tiles(self.tiles)
+        check_logits(self.logits)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A pass through ``layer``, executed ``repeat`` times."""
+
+    layer: Layer
+    repeat: int = 1
+
+
+def check_at_least(key: str, value: Any, least: int) -> None:
+    """Raises ``ValueError`` for anything but an integer >= ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{key} = {value!r}: expected an integer >= {least}")
+
+
+def check_tiles(tiles: Any) -> None:
+    """Raises ``ValueError`` for anything but None or (rows, columns), each at least 1."""
+    if tiles is None:
+        return
+    if not isinstance(tiles, tuple) or len(tiles) != 2:
+        raise ValueError(f"tiles = {tiles!r}: expected None or (rows, columns)")
+    for count in tiles:
+        check_at_least("tiles", count, 1)
+
+
+def check_logits(logits: str) -> None:
+    if logits not in LOGITS:
+        raise ValueError(f"logits = {logits!r}: expected one of {', '.join(LOGITS)}")
