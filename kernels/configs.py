@@ -105,3 +105,13 @@ TILES: dict[tuple[str, str], tuple[Tile, ...]] = {
         Tile(64, 32, 0, 4, 2),
     ),
 }
+
+
+def fits(tile: Tile, footprint: Footprint, architecture: Architecture) -> bool:
+    """Whether the operands fit shared memory and the accumulators leave registers to work with.
+
+    A thread has 255 registers at most; 200 of them may be accumulators, the rest are pointers,
+    masks and operands on their way.
+    """
+    accumulators_per_thread = footprint.accumulators / (32 * tile.warps)
+    return footprint.shared <= architecture.shared_per_block and accumulators_per_thread <= 200

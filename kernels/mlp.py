@@ -203,5 +203,184 @@ def grouped_kernel(
         store_tile(p_o, b_y, o_m, o_n, end, N, s_o)
 
 
-def bulk(rows: int, tile_k: int, *matrices: torch.Tensor) -> bool:
-    raise NotImplementedError
+def can_bulk(architecture: Architecture, *matrices: torch.Tensor) -> bool:
+    """Whether descriptors can fetch tiles of all these: rows on 16 bytes, elements side by side."""
+    return architecture.has_bulk_copy and all(
+        x.numel() > 0
+        and x.stride(-1) == 1
+        and all(s * x.element_size() % 16 == 0 for s in x.stride()[:-1])
+        and x.data_ptr() % 16 == 0
+        for x in matrices
+    )
+
+
+def source(x: torch.Tensor, rows: int, columns: int, bulk: bool) -> Any:
+    """What a kernel loads tiles of [rows, columns] from: a descriptor, or the tensor itself."""
+    return TensorDescriptor.from_tensor(x, [rows, columns]) if bulk else x
+
+
+def linear_launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    o: torch.Tensor,
+    activation: str | None,
+    architecture: Architecture,
+    tile: Tile | None = None,
+) -> Launch:
+    """[M, K] x [N, K] -> ``o`` [M, N] on tensor cores."""
+    (m, k), n = x.shape, weight.shape[0]
+    tile = tile or pick_linear(m, n, k, x.element_size(), architecture)
+    bulk = can_bulk(architecture, x, weight)
+    arguments = {
+        "p_x": source(x, tile.m, tile.k, bulk),
+        "p_w": source(weight, tile.n, tile.k, bulk),
+        "p_bias": bias,
+        "p_o": o,
+        **{"M": m, "N": n, "K": k, "s_x": x.stride(), "s_w": weight.stride(), "s_o": o.stride()},
+        **{"ACTIVATION": activation, "BULK": bulk, "BM": tile.m, "BN": tile.n, "BK": tile.k},
+    }
+    grid = (triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n),)
+    return Launch(linear_kernel, grid, arguments, tile.warps, tile.stages)
+
+
+def swiglu_launch(
+    x: torch.Tensor,
+    gate: torch.Tensor,
+    up: torch.Tensor,
+    o: torch.Tensor,
+    architecture: Architecture,
+    tile: Tile | None = None,
+) -> Launch:
+    """[M, K] x 2 [N, K] -> ``o`` [M, N] on tensor cores."""
+    (m, k), n = x.shape, gate.shape[0]
+    tile = tile or pick_swiglu(m, n, k, x.element_size(), architecture)
+    bulk = can_bulk(architecture, x, gate, up)
+    arguments = {
+        "p_x": source(x, tile.m, tile.k, bulk),
+        "p_gate": source(gate, tile.n, tile.k, bulk),
+        "p_up": source(up, tile.n, tile.k, bulk),
+        "p_o": o,
+        **{"M": m, "N": n, "K": k, "s_x": x.stride(), "s_gate": gate.stride()},
+        **{"s_up": up.stride(), "s_o": o.stride()},
+        **{"BULK": bulk, "BM": tile.m, "BN": tile.n, "BK": tile.k},
+    }
+    grid = (triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n),)
+    return Launch(swiglu_kernel, grid, arguments, tile.warps, tile.stages)
+
+
+def vector_launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    up: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    o: torch.Tensor,
+    activation: str | None,
+    architecture: Architecture,
+    tile: Tile | None = None,
+) -> Launch:
+    """At most ``VECTOR_ROWS`` rows [M, K] x [N, K] -> ``o`` [M, N], bound by reading the weights."""
+    (m, k), n = x.shape, weight.shape[0]
+    tile = tile or pick_vector(m, n, x.element_size(), up is not None, architecture)
+    arguments = {
+        **{"p_x": x, "p_w": weight, "p_up": up, "p_bias": bias, "p_o": o, "M": m, "N": n, "K": k},
+        **{"s_x": x.stride(), "s_w": weight.stride(), "s_o": o.stride()},
+        "s_up": None if up is None else up.stride(),
+        **{"ACTIVATION": activation, "STAGES": tile.stages},
+        **{"BM": tile.m, "BN": tile.n, "BK": tile.k},
+    }
+    return Launch(vector_kernel, (triton.cdiv(n, tile.n),), arguments, tile.warps)
+
+
+def grouped_launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    ends: torch.Tensor,
+    o: torch.Tensor,
+    architecture: Architecture,
+    tile: Tile | None = None,
+) -> Launch:
+    """Rows [R, K] sorted by expert x [E, N, K] -> ``o`` [R, N]; a grid for the worst spread."""
+    (rows, k), (experts, n, _) = x.shape, weight.shape
+    tile = tile or pick_grouped(rows, experts, n, k, x.element_size(), architecture)
+    bulk = can_bulk(architecture, x, weight) and weight.is_contiguous()
+    arguments = {
+        "p_x": source(x, tile.m, tile.k, bulk),
+        "p_w": source(weight.view(experts * n, k) if bulk else weight, tile.n, tile.k, bulk),
+        **{"p_ends": ends, "p_o": o, "R": rows, "N": n, "K": k},
+        **{"s_x": x.stride(), "s_w": weight.stride(), "s_o": o.stride()},
+        **{"E": experts, "BE": triton.next_power_of_2(experts), "BULK": bulk},
+        **{"BM": tile.m, "BN": tile.n, "BK": tile.k},
+    }
+    row_tiles = rows // tile.m + min(experts, rows)
+    grid = (triton.cdiv(n, tile.n), row_tiles)
+    return Launch(grouped_kernel, grid, arguments, tile.warps, tile.stages)
+
+
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    activation: str | None = None,
+    tile: Tile | None = None,
+) -> torch.Tensor:
+    """act(x weight^T + bias): [..., K] x [N, K] -> [..., N]; see :func:`linear_reference`.
+
+    Raises ``ValueError`` for an unknown activation and for shapes that do not match.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation = {activation!r}: expected one of {ACTIVATIONS}")
+    _check_weight(x, weight)
+    rows = x.reshape(-1, x.shape[-1])
+    o = x.new_empty(rows.shape[0], weight.shape[0])
+    architecture = architecture_of(x.device)
+    if rows.shape[0] <= VECTOR_ROWS and tile is None:
+        vector_launch(rows, weight, None, bias, o, activation, architecture).run()
+    else:
+        linear_launch(rows, weight, bias, o, activation, architecture, tile).run()
+    return o.view(*x.shape[:-1], weight.shape[0])
+
+
+def swiglu(
+    x: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, tile: Tile | None = None
+) -> torch.Tensor:
+    """silu(x gate^T) * (x up^T): [..., K] x 2 [N, K] -> [..., N]; halves of one tensor will do.
+
+    Raises ``ValueError`` for shapes that do not match.
+    """
+    _check_weight(x, gate)
+    _check_weight(x, up)
+    rows = x.reshape(-1, x.shape[-1])
+    o = x.new_empty(rows.shape[0], gate.shape[0])
+    architecture = architecture_of(x.device)
+    if rows.shape[0] <= VECTOR_ROWS and tile is None:
+        vector_launch(rows, gate, up, None, o, "silu", architecture).run()
+    else:
+        swiglu_launch(rows, gate, up, o, architecture, tile).run()
+    return o.view(*x.shape[:-1], gate.shape[0])
+
+
+def grouped_linear(
+    x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor, tile: Tile | None = None
+) -> torch.Tensor:
+    """[rows, K] sorted by expert x [experts, N, K] -> [rows, N].
+
+    ``ends`` [experts], int32, on the device: the row after the last of each expert (as
+    ``torch.nn.functional.grouped_mm`` takes it); the last must be ``rows``, which is not checked,
+    since reading it would wait for the device. Raises ``ValueError`` for shapes that do not match.
+    """
+    _check_weight(x, weight[0])
+    if ends.shape != (weight.shape[0],) or ends.dtype != torch.int32:
+        raise ValueError(
+            f"ends: {tuple(ends.shape)} {ends.dtype}, expected ({weight.shape[0]},) torch.int32"
+        )
+    o = x.new_empty(x.shape[0], weight.shape[1])
+    grouped_launch(x, weight, ends, o, architecture_of(x.device), tile).run()
+    return o
+
+
+def _check_weight(x: torch.Tensor, weight: torch.Tensor) -> None:
+    if weight.ndim != 2 or x.shape[-1] != weight.shape[1] or x.dtype != weight.dtype:
+        raise ValueError(
+            f"weight: {tuple(weight.shape)} {weight.dtype}, expected (N, {x.shape[-1]}) {x.dtype}"
+        )

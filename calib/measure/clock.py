@@ -1,0 +1,56 @@
+"""When to stop repeating a measurement, and the CPU's clock.
+
+The rule is an object, pure over the repeats it has seen, so that it can be tested with a made-up
+device. A repeat is one call; the median and its relative quartile spread decide.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """Stop when the spread of the median is small enough, or when time is up.
+
+    ``spread``: the standard error of the median over the median, from the quartiles;
+    ``cap_s``: the most time [s] one sample may take; ``least`` and ``most``: repeats.
+    """
+
+    spread: float = 0.02
+    cap_s: float = 0.5
+    least: int = 5
+    most: int = 100
+
+    def done(self, seconds: Sequence[float], elapsed_s: float) -> bool:
+        if len(seconds) >= self.most or (elapsed_s >= self.cap_s and len(seconds) >= 2):
+            return True
+        return len(seconds) >= self.least and relative_error(seconds) <= self.spread
+
+
+def relative_error(seconds: Sequence[float]) -> float:
+    """Standard error of the median over the median: 1.25 x IQR / 1.349 / sqrt(n) / median."""
+    low, middle, high = np.quantile(seconds, [0.25, 0.5, 0.75])
+    return float(1.25 * (high - low) / 1.349 / np.sqrt(len(seconds)) / middle)
+
+
+def time_repeats(
+    run: Callable[[], object],
+    rule: StopRule,
+    warmups: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """Raw seconds of repeated calls of ``run``, after ``warmups`` that are not kept."""
+    for _ in range(warmups):
+        run()
+    seconds: list[float] = []
+    start = clock()
+    while not rule.done(seconds, clock() - start):
+        before = clock()
+        run()
+        seconds.append(clock() - before)
+    return seconds

@@ -1,0 +1,115 @@
+"""Probes: a fixed product, a fixed copy and a tiny call, run again and again.
+
+Once, at length, they give a CPU its peaks. Around every block of samples, briefly, they say how
+fast the machine is just now, so that times of different minutes can be compared.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PROBE_SIDE = 1024
+_PROBE_BYTES = 64 * 2**20
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What the machine does just now: FLOP/s of a bfloat16 product, bytes/s of a copy."""
+
+    flops: float
+    bandwidth: float
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Peaks of the CPU: product FLOP/s by dtype, pointwise FLOP/s, copy bytes/s, dispatch seconds."""
+
+    peak_flops: dict[str, float]
+    cuda_core_flops: float
+    bandwidth: float
+    dispatch_s: float
+
+
+@cache
+def _tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(_PROBE_SIDE, _PROBE_SIDE, generator=generator).to(torch.bfloat16)
+    source = torch.zeros(_PROBE_BYTES, dtype=torch.uint8).random_(generator=generator)
+    return a, a.clone(), source, torch.empty_like(source)
+
+
+def speed(repeats: int = 3) -> Speed:
+    """The machine's speed now, the median of ``repeats``; about 0.05 s."""
+    a, b, source, target = _tensors()
+    product = _median_seconds(lambda: torch.mm(a, b), repeats)
+    copy = _median_seconds(lambda: target.copy_(source), repeats)
+    return Speed(2 * _PROBE_SIDE**3 / product, 2 * _PROBE_BYTES / copy)
+
+
+def peaks() -> Peaks:
+    """Peaks as the fastest of several runs of products of a few sizes, and of the copy."""
+    product = {name: max(_product(side, d) for side in (1024, 2048)) for name, d in DTYPES.items()}
+    _, _, source, target = _tensors()
+    copy = min(_seconds(lambda: target.copy_(source)) for _ in range(15))
+    x = torch.randn(2**16)
+    pointwise = min(_seconds(lambda: torch.add(x, x, out=x)) for _ in range(200))
+    tiny = torch.ones(1)
+    dispatch = _median_seconds(lambda: [torch.neg(tiny) for _ in range(1000)], 5) / 1000
+    return Peaks(product, 2**16 / pointwise, 2 * _PROBE_BYTES / copy, dispatch)
+
+
+def _product(side: int, dtype: torch.dtype) -> float:
+    a = torch.randn(side, side).to(dtype)
+    b = torch.randn(side, side).to(dtype)
+    torch.mm(a, b)
+    return 2 * side**3 / min(_seconds(lambda: torch.mm(a, b)) for _ in range(6))
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _median_seconds(run: Callable[[], Any], repeats: int) -> float:
+    return statistics.median(_seconds(run) for _ in range(repeats))
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The CPU as the operating system names it."""
+
+    name: str
+    cores: int
+    memory_bytes: int
+    cache_bytes: int
+
+
+def describe_cpu() -> Cpu:
+    """Name, cores, memory [bytes] and last-level cache [bytes] of this machine."""
+    import psutil
+
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = (line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        name = next((v.strip() for k, v in lines if k.strip() == "model name"), name)
+    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    units = {"K": 2**10, "M": 2**20}
+    found = [int(s[:-1]) * units[s[-1]] for s in (p.read_text().strip() for p in sizes)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Cpu(name, cores or 1, psutil.virtual_memory().total, max(found, default=2**25))
