@@ -1,0 +1,158 @@
+"""Attention of one new token: the keys are split over programs, partial results are combined.
+
+One query a head is too little work to fill a card, so each program takes a chunk of the keys for
+all query heads that share them, and leaves a normalised partial output o_c and the logarithm of
+its sum, lse_c. The whole is o = sum_c w_c o_c with w_c = exp(lse_c) / sum_c exp(lse_c).
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.attention import LOG2_E, attention_reference, block_of, check_attention, load_rows
+from kernels.configs import Tile, pick_decode
+from kernels.launch import Architecture, Launch, architecture_of
+
+
+def decode_reference(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    window: int | None = None,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """[B, H, 1, D] against all keys, or the last ``window`` of them, in float32."""
+    return attention_reference(q, k, v, causal=True, window=window, scale=scale)
+
+
+@triton.jit
+def split_kernel(
+    p_q, p_k, p_v, p_o, p_lse, N, start, chunk, s_q, s_k, s_v, s_o, scale,
+    H: tl.constexpr, GROUP: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Keys [start + i chunk, start + (i + 1) chunk) of [start, N); ``o`` [B, H, splits, D]."""
+    i_c = tl.program_id(0)
+    i_kv = tl.program_id(1)
+    i_b = tl.program_id(2).to(tl.int64)
+    o_g = tl.arange(0, BM)  # query heads of the group; tl.dot wants 16 rows at least
+    o_h = i_kv * GROUP + o_g
+    o_d = tl.arange(0, BD)
+    m_q = (o_g[:, None] < GROUP) & (o_d[None, :] < D)
+    p_q += i_b * s_q[0] + o_h[:, None] * s_q[1] + o_d[None, :] * s_q[3]
+    b_q = tl.load(p_q, mask=m_q, other=0.0)  # [BM, BD]
+    p_k += i_b * s_k[0] + i_kv * s_k[1]
+    p_v += i_b * s_v[0] + i_kv * s_v[1]
+
+    lo = start + i_c * chunk
+    hi = tl.minimum(lo + chunk, N)
+    b_m = tl.full((BM,), -float("inf"), tl.float32)
+    b_l = tl.zeros((BM,), tl.float32)
+    b_acc = tl.zeros((BM, BD), tl.float32)
+    for o_n in range(lo, hi, BN):
+        o_k = o_n + tl.arange(0, BN)
+        b_k = load_rows(p_k, o_k, o_d, s_k, hi, D, BD, True)  # [BN, BD]
+        b_s = tl.where(o_k[None, :] < hi, tl.dot(b_q, b_k.T) * scale, -float("inf"))  # [BM, BN]
+        b_max = tl.maximum(b_m, tl.max(b_s, 1))
+        b_p = tl.exp2(b_s - b_max[:, None])  # [BM, BN]
+        b_fade = tl.exp2(b_m - b_max)
+        b_l = b_l * b_fade + tl.sum(b_p, 1)
+        b_v = load_rows(p_v, o_k, o_d, s_v, hi, D, BD, True)  # [BN, BD]
+        b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc * b_fade[:, None])  # [BM, BD]
+        b_m = b_max
+
+    b_o = b_acc / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
+    p_o += i_b * s_o[0] + o_h[:, None] * s_o[1] + i_c * s_o[2] + o_d[None, :] * s_o[3]
+    tl.store(p_o, b_o.to(p_o.dtype.element_ty), mask=m_q)
+    p_lse += (i_b * H + o_h) * tl.num_programs(0) + i_c
+    tl.store(p_lse, b_m + tl.log2(b_l), mask=o_g < GROUP)  # -inf for a chunk without keys
+
+
+@triton.jit
+def combine_kernel(
+    p_parts, p_lse, p_o, s_parts, s_o, H: tl.constexpr, SPLITS,
+    BS: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """The partial outputs of one head, weighted by their share of the sum."""
+    i_h = tl.program_id(0)
+    i_b = tl.program_id(1).to(tl.int64)
+    o_s = tl.arange(0, BS)
+    o_d = tl.arange(0, BD)
+    p_lse += (i_b * H + i_h) * SPLITS + o_s
+    b_lse = tl.load(p_lse, mask=o_s < SPLITS, other=-float("inf"))  # [BS]
+    b_w = tl.exp2(b_lse - tl.max(b_lse, 0))
+    b_w /= tl.sum(b_w, 0)
+    p_parts += i_b * s_parts[0] + i_h * s_parts[1]
+    p_parts += o_s[:, None] * s_parts[2] + o_d[None, :] * s_parts[3]
+    m_part = (o_s[:, None] < SPLITS) & (o_d[None, :] < D)
+    b_o = tl.sum(b_w[:, None] * tl.load(p_parts, mask=m_part, other=0.0), 0)  # [BD]
+    p_o += i_b * s_o[0] + i_h * s_o[1] + o_d * s_o[3]
+    tl.store(p_o, b_o.to(p_o.dtype.element_ty), mask=o_d < D)
+
+
+def decode_launches(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    o: torch.Tensor,
+    window: int | None,
+    scale: float,
+    architecture: Architecture,
+    tile: Tile | None = None,
+    splits: int | None = None,
+) -> tuple[Launch, ...]:
+    """``q``, ``o`` [B, H, 1, D], ``k``, ``v`` [B, KV, kv_len, D]: split and combine, or one kernel
+    that writes the output where the heads alone fill the card."""
+    (batch, heads, _, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
+    start = 0 if window is None else max(0, kv_len - window)
+    picked, picked_splits = pick_decode(
+        kv_len - start, heads // kv_heads, head_dim, batch * kv_heads, q.element_size(),
+        architecture,
+    )  # fmt: skip
+    tile, splits = tile or picked, splits or picked_splits
+    chunk = triton.cdiv(triton.cdiv(kv_len - start, tile.n), splits) * tile.n
+    parts = o if splits == 1 else q.new_empty(batch, heads, splits, head_dim, dtype=torch.float32)
+    lse = q.new_empty(batch, heads, splits, dtype=torch.float32)
+    block = {"D": head_dim, "BD": block_of(head_dim)}
+    arguments = {
+        **{"p_q": q, "p_k": k, "p_v": v, "p_o": parts, "p_lse": lse, "N": kv_len, "start": start},
+        **{"chunk": chunk, "s_q": q.stride(), "s_k": k.stride(), "s_v": v.stride()},
+        **{"s_o": parts.stride(), "scale": scale * LOG2_E, "H": heads},
+        **{"GROUP": heads // kv_heads, "BM": tile.m, "BN": tile.n, **block},
+    }
+    split = Launch(split_kernel, (splits, kv_heads, batch), arguments, tile.warps, tile.stages)
+    if splits == 1:
+        return (split,)
+    arguments = {
+        **{"p_parts": parts, "p_lse": lse, "p_o": o, "s_parts": parts.stride()},
+        **{"s_o": o.stride(), "H": heads, "SPLITS": splits},
+        **{"BS": triton.next_power_of_2(splits), **block},
+    }
+    return split, Launch(combine_kernel, (heads, batch), arguments, 4)
+
+
+def decode_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    window: int | None = None,
+    scale: float | None = None,
+    tile: Tile | None = None,
+    splits: int | None = None,
+) -> torch.Tensor:
+    """One query a head [B, H, 1, D] against [B, KV, kv_len, D]; see :func:`decode_reference`.
+
+    Raises ``ValueError`` for more than one query and for shapes that do not match.
+    """
+    check_attention(q, k, v, True, window)
+    if q.shape[2] != 1:
+        raise ValueError(f"q: {tuple(q.shape)}, expected one query; kernels.attention takes more")
+    o = torch.empty_like(q)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    for launch in decode_launches(
+        q, k, v, o, window, scale, architecture_of(q.device), tile, splits
+    ):
+        launch.run()
+    return o

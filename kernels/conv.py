@@ -1,0 +1,257 @@
+"""Convolution as a matrix product whose left factor is never built (implicit GEMM).
+
+A row is an output position, a column an output channel, the reduction runs over the taps of a
+group's input channels:
+
+    o[(b, y, x), oc] = sum over r = (c, kh, kw) of  in[b, c, y S - P + kh, x S - P + kw] w[oc, r]
+
+The order of r is free, so it follows memory: channels fastest for channels-last tensors, the
+kernel's columns fastest for torch's default. A patch embedding is the case S = kernel, P = 0. A
+depthwise convolution has no sum over channels, hence no product of matrices, and its own kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch.nn import functional
+
+from kernels.configs import Tile, pick_depthwise, pick_linear
+from kernels.launch import Architecture, Launch, architecture_of
+from kernels.mlp import tile_of
+
+
+def conv2d_reference(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+) -> torch.Tensor:
+    """[B, C, H, W] x [OC, C / groups, KH, KW] -> [B, OC, OH, OW] in float32."""
+    b = None if bias is None else bias.float()
+    return functional.conv2d(x.float(), weight.float(), b, stride, padding, groups=groups)
+
+
+@triton.jit
+def taps(o_r, C, KH: tl.constexpr, KW: tl.constexpr, CHANNELS_LAST: tl.constexpr):
+    """The channel, kernel row and kernel column of each place of the reduction."""
+    if CHANNELS_LAST:
+        o_c, o_tap = o_r % C, o_r // C
+    else:
+        o_c, o_tap = o_r // (KH * KW), o_r % (KH * KW)
+    return o_c, o_tap // KW, o_tap % KW
+
+
+@triton.jit
+def positions(o_m, OH, OW):
+    """The image, row and column of each output position."""
+    return o_m // (OH * OW), o_m // OW % OH, o_m % OW
+
+
+@triton.jit
+def conv2d_kernel(
+    p_x, p_w, p_bias, p_o, M, N, C, H, W, OH, OW, S, P, s_x, s_w, s_o,
+    KH: tl.constexpr, KW: tl.constexpr, PADDED: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """``N`` output and ``C`` input channels of one group; M = B OH OW."""
+    i_g = tl.program_id(1)
+    i_m, i_n = tile_of(tl.program_id(0), tl.cdiv(M, BM), tl.cdiv(N, BN), 8)
+    o_m = i_m * BM + tl.arange(0, BM)
+    o_n = i_n * BN + tl.arange(0, BN)
+    o_b, o_y, o_x = positions(o_m, OH, OW)
+    o_h = o_y * S - P
+    o_w = o_x * S - P
+    p_x += i_g * C * s_x[1]
+    p_x_m = p_x + o_b.to(tl.int64) * s_x[0] + o_h * s_x[2] + o_w * s_x[3]  # [BM]
+    p_w_n = p_w + (i_g * N + o_n) * s_w[0]  # [BN]
+    K = C * KH * KW
+
+    b_y = tl.zeros((BM, BN), tl.float32)
+    for o_k in range(0, K, BK):
+        o_r = o_k + tl.arange(0, BK)
+        o_c, o_kh, o_kw = taps(o_r, C, KH, KW, CHANNELS_LAST)
+        m_x = (o_m[:, None] < M) & (o_r[None, :] < K)
+        if PADDED:
+            o_ih = o_h[:, None] + o_kh[None, :]
+            o_iw = o_w[:, None] + o_kw[None, :]
+            m_x = m_x & (o_ih >= 0) & (o_ih < H) & (o_iw >= 0) & (o_iw < W)
+        o_in = o_c * s_x[1] + o_kh * s_x[2] + o_kw * s_x[3]  # [BK]
+        o_wt = o_c * s_w[1] + o_kh * s_w[2] + o_kw * s_w[3]  # [BK]
+        b_x = tl.load(p_x_m[:, None] + o_in[None, :], mask=m_x, other=0.0)  # [BM, BK]
+        m_w = (o_n[:, None] < N) & (o_r[None, :] < K)
+        b_w = tl.load(p_w_n[:, None] + o_wt[None, :], mask=m_w, other=0.0)  # [BN, BK]
+        b_y = tl.dot(b_x, b_w.T, b_y)  # [BM, BN]
+
+    if p_bias is not None:
+        b_y += tl.load(p_bias + i_g * N + o_n, mask=o_n < N, other=0.0).to(tl.float32)[None, :]
+    p_o_m = p_o + o_b.to(tl.int64) * s_o[0] + o_y * s_o[2] + o_x * s_o[3]  # [BM]
+    p_o_mn = p_o_m[:, None] + (i_g * N + o_n)[None, :] * s_o[1]
+    m_o = (o_m[:, None] < M) & (o_n[None, :] < N)
+    tl.store(p_o_mn, b_y.to(p_o.dtype.element_ty), mask=m_o)
+
+
+@triton.jit
+def depthwise_kernel(
+    p_x, p_w, p_bias, p_o, N, H, W, OH, OW, S, P, s_x, s_w, s_o,
+    KH: tl.constexpr, KW: tl.constexpr, MULTIPLE: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """``N`` output channels, ``MULTIPLE`` of them on each input channel."""
+    i_b = tl.program_id(2).to(tl.int64)
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
+    o_n = tl.program_id(1) * BN + tl.arange(0, BN)
+    o_y = o_m // OW
+    o_x = o_m % OW
+    m_o = (o_m[:, None] < OH * OW) & (o_n[None, :] < N)
+    p_x += i_b * s_x[0] + (o_n // MULTIPLE)[None, :] * s_x[1]
+
+    b_y = tl.zeros((BM, BN), tl.float32)
+    for i_kh in range(KH):
+        for i_kw in range(KW):
+            o_h = (o_y * S - P + i_kh)[:, None]
+            o_w = (o_x * S - P + i_kw)[:, None]
+            m_x = m_o & (o_h >= 0) & (o_h < H) & (o_w >= 0) & (o_w < W)
+            b_x = tl.load(p_x + o_h * s_x[2] + o_w * s_x[3], mask=m_x, other=0.0)  # [BM, BN]
+            p_w_n = p_w + o_n * s_w[0] + i_kh * s_w[2] + i_kw * s_w[3]
+            b_w = tl.load(p_w_n, mask=o_n < N, other=0.0)  # [BN]
+            b_y += b_x.to(tl.float32) * b_w.to(tl.float32)[None, :]
+
+    if p_bias is not None:
+        b_y += tl.load(p_bias + o_n, mask=o_n < N, other=0.0).to(tl.float32)[None, :]
+    p_o += i_b * s_o[0] + o_n[None, :] * s_o[1] + o_y[:, None] * s_o[2] + o_x[:, None] * s_o[3]
+    tl.store(p_o, b_y.to(p_o.dtype.element_ty), mask=m_o)
+
+
+def conv2d_launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    o: torch.Tensor,
+    stride: int,
+    padding: int,
+    groups: int,
+    architecture: Architecture,
+    tile: Tile | None = None,
+) -> Launch:
+    """``x`` [B, C, H, W] and ``o`` [B, OC, OH, OW] of any strides."""
+    (batch, _, height, width), (channels, depth, kernel_h, kernel_w) = x.shape, weight.shape
+    (out_h, out_w), n = o.shape[2:], channels // groups
+    m, k = batch * out_h * out_w, depth * kernel_h * kernel_w
+    tile = tile or pick_linear(m, n, k, x.element_size(), architecture, copies=groups)
+    arguments = {
+        **{"p_x": x, "p_w": weight, "p_bias": bias, "p_o": o, "M": m, "N": n, "C": depth},
+        **{"H": height, "W": width, "OH": out_h, "OW": out_w, "S": stride, "P": padding},
+        **{"s_x": x.stride(), "s_w": weight.stride(), "s_o": o.stride()},
+        **{"KH": kernel_h, "KW": kernel_w, "PADDED": padding > 0},
+        "CHANNELS_LAST": is_channels_last(x),
+        **{"BM": tile.m, "BN": tile.n, "BK": tile.k},
+    }
+    grid = (triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n), groups)
+    return Launch(conv2d_kernel, grid, arguments, tile.warps, tile.stages)
+
+
+def depthwise_launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    o: torch.Tensor,
+    stride: int,
+    padding: int,
+    architecture: Architecture,
+    tile: Tile | None = None,
+) -> Launch:
+    """``x`` [B, C, H, W], ``weight`` [OC, 1, KH, KW], OC a multiple of C."""
+    (batch, depth, height, width), (channels, _, kernel_h, kernel_w) = x.shape, weight.shape
+    tile = tile or pick_depthwise(is_channels_last(x))
+    arguments = {
+        **{"p_x": x, "p_w": weight, "p_bias": bias, "p_o": o, "N": channels},
+        **{"H": height, "W": width, "OH": o.shape[2], "OW": o.shape[3], "S": stride, "P": padding},
+        **{"s_x": x.stride(), "s_w": weight.stride(), "s_o": o.stride()},
+        **{"KH": kernel_h, "KW": kernel_w, "MULTIPLE": channels // depth},
+        **{"BM": tile.m, "BN": tile.n},
+    }
+    positions_per_image = o.shape[2] * o.shape[3]
+    grid = (triton.cdiv(positions_per_image, tile.m), triton.cdiv(channels, tile.n), batch)
+    return Launch(depthwise_kernel, grid, arguments, tile.warps)
+
+
+def is_channels_last(x: torch.Tensor) -> bool:
+    """Whether a position's channels lie side by side."""
+    return x.shape[1] > 1 and x.stride(1) == 1
+
+
+def conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+    tile: Tile | None = None,
+) -> torch.Tensor:
+    """[B, C, H, W] x [OC, C / groups, KH, KW] -> [B, OC, OH, OW], laid out as ``x`` is.
+
+    Channels-last is the fast layout: 16 bytes a load. Weights are brought into the layout of
+    ``x``, as torch does it; those already there are not copied. Raises ``ValueError`` for shapes
+    that do not match.
+    """
+    _check(x, weight, stride, padding, groups)
+    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    weight = weight.contiguous(memory_format=layout)
+    size = [
+        (n + 2 * padding - k) // stride + 1
+        for n, k in zip(x.shape[2:], weight.shape[2:], strict=True)
+    ]
+    o = x.new_empty(x.shape[0], weight.shape[0], *size).to(memory_format=layout)
+    architecture = architecture_of(x.device)
+    if weight.shape[1] == 1 and groups > 1:
+        depthwise_launch(x, weight, bias, o, stride, padding, architecture, tile).run()
+    else:
+        conv2d_launch(x, weight, bias, o, stride, padding, groups, architecture, tile).run()
+    return o
+
+
+def patch_embed(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    tile: Tile | None = None,
+) -> torch.Tensor:
+    """[B, C, H, W] cut into patches of the kernel's size -> tokens [B, OH OW, OC].
+
+    The tokens are written in place by the strides of the output; no transpose follows. Raises
+    ``ValueError`` for shapes that do not match.
+    """
+    patch = weight.shape[2]
+    _check(x, weight, patch, 0, 1)
+    rows, columns = x.shape[2] // patch, x.shape[3] // patch
+    tokens = x.new_empty(x.shape[0], rows, columns, weight.shape[0])
+    o = tokens.permute(0, 3, 1, 2)
+    conv2d_launch(x, weight, bias, o, patch, 0, 1, architecture_of(x.device), tile).run()
+    return tokens.view(x.shape[0], rows * columns, weight.shape[0])
+
+
+def _check(x: torch.Tensor, weight: torch.Tensor, stride: int, padding: int, groups: int) -> None:
+    if stride < 1 or padding < 0 or groups < 1:
+        raise ValueError(
+            f"stride = {stride}, padding = {padding}, groups = {groups}: expected at least 1, 0, 1"
+        )
+    if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1] * groups:
+        raise ValueError(
+            f"x: {tuple(x.shape)}, weight: {tuple(weight.shape)}, groups = {groups}: expected "
+            "[B, C, H, W] and [OC, C / groups, KH, KW]"
+        )
+    if weight.shape[0] % groups or x.dtype != weight.dtype:
+        raise ValueError(
+            f"weight: {tuple(weight.shape)} {weight.dtype}: expected output channels in multiples "
+            f"of groups = {groups}, and {x.dtype}"
+        )
+    if any(n + 2 * padding < k for n, k in zip(x.shape[2:], weight.shape[2:], strict=True)):
+        raise ValueError(
+            f"x: {tuple(x.shape)} padded by {padding}: expected no smaller than the kernel "
+            f"{tuple(weight.shape[2:])}"
+        )
