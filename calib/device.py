@@ -1,4 +1,4 @@
-"""The device found: which card of ``conf/hw`` it is, or what follows from what its driver reports.
+"""The card found: which one of ``conf/hw`` it is, or what follows from what its driver reports.
 
 A card without a file gets its peaks by arithmetic:
 
@@ -11,12 +11,8 @@ Nothing here imports torch: a card is asked through the CUDA driver's library an
 from __future__ import annotations
 
 import ctypes
-import os
-import platform
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from calib.hardware import Hardware, HardwareError, hardware_names, load_hardware
@@ -49,6 +45,9 @@ FLOP_PER_CLOCK_AND_SM: dict[str, dict[str, int]] = {
 """Dense FLOP per clock and SM, float32 accumulation at full rate: NVIDIA's architecture whitepapers
 (Turing, A100, GA102, Ada, H100, Blackwell, RTX Blackwell), peak / (SMs x boost clock)."""
 
+GEFORCE = ("7.5", "8.6", "8.9", "12.0")
+"""Compute capabilities that GeForce and professional cards share."""
+
 HALVED_ON_GEFORCE = ("bfloat16", "float16", "tf32", "float8_e4m3fn")
 """Products that GeForce cards accumulate in float32 at half the rate of their professional twins."""
 
@@ -68,17 +67,6 @@ class DeviceProperties:
     shared_memory_per_block: int
     threads_per_sm: int
     power_w: float | None = None
-
-
-@dataclass(frozen=True)
-class Host:
-    """What the operating system reports of a CPU. ``cores``: those this process may run on."""
-
-    device: str
-    cores: int
-    clock_hz: float
-    memory_bytes: int
-    cache_bytes: int
 
 
 def match_device(device_name: str) -> str | None:
@@ -103,22 +91,11 @@ def derive_hardware(properties: DeviceProperties) -> Hardware:
 
     Raises ``HardwareError`` for a compute capability that the table does not hold.
     """
-    capability = properties.compute_capability
-    if capability not in FLOP_PER_CLOCK_AND_SM:
-        raise HardwareError(
-            f"compute_capability = {capability} of {properties.name!r}: nothing to derive its peaks "
-            f"from; expected one of {', '.join(FLOP_PER_CLOCK_AND_SM)}, or a file in conf/hw"
-        )
-    clocks = properties.sm_count * properties.clock_hz
-    half = HALVED_ON_GEFORCE if "GeForce" in properties.name and capability in GEFORCE else ()
-    peaks = {
-        dtype: flop * clocks / (2 if dtype in half else 1)
-        for dtype, flop in FLOP_PER_CLOCK_AND_SM[capability].items()
-    }
+    peaks = _derived_peaks(properties)
     return Hardware(
         name=_short_name(properties.name),
         device_names=(properties.name,),
-        compute_capability=capability,
+        compute_capability=properties.compute_capability,
         sm_count=properties.sm_count,
         clock_hz=properties.clock_hz,
         peak_flops=peaks,
@@ -129,22 +106,43 @@ def derive_hardware(properties: DeviceProperties) -> Hardware:
         shared_memory_per_block=properties.shared_memory_per_block,
         threads_per_sm=properties.threads_per_sm,
         power_w=properties.power_w,
-        sources={
-            "peak_flops": "derived: FLOP per clock and SM by compute capability, SMs, boost clock",
-            "cuda_core_flops": "derived: as peak_flops",
-            "bandwidth": "derived: memory clock and bus width",
-            "sm_count": "seen: CUDA driver",
-        },
+        sources=_DERIVED_SOURCES,
         provenance="derived",
     )
 
 
-GEFORCE = ("7.5", "8.6", "8.9", "12.0")
-"""Compute capabilities that GeForce and professional cards share."""
+def _derived_peaks(properties: DeviceProperties) -> dict[str, float]:
+    """FLOP/s by dtype."""
+    capability = properties.compute_capability
+    if capability not in FLOP_PER_CLOCK_AND_SM:
+        raise HardwareError(
+            f"compute_capability = {capability!r} of {properties.name!r}: expected one of "
+            f"{', '.join(FLOP_PER_CLOCK_AND_SM)} to derive peaks from, or a file in conf/hw"
+        )
+    halved = HALVED_ON_GEFORCE if "GeForce" in properties.name and capability in GEFORCE else ()
+    return {
+        dtype: flop * properties.sm_count * properties.clock_hz / (2 if dtype in halved else 1)
+        for dtype, flop in FLOP_PER_CLOCK_AND_SM[capability].items()
+    }
+
+
+_SEEN = "seen: reported by the driver"
+_DERIVED_SOURCES = {
+    "sm_count": _SEEN,
+    "clock_hz": _SEEN,
+    "peak_flops": "derived: FLOP per clock and SM by compute capability, SMs, boost clock",
+    "cuda_core_flops": "derived: as peak_flops",
+    "bandwidth": "derived: memory clock and bus width",
+    "memory_bytes": _SEEN,
+    "l2_bytes": _SEEN,
+    "shared_memory_per_block": _SEEN,
+    "threads_per_sm": _SEEN,
+    "power_w": _SEEN,
+}
 
 
 def _short_name(device_name: str) -> str:
-    """"NVIDIA GeForce RTX 3090" -> "rtx_3090"."""
+    """The name of a card as files would call it: "NVIDIA GeForce RTX 3090" is rtx_3090."""
     words = re.findall(r"[a-z0-9]+", device_name.lower())
     return "_".join(w for w in words if w not in ("nvidia", "geforce"))
 

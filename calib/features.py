@@ -7,7 +7,7 @@ Operators of one kind are stacked into grids (one array a field), so that the fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -78,8 +78,18 @@ def _numbers(op: Operator) -> dict[str, np.ndarray]:
 
 
 def _labels(op: Operator) -> dict[str, str]:
-    """Fields that name something, dtypes left out: the fit is by dtype already."""
-    return {n: v for n, v in vars(op).items() if isinstance(v, str) and not n.endswith("dtype")}
+    """Fields that name something; ``dtype`` itself is left out, since each dtype has its own fit."""
+    return {n: v for n, v in vars(op).items() if isinstance(v, str) and n != "dtype"}
+
+
+def whole(op: Operator) -> Operator:
+    """``op`` with sizes rounded to whole numbers, as it can be run: a mean context may be 91.5."""
+    sizes = {n: v for n, v in vars(op).items() if isinstance(v, float) and n not in _EXPECTED}
+    return replace(op, **{n: max(round(v), 0) for n, v in sizes.items()}) if sizes else op
+
+
+_EXPECTED = ("active_experts", "max_load")
+"""Fields that are expectations, not sizes."""
 
 
 def concatenate(parts: Sequence[Features]) -> Features:

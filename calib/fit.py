@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 
 from calib.errors import CalibError
-from calib.features import HOT, Features, features, features_of_list
+from calib.features import HOT, Features, features, features_of_list, whole
 from calib.hardware import Hardware, floor
 from calib.prior import Prior, fit_prior
 from calib.residual import Residual, fit_residual
 from calib.samples import Sample
-from model.ops import Operator, is_grid
+from model.ops import Operator, Other, is_grid
 
 CONFIDENCE = 0.9
 _FOLDS = 5
@@ -94,7 +94,7 @@ class Calibration:
         flags: list[Any] = list(np.broadcast_to(np.asarray(hot, dtype=object), len(ops)))
         rows: dict[tuple[str, str, bool], list[int]] = {}
         for i, op in enumerate(ops):
-            rows.setdefault((op.operator, dtype_of(op), flags[i] is None), []).append(i)
+            rows.setdefault((kind_of(op), dtype_of(op), flags[i] is None), []).append(i)
         parts = []
         for (_, _, unset), some in rows.items():
             known = None if unset else np.array([bool(flags[i]) for i in some])
@@ -109,7 +109,7 @@ class Calibration:
     ) -> pd.DataFrame:
         """Estimates of operators of one kind and dtype."""
         first = ops if isinstance(ops, Operator) else ops[0]
-        fitted = self.kinds.get((implementation, first.operator, dtype_of(first)))
+        fitted = self.kinds.get((implementation, kind_of(first), dtype_of(first)))
         if hot is None:
             hot = fitted is not None and fitted.low["hot"] == 1.0
         read = features if isinstance(ops, Operator) else features_of_list
@@ -132,7 +132,7 @@ class Calibration:
         """Put the median of this very shape, where it was sampled, in place of the fit's figure."""
         for i, op in enumerate(ops):
             caches = ("cold", "hot") if flags[i] is None else ("hot",) if flags[i] else ("cold",)
-            found = (self.measured.get((implementation, op, cache)) for cache in caches)
+            found = (self.measured.get((implementation, whole(op), cache)) for cache in caches)
             seen = next((f for f in found if f), None)
             if seen:
                 columns = ["estimate_s", "low_s", "high_s", "efficiency", "provenance"]
@@ -163,6 +163,11 @@ def _table(
 def uncalibrated(hardware: Hardware) -> Calibration:
     """A calibration without samples: every estimate is the roofline, and says so."""
     return Calibration(hardware, {}, pd.DataFrame(columns=HELD_OUT_COLUMNS))
+
+
+def kind_of(op: Operator) -> str:
+    """What a fit is for: the operator's kind; each operator without a formula is its own kind."""
+    return f"{op.operator}: {op.name}" if isinstance(op, Other) else op.operator
 
 
 def dtype_of(op: Operator) -> str:
@@ -215,7 +220,7 @@ def fit(
         raise CalibError(f"samples: hardware = {names}: expected {hardware.name} only, or none")
     groups: dict[Key, list[Sample]] = {}
     for sample in usable:
-        key = (sample.implementation, sample.op.operator, dtype_of(sample.op))
+        key = (sample.implementation, kind_of(sample.op), dtype_of(sample.op))
         groups.setdefault(key, []).append(sample)
     kinds, held_out, measured = {}, [], {}
     is_own = own != {False}

@@ -100,18 +100,26 @@ def peak(op: Operator, hardware: Hardware) -> float:
     return hardware.peak_flops[dtype]
 
 
-def floor(op: Operator, hardware: Hardware) -> Any:
-    """max(min_flops / peak, bytes / bandwidth) [s]; an array for a grid.
+def floors(op: Operator, hardware: Hardware) -> tuple[Any, Any]:
+    """(min_flops / peak, bytes / bandwidth) [s]; arrays for a grid.
 
     Raises ``HardwareError``, a ``ValueError``, for a dtype that the device has no peak for.
     """
-    return np.maximum(op.min_flops / peak(op, hardware), op.bytes / hardware.bandwidth)
+    return op.min_flops / peak(op, hardware), op.bytes / hardware.bandwidth
+
+
+def floor(op: Operator, hardware: Hardware) -> Any:
+    """max(min_flops / peak, bytes / bandwidth) [s]; an array for a grid.
+
+    Raises as :func:`floors` does.
+    """
+    return np.maximum(*floors(op, hardware))
 
 
 def bound(op: Operator, hardware: Hardware) -> Any:
-    """Which term of :func:`floor` counts: "compute" or "memory"; an array for a grid."""
-    compute = op.min_flops / peak(op, hardware) > op.bytes / hardware.bandwidth
-    named = np.where(compute, "compute", "memory")
+    """Which of the :func:`floors` counts: "compute" or "memory"; an array for a grid."""
+    compute, memory = floors(op, hardware)
+    named = np.where(compute > memory, "compute", "memory")
     return named if named.ndim else str(named)
 
 

@@ -16,15 +16,15 @@ those at the diagonal or the end are masked, the ones between need no mask.
 
 from __future__ import annotations
 
+from math import e as EULER
 from math import log2
 
 import torch
 import triton
 import triton.language as tl
-from math import e as EULER
 
 from kernels.configs import Tile, pick_attention
-from kernels.launch import Architecture, Launch, architecture_of
+from kernels.launch import Architecture, Launch, architecture_of, strided
 
 LOG2_E = log2(EULER)
 MAX_HEAD_DIM = 256
@@ -104,7 +104,9 @@ def walk(
             m_b = (o_q[:, None] < Q) & (o_k[None, :] < N)
             b_s += tl.load(p_b, mask=m_b, other=0.0).to(tl.float32) * 1.4426950408889634
         if MASKED:
-            b_s = tl.where(seen(o_q[:, None], o_k[None, :], Q, N, CAUSAL, WINDOW), b_s, -float("inf"))
+            b_s = tl.where(
+                seen(o_q[:, None], o_k[None, :], Q, N, CAUSAL, WINDOW), b_s, -float("inf")
+            )
         b_max = tl.maximum(b_m, tl.max(b_s, 1))  # [BM]
         b_ref = tl.where(b_max == -float("inf"), 0.0, b_max)  # a row that has seen no key yet
         b_p = tl.exp2(b_s - b_ref[:, None])  # [BM, BN]
@@ -187,16 +189,23 @@ def attention_launch(
     and in base 2.
     """
     (batch, heads, q_len, head_dim), kv_len = q.shape, k.shape[2]
+    masked = window is not None or bias is not None
     tile = tile or pick_attention(
-        q_len, kv_len, head_dim, batch * heads, q.element_size(), architecture
+        q_len, kv_len, head_dim, batch * heads, q.element_size(), architecture, masked
     )
-    arguments = {
-        **{"p_q": q, "p_k": k, "p_v": v, "p_bias": bias, "p_o": o, "p_lse": lse},
-        **{"Q": q_len, "N": kv_len, "s_q": q.stride(), "s_k": k.stride(), "s_v": v.stride()},
-        **{"s_bias": None if bias is None else bias.stride(), "s_o": o.stride()},
-        **{"scale": scale * LOG2_E, "H": heads, "GROUP": heads // k.shape[1]},
-        **{"CAUSAL": causal, "WINDOW": window, "BM": tile.m, "BN": tile.n},
-        **{"D": head_dim, "BD": block_of(head_dim)},
+    arguments = strided(q=q, k=k, v=v, bias=bias, o=o) | {
+        "p_lse": lse,
+        "Q": q_len,
+        "N": kv_len,
+        "scale": scale * LOG2_E,
+        "H": heads,
+        "GROUP": heads // k.shape[1],
+        "CAUSAL": causal,
+        "WINDOW": window,
+        "BM": tile.m,
+        "BN": tile.n,
+        "D": head_dim,
+        "BD": block_of(head_dim),
     }
     grid = (triton.cdiv(q_len, tile.m), heads, batch)
     return Launch(attention_kernel, grid, arguments, tile.warps, tile.stages)

@@ -19,7 +19,7 @@ import triton.language as tl
 
 from kernels.attention import LOG2_E, attention_forward, block_of, load_rows, seen
 from kernels.configs import Tile, pick_backward
-from kernels.launch import Architecture, Launch, architecture_of
+from kernels.launch import Architecture, Launch, architecture_of, strided
 
 
 @triton.jit
@@ -170,26 +170,27 @@ def backward_launches(
     tile = tile or pick_backward(head_dim, q.element_size(), architecture)
     dq, dk, dv, dbias = gradients
     delta = torch.empty_like(lse)
-    block = {"D": head_dim, "BD": block_of(head_dim)}
-    shared = {
-        **{"p_q": q, "p_k": k, "p_v": v, "p_bias": bias, "p_do": do, "p_lse": lse},
-        **{"p_delta": delta, "Q": q_len, "N": kv_len, "s_q": q.stride(), "s_k": k.stride()},
-        **{"s_v": v.stride(), "s_bias": None if bias is None else bias.stride()},
-        **{"s_do": do.stride(), "scale": scale, "scale_2": scale * LOG2_E, "H": heads},
-        **{"GROUP": heads // kv_heads, "CAUSAL": causal, "WINDOW": window},
-        **{"BM": tile.m, "BN": tile.n, **block},
+    block = {"D": head_dim, "BD": block_of(head_dim), "BM": tile.m, "H": heads, "Q": q_len}
+    shared = strided(q=q, k=k, v=v, bias=bias, do=do) | {
+        "p_lse": lse,
+        "p_delta": delta,
+        "N": kv_len,
+        "scale": scale,
+        "scale_2": scale * LOG2_E,
+        "GROUP": heads // kv_heads,
+        "CAUSAL": causal,
+        "WINDOW": window,
+        "BN": tile.n,
     }
-    rows = {"p_o": o, "p_do": do, "p_delta": delta, "Q": q_len, "s_o": o.stride()}
-    rows |= {"s_do": do.stride(), "H": heads, "BM": tile.m, **block}
-    keys = {"p_dk": dk, "p_dv": dv, "s_dk": dk.stride(), "s_dv": dv.stride()}
-    queries = {"p_dq": dq, "p_dbias": dbias, "s_dq": dq.stride()}
-    queries |= {"s_dbias": None if dbias is None else dbias.stride()}
+    rows = strided(o=o, do=do) | {"p_delta": delta}
+    keys = shared | strided(dk=dk, dv=dv)
+    queries = shared | strided(dq=dq, dbias=dbias)
     over_queries = (triton.cdiv(q_len, tile.m), heads, batch)
     over_keys = (triton.cdiv(kv_len, tile.n), kv_heads, batch)
     return (
-        Launch(delta_kernel, over_queries, rows, 4),
-        Launch(dkdv_kernel, over_keys, shared | keys, tile.warps, tile.stages),
-        Launch(dq_kernel, over_queries, shared | queries, tile.warps, tile.stages),
+        Launch(delta_kernel, over_queries, rows | block, 4),
+        Launch(dkdv_kernel, over_keys, keys | block, tile.warps, tile.stages),
+        Launch(dq_kernel, over_queries, queries | block, tile.warps, tile.stages),
     )
 
 

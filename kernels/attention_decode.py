@@ -13,7 +13,7 @@ import triton.language as tl
 
 from kernels.attention import LOG2_E, attention_reference, block_of, check_attention, load_rows
 from kernels.configs import Tile, pick_decode
-from kernels.launch import Architecture, Launch, architecture_of
+from kernels.launch import Architecture, Launch, architecture_of, strided
 
 
 def decode_reference(
@@ -116,19 +116,27 @@ def decode_launches(
     parts = o if splits == 1 else q.new_empty(batch, heads, splits, head_dim, dtype=torch.float32)
     lse = q.new_empty(batch, heads, splits, dtype=torch.float32)
     block = {"D": head_dim, "BD": block_of(head_dim)}
-    arguments = {
-        **{"p_q": q, "p_k": k, "p_v": v, "p_o": parts, "p_lse": lse, "N": kv_len, "start": start},
-        **{"chunk": chunk, "s_q": q.stride(), "s_k": k.stride(), "s_v": v.stride()},
-        **{"s_o": parts.stride(), "scale": scale * LOG2_E, "H": heads},
-        **{"GROUP": heads // kv_heads, "BM": tile.m, "BN": tile.n, **block},
+    arguments = strided(q=q, k=k, v=v, o=parts) | {
+        "p_lse": lse,
+        "N": kv_len,
+        "start": start,
+        "chunk": chunk,
+        "scale": scale * LOG2_E,
+        "H": heads,
+        "GROUP": heads // kv_heads,
+        "BM": tile.m,
+        "BN": tile.n,
+        **block,
     }
     split = Launch(split_kernel, (splits, kv_heads, batch), arguments, tile.warps, tile.stages)
     if splits == 1:
         return (split,)
-    arguments = {
-        **{"p_parts": parts, "p_lse": lse, "p_o": o, "s_parts": parts.stride()},
-        **{"s_o": o.stride(), "H": heads, "SPLITS": splits},
-        **{"BS": triton.next_power_of_2(splits), **block},
+    arguments = strided(parts=parts, o=o) | {
+        "p_lse": lse,
+        "H": heads,
+        "SPLITS": splits,
+        "BS": triton.next_power_of_2(splits),
+        **block,
     }
     return split, Launch(combine_kernel, (heads, batch), arguments, 4)
 

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch.nn import functional
 
 from kernels.configs import Tile, pick_depthwise, pick_linear
-from kernels.launch import Architecture, Launch, architecture_of
+from kernels.launch import Architecture, Launch, architecture_of, strided
 from kernels.mlp import tile_of
 
 
@@ -138,17 +138,26 @@ def conv2d_launch(
     tile: Tile | None = None,
 ) -> Launch:
     """``x`` [B, C, H, W] and ``o`` [B, OC, OH, OW] of any strides."""
-    (batch, _, height, width), (channels, depth, kernel_h, kernel_w) = x.shape, weight.shape
+    (batch, _, height, width), (channels, depth, kernel_h, kernel_w) = (x.shape, weight.shape)
     (out_h, out_w), n = o.shape[2:], channels // groups
     m, k = batch * out_h * out_w, depth * kernel_h * kernel_w
-    tile = tile or pick_linear(m, n, k, x.element_size(), architecture, copies=groups)
-    arguments = {
-        **{"p_x": x, "p_w": weight, "p_bias": bias, "p_o": o, "M": m, "N": n, "C": depth},
-        **{"H": height, "W": width, "OH": out_h, "OW": out_w, "S": stride, "P": padding},
-        **{"s_x": x.stride(), "s_w": weight.stride(), "s_o": o.stride()},
-        **{"KH": kernel_h, "KW": kernel_w, "PADDED": padding > 0},
+    tile = tile or pick_linear("conv2d", m, n, k, x.element_size(), architecture, groups)
+    arguments = strided(x=x, w=weight, o=o) | {
+        "p_bias": bias,
+        "M": m,
+        "N": n,
+        "C": depth,
+        "H": height,
+        "W": width,
+        "OH": out_h,
+        "OW": out_w,
+        "S": stride,
+        "P": padding,
+        "KH": kernel_h,
+        "KW": kernel_w,
+        "PADDED": padding > 0,
         "CHANNELS_LAST": is_channels_last(x),
-        **{"BM": tile.m, "BN": tile.n, "BK": tile.k},
+        **tile.blocks("mnk"),
     }
     grid = (triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n), groups)
     return Launch(conv2d_kernel, grid, arguments, tile.warps, tile.stages)
@@ -165,14 +174,21 @@ def depthwise_launch(
     tile: Tile | None = None,
 ) -> Launch:
     """``x`` [B, C, H, W], ``weight`` [OC, 1, KH, KW], OC a multiple of C."""
-    (batch, depth, height, width), (channels, _, kernel_h, kernel_w) = x.shape, weight.shape
+    (batch, depth, height, width), (channels, _, kernel_h, kernel_w) = (x.shape, weight.shape)
     tile = tile or pick_depthwise(is_channels_last(x))
-    arguments = {
-        **{"p_x": x, "p_w": weight, "p_bias": bias, "p_o": o, "N": channels},
-        **{"H": height, "W": width, "OH": o.shape[2], "OW": o.shape[3], "S": stride, "P": padding},
-        **{"s_x": x.stride(), "s_w": weight.stride(), "s_o": o.stride()},
-        **{"KH": kernel_h, "KW": kernel_w, "MULTIPLE": channels // depth},
-        **{"BM": tile.m, "BN": tile.n},
+    arguments = strided(x=x, w=weight, o=o) | {
+        "p_bias": bias,
+        "N": channels,
+        "H": height,
+        "W": width,
+        "OH": o.shape[2],
+        "OW": o.shape[3],
+        "S": stride,
+        "P": padding,
+        "KH": kernel_h,
+        "KW": kernel_w,
+        "MULTIPLE": channels // depth,
+        **tile.blocks("mn"),
     }
     positions_per_image = o.shape[2] * o.shape[3]
     grid = (triton.cdiv(positions_per_image, tile.m), triton.cdiv(channels, tile.n), batch)
@@ -206,7 +222,9 @@ def conv2d(
         (n + 2 * padding - k) // stride + 1
         for n, k in zip(x.shape[2:], weight.shape[2:], strict=True)
     ]
-    o = x.new_empty(x.shape[0], weight.shape[0], *size).to(memory_format=layout)
+    o = torch.empty(
+        (x.shape[0], weight.shape[0], *size), dtype=x.dtype, device=x.device, memory_format=layout
+    )
     architecture = architecture_of(x.device)
     if weight.shape[1] == 1 and groups > 1:
         depthwise_launch(x, weight, bias, o, stride, padding, architecture, tile).run()

@@ -81,6 +81,13 @@ def architecture_of(device: torch.device) -> Architecture:
     return ARCHITECTURES["sm_120"]
 
 
+def strided(**tensors: torch.Tensor | None) -> dict[str, Any]:
+    """For x=tensor: the arguments p_x, its pointer, and s_x, its strides."""
+    pointers = {f"p_{name}": x for name, x in tensors.items()}
+    strides = {f"s_{name}": None if x is None else x.stride() for name, x in tensors.items()}
+    return pointers | strides
+
+
 @dataclass(frozen=True)
 class Launch:
     """One kernel, its grid and its arguments by name, with the warps and stages to compile for."""

@@ -19,8 +19,8 @@ import triton.language as tl
 from torch.nn import functional
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.configs import Tile, pick_grouped, pick_linear, pick_swiglu, pick_vector
-from kernels.launch import Architecture, Launch, architecture_of
+from kernels.configs import Tile, pick_linear, pick_vector
+from kernels.launch import Architecture, Launch, architecture_of, strided
 
 ACTIVATIONS = (None, "gelu", "quick_gelu", "silu")
 VECTOR_ROWS = 4
@@ -52,14 +52,25 @@ def swiglu_reference(x: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> t
 
 def grouped_reference(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """[rows, K] x [experts, N, K] -> [rows, N]; expert e owns the rows [ends[e - 1], ends[e])."""
-    parts = torch.tensor_split(x, ends[:-1].cpu())
+    parts = torch.tensor_split(x, ends[:-1].tolist())
     return torch.cat([linear_reference(p, w) for p, w in zip(parts, weight, strict=True)])
+
+
+@triton.jit
+def erf(b_x):
+    """To 1.5e-7 (Abramowitz and Stegun, 7.1.26); the library's takes so many registers that the
+    largest tiles would spill."""
+    b_t = 1.0 / (1.0 + 0.3275911 * tl.abs(b_x))
+    b_p = b_t * (1.421413741 + b_t * (-1.453152027 + b_t * 1.061405429))
+    b_p = b_t * (0.254829592 + b_t * (-0.284496736 + b_p))
+    b_e = 1.0 - b_p * tl.exp(-b_x * b_x)
+    return tl.where(b_x < 0.0, -b_e, b_e)
 
 
 @triton.jit
 def activate(b_y, ACTIVATION: tl.constexpr):
     if ACTIVATION == "gelu":
-        b_y = 0.5 * b_y * (1.0 + tl.erf(b_y * 0.7071067811865476))
+        b_y = 0.5 * b_y * (1.0 + erf(b_y * 0.7071067811865476))
     elif ACTIVATION == "quick_gelu":
         b_y = b_y * tl.sigmoid(1.702 * b_y)
     elif ACTIVATION == "silu":
@@ -203,15 +214,15 @@ def grouped_kernel(
         store_tile(p_o, b_y, o_m, o_n, end, N, s_o)
 
 
+def in_vectors(x: torch.Tensor) -> bool:
+    """Whether 16 bytes can be fetched at once: elements side by side, rows on 16 bytes."""
+    steps = [s * x.element_size() for s in x.stride()[:-1]]
+    return x.stride(-1) == 1 and x.data_ptr() % 16 == 0 and all(s % 16 == 0 for s in steps)
+
+
 def can_bulk(architecture: Architecture, *matrices: torch.Tensor) -> bool:
-    """Whether descriptors can fetch tiles of all these: rows on 16 bytes, elements side by side."""
-    return architecture.has_bulk_copy and all(
-        x.numel() > 0
-        and x.stride(-1) == 1
-        and all(s * x.element_size() % 16 == 0 for s in x.stride()[:-1])
-        and x.data_ptr() % 16 == 0
-        for x in matrices
-    )
+    """Whether descriptors can fetch tiles of all these."""
+    return architecture.has_bulk_copy and all(x.numel() > 0 and in_vectors(x) for x in matrices)
 
 
 def source(x: torch.Tensor, rows: int, columns: int, bulk: bool) -> Any:
@@ -230,15 +241,21 @@ def linear_launch(
 ) -> Launch:
     """[M, K] x [N, K] -> ``o`` [M, N] on tensor cores."""
     (m, k), n = x.shape, weight.shape[0]
-    tile = tile or pick_linear(m, n, k, x.element_size(), architecture)
+    by_element = not (in_vectors(x) and in_vectors(weight))
+    tile = tile or pick_linear(
+        "linear", m, n, k, x.element_size(), architecture, by_element=by_element
+    )
     bulk = can_bulk(architecture, x, weight)
-    arguments = {
+    arguments = strided(x=x, w=weight, o=o) | {
         "p_x": source(x, tile.m, tile.k, bulk),
         "p_w": source(weight, tile.n, tile.k, bulk),
         "p_bias": bias,
-        "p_o": o,
-        **{"M": m, "N": n, "K": k, "s_x": x.stride(), "s_w": weight.stride(), "s_o": o.stride()},
-        **{"ACTIVATION": activation, "BULK": bulk, "BM": tile.m, "BN": tile.n, "BK": tile.k},
+        "M": m,
+        "N": n,
+        "K": k,
+        "ACTIVATION": activation,
+        "BULK": bulk,
+        **tile.blocks("mnk"),
     }
     grid = (triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n),)
     return Launch(linear_kernel, grid, arguments, tile.warps, tile.stages)
@@ -254,16 +271,20 @@ def swiglu_launch(
 ) -> Launch:
     """[M, K] x 2 [N, K] -> ``o`` [M, N] on tensor cores."""
     (m, k), n = x.shape, gate.shape[0]
-    tile = tile or pick_swiglu(m, n, k, x.element_size(), architecture)
+    by_element = not (in_vectors(x) and in_vectors(gate) and in_vectors(up))
+    tile = tile or pick_linear(
+        "swiglu", m, n, k, x.element_size(), architecture, by_element=by_element
+    )
     bulk = can_bulk(architecture, x, gate, up)
-    arguments = {
+    arguments = strided(x=x, gate=gate, up=up, o=o) | {
         "p_x": source(x, tile.m, tile.k, bulk),
         "p_gate": source(gate, tile.n, tile.k, bulk),
         "p_up": source(up, tile.n, tile.k, bulk),
-        "p_o": o,
-        **{"M": m, "N": n, "K": k, "s_x": x.stride(), "s_gate": gate.stride()},
-        **{"s_up": up.stride(), "s_o": o.stride()},
-        **{"BULK": bulk, "BM": tile.m, "BN": tile.n, "BK": tile.k},
+        "M": m,
+        "N": n,
+        "K": k,
+        "BULK": bulk,
+        **tile.blocks("mnk"),
     }
     grid = (triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n),)
     return Launch(swiglu_kernel, grid, arguments, tile.warps, tile.stages)
@@ -282,12 +303,14 @@ def vector_launch(
     """At most ``VECTOR_ROWS`` rows [M, K] x [N, K] -> ``o`` [M, N], bound by reading the weights."""
     (m, k), n = x.shape, weight.shape[0]
     tile = tile or pick_vector(m, n, x.element_size(), up is not None, architecture)
-    arguments = {
-        **{"p_x": x, "p_w": weight, "p_up": up, "p_bias": bias, "p_o": o, "M": m, "N": n, "K": k},
-        **{"s_x": x.stride(), "s_w": weight.stride(), "s_o": o.stride()},
-        "s_up": None if up is None else up.stride(),
-        **{"ACTIVATION": activation, "STAGES": tile.stages},
-        **{"BM": tile.m, "BN": tile.n, "BK": tile.k},
+    arguments = strided(x=x, w=weight, up=up, o=o) | {
+        "p_bias": bias,
+        "M": m,
+        "N": n,
+        "K": k,
+        "ACTIVATION": activation,
+        "STAGES": tile.stages,
+        **tile.blocks("mnk"),
     }
     return Launch(vector_kernel, (triton.cdiv(n, tile.n),), arguments, tile.warps)
 
@@ -302,15 +325,31 @@ def grouped_launch(
 ) -> Launch:
     """Rows [R, K] sorted by expert x [E, N, K] -> ``o`` [R, N]; a grid for the worst spread."""
     (rows, k), (experts, n, _) = x.shape, weight.shape
-    tile = tile or pick_grouped(rows, experts, n, k, x.element_size(), architecture)
+    by_element = not (in_vectors(x) and in_vectors(weight))
+    touched = max(1, min(experts, rows))
+    tile = tile or pick_linear(
+        "grouped",
+        triton.cdiv(rows, touched),
+        n,
+        k,
+        x.element_size(),
+        architecture,
+        touched,
+        by_element,
+    )
     bulk = can_bulk(architecture, x, weight) and weight.is_contiguous()
-    arguments = {
+    matrix = weight.view(experts * n, k) if bulk else weight
+    arguments = strided(x=x, w=weight, o=o) | {
         "p_x": source(x, tile.m, tile.k, bulk),
-        "p_w": source(weight.view(experts * n, k) if bulk else weight, tile.n, tile.k, bulk),
-        **{"p_ends": ends, "p_o": o, "R": rows, "N": n, "K": k},
-        **{"s_x": x.stride(), "s_w": weight.stride(), "s_o": o.stride()},
-        **{"E": experts, "BE": triton.next_power_of_2(experts), "BULK": bulk},
-        **{"BM": tile.m, "BN": tile.n, "BK": tile.k},
+        "p_w": source(matrix, tile.n, tile.k, bulk),
+        "p_ends": ends,
+        "R": rows,
+        "N": n,
+        "K": k,
+        "E": experts,
+        "BE": triton.next_power_of_2(experts),
+        "BULK": bulk,
+        **tile.blocks("mnk"),
     }
     row_tiles = rows // tile.m + min(experts, rows)
     grid = (triton.cdiv(n, tile.n), row_tiles)

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch.nn import functional
 
 from kernels.configs import Tile, pick_rows
-from kernels.launch import Architecture, Launch, architecture_of
+from kernels.launch import Architecture, Launch, architecture_of, strided
 
 
 def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
@@ -73,11 +73,11 @@ def rms_norm_kernel(
 
 
 @triton.jit
-def spread(b_x, o_n, N):
-    """The count, the mean and the sum of squares about it of the columns below N: [1], 2 [BM]."""
-    count = tl.minimum(N - tl.min(o_n, 0), o_n.shape[0]).to(tl.float32)
+def spread(b_x, o, o_n, N, BN: tl.constexpr):
+    """Of the columns from ``o`` that lie below N: count, mean [BM], squares about it [BM]."""
+    count = tl.minimum(N - o, BN).to(tl.float32)
     b_mean = tl.sum(b_x, 1) / count
-    b_off = tl.where(o_n[None, :] < N, b_x - b_mean[:, None], 0.0)
+    b_off = tl.where(o + o_n[None, :] < N, b_x - b_mean[:, None], 0.0)
     return count, b_mean, tl.sum(b_off * b_off, 1)
 
 
@@ -89,10 +89,10 @@ def layer_norm_kernel(
     o_m = tl.program_id(0) * BM + tl.arange(0, BM)
     o_n = tl.arange(0, BN)
     b_x = load_block(p_x, o_m, o_n, M, N, s_x, 0.0)  # [BM, BN]
-    count, b_mean, b_square = spread(b_x, o_n, N)
+    count, b_mean, b_square = spread(b_x, 0, o_n, N, BN)
     for o in range(BN, N, BN):
         b_more = load_block(p_x, o_m, o + o_n, M, N, s_x, 0.0)
-        more, b_mean_2, b_square_2 = spread(b_more, o + o_n, N)
+        more, b_mean_2, b_square_2 = spread(b_more, o, o_n, N, BN)
         b_step = b_mean_2 - b_mean
         b_square += b_square_2 + b_step * b_step * (count * more / (count + more))
         count += more
@@ -107,25 +107,33 @@ def layer_norm_kernel(
 
 
 @triton.jit
+def reference_of(b_max):
+    """The maximum to subtract: zero for a row of which all is -inf so far."""
+    return tl.where(b_max == -float("inf"), 0.0, b_max)
+
+
+@triton.jit
 def softmax_kernel(p_x, p_o, M, N, s_x, s_o, BM: tl.constexpr, BN: tl.constexpr):
     """The sum of a long row is carried along with its running maximum, as in attention."""
     o_m = tl.program_id(0) * BM + tl.arange(0, BM)
     o_n = tl.arange(0, BN)
     b_x = load_block(p_x, o_m, o_n, M, N, s_x, -float("inf"))  # [BM, BN]
-    b_max = tl.max(b_x, 1)  # [BM]
-    b_e = tl.exp(b_x - b_max[:, None])
+    b_first = tl.max(b_x, 1)  # [BM]
+    b_max = b_first
+    b_ref = reference_of(b_max)
+    b_e = tl.exp(b_x - b_ref[:, None])
     b_sum = tl.sum(b_e, 1)
-    b_first = b_max
     for o in range(BN, N, BN):
         b_more = load_block(p_x, o_m, o + o_n, M, N, s_x, -float("inf"))
         b_new = tl.maximum(b_max, tl.max(b_more, 1))
-        b_sum = b_sum * tl.exp(b_max - b_new) + tl.sum(tl.exp(b_more - b_new[:, None]), 1)
+        b_ref = reference_of(b_new)
+        b_sum = b_sum * tl.exp(b_max - b_ref) + tl.sum(tl.exp(b_more - b_ref[:, None]), 1)
         b_max = b_new
-    b_scale = tl.exp(b_first - b_max) / b_sum
+    b_scale = tl.exp(b_first - b_ref) / b_sum
     store_block(p_o, b_e * b_scale[:, None], o_m, o_n, M, N, s_o)
     for o in range(BN, N, BN):
         b_more = load_block(p_x, o_m, o + o_n, M, N, s_x, -float("inf"))
-        b_o = tl.exp(b_more - b_max[:, None]) / b_sum[:, None]
+        b_o = tl.exp(b_more - b_ref[:, None]) / b_sum[:, None]
         store_block(p_o, b_o, o_m, o + o_n, M, N, s_o)
 
 
@@ -140,10 +148,7 @@ def rows_launch(
     """One of the kernels above on ``x``, ``o`` [M, N], with its own ``parameters``."""
     m, n = x.shape
     tile = tile or pick_rows(m, n, architecture)
-    arguments = {
-        **{"p_x": x, "p_o": o, "M": m, "N": n, "s_x": x.stride(), "s_o": o.stride()},
-        **{"BM": tile.m, "BN": tile.n, **parameters},
-    }
+    arguments = strided(x=x, o=o) | {"M": m, "N": n, **tile.blocks("mn"), **parameters}
     return Launch(kernel, (triton.cdiv(m, tile.m),), arguments, tile.warps)
 
 

@@ -23,7 +23,5 @@ def build(architecture: str, **dimensions: Any) -> Any:
     for name in dimensions:
         if name not in known_dimensions:
             expected = ", ".join(known_dimensions)
-            raise ValueError(
-                f"{architecture} has no dimension {name!r}: expected {expected}"
-            )
+            raise ValueError(f"{architecture} has no dimension {name!r}: expected {expected}")
     return cls(**dimensions)

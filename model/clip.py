@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from model.layer import Call, Child, Layer, Step, call
-from model.linear import LayerNorm, Linear, Mlp, add
-from model.ops import Attention, Copy, Elementwise, Gather
+from model.layer import Child, Layer, Step, call, free
+from model.linear import Embedding, LayerNorm, Linear, Mlp, add
+from model.ops import Attention, Copy, Elementwise
 from model.sam import resample
 
 
@@ -34,32 +34,38 @@ class ClipEmbeddings(Layer):
         return self.grid * self.grid
 
     @property
+    def table(self) -> Embedding:
+        rows = self.pretrained_grid**2 + 1
+        return Embedding(rows, rows, self.hidden, self.dtype)
+
+    @property
+    def resampled(self) -> bool:
+        return self.grid != self.pretrained_grid
+
+    @property
     def unused_parameters(self) -> int:
         return self.hidden * self.channels * self.patch**2
 
     def parameters(self) -> Any:
-        positions = self.pretrained_grid**2 + 1
-        return self.hidden * (1 + positions) + self.unused_parameters
+        table = self.table.parameters() if self.resampled else 0
+        return self.hidden + self.unused_parameters + table
 
     def forward(self) -> Iterator[Step]:
         positions = (self.patches + 1) * self.hidden
         yield call(Copy(self.batch * positions, dtype=self.dtype))
         yield from self.position()
-        yield call(
-            Elementwise(self.batch * positions, broadcast=positions, dtype=self.dtype)
-        )
+        yield call(Elementwise(self.batch * positions, broadcast=positions, dtype=self.dtype))
+        yield free((self.batch + 1) * positions, self.dtype)
 
-    def position(self) -> Iterator[Call]:
+    def position(self) -> Iterator[Step]:
         """The table as it is, or its patch part resampled and the class token put before it."""
-        if self.grid == self.pretrained_grid:
-            yield call(Gather(self.patches + 1, self.hidden, dtype=self.dtype))
+        if not self.resampled:
+            yield Child("position_embedding", self.table)
             return
-        learned, wanted = (
-            self.pretrained_grid**2 * self.hidden,
-            self.patches * self.hidden,
-        )
+        learned, wanted = (self.pretrained_grid**2 * self.hidden, self.patches * self.hidden)
         yield from resample(learned, wanted, self.dtype)
         yield call(Copy(wanted + self.hidden, dtype=self.dtype))
+        yield free(wanted, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,7 @@ class ClipAttention(Layer):
     dtype: str = "bfloat16"
 
     def forward(self) -> Iterator[Step]:
-        linear = Linear(
-            self.batch * self.tokens, self.hidden, self.hidden, True, self.dtype
-        )
+        linear = Linear(self.batch * self.tokens, self.hidden, self.hidden, True, self.dtype)
         for name in ("q_proj", "k_proj", "v_proj"):
             yield Child(name, linear)
         yield call(
@@ -91,6 +95,8 @@ class ClipAttention(Layer):
             )
         )
         yield Child("out_proj", linear)
+        # Queries, keys, values and what attention made of them.
+        yield free(4 * self.batch * self.tokens * self.hidden, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -111,30 +117,37 @@ class ClipLayer(Layer):
         norm = LayerNorm(rows, self.hidden, self.dtype)
         residual = add(rows * self.hidden, self.dtype)
         names = ("fc1", "activation_fn", "fc2")
+        dropped = free(rows * self.hidden, self.dtype)
         yield Child("layer_norm1", norm)
-        attention = ClipAttention(
-            self.batch, self.tokens, self.hidden, self.heads, self.dtype
-        )
+        attention = ClipAttention(self.batch, self.tokens, self.hidden, self.heads, self.dtype)
         yield Child("self_attn", attention)
+        yield dropped
         yield residual
+        yield dropped
         yield Child("layer_norm2", norm)
-        mlp = Mlp(
-            rows, self.hidden, self.intermediate, self.activation, names, self.dtype
-        )
+        mlp = Mlp(rows, self.hidden, self.intermediate, self.activation, names, self.dtype)
         yield Child("mlp", mlp)
+        yield dropped
         yield residual
+        yield dropped
+        yield dropped
 
 
 @dataclass(frozen=True)
 class LayerStack(Layer):
-    """Blocks one after the other, named ``layers.0``, ``layers.1``, ..."""
+    """Blocks one after the other, named ``layers.0``, ``layers.1``, ..., ``features`` between."""
 
     mirrors = "UnlimitedOcrEncoder"
+    features: int
     blocks: tuple[Layer, ...]
+    dtype: str = "bfloat16"
 
     def forward(self) -> Iterator[Step]:
         for index, block in enumerate(self.blocks):
             yield Child(f"layers.{index}", block)
+            # The first block's input belongs to the caller.
+            if index > 0:
+                yield free(self.features, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -172,7 +185,11 @@ class ClipEncoder(Layer):
         # The name is misspelt in the published weights, and so in every implementation of them.
         norm = LayerNorm(self.batch * self.tokens, self.hidden, self.dtype)
         yield Child("pre_layrnorm", norm)
-        yield Child("encoder", LayerStack((self.layer(),) * self.layers))
+        features = self.batch * self.tokens * self.hidden
+        yield free(features, self.dtype)
+        blocks = (self.layer(),) * self.layers
+        yield Child("encoder", LayerStack(features, blocks, self.dtype))
+        yield free(features, self.dtype)
 
     def layer(self) -> ClipLayer:
         return ClipLayer(

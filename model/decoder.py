@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from model.layer import Child, Layer, Step, call
+from model.layer import Child, Layer, Live, Step, call, free
 from model.linear import Activation, Embedding, Linear, RMSNorm, add, cast
 from model.ops import (
     Attention,
@@ -40,12 +40,19 @@ class Rotary(Layer):
         whole = self.tokens * self.head_dim
         yield call(Copy(self.tokens, dtype="int64", out_dtype="float32"))
         broadcast = self.tokens + self.head_dim // 2
-        yield call(Elementwise(half, inputs=0, broadcast=broadcast, dtype="float32"))
-        yield call(Copy(whole, dtype="float32"))
-        # cos and its scaling, sin and its scaling: one operation an element each.
-        yield call(Elementwise(whole, dtype="float32"), count=4)
+        angles = Elementwise(half, inputs=0, broadcast=broadcast, dtype="float32")
+        yield call(angles, gradient="none")
+        yield free(self.tokens, "float32")
+        yield call(Copy(whole, dtype="float32"), gradient="none")
         for _ in range(2):
-            yield from cast(whole, "float32", self.dtype)
+            # The cosine (then the sine) and its scaling.
+            yield call(Elementwise(whole, dtype="float32"), count=2, gradient="none")
+            yield free(whole, "float32")
+        if self.dtype != "float32":
+            for _ in range(2):
+                yield call(Copy(whole, dtype="float32", out_dtype=self.dtype), gradient="none")
+            yield free(2 * whole, "float32")
+        yield free(half + whole, "float32")
 
 
 @dataclass(frozen=True)
@@ -73,14 +80,17 @@ class SelfAttention(Layer):
         yield Child("v_proj", self.linear(self.hidden, self.kv_heads * self.head_dim))
         yield from self.rotate(self.heads)
         yield from self.rotate(self.kv_heads)
-        yield call(Copy(self.cached, dtype=self.dtype), count=2)
+        queries = self.rows * self.heads * self.head_dim
+        new_keys = self.rows * self.kv_heads * self.head_dim
+        yield free(queries + new_keys, self.dtype)
+        yield from self.append()
+        yield free(2 * new_keys, self.dtype)
         yield call(self.attention())
         yield Child("o_proj", self.linear(self.heads * self.head_dim, self.hidden))
+        yield free(2 * queries, self.dtype)
 
     def linear(self, inputs: Any, outputs: Any) -> Linear:
-        return Linear(
-            self.rows, inputs, outputs, dtype=self.dtype, weight_dtype=self.weight_dtype
-        )
+        return Linear(self.rows, inputs, outputs, dtype=self.dtype, weight_dtype=self.weight_dtype)
 
     def rotate(self, heads: Any) -> Iterator[Step]:
         """x * cos + rotate_half(x) * sin: the half turned is negated and put before the other."""
@@ -90,8 +100,21 @@ class SelfAttention(Layer):
         yield scaled
         yield call(Elementwise(whole // 2, dtype=self.dtype))
         yield call(Copy(whole, dtype=self.dtype))
+        yield free(whole // 2, self.dtype)
         yield scaled
+        yield free(whole, self.dtype)
         yield add(whole, self.dtype)
+        yield free(2 * whole, self.dtype)
+
+    def append(self) -> Iterator[Step]:
+        """Keys, then values: what is copied belongs to the cache, and the old part lives twice
+        for a moment."""
+        old = self.batch * (self.context - self.tokens) * self.kv_heads * self.head_dim
+        twice = old * item_bytes(self.dtype)
+        copied = call(Copy(self.cached, dtype=self.dtype), count=2)
+        yield Live(twice - copied.op.bytes_written * 2)
+        yield copied
+        yield Live(-twice)
 
     def attention(self) -> Attention:
         """A single query sees every key, so that one is not masked."""
@@ -131,14 +154,15 @@ class SwiGlu(Layer):
         widen = self.linear(self.hidden, self.intermediate)
         yield Child("gate_proj", widen)
         yield Child("act_fn", Activation(elements, "silu", self.dtype))
+        yield free(elements, self.dtype)
         yield Child("up_proj", widen)
         yield call(Elementwise(elements, inputs=2, dtype=self.dtype))
+        yield free(2 * elements, self.dtype)
         yield Child("down_proj", self.linear(self.intermediate, self.hidden))
+        yield free(elements, self.dtype)
 
     def linear(self, inputs: Any, outputs: Any) -> Linear:
-        return Linear(
-            self.rows, inputs, outputs, dtype=self.dtype, weight_dtype=self.weight_dtype
-        )
+        return Linear(self.rows, inputs, outputs, dtype=self.dtype, weight_dtype=self.weight_dtype)
 
 
 @dataclass(frozen=True)
@@ -157,6 +181,8 @@ class Router(Layer):
         yield from cast(rows * self.hidden, self.dtype, "float32")
         yield from cast(experts * self.hidden, self.dtype, "float32")
         yield call(Matmul(m=rows, n=experts, k=self.hidden, dtype="float32"))
+        if self.dtype != "float32":
+            yield free((rows + experts) * self.hidden, "float32")
         yield call(Softmax(rows, experts, dtype="float32"))
         index_and_score = item_bytes("float32") + item_bytes("int64")
         yield call(
@@ -169,6 +195,14 @@ class Router(Layer):
             )
         )
         yield call(Elementwise(chosen, dtype="float32"))
+        # Unscaled weights and scores go; logits, weights and indices are the result.
+        yield free(chosen + rows * experts, "float32")
+
+    @property
+    def result_bytes(self) -> Any:
+        chosen = self.rows * self.top_k
+        scores = (self.rows * self.experts + chosen) * item_bytes("float32")
+        return scores + chosen * item_bytes("int64")
 
     def parameters(self) -> Any:
         return self.experts * self.hidden
@@ -204,12 +238,20 @@ class Experts(Layer):
 
     def forward(self) -> Iterator[Step]:
         yield from self.sort_by_expert()
-        inner = self.pairs * self.intermediate
+        inner, features = self.pairs * self.intermediate, self.pairs * self.hidden
         yield call(self.product(2 * self.intermediate, self.hidden))
         yield Child("act_fn", Activation(inner, "silu", self.dtype))
         yield call(Elementwise(inner, inputs=2, dtype=self.dtype))
+        yield free(3 * inner, self.dtype)
         yield call(self.product(self.hidden, self.intermediate))
+        yield free(inner, self.dtype)
         yield from self.combine()
+        # The rows gathered for the experts and what the experts made of them.
+        yield free(2 * features, self.dtype)
+        # Expert and order of each pair, and its weight; counts and ends of each expert's rows.
+        yield free(2 * self.pairs, "int64")
+        yield free(self.pairs + self.experts, "float32")
+        yield free(self.experts, "int32")
 
     def product(self, n: Any, k: Any) -> GroupedMatmul:
         return GroupedMatmul(
@@ -229,50 +271,34 @@ class Experts(Layer):
         index, number = item_bytes("int64"), item_bytes("float32")
         pairs, experts = self.pairs, self.experts
         sorted_and_order = 2 * pairs * index
-        yield call(
-            Other("sort", read=pairs * index, written=sorted_and_order, dtype="int64")
-        )
+        yield call(Other("sort", read=pairs * index, written=sorted_and_order, dtype="int64"))
         yield call(Elementwise(pairs, dtype="int64"))
         yield call(Gather(pairs, self.hidden, dtype=self.dtype))
+        yield free(pairs, "int64")
         yield call(Gather(pairs, 1, dtype="float32"))
         yield call(Copy(pairs, dtype="int64", out_dtype="float32"))
         read, written = pairs * number, experts * number
-        yield call(
-            Other(
-                "histc", read=read, written=written, arithmetic=pairs, dtype="float32"
-            )
-        )
+        yield call(Other("histc", read=read, written=written, arithmetic=pairs, dtype="float32"))
         offsets = experts * item_bytes("int32")
+        yield free(pairs, "float32")
         yield call(
-            Other(
-                "cumsum",
-                read=written,
-                written=offsets,
-                arithmetic=experts,
-                dtype="float32",
-            )
+            Other("cumsum", read=written, written=offsets, arithmetic=experts, dtype="float32")
         )
 
     def combine(self) -> Iterator[Step]:
         """Weights in float32 make the products float32 until the sum over a token's experts."""
         index, number = item_bytes("int64"), item_bytes("float32")
-        pairs, rows, features = (
-            self.pairs,
-            self.rows * self.hidden,
-            self.pairs * self.hidden,
-        )
+        pairs, rows, features = (self.pairs, self.rows * self.hidden, self.pairs * self.hidden)
         # float32 weights, one a pair, beside inputs of ``dtype``.
         weights = pairs * number // item_bytes(self.dtype)
-        yield call(
-            Elementwise(
-                features, dtype=self.dtype, broadcast=weights, out_dtype="float32"
-            )
-        )
+        yield call(Elementwise(features, dtype=self.dtype, broadcast=weights, out_dtype="float32"))
         yield call(Other("empty_like", dtype="int64"))
         yield call(Other("arange", written=pairs * index, dtype="int64"))
         moved = 2 * pairs * index
         yield call(Other("index_put", read=moved, written=pairs * index, dtype="int64"))
+        yield free(pairs, "int64")
         yield call(Gather(pairs, self.hidden, dtype="float32"))
+        yield free(features, "float32")
         yield call(
             Other(
                 "sum",
@@ -283,6 +309,10 @@ class Experts(Layer):
             )
         )
         yield from cast(rows, "float32", self.dtype)
+        yield free(features, "float32")
+        if self.dtype != "float32":
+            yield free(rows, "float32")
+        yield free(pairs, "int64")
 
 
 @dataclass(frozen=True)
@@ -298,8 +328,11 @@ class MixtureOfExperts(Layer):
         yield Child("gate", self.gate)
         yield Child("experts", self.experts)
         if self.shared is not None:
+            elements = self.experts.rows * self.experts.hidden
             yield Child("shared_experts", self.shared)
-            yield add(self.experts.rows * self.experts.hidden, self.experts.dtype)
+            yield add(elements, self.experts.dtype)
+            yield free(2 * elements, self.experts.dtype)
+        yield Live(-self.gate.result_bytes)
 
 
 @dataclass(frozen=True)
@@ -314,12 +347,18 @@ class DecoderLayer(Layer):
         attention = self.self_attn
         rows, hidden, dtype = attention.rows, attention.hidden, attention.dtype
         norm, residual = RMSNorm(rows, hidden, dtype), add(rows * hidden, dtype)
+        dropped = free(rows * hidden, dtype)
         yield Child("input_layernorm", norm)
         yield Child("self_attn", attention)
+        yield dropped
         yield residual
+        yield dropped
         yield Child("post_attention_layernorm", norm)
         yield Child("mlp", self.mlp)
+        yield dropped
         yield residual
+        yield dropped
+        yield dropped
 
 
 @dataclass(frozen=True)
@@ -350,17 +389,26 @@ class ReferenceMasks(Layer):
         yield call(Other("new_ones", written=tokens, dtype="bool"))
         yield shift(tokens)
         yield compare(pairs, tokens + context)
-        yield both(pairs, 0, tokens + pairs)
+        yield from both(pairs, 1, tokens)
         yield compare(pairs, tokens + context)
-        yield both(pairs, 2, 0)
-        yield both(pairs, 0, tokens + pairs)
+        yield from both(pairs, 2, 0)
+        yield from both(pairs, 1, tokens)
         yield call(Other("new_ones", written=tokens, dtype="bool"))
         yield compare(pairs, tokens + context)
-        yield both(pairs, 0, tokens + pairs)
+        yield from both(pairs, 1, tokens)
         yield shift(context)
         yield call(Elementwise(context, dtype="int64", out_dtype="bool"))
-        yield both(pairs, 1, context)
-        yield both(pairs, 2, 0)
+        yield from both(pairs, 1, context)
+        yield from both(pairs, 2, 0)
+        # All indices but the positions, and the masks that do not hold all pairs.
+        yield free(4 * tokens + 3 * context + self.batch + 1, "int64")
+        yield free(3 * tokens + context, "bool")
+
+    @property
+    def kept_bytes(self) -> Any:
+        """The positions and the mask."""
+        mask = self.tokens * self.context * item_bytes("bool")
+        return mask + self.tokens * item_bytes("int64")
 
 
 def arange(count: Any) -> Step:
@@ -373,16 +421,13 @@ def shift(count: Any) -> Step:
 
 def compare(pairs: Any, positions: Any) -> Step:
     """Positions of queries against positions of keys: a truth value for each pair."""
-    return call(
-        Elementwise(
-            pairs, inputs=0, dtype="int64", broadcast=positions, out_dtype="bool"
-        )
-    )
+    return call(Elementwise(pairs, inputs=0, dtype="int64", broadcast=positions, out_dtype="bool"))
 
 
-def both(pairs: Any, inputs: int, broadcast: Any) -> Step:
-    """Two masks joined by and (or by or)."""
-    return call(Elementwise(pairs, inputs=inputs, dtype="bool", broadcast=broadcast))
+def both(pairs: Any, inputs: int, broadcast: Any) -> Iterator[Step]:
+    """Two masks joined by and (or by or): ``inputs`` of them hold all pairs, and then go."""
+    yield call(Elementwise(pairs, inputs=inputs, dtype="bool", broadcast=broadcast))
+    yield free(inputs * pairs, "bool")
 
 
 @dataclass(frozen=True)
@@ -393,20 +438,28 @@ class TextModel(Layer):
     blocks: tuple[DecoderLayer, ...]
     embedding: Embedding
     embeds_tokens: bool = True
-    masks: Layer | None = None
+    masks: ReferenceMasks | None = None
 
     def forward(self) -> Iterator[Step]:
         attention = self.blocks[0].self_attn
+        features, dtype = attention.rows * attention.hidden, attention.dtype
         if self.embeds_tokens:
             yield Child("embed_tokens", self.embedding)
         if self.masks is not None:
             yield from self.masks.forward()
-        yield Child(
-            "rotary_emb", Rotary(attention.tokens, attention.head_dim, attention.dtype)
-        )
+        yield Child("rotary_emb", Rotary(attention.tokens, attention.head_dim, dtype))
         for index, block in enumerate(self.blocks):
             yield Child(f"layers.{index}", block)
-        yield Child("norm", RMSNorm(attention.rows, attention.hidden, attention.dtype))
+            # The first layer's input is held to the end.
+            if index > 0:
+                yield free(features, dtype)
+        yield Child("norm", RMSNorm(attention.rows, attention.hidden, dtype))
+        yield free(features, dtype)
+        yield free(2 * attention.tokens * attention.head_dim, dtype)
+        if self.masks is not None:
+            yield Live(-self.masks.kept_bytes)
+        if self.embeds_tokens:
+            yield free(features, dtype)
 
     def parameters(self) -> Any:
         """The token embedding belongs to the model also in a pass that is given features."""

@@ -23,7 +23,7 @@ from model.decoder import (
     SwiGlu,
     TextModel,
 )
-from model.layer import Call, Child, Layer, Step, call
+from model.layer import Call, Child, Layer, Step, call, free
 from model.linear import Embedding, Linear
 from model.ops import Copy, item_bytes
 from model.sam import SamEncoder
@@ -48,9 +48,15 @@ class VisionTower(Layer):
         yield Child("sam_encoder", self.sam_encoder)
         yield Child("vision_encoder", clip)
         tokens = clip.batch * (clip.tokens - 1)
-        yield call(
-            Copy(tokens * (clip.hidden + self.sam_encoder.downsample[-1]), clip.dtype)
-        )
+        sam_width = self.sam_encoder.downsample[-1]
+        yield call(Copy(tokens * (clip.hidden + sam_width), clip.dtype))
+        yield free(tokens * sam_width + clip.batch * clip.tokens * clip.hidden, clip.dtype)
+
+    @property
+    def result_elements(self) -> Any:
+        clip = self.vision_encoder
+        tokens = clip.batch * (clip.tokens - 1)
+        return tokens * (clip.hidden + self.sam_encoder.downsample[-1])
 
 
 @dataclass(frozen=True)
@@ -86,10 +92,7 @@ class ImageFeatures(Layer):
         yield self.moved(page)
         pieces = 0
         if self.tiles is not None:
-            rows, columns = (
-                self.tiles[0] * self.tile_queries,
-                self.tiles[1] * self.tile_queries,
-            )
+            rows, columns = (self.tiles[0] * self.tile_queries, self.tiles[1] * self.tile_queries)
             pieces = rows * (columns + 1)
             if self.tiles[1] > 1:
                 yield self.moved(rows * columns)
@@ -161,11 +164,7 @@ class DeepseekOCRModel:
             item_bytes(self.weight_dtype)
         for name, value in vars(self).items():
             numbers = value if isinstance(value, tuple | list) else (value,)
-            least = (
-                0
-                if name in ("sam_global_layers", "dense_layers", "shared_experts")
-                else 1
-            )
+            least = 0 if name in ("sam_global_layers", "dense_layers", "shared_experts") else 1
             if any(isinstance(n, int | float) and n < least for n in numbers):
                 raise ValueError(f"{name} = {value}: expected a number >= {least}")
             if isinstance(value, list):
@@ -174,11 +173,7 @@ class DeepseekOCRModel:
     # What runs
 
     def vision(
-        self,
-        side: int = 1024,
-        tiles: Tiles = None,
-        tile_side: int = 640,
-        batch: int = 1,
+        self, side: int = 1024, tiles: Tiles = None, tile_side: int = 640, batch: int = 1
     ) -> list[Call]:
         return self.vision_layer(side, tiles, tile_side, batch).calls()
 
@@ -233,11 +228,7 @@ class DeepseekOCRModel:
     # Its layers
 
     def vision_layer(
-        self,
-        side: int = 1024,
-        tiles: Tiles = None,
-        tile_side: int = 640,
-        batch: int = 1,
+        self, side: int = 1024, tiles: Tiles = None, tile_side: int = 640, batch: int = 1
     ) -> Layer:
         check_tiles(tiles)
         pieces = batch * tiles[0] * tiles[1] if tiles else 0
@@ -319,9 +310,7 @@ class DeepseekOCRModel:
         sparse = self.layers - self.dense_layers
         touched = [None] * sparse if routing is None else list(routing)
         if len(touched) != sparse:
-            raise ValueError(
-                f"routing = {routing}: expected {sparse} numbers, one a layer"
-            )
+            raise ValueError(f"routing = {routing}: expected {sparse} numbers, one a layer")
         experts = [None] * self.dense_layers + touched
         blocks = [
             self.decoder_layer(index, batch, tokens, context, experts[index])
@@ -336,12 +325,7 @@ class DeepseekOCRModel:
         )
 
     def decoder_layer(
-        self,
-        index: int,
-        batch: Any,
-        tokens: Any,
-        context: Any,
-        active_experts: float | None = None,
+        self, index: int, batch: Any, tokens: Any, context: Any, active_experts: float | None = None
     ) -> DecoderLayer:
         attention = SelfAttention(
             batch,
@@ -404,15 +388,8 @@ class DeepseekOCRModel:
 
 def image_queries(key: str, side: int) -> int:
     """Tokens along one side of an image. Raises ``ValueError`` if that is no whole number."""
-    if (
-        isinstance(side, bool)
-        or not isinstance(side, int)
-        or side < 1
-        or side % TOKEN_SIDE
-    ):
-        raise ValueError(
-            f"{key} = {side!r}: expected a positive multiple of {TOKEN_SIDE}"
-        )
+    if isinstance(side, bool) or not isinstance(side, int) or side < 1 or side % TOKEN_SIDE:
+        raise ValueError(f"{key} = {side!r}: expected a positive multiple of {TOKEN_SIDE}")
     return side // TOKEN_SIDE
 
 

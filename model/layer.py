@@ -1,7 +1,8 @@
 """A layer holds shapes, not state: it says which operators one forward pass calls, in order.
 
 ``Layer.forward`` yields the steps of a forward pass as they are executed: a :class:`Call` of its
-own, or a named child layer. Everything else here is a sum over those steps.
+own, a named child layer, or the release of tensors. Costs are sums over those steps; the peak of
+activation memory is the largest of their running sums.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from model.ops import Operator
+from model.ops import Operator, is_floating, item_bytes
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Call:
     ``launches``: kernels (on a CPU: dispatched operators, views left out) that one execution
     starts when run eagerly, as the class that the layer mirrors is written; a fused norm is one
     operator of ours and eight launches of theirs. ``sync``: the host waits for the result.
+    ``gradient``: which gradients a backward pass takes: ``all``, ``weights`` (the input needs
+    none: it is the image) or ``none`` (positions, masks).
     """
 
     path: str
@@ -27,6 +30,13 @@ class Call:
     count: int = 1
     launches: int = 1
     sync: bool = False
+    gradient: str = "all"
+
+    def backward(self) -> tuple[Operator, ...]:
+        """The operators of the gradient; by convention the input's comes before the weights'."""
+        if self.gradient == "none" or not is_floating(getattr(self.op, "dtype", "bfloat16")):
+            return ()
+        return self.op.backward()[1:] if self.gradient == "weights" else self.op.backward()
 
 
 @dataclass(frozen=True)
@@ -37,12 +47,37 @@ class Child:
     layer: Layer
 
 
-Step = Call | Child
+@dataclass(frozen=True)
+class Live:
+    """A change of the bytes that live beside the results of calls: negative where the last
+    reference to a tensor goes, positive for what a composite operator keeps while it runs.
+
+    What a layer leaves alive at its end is its result; its input belongs to whoever calls it.
+    """
+
+    bytes: Any
 
 
-def call(op: Operator, count: int = 1, launches: int = 1, sync: bool = False) -> Call:
+@dataclass(frozen=True)
+class Node:
+    """A layer at its place in the module tree; the root's path and parent are empty."""
+
+    path: str
+    layer: Layer
+    parent: str
+
+
+Step = Call | Child | Live
+
+
+def call(op: Operator, count: Any = 1, launches: int = 1, gradient: str = "all") -> Call:
     """A call at the layer's own path."""
-    return Call("", op, count, launches, sync)
+    return Call("", op, count, launches, gradient=gradient)
+
+
+def free(elements: Any, dtype: str) -> Live:
+    """The end of tensors of ``elements`` in all."""
+    return Live(-(elements * item_bytes(dtype)))
 
 
 def join(path: str, name: str) -> str:
@@ -66,9 +101,12 @@ class Layer:
         return 0
 
     def children(self) -> dict[str, Layer]:
-        return {
-            step.name: step.layer for step in self.forward() if isinstance(step, Child)
-        }
+        """The parts by name; of a part that runs twice, its first run."""
+        found: dict[str, Layer] = {}
+        for step in self.forward():
+            if isinstance(step, Child):
+                found.setdefault(step.name, step.layer)
+        return found
 
     def calls(self, path: str = "") -> list[Call]:
         """Every call of this layer and its children, in order, each with its full module path."""
@@ -78,22 +116,42 @@ class Layer:
         for step in self.forward():
             if isinstance(step, Child):
                 yield from step.layer._walk(join(path, step.name))
-            else:
+            elif isinstance(step, Call):
                 yield replace(step, path=join(path, step.path))
 
     def backward_calls(self, path: str = "") -> list[Call]:
         """The calls of the gradient, last layer first."""
         return [
-            replace(c, op=gradient)
-            for c in reversed(self.calls(path))
-            for gradient in c.op.backward()
+            replace(c, op=gradient) for c in reversed(self.calls(path)) for gradient in c.backward()
         ]
+
+    def nodes(self, path: str = "", parent: str = "") -> list[Node]:
+        """This layer and all below it, parents first; a path that runs twice is one module."""
+        found = {path: Node(path, self, parent)}
+        for name, child in self.children().items():
+            for node in child.nodes(join(path, name), path):
+                found.setdefault(node.path, node)
+        return list(found.values())
 
     def weight_parameters(self) -> Any:
         """Parameters of the layer and all its children."""
-        return self.parameters() + sum(
-            c.weight_parameters() for c in self.children().values()
-        )
+        return self.parameters() + sum(c.weight_parameters() for c in self.children().values())
+
+    def own_weight_bytes(self) -> Any:
+        """Bytes of the layer's own parameters: a field ``weight_dtype`` goes before ``dtype``."""
+        own, stored = getattr(self, "dtype", "bfloat16"), getattr(self, "weight_dtype", None)
+        return self.parameters() * item_bytes(str(stored or own))
+
+    def weight_bytes(self) -> Any:
+        """Memory that the parameters of the layer and all its children take."""
+        return self.own_weight_bytes() + sum(c.weight_bytes() for c in self.children().values())
+
+    def own_kv_cache_bytes(self) -> Any:
+        return 0
+
+    def kv_cache_bytes(self) -> Any:
+        """Memory of the keys and values kept after the pass, those kept before it included."""
+        return self.own_kv_cache_bytes() + sum(c.kv_cache_bytes() for c in self.children().values())
 
     def forward_tensor_core_flops(self) -> Any:
         return total(self.calls(), lambda op: op.tensor_core_flops)
@@ -105,6 +163,29 @@ class Layer:
         """Bytes read and written by all operators, each on its own (nothing fused across them)."""
         return total(self.calls(), lambda op: op.bytes)
 
+    def activation_bytes(self) -> Any:
+        """The most bytes that one pass holds at once beside weights, its input and the KV cache.
+
+        A tensor lives from the call that writes it until the implementation drops it, as eager
+        PyTorch without gradients does.
+        """
+        return self.live_bytes()[0]
+
+    def live_bytes(self) -> tuple[Any, Any]:
+        """Bytes alive beside those before the pass: at worst, and at its end."""
+        peak = live = 0
+        for step in self.forward():
+            worst = 0
+            if isinstance(step, Child):
+                worst, kept = step.layer.live_bytes()
+            elif isinstance(step, Call):
+                kept = step.op.bytes_written * step.count
+            else:
+                kept = step.bytes
+            peak = larger(peak, live + larger(worst, kept))
+            live = live + kept
+        return peak, live
+
     def backward_tensor_core_flops(self) -> Any:
         return total(self.backward_calls(), lambda op: op.tensor_core_flops)
 
@@ -113,6 +194,11 @@ class Layer:
 
     def backward_io_bytes(self) -> Any:
         return total(self.backward_calls(), lambda op: op.bytes)
+
+
+def larger(a: Any, b: Any) -> Any:
+    """max(a, b) in plain arithmetic; bytes are whole numbers."""
+    return (a + b + abs(a - b)) // 2
 
 
 def total(calls: Iterable[Call], cost: Callable[[Operator], Any]) -> Any:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from model.layer import Call, Child, Layer, Step, call
-from model.ops import Conv2d, Copy, Elementwise, Gather, Matmul, Norm
+from model.layer import Call, Child, Layer, Live, Step, call, free
+from model.ops import Conv2d, Copy, Elementwise, Gather, Matmul, Norm, item_bytes
 
 SIGMOID_FLOPS = 4
 """Negate, exponential, add, divide: a transcendental function counts as one operation."""
@@ -63,7 +63,10 @@ class Linear(Layer):
 
 @dataclass(frozen=True)
 class Convolution(Layer):
-    """A convolution over [batch, in_channels, side, side] with a square kernel."""
+    """A convolution over [batch, in_channels, side, side] with a square kernel.
+
+    ``first``: its input is the image, which needs no gradient.
+    """
 
     mirrors = "torch.nn.Conv2d"
     batch: int
@@ -75,6 +78,7 @@ class Convolution(Layer):
     padding: int = 0
     bias: bool = False
     dtype: str = "bfloat16"
+    first: bool = False
 
     @property
     def op(self) -> Conv2d:
@@ -92,7 +96,7 @@ class Convolution(Layer):
         )
 
     def forward(self) -> Iterator[Step]:
-        yield call(self.op)
+        yield call(self.op, gradient="weights" if self.first else "all")
 
     def parameters(self) -> Any:
         return self.op.weights + +self.bias * self.out_channels
@@ -129,10 +133,12 @@ class RMSNorm(Layer):
 
     def forward(self) -> Iterator[Step]:
         launches = 6 if self.dtype == "float32" else 8
-        yield call(
-            Norm(self.rows, self.cols, kind="rmsnorm", dtype=self.dtype),
-            launches=launches,
-        )
+        # At worst the float32 input and its square, or that and the normalised rows, are alive.
+        elements = self.rows * self.cols
+        inside = elements * (2 * item_bytes("float32") - item_bytes(self.dtype))
+        yield Live(inside)
+        yield call(Norm(self.rows, self.cols, kind="rmsnorm", dtype=self.dtype), launches=launches)
+        yield Live(-inside)
 
     def parameters(self) -> Any:
         return self.cols
@@ -150,15 +156,11 @@ class Activation(Layer):
     def __post_init__(self) -> None:
         if self.kind not in ACTIVATION_FLOPS:
             known = ", ".join(ACTIVATION_FLOPS)
-            raise ValueError(
-                f"Activation.kind = {self.kind!r}: expected one of {known}"
-            )
+            raise ValueError(f"Activation.kind = {self.kind!r}: expected one of {known}")
 
     def forward(self) -> Iterator[Step]:
         flops = ACTIVATION_FLOPS[self.kind]
-        yield call(
-            Elementwise(self.elements, flops_per_element=flops, dtype=self.dtype)
-        )
+        yield call(Elementwise(self.elements, flops_per_element=flops, dtype=self.dtype))
 
 
 @dataclass(frozen=True)
@@ -171,12 +173,10 @@ class QuickGelu(Layer):
 
     def forward(self) -> Iterator[Step]:
         yield call(Elementwise(self.elements, dtype=self.dtype))
-        yield call(
-            Elementwise(
-                self.elements, flops_per_element=SIGMOID_FLOPS, dtype=self.dtype
-            )
-        )
+        yield call(Elementwise(self.elements, flops_per_element=SIGMOID_FLOPS, dtype=self.dtype))
+        yield free(self.elements, self.dtype)
         yield call(Elementwise(self.elements, inputs=2, dtype=self.dtype))
+        yield free(self.elements, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -213,13 +213,11 @@ class Mlp(Layer):
 
     def forward(self) -> Iterator[Step]:
         up, act, down = self.names
-        yield Child(
-            up, Linear(self.rows, self.hidden, self.intermediate, True, self.dtype)
-        )
+        yield Child(up, Linear(self.rows, self.hidden, self.intermediate, True, self.dtype))
         yield Child(act, self.act())
-        yield Child(
-            down, Linear(self.rows, self.intermediate, self.hidden, True, self.dtype)
-        )
+        yield free(self.rows * self.intermediate, self.dtype)
+        yield Child(down, Linear(self.rows, self.intermediate, self.hidden, True, self.dtype))
+        yield free(self.rows * self.intermediate, self.dtype)
 
     def act(self) -> Layer:
         elements = self.rows * self.intermediate

@@ -50,6 +50,11 @@ def item_bytes(dtype: str) -> int | float:
     return ITEM_BYTES[dtype]
 
 
+def is_floating(dtype: str) -> bool:
+    """Whether a gradient can flow through tensors of ``dtype``."""
+    return "float" in dtype or dtype == "tf32"
+
+
 def _least(a: Any, b: Any) -> Any:
     """min(a, b) in plain arithmetic, exact on integers."""
     return (a + b - abs(a - b)) // 2
@@ -78,19 +83,16 @@ class Operator:
             is_number = isinstance(value, int | float | np.ndarray | np.number)
             if is_number and np.any(np.asarray(value) < least):
                 kind = "a positive number" if least else "zero or a positive number"
-                raise ValueError(
-                    f"{type(self).__name__}.{name} = {value}: expected {kind}"
-                )
+                raise ValueError(f"{type(self).__name__}.{name} = {value}: expected {kind}")
         for name, value in vars(self).items():
             if name.endswith("dtype") and value is not None:
                 item_bytes(value)
 
     def shape(self) -> dict[str, Any]:
         """The numeric fields by name (no dtypes, flags or fields left at None)."""
-        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return {
-            n: v for n, v in pairs if v is not None and not isinstance(v, str | bool)
-        }
+        sized = (f.name for f in fields(self) if not isinstance(f.default, bool))
+        pairs = ((name, getattr(self, name)) for name in sized)
+        return {n: v for n, v in pairs if v is not None and not isinstance(v, str)}
 
     @property
     def tensor_core_flops(self) -> Any:
@@ -161,17 +163,12 @@ class Matmul(TensorCoreOperator):
 
     @property
     def weight_bytes_read(self) -> Any:
-        weights = (
-            self.batch * self.n * self.k * item_bytes(self.weight_dtype or self.dtype)
-        )
+        weights = self.batch * self.n * self.k * item_bytes(self.weight_dtype or self.dtype)
         return weights + +self.bias * self.n * item_bytes(self.dtype)
 
     @property
     def bytes_read(self) -> Any:
-        return (
-            self.batch * self.m * self.k * item_bytes(self.dtype)
-            + self.weight_bytes_read
-        )
+        return self.batch * self.m * self.k * item_bytes(self.dtype) + self.weight_bytes_read
 
     @property
     def bytes_written(self) -> Any:
@@ -238,9 +235,7 @@ class GroupedMatmul(TensorCoreOperator):
         rows_per_expert = self.rows / self.experts_read
         return (
             replace(self, n=self.k, k=self.n),
-            Matmul(
-                self.k, self.n, rows_per_expert, self.experts_read, dtype=self.dtype
-            ),
+            Matmul(self.k, self.n, rows_per_expert, self.experts_read, dtype=self.dtype),
         )
 
 
@@ -271,15 +266,11 @@ class MoeMlp(TensorCoreOperator):
     @property
     def weight_bytes_read(self) -> Any:
         experts_read = distinct_experts(self.experts, self.top_k, self.tokens)
-        return (
-            3 * experts_read * self.hidden * self.intermediate * item_bytes(self.dtype)
-        )
+        return 3 * experts_read * self.hidden * self.intermediate * item_bytes(self.dtype)
 
     @property
     def bytes_read(self) -> Any:
-        return (
-            self.tokens * self.hidden * item_bytes(self.dtype) + self.weight_bytes_read
-        )
+        return self.tokens * self.hidden * item_bytes(self.dtype) + self.weight_bytes_read
 
     @property
     def bytes_written(self) -> Any:
@@ -312,9 +303,7 @@ class Attention(TensorCoreOperator):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.window is not None and not np.all(self.causal):
-            raise ValueError(
-                f"Attention.window = {self.window}: expected causal=True beside it"
-            )
+            raise ValueError(f"Attention.window = {self.window}: expected causal=True beside it")
 
     @property
     def scores(self) -> Any:
@@ -329,17 +318,12 @@ class Attention(TensorCoreOperator):
         the queries whose row is not yet cut by the window.
         """
         if self.window is None:
-            return (
-                self.q_len * self.kv_len
-                - +self.causal * self.q_len * (self.q_len - 1) // 2
-            )
+            return self.q_len * self.kv_len - +self.causal * self.q_len * (self.q_len - 1) // 2
         offset = self.kv_len - self.q_len
         growing = _least(self.window - offset, self.q_len)
         growing = (growing + abs(growing)) // 2
         return (
-            growing * offset
-            + growing * (growing + 1) // 2
-            + (self.q_len - growing) * self.window
+            growing * offset + growing * (growing + 1) // 2 + (self.q_len - growing) * self.window
         )
 
     @property
@@ -371,19 +355,11 @@ class Attention(TensorCoreOperator):
 
     @property
     def bytes_written(self) -> Any:
-        return (
-            self.batch
-            * self.q_len
-            * self.heads
-            * self.head_dim
-            * item_bytes(self.dtype)
-        )
+        return self.batch * self.q_len * self.heads * self.head_dim * item_bytes(self.dtype)
 
     def backward(self) -> tuple[Operator, ...]:
         """Flash backward: the scores again, then dV, dP, dQ and dK, five products for two."""
-        return (
-            AttentionBackward(**{f.name: getattr(self, f.name) for f in fields(self)}),
-        )
+        return (AttentionBackward(**{f.name: getattr(self, f.name) for f in fields(self)}),)
 
 
 @dataclass(frozen=True)
@@ -486,9 +462,7 @@ class Norm(Operator):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kind not in ("rmsnorm", "layernorm"):
-            raise ValueError(
-                f"Norm.kind = {self.kind!r}: expected rmsnorm or layernorm"
-            )
+            raise ValueError(f"Norm.kind = {self.kind!r}: expected rmsnorm or layernorm")
 
     @property
     def parameters(self) -> Any:
@@ -615,8 +589,8 @@ class Other(Operator):
     operator: ClassVar[str] = "other"
     may_be_zero: ClassVar[tuple[str, ...]] = ("read", "written", "arithmetic")
     name: str
-    read: int = 0
-    written: int = 0
+    read: float = 0
+    written: float = 0
     arithmetic: int = 0
     dtype: str = "bfloat16"
 
@@ -661,16 +635,10 @@ def grid(operator: type[Operator], **shape: Any) -> Any:
 
     Raises ``ValueError`` where a value is not positive or shapes do not broadcast.
     """
-    numeric = {
-        n: v
-        for n, v in shape.items()
-        if v is not None and not isinstance(v, str | bool)
-    }
+    numeric = {n: v for n, v in shape.items() if v is not None and not isinstance(v, str | bool)}
     arrays = np.broadcast_arrays(*(np.asarray(v) for v in numeric.values()))
     as_int = (a.astype(np.int64) if a.dtype.kind in "iub" else a for a in arrays)
-    return operator(
-        **{**shape, **dict(zip(numeric, (a.ravel() for a in as_int), strict=True))}
-    )
+    return operator(**{**shape, **dict(zip(numeric, (a.ravel() for a in as_int), strict=True))})
 
 
 def is_grid(op: Operator) -> bool:

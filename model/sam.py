@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from model.layer import Call, Child, Layer, Step, call
+from model.layer import Child, Layer, Step, call, free
 from model.linear import Convolution, LayerNorm, Linear, Mlp, add, cast
 from model.ops import Attention, Copy, Elementwise, Gather, Matmul, Other, item_bytes
 
@@ -47,6 +47,11 @@ class SamAttention(Layer):
         """Elements of the queries (or of the keys, the values, the result)."""
         return self.batch * self.tokens * self.hidden
 
+    @property
+    def pairs(self) -> Any:
+        """Elements of the bias: all pairs of tokens of a grid, for every head."""
+        return self.batch * self.heads * self.tokens * self.tokens
+
     def parameters(self) -> Any:
         return 2 * (2 * self.table_grid - 1) * self.head_dim
 
@@ -72,7 +77,10 @@ class SamAttention(Layer):
         )
         if self.batch > 1:
             yield call(Copy(self.features, dtype=self.dtype))
+            yield free(self.features, self.dtype)
         yield Child("proj", Linear(rows, self.hidden, self.hidden, True, self.dtype))
+        copies = 2 if self.batch > 1 else 1
+        yield free((3 * copies + 1) * self.features + self.pairs, self.dtype)
 
     def position_table(self) -> Iterator[Step]:
         """One axis: the table resampled, then a row of it for each (query, key) offset."""
@@ -88,17 +96,20 @@ class SamAttention(Layer):
                 dtype=self.dtype,
             )
         )
+        offsets = grid * grid
         for _ in range(2):
-            yield call(
-                Other("arange", written=grid * item_bytes("int64"), dtype="int64")
-            )
+            yield call(Other("arange", written=grid * item_bytes("int64"), dtype="int64"))
             yield call(Elementwise(grid, dtype="int64", out_dtype="float32"))
-        yield call(
-            Elementwise(grid * grid, inputs=0, broadcast=2 * grid, dtype="float32")
-        )
-        yield call(Elementwise(grid * grid, dtype="float32"))
-        yield call(Copy(grid * grid, dtype="float32", out_dtype="int64"))
-        yield call(Gather(grid * grid, self.head_dim, dtype=self.dtype))
+            yield free(grid, "int64")
+        difference = Elementwise(offsets, inputs=0, broadcast=2 * grid, dtype="float32")
+        yield call(difference, gradient="none")
+        yield call(Elementwise(offsets, dtype="float32"), gradient="none")
+        yield free(offsets, "float32")
+        yield call(Copy(offsets, dtype="float32", out_dtype="int64"), gradient="none")
+        yield call(Gather(offsets, self.head_dim, dtype=self.dtype))
+        yield free(offsets, "int64")
+        yield free(offsets + 2 * grid, "float32")
+        yield free(resampled, self.dtype)
 
     def position_bias(self) -> Iterator[Step]:
         """Queries against both tables, then their outer sum: a value for each pair of tokens."""
@@ -109,20 +120,19 @@ class SamAttention(Layer):
             batch=self.grid,
             dtype=self.dtype,
         )
-        regular = call(Copy(self.features, dtype=self.dtype))
-        yield regular
-        yield call(term)
-        if self.batch == 1:
-            yield regular
-        yield call(term)
-        rows = self.batch * self.heads * self.tokens
-        pairs = rows * self.tokens
-        yield call(
-            Elementwise(
-                pairs, inputs=0, broadcast=2 * rows * self.grid, dtype=self.dtype
-            )
-        )
-        yield call(Copy(pairs, dtype=self.dtype))
+        for axis in range(2):
+            # Queries of several grids already lie regularly for the second axis.
+            if axis == 0 or self.batch == 1:
+                yield call(Copy(self.features, dtype=self.dtype))
+                yield call(term)
+                yield free(self.features, self.dtype)
+            else:
+                yield call(term)
+        terms = 2 * self.batch * self.heads * self.tokens * self.grid
+        yield call(Elementwise(self.pairs, inputs=0, broadcast=terms, dtype=self.dtype))
+        yield free(terms + 2 * self.tokens * self.head_dim, self.dtype)
+        yield call(Copy(self.pairs, dtype=self.dtype))
+        yield free(self.pairs, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -158,29 +168,33 @@ class SamLayer(Layer):
         yield Child("layer_norm1", LayerNorm(self.tokens, self.hidden, self.dtype))
         yield from self.windowed_attention() if self.window else self.global_attention()
         yield add(elements, self.dtype)
+        yield free(elements, self.dtype)
         yield Child("layer_norm2", LayerNorm(self.tokens, self.hidden, self.dtype))
-        yield Child(
-            "mlp", Mlp(self.tokens, self.hidden, self.intermediate, dtype=self.dtype)
-        )
+        yield Child("mlp", Mlp(self.tokens, self.hidden, self.intermediate, dtype=self.dtype))
         yield add(elements, self.dtype)
+        # The first sum, the second norm and the MLP's result.
+        yield free(3 * elements, self.dtype)
 
     def global_attention(self) -> Iterator[Step]:
         yield Child("attn", self.attention(self.batch, self.grid))
+        yield free(self.tokens * self.hidden, self.dtype)
 
     def windowed_attention(self) -> Iterator[Step]:
         """Pad, partition, attend, put together again, crop."""
         whole, padded = self.tokens * self.hidden, self.padded * self.hidden
         yield call(Copy(whole, dtype=self.dtype, out_elements=padded))
         yield call(Copy(padded, dtype=self.dtype))
+        yield free(whole + padded, self.dtype)
         yield Child("attn", self.attention(self.batch * self.windows**2, self.window))
+        yield free(padded, self.dtype)
         yield call(Copy(padded, dtype=self.dtype))
         if self.padded != self.tokens:
             yield call(Copy(whole, dtype=self.dtype))
+            yield free(padded, self.dtype)
+        yield free(padded, self.dtype)
 
     def attention(self, batch: Any, grid: Any) -> SamAttention:
-        return SamAttention(
-            batch, grid, self.hidden, self.heads, self.table_grid, self.dtype
-        )
+        return SamAttention(batch, grid, self.hidden, self.heads, self.table_grid, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -205,6 +219,7 @@ class SamPatchEmbed(Layer):
             stride=self.patch,
             bias=True,
             dtype=self.dtype,
+            first=True,
         )
         yield Child("projection", convolution)
 
@@ -223,15 +238,15 @@ class SamNeck(Layer):
     def forward(self) -> Iterator[Step]:
         batch, grid, channels, dtype = self.batch, self.grid, self.channels, self.dtype
         norm = LayerNorm(batch * grid * grid, channels, dtype)
-        yield Child(
-            "conv1", Convolution(batch, self.hidden, channels, grid, 1, dtype=dtype)
-        )
+        dropped = free(batch * grid * grid * channels, dtype)
+        yield Child("conv1", Convolution(batch, self.hidden, channels, grid, 1, dtype=dtype))
         yield Child("layer_norm1", norm)
-        conv2 = Convolution(
-            batch, channels, channels, grid, kernel=3, padding=1, dtype=dtype
-        )
+        yield dropped
+        conv2 = Convolution(batch, channels, channels, grid, kernel=3, padding=1, dtype=dtype)
         yield Child("conv2", conv2)
+        yield dropped
         yield Child("layer_norm2", norm)
+        yield dropped
 
 
 @dataclass(frozen=True)
@@ -248,18 +263,13 @@ class SamDownsample(Layer):
     def forward(self) -> Iterator[Step]:
         middle, last = self.downsample
         yield Child("conv1", self.halving(self.channels, middle, self.grid))
-        yield Child("conv2", self.halving(middle, last, self.grid // 2))
+        half = self.grid // 2
+        yield Child("conv2", self.halving(middle, last, half))
+        yield free(self.batch * middle * half * half, self.dtype)
 
     def halving(self, inputs: int, outputs: int, grid: Any) -> Convolution:
         return Convolution(
-            self.batch,
-            inputs,
-            outputs,
-            grid,
-            kernel=3,
-            stride=2,
-            padding=1,
-            dtype=self.dtype,
+            self.batch, inputs, outputs, grid, kernel=3, stride=2, padding=1, dtype=self.dtype
         )
 
 
@@ -297,17 +307,17 @@ class SamEncoder(Layer):
 
     def forward(self) -> Iterator[Step]:
         batch, grid, dtype = self.batch, self.grid, self.dtype
-        embed = SamPatchEmbed(
-            batch, self.side, self.patch, self.channels, self.hidden, dtype
-        )
+        embed = SamPatchEmbed(batch, self.side, self.patch, self.channels, self.hidden, dtype)
         yield Child("patch_embed", embed)
         yield from self.position()
+        dropped = free(batch * grid * grid * self.hidden, dtype)
         for index in range(self.layers):
             yield Child(f"layers.{index}", self.layer(index))
+            yield dropped
         yield Child("neck", SamNeck(batch, grid, self.hidden, self.neck, dtype))
-        yield Child(
-            "proj", SamDownsample(batch, grid, self.neck, self.downsample, dtype)
-        )
+        yield dropped
+        yield Child("proj", SamDownsample(batch, grid, self.neck, self.downsample, dtype))
+        yield free(batch * grid * grid * self.neck, dtype)
 
     def layer(self, index: int) -> SamLayer:
         window = 0 if index in self.global_layers else self.window
@@ -322,16 +332,19 @@ class SamEncoder(Layer):
             dtype=self.dtype,
         )
 
-    def position(self) -> Iterator[Call]:
+    def position(self) -> Iterator[Step]:
         """Absolute positions, resampled where the grid is not the one of training, then added."""
         elements = self.grid**2 * self.hidden
         if self.grid != self.table_grid:
             yield from resample(self.table_grid**2 * self.hidden, elements, self.dtype)
         added = Elementwise(self.batch * elements, broadcast=elements, dtype=self.dtype)
         yield call(added)
+        yield free(self.batch * elements, self.dtype)
+        if self.grid != self.table_grid:
+            yield free(elements, self.dtype)
 
 
-def resample(learned: Any, wanted: Any, dtype: str) -> Iterator[Call]:
+def resample(learned: Any, wanted: Any, dtype: str) -> Iterator[Step]:
     """Bicubic, antialiased, in float32: separable filters of some 4 taps an axis and element."""
     yield from cast(learned, dtype, "float32")
     item = item_bytes("float32")
@@ -344,3 +357,5 @@ def resample(learned: Any, wanted: Any, dtype: str) -> Iterator[Call]:
     )
     yield call(filtered)
     yield from cast(wanted, "float32", dtype)
+    if dtype != "float32":
+        yield free(learned + wanted, "float32")

@@ -5,6 +5,7 @@ Shared by tests that compare our calls with the implementation in ``transformers
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.layer import Call
+from model.layer import Call, join
 
 KINDS = {
     "matmul": ("mm", "addmm", "bmm"),
@@ -25,21 +26,47 @@ KINDS = {
     "softmax": ("_softmax",),
     "copy": ("cat", "clone", "_to_copy", "constant_pad_nd"),
     "gather": ("index", "embedding"),
-    "elementwise": (
-        "add mul sub neg silu gelu sigmoid cos sin floor_divide gt le lt bitwise_and bitwise_or"
-    ).split(),
+    "elementwise": [
+        "add",
+        "mul",
+        "sub",
+        "neg",
+        "silu",
+        "gelu",
+        "sigmoid",
+        "cos",
+        "sin",
+        "floor_divide",
+        "gt",
+        "le",
+        "lt",
+        "bitwise_and",
+        "bitwise_or",
+    ],
 }
 KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
 
 
 @dataclass(frozen=True)
+class Size:
+    """A tensor without its contents."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
 class Dispatched:
-    """One operator: where, which, and (shape, dtype) of the tensors it read and returned."""
+    """One operator: where, which, and the tensors that it was given and returned."""
 
     path: str
     name: str
-    inputs: tuple[torch.Tensor, ...]
-    outputs: tuple[torch.Tensor, ...]
+    inputs: tuple[Size, ...]
+    outputs: tuple[Size, ...]
 
     @property
     def kind(self) -> str:
@@ -49,28 +76,37 @@ class Dispatched:
 class Recorder(TorchDispatchMode):
     """Records non-view operators with the path of the innermost module that runs."""
 
-    def __init__(self, module: torch.nn.Module, forget: bool = True) -> None:
+    def __init__(self, module: torch.nn.Module, path: str = "") -> None:
         super().__init__()
         self.rows: list[Dispatched] = []
-        self.forget = forget
-        self.stack: list[str] = [""]
-        for path, part in module.named_modules():
-            part.register_forward_pre_hook(lambda m, a, path=path: self.stack.append(path))
-            part.register_forward_hook(lambda m, a, out: self.leave())
+        self.stack = [path]
+        self.hooks = []
+        for name, part in module.named_modules():
+            self.hooks += [
+                part.register_forward_pre_hook(self.enter(join(path, name))),
+                part.register_forward_hook(self.leave),
+            ]
 
-    def leave(self) -> None:
+    def enter(self, path: str) -> Callable[..., None]:
+        return lambda module, args: self.stack.append(path)
+
+    def leave(self, module: torch.nn.Module, args: Any, out: Any) -> None:
         self.stack.pop()
+
+    def close(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if not is_view(func):
+        if func.namespace == "aten" and not is_view(func):
             row = Dispatched(
                 self.stack[-1],
                 func._schema.name.removeprefix("aten::"),
-                shells((args, kwargs)),
-                shells(out),
+                sizes((args, kwargs)),
+                sizes(out),
             )
             self.rows.append(row)
         return out
@@ -82,18 +118,20 @@ def is_view(func: Any) -> bool:
     return any(not a.is_write for a in aliases) or func._schema.name == "aten::_unsafe_view"
 
 
-def shells(tree: Any) -> tuple[torch.Tensor, ...]:
-    """The tensors of a tree as meta tensors: sizes without memory."""
-    tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
-    with torch.utils._python_dispatch._disable_current_modes():
-        return tuple(torch.empty(t.shape, dtype=t.dtype, device="meta") for t in tensors)
+def sizes(tree: Any) -> tuple[Size, ...]:
+    return tuple(
+        Size(tuple(leaf.shape), leaf.dtype)
+        for leaf in tree_leaves(tree)
+        if isinstance(leaf, torch.Tensor)
+    )
 
 
-def record(module: torch.nn.Module, run: Callable[[], Any]) -> list[Dispatched]:
-    """The operators that ``run`` dispatches without gradients."""
-    recorder = Recorder(module)
+def record(module: torch.nn.Module, run: Callable[[], Any], path: str = "") -> list[Dispatched]:
+    """The operators that ``run`` dispatches without gradients; ``path``: where it starts."""
+    recorder = Recorder(module, path)
     with torch.no_grad(), recorder:
         run()
+    recorder.close()
     return recorder.rows
 
 

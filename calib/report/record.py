@@ -1,0 +1,72 @@
+"""What one run found, before anything is rendered: tables and a few facts about the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TOTAL = "total"
+"""The component that stands last in ``components`` and sums the others."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run. All quantities are SI; a figure that is not known is NaN or None in its table.
+
+    run_id, created    a name, and when the run started (ISO 8601, UTC)
+    model_config       the dimensions that the architecture was built with
+    workload           the fields of ``model.workload.Workload``; ``tokens``: those prefilled
+    hardware           the fields of ``calib.hardware.Hardware``
+    operators          one row a call: phase, path, kind, shape, dtype, count, launches, flops,
+                       bytes, arithmetic_intensity, bound, roofline_s, efficiency, estimate_s,
+                       low_s, high_s, provenance, estimate_unseen_s, measured_s, error,
+                       error_unseen, hardware, implementation, model, workload; numbers are totals
+                       of the row, its count and the repetitions of its phase included
+    modules            one row a module and phase, sums over all that is below its path
+    components         one row a component, the last one ``total``
+    figures            name, unit, roofline, estimate, low, high, measured
+    fits               one row a fit, with its held-out errors; may be empty
+    measurement        how it was measured and what the machine did; None where nothing was
+    """
+
+    run_id: str
+    created: str
+    model: str
+    architecture: str
+    model_config: dict[str, Any]
+    workload: dict[str, Any]
+    hardware: dict[str, Any]
+    implementation: str
+    execution: str
+    mode: str
+    operators: pd.DataFrame
+    modules: pd.DataFrame
+    components: pd.DataFrame
+    figures: pd.DataFrame
+    fits: pd.DataFrame
+    measurement: dict[str, Any] | None
+    notes: list[str]
+    environment: dict[str, Any]
+
+    @property
+    def total(self) -> dict[str, Any]:
+        """The row of ``components`` that sums the others."""
+        rows = self.components[self.components["component"] == TOTAL]
+        return {str(k): v for k, v in rows.iloc[-1].items()}
+
+    @property
+    def measured(self) -> bool:
+        """Whether a measured time of the whole is known."""
+        value = self.total["measured_s"]
+        return value is not None and value == value
+
+
+def known(value: Any) -> bool:
+    """Whether a cell holds a number: neither None nor NaN nor pandas' NA."""
+    try:
+        return value is not None and bool(value == value)
+    except TypeError:  # pandas.NA has no truth value
+        return False

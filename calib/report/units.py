@@ -1,0 +1,74 @@
+"""Quantities as people read them: SI inside, a sensible unit outside."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from calib.report.record import known
+
+UNKNOWN = "–"
+TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+FLOPS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"))
+BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+Scale = tuple[tuple[float, str], ...]
+
+
+def pick(value: float, scale: Scale) -> tuple[float, str]:
+    """The largest unit of ``scale`` that leaves ``value`` at 1 or more, else the smallest."""
+    for factor, unit in scale:
+        if abs(value) >= factor * 0.9995:
+            return factor, unit
+    return scale[-1]
+
+
+def digits(value: float) -> str:
+    """Three significant digits without an exponent: 0.0123, 1.23, 12.3, 1230."""
+    if value == 0:
+        return "0"
+    places = max(0, 2 - math.floor(math.log10(abs(value)) + 1e-12))
+    return f"{value:.{places}f}"
+
+
+def scaled(value: Any, scale: Scale) -> str:
+    if not known(value):
+        return UNKNOWN
+    if value == 0:
+        return "0"
+    factor, unit = pick(value, scale)
+    return f"{digits(value / factor)} {unit}"
+
+
+def seconds(value: Any) -> str:
+    return scaled(value, TIMES)
+
+
+def flops(value: Any) -> str:
+    return scaled(value, FLOPS)
+
+
+def nbytes(value: Any) -> str:
+    return scaled(value, BYTES)
+
+
+def interval(low: Any, high: Any) -> str:
+    """Both ends in the unit of the upper one: "0.71–0.93 s"."""
+    if not (known(low) and known(high)):
+        return UNKNOWN
+    factor, unit = pick(high, TIMES)
+    return f"{digits(low / factor)}–{digits(high / factor)} {unit}"
+
+
+def percent(value: Any, signed: bool = False) -> str:
+    """A fraction as a percentage; one decimal place below 10%."""
+    if not known(value):
+        return UNKNOWN
+    places = 1 if abs(value) < 0.1 else 0
+    return f"{100 * value:{'+' if signed else ''}.{places}f}%"
+
+
+def figure(value: Any, unit: str) -> str:
+    """A figure of the user in its own unit; seconds are scaled."""
+    if not known(value):
+        return UNKNOWN
+    return seconds(value) if unit == "s" else f"{digits(value)} {unit}"

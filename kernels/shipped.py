@@ -1,0 +1,155 @@
+"""Every kernel in every configuration that a card may get, as launches on tensors without memory.
+
+Shapes are those of DeepSeek-OCR (hidden 1280, heads of 128 and of SAM's 64, 64 experts, SAM's
+convolutions), in bfloat16. The tensors live on torch's ``meta`` device: they have a dtype, a shape
+and strides, which is all that a compilation looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from kernels import attention, attention_backward, attention_decode, conv, mlp, norm, stream
+from kernels.configs import (
+    attention_tiles,
+    backward_tiles,
+    decode_tiles,
+    linear_tiles,
+    pick_vector,
+)
+from kernels.launch import Architecture, Launch
+
+ITEM = 2
+"""Bytes of a bfloat16."""
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """One launch to compile, and what tells it from the others of its kernel."""
+
+    variant: str
+    launch: Launch
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def specimens(architecture: Architecture) -> Iterator[Specimen]:
+    """All of them for one card."""
+    for part in (linears, swiglus, groups, vectors, attentions, backwards, decodes, convs, rows):
+        yield from part(architecture)
+    yield from streams(architecture)
+
+
+def linears(architecture: Architecture) -> Iterator[Specimen]:
+    """By descriptor where the card has them, and by pointers: rows that 16 bytes do not divide."""
+    for k, how in ((1280, "aligned"), (1283, "any stride")):
+        x, w, b, o = empty(512, k), empty(6848, k), empty(6848), empty(512, 6848)
+        for tile in linear_tiles("linear", ITEM, architecture, by_element=k % 8 > 0):
+            launch = mlp.linear_launch(x, w, b, o, "gelu", architecture, tile)
+            yield Specimen(f"{tile}, {how}", launch)
+
+
+def swiglus(architecture: Architecture) -> Iterator[Specimen]:
+    x, gate, o = empty(512, 1280), empty(6848, 1280), empty(512, 6848)
+    for tile in linear_tiles("swiglu", ITEM, architecture):
+        yield Specimen(str(tile), mlp.swiglu_launch(x, gate, gate, o, architecture, tile))
+
+
+def groups(architecture: Architecture) -> Iterator[Specimen]:
+    x, w, o = empty(2958, 1280), empty(64, 1792, 1280), empty(2958, 1792)
+    ends = empty(64, dtype=torch.int32)
+    for tile in linear_tiles("grouped", ITEM, architecture):
+        yield Specimen(str(tile), mlp.grouped_launch(x, w, ends, o, architecture, tile))
+
+
+def vectors(architecture: Architecture) -> Iterator[Specimen]:
+    for m in (1, mlp.VECTOR_ROWS):
+        for up in (None, empty(6848, 1280)):
+            tile = pick_vector(m, 6848, ITEM, up is not None, architecture)
+            launch = mlp.vector_launch(
+                empty(m, 1280), empty(6848, 1280), up, None, empty(m, 6848), None, architecture
+            )
+            yield Specimen(f"{tile}, {'one weight' if up is None else 'gate and up'}", launch)
+
+
+def attentions(architecture: Architecture) -> Iterator[Specimen]:
+    """The decoder's (causal), LLaMA's with a window, SAM's (a bias)."""
+    cases = ((128, True, None, False), (128, True, 256, False), (64, False, None, True))
+    for head_dim, causal, window, with_bias in cases:
+        q, lse = empty(1, 8, 512, head_dim), empty(1, 8, 512, dtype=torch.float32)
+        bias = empty(1, 8, 512, 512) if with_bias else None
+        what = f"d={head_dim}" + ", causal" * causal + ", window" * bool(window)
+        for tile in attention_tiles(head_dim, ITEM, architecture, bool(window) or with_bias):
+            launch = attention.attention_launch(
+                q, q, q, bias, q, lse, causal, window, 1.0, architecture, tile
+            )
+            yield Specimen(f"{tile}, {what}{', bias' * with_bias}", launch)
+
+
+def backwards(architecture: Architecture) -> Iterator[Specimen]:
+    for head_dim, causal, with_bias in ((128, True, False), (64, False, True)):
+        q, lse = empty(1, 8, 512, head_dim), empty(1, 8, 512, dtype=torch.float32)
+        bias = empty(1, 8, 512, 512) if with_bias else None
+        tile = backward_tiles(head_dim, ITEM, architecture)[0]
+        for launch in attention_backward.backward_launches(
+            q, q, q, bias, q, q, lse, (q, q, q, bias), causal, None, 1.0, architecture, tile
+        ):
+            what = f"d={head_dim}" + ", causal" * causal + ", bias" * with_bias
+            yield Specimen(f"{tile}, {what}", launch)
+
+
+def decodes(architecture: Architecture) -> Iterator[Specimen]:
+    q, k = empty(1, 10, 1, 128), empty(1, 10, 4096, 128)
+    for tile in decode_tiles(128, ITEM, architecture):
+        split, combine = attention_decode.decode_launches(
+            q, k, k, q, None, 1.0, architecture, tile, splits=16
+        )
+        yield Specimen(f"{tile}, d=128", split)
+    yield Specimen("16 splits, d=128", combine)
+
+
+def convs(architecture: Architecture) -> Iterator[Specimen]:
+    """SAM's neck (channels-last, 3x3), its patches, and a depthwise 3x3 in both layouts."""
+    last = torch.channels_last
+    x, w = (t.to(memory_format=last) for t in (empty(1, 256, 64, 64), empty(256, 256, 3, 3)))
+    image, patch, tokens = empty(1, 3, 1024, 1024), empty(768, 3, 16, 16), empty(1, 64, 64, 768)
+    for tile in linear_tiles("conv2d", ITEM, architecture):
+        launch = conv.conv2d_launch(x, w, None, x, 1, 1, 1, architecture, tile)
+        yield Specimen(f"{tile}, 3x3 channels-last", launch)
+        out = tokens.permute(0, 3, 1, 2)
+        launch = conv.conv2d_launch(image, patch, None, out, 16, 0, 1, architecture, tile)
+        yield Specimen(f"{tile}, patches of 16", launch)
+    for layout, what in ((last, "channels-last"), (torch.contiguous_format, "channels-first")):
+        x, w = (t.to(memory_format=layout) for t in (empty(1, 256, 64, 64), empty(256, 1, 3, 3)))
+        launch = conv.depthwise_launch(x, w, None, x, 1, 1, architecture)
+        yield Specimen(f"3x3 {what}", launch)
+
+
+def rows(architecture: Architecture) -> Iterator[Specimen]:
+    x, w = empty(4096, 1280), empty(1280)
+    scores = empty(493, 129280)
+    for kernel, parameters in (
+        (norm.rms_norm_kernel, {"p_w": w, "eps": 1e-6}),
+        (norm.layer_norm_kernel, {"p_w": w, "p_bias": w, "eps": 1e-6}),
+        (norm.softmax_kernel, {}),
+    ):
+        yield Specimen("1280 columns", norm.rows_launch(kernel, x, x, architecture, **parameters))
+    launch = norm.rows_launch(norm.softmax_kernel, scores, scores, architecture)
+    yield Specimen("129280 columns", launch)
+
+
+def streams(architecture: Architecture) -> Iterator[Specimen]:
+    a = empty(1 << 24)
+    for kernel, inputs in (
+        (stream.copy_kernel, {"p_a": a}),
+        (stream.scale_kernel, {"p_a": a, "s": 0.5}),
+        (stream.add_kernel, {"p_a": a, "p_b": a}),
+        (stream.triad_kernel, {"p_a": a, "p_b": a, "s": 0.5}),
+    ):
+        yield Specimen("flat", stream.stream_launch(kernel, a, architecture, **inputs))
+    yield Specimen("", stream.empty_launch())
