@@ -118,7 +118,7 @@ TILES: dict[tuple[str, str], tuple[Tile, ...]] = {
         Tile(32, 64, 64, 4, 3),
     ),
     ("attention", "mma"): (
-        Tile(128, 64, 0, 8, 2),
+        Tile(128, 32, 0, 8, 2),
         Tile(64, 32, 0, 4, 2),
         Tile(16, 32, 0, 4, 2),
     ),

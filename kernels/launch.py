@@ -40,8 +40,12 @@ class Architecture:
 
     @property
     def has_bulk_copy(self) -> bool:
-        """Whether a tile can be fetched by one descriptor (TMA) instead of a pointer an element."""
-        return self.capability >= 90
+        """Whether tiles are fetched by descriptor (TMA) instead of a pointer an element.
+
+        sm_120 could, but its matrix instruction takes operands from registers, so it gains little,
+        and triton 3.6 spills there.
+        """
+        return self.family != "mma"
 
 
 ARCHITECTURES: dict[str, Architecture] = {

@@ -52,7 +52,9 @@ class ClipEmbeddings(Layer):
 
     def forward(self) -> Iterator[Step]:
         positions = (self.patches + 1) * self.hidden
-        yield call(Copy(self.batch * positions, dtype=self.dtype))
+        # One class token, read once and written before the patches of every image.
+        read = (self.batch * self.patches + 1) * self.hidden
+        yield call(Copy(read, dtype=self.dtype, out_elements=self.batch * positions))
         yield from self.position()
         yield call(Elementwise(self.batch * positions, broadcast=positions, dtype=self.dtype))
         yield free((self.batch + 1) * positions, self.dtype)

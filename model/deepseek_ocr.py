@@ -23,7 +23,7 @@ from model.decoder import (
     SwiGlu,
     TextModel,
 )
-from model.layer import Call, Child, Layer, Step, call, free
+from model.layer import Call, Child, Layer, Live, Step, call, free
 from model.linear import Embedding, Linear
 from model.ops import Copy, item_bytes
 from model.sam import SamEncoder
@@ -51,12 +51,6 @@ class VisionTower(Layer):
         sam_width = self.sam_encoder.downsample[-1]
         yield call(Copy(tokens * (clip.hidden + sam_width), clip.dtype))
         yield free(tokens * sam_width + clip.batch * clip.tokens * clip.hidden, clip.dtype)
-
-    @property
-    def result_elements(self) -> Any:
-        clip = self.vision_encoder
-        tokens = clip.batch * (clip.tokens - 1)
-        return tokens * (clip.hidden + self.sam_encoder.downsample[-1])
 
 
 @dataclass(frozen=True)
@@ -89,18 +83,30 @@ class ImageFeatures(Layer):
             yield Child("vision_tower", self.pieces)
             yield Child("multi_modal_projector", self.pieces_projector)
         page = self.queries * (self.queries + 1)
-        yield self.moved(page)
+        yield self.moved(self.queries**2 + 1, page)
         pieces = 0
         if self.tiles is not None:
             rows, columns = (self.tiles[0] * self.tile_queries, self.tiles[1] * self.tile_queries)
             pieces = rows * (columns + 1)
             if self.tiles[1] > 1:
-                yield self.moved(rows * columns)
-            yield self.moved(pieces)
-        yield self.moved(pieces + page + 1)
+                yield self.moved(rows * columns, rows * columns)
+            yield self.moved(rows * columns + 1, pieces)
+            if self.tiles[1] > 1:
+                yield self.dropped(rows * columns)
+        yield self.moved(pieces + page + 1, pieces + page + 1)
+        # What the towers returned is part of the result, what was projected is not.
+        yield self.dropped(pieces + page)
+        yield self.dropped(self.queries**2)
+        if self.tiles is not None:
+            yield self.dropped(self.tiles[0] * self.tiles[1] * self.tile_queries**2)
 
-    def moved(self, tokens: Any) -> Call:
-        return call(Copy(tokens * self.hidden, dtype=self.dtype), count=self.batch)
+    def moved(self, tokens: Any, written: Any) -> Call:
+        """The newline is read once and written after every row."""
+        copy = Copy(tokens * self.hidden, dtype=self.dtype, out_elements=written * self.hidden)
+        return call(copy, count=self.batch)
+
+    def dropped(self, tokens: Any) -> Live:
+        return free(self.batch * tokens * self.hidden, self.dtype)
 
 
 @dataclass(frozen=True)

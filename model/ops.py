@@ -14,7 +14,8 @@ Conventions, for every class here:
 - ``flops``: the first where there is one, else the second;
 - ``min_flops``: ``flops`` without the work that a mask makes superfluous; the roofline uses it;
 - a flag enters as ``+flag`` (an int), since sympy multiplies no bool;
-- ``backward()``: the operators that the gradient of this one executes.
+- ``backward()``: the operators that the gradient of this one executes, the gradient of its input
+  before those of its weights. An operator whose gradient has no formula of its own is ``Other``.
 """
 
 from __future__ import annotations
@@ -131,6 +132,14 @@ class Operator:
         """The operators of the gradient. By default: as many bytes and FLOPs again as forward."""
         return (self,)
 
+    def bias_gradient(self, rows: Any, cols: Any, dtype: str) -> tuple[Operator, ...]:
+        """Where there is a bias: the sum of the output's gradient over its rows."""
+        if not getattr(self, "bias", False):
+            return ()
+        item = item_bytes(dtype)
+        read, written = rows * cols * item, cols * item
+        return (Other("sum", read=read, written=written, arithmetic=rows * cols, dtype=dtype),)
+
 
 class TensorCoreOperator(Operator):
     """An operator whose work is matrix products: ``flops`` is what torch's counter counts."""
@@ -178,8 +187,9 @@ class Matmul(TensorCoreOperator):
         """dX = dY W^T and dW = X^T dY: twice the FLOPs of forward."""
         plain = replace(self, weight_dtype=None, bias=False)
         return (
-            replace(plain, m=self.m, n=self.k, k=self.n),
-            replace(plain, m=self.k, n=self.n, k=self.m),
+            replace(plain, n=self.k, k=self.n, weight_dtype=self.weight_dtype),
+            replace(plain, m=self.k, k=self.m),
+            *self.bias_gradient(self.batch * self.m, self.n, self.dtype),
         )
 
 
@@ -232,11 +242,27 @@ class GroupedMatmul(TensorCoreOperator):
 
     def backward(self) -> tuple[Operator, ...]:
         """dX against the same experts, and one dW = X^T dY an expert touched."""
-        rows_per_expert = self.rows / self.experts_read
-        return (
-            replace(self, n=self.k, k=self.n),
-            Matmul(self.k, self.n, rows_per_expert, self.experts_read, dtype=self.dtype),
-        )
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return (replace(self, n=self.k, k=self.n), GroupedMatmulWeightGradient(**values))
+
+
+@dataclass(frozen=True)
+class GroupedMatmulWeightGradient(GroupedMatmul):
+    """dW = X^T dY of each expert touched, from the rows that were routed to it."""
+
+    operator: ClassVar[str] = "grouped_matmul_weight_gradient"
+
+    @property
+    def weight_bytes_read(self) -> Any:
+        return 0
+
+    @property
+    def bytes_read(self) -> Any:
+        return self.rows * (self.k + self.n) * item_bytes(self.dtype)
+
+    @property
+    def bytes_written(self) -> Any:
+        return self.experts_read * self.n * self.k * item_bytes(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -358,23 +384,33 @@ class Attention(TensorCoreOperator):
         return self.batch * self.q_len * self.heads * self.head_dim * item_bytes(self.dtype)
 
     def backward(self) -> tuple[Operator, ...]:
-        """Flash backward: the scores again, then dV, dP, dQ and dK, five products for two."""
+        """dV, dP, dQ and dK: four products for two."""
         return (AttentionBackward(**{f.name: getattr(self, f.name) for f in fields(self)}),)
 
 
 @dataclass(frozen=True)
 class AttentionBackward(Attention):
-    """The gradient of :class:`Attention` with recomputed scores (Dao, FlashAttention-2, sec. 3)."""
+    """The gradient of :class:`Attention`.
+
+    ``recompute``: a fused kernel keeps no scores and computes them again, a fifth product (Dao,
+    FlashAttention-2, sec. 3.1.2). Torch's counter counts it for fused operators and not, of
+    course, where attention is written out; by default it is left out, as needless work is.
+    """
 
     operator: ClassVar[str] = "attention_backward"
+    recompute: bool = False
+
+    @property
+    def products(self) -> Any:
+        return 4 + +self.recompute
 
     @property
     def tensor_core_flops(self) -> Any:
-        return 10 * self.scores * self.head_dim
+        return 2 * self.products * self.scores * self.head_dim
 
     @property
     def min_flops(self) -> Any:
-        return 10 * self.batch * self.heads * self.keys_seen * self.head_dim
+        return 2 * self.products * self.batch * self.heads * self.keys_seen * self.head_dim
 
     @property
     def bytes_read(self) -> Any:
@@ -446,7 +482,8 @@ class Conv2d(TensorCoreOperator):
     def backward(self) -> tuple[Operator, ...]:
         """Input gradient and weight gradient, each with the FLOPs of forward."""
         plain = replace(self, bias=False)
-        return (plain, plain)
+        positions = self.batch * self.out_height * self.out_width
+        return (plain, plain, *self.bias_gradient(positions, self.out_channels, self.dtype))
 
 
 @dataclass(frozen=True)
@@ -485,6 +522,13 @@ class Norm(Operator):
     def bytes_written(self) -> Any:
         return self.rows * self.cols * item_bytes(self.dtype)
 
+    def backward(self) -> tuple[Operator, ...]:
+        """Reads the input, its weight and the output's gradient; writes those of the first two."""
+        gradient = self.rows * self.cols * item_bytes(self.dtype)
+        name, twice = f"{self.kind}_backward", 2 * self.cuda_core_flops
+        read, written = self.bytes_read + gradient, gradient + self.weight_bytes_read
+        return (Other(name, read=read, written=written, arithmetic=twice, dtype=self.dtype),)
+
 
 @dataclass(frozen=True)
 class Softmax(Operator):
@@ -508,6 +552,11 @@ class Softmax(Operator):
     @property
     def bytes_written(self) -> Any:
         return self.rows * self.cols * item_bytes(self.out_dtype or self.dtype)
+
+    def backward(self) -> tuple[Operator, ...]:
+        """y * (dy - sum(y * dy)), from the result and its gradient."""
+        elements, dtype = self.rows * self.cols, self.out_dtype or self.dtype
+        return (Elementwise(elements, 2, flops_per_element=4, dtype=dtype, out_dtype=self.dtype),)
 
 
 @dataclass(frozen=True)
@@ -540,6 +589,20 @@ class Elementwise(Operator):
     def bytes_written(self) -> Any:
         return self.elements * self.outputs * item_bytes(self.out_dtype or self.dtype)
 
+    def backward(self) -> tuple[Operator, ...]:
+        """Reads the inputs and the gradients of the outputs; writes a gradient for each input,
+        with twice the FLOPs (the function's derivative, and its product)."""
+        gradients = self.elements * self.outputs * item_bytes(self.out_dtype or self.dtype)
+        return (
+            Other(
+                "elementwise_backward",
+                read=self.bytes_read + gradients,
+                written=self.bytes_read,
+                arithmetic=2 * self.cuda_core_flops,
+                dtype=self.dtype,
+            ),
+        )
+
 
 @dataclass(frozen=True)
 class Gather(Operator):
@@ -557,6 +620,14 @@ class Gather(Operator):
     @property
     def bytes_written(self) -> Any:
         return self.rows * self.cols * item_bytes(self.dtype)
+
+    def backward(self) -> tuple[Operator, ...]:
+        """Each row's gradient is added to that of the row it was picked from."""
+        read, adds = self.bytes_read + self.bytes_written, self.rows * self.cols
+        written = self.bytes_written
+        return (
+            Other("scatter_add", read=read, written=written, arithmetic=adds, dtype=self.dtype),
+        )
 
 
 @dataclass(frozen=True)
@@ -580,6 +651,13 @@ class Copy(Operator):
     def bytes_written(self) -> Any:
         written = self.elements if self.out_elements is None else self.out_elements
         return written * item_bytes(self.out_dtype or self.dtype)
+
+    def backward(self) -> tuple[Operator, ...]:
+        """The way back."""
+        way_back = replace(self, dtype=self.out_dtype or self.dtype, out_dtype=self.dtype)
+        if self.out_elements is None:
+            return (way_back,)
+        return (replace(way_back, elements=self.out_elements, out_elements=self.elements),)
 
 
 @dataclass(frozen=True)
@@ -612,6 +690,7 @@ OPERATORS: dict[str, type[Operator]] = {
     for cls in (
         Matmul,
         GroupedMatmul,
+        GroupedMatmulWeightGradient,
         MoeMlp,
         Attention,
         AttentionBackward,

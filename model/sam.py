@@ -356,6 +356,7 @@ def resample(learned: Any, wanted: Any, dtype: str) -> Iterator[Step]:
         dtype="float32",
     )
     yield call(filtered)
-    yield from cast(wanted, "float32", dtype)
     if dtype != "float32":
-        yield free(learned + wanted, "float32")
+        yield free(learned, "float32")
+        yield call(Copy(wanted, "float32", dtype))
+        yield free(wanted, "float32")

@@ -56,6 +56,7 @@ class Size:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its distinct elements: an expanded dimension counts as one."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -120,10 +121,56 @@ def is_view(func: Any) -> bool:
 
 def sizes(tree: Any) -> tuple[Size, ...]:
     return tuple(
-        Size(tuple(leaf.shape), leaf.dtype)
+        Size(
+            tuple(n if stride else 1 for n, stride in zip(leaf.shape, strides(leaf), strict=True)),
+            leaf.dtype,
+        )
         for leaf in tree_leaves(tree)
         if isinstance(leaf, torch.Tensor)
     )
+
+
+def strides(tensor: torch.Tensor) -> tuple[int, ...]:
+    return tensor.stride() if tensor.numel() else (1,) * tensor.dim()
+
+
+WRITES_INTO = {"index_put_"}
+"""Operators whose first tensor is not read but written."""
+READS_NOTHING = {"new_zeros", "new_ones", "empty_like", "arange"}
+STATISTICS = {"native_layer_norm": 1, "_scaled_dot_product_flash_attention_for_cpu": 1}
+"""Tensors of the result that count; the others are kept for a gradient."""
+
+
+def bytes_read(row: Dispatched) -> int:
+    """An embedding reads the rows it picks, as many as it returns, not its whole table; where
+    the rows of each expert end is no part of a grouped product."""
+    if row.name in READS_NOTHING:
+        return 0
+    if row.kind == "grouped_matmul":
+        return sum(size.nbytes for size in row.inputs if size.dtype.is_floating_point)
+    inputs = [size.nbytes for size in row.inputs]
+    if row.kind == "gather":
+        return sum(inputs[1:]) + row.outputs[0].nbytes
+    return sum(inputs[1:]) if row.name in WRITES_INTO else sum(inputs)
+
+
+def bytes_written(row: Dispatched) -> int:
+    if row.name == "empty_like":
+        return 0
+    return sum(size.nbytes for size in row.outputs[: STATISTICS.get(row.name)])
+
+
+def grouped(rows: list[Dispatched], norms: set[str]) -> dict[str, list[tuple[int, int]]]:
+    """Bytes read and written of every operator by path; of a norm written as several, what it
+    reads at its start, its weight, and what it writes at its end."""
+    touched: dict[str, list[tuple[int, int]]] = {}
+    for row in rows:
+        touched.setdefault(row.path, []).append((bytes_read(row), bytes_written(row)))
+    for path in norms:
+        first, last = (next(r for r in rows[::d] if r.path == path) for d in (1, -1))
+        weight = min(size.nbytes for size in last.inputs)
+        touched[path] = [(bytes_read(first) + weight, bytes_written(last))]
+    return touched
 
 
 def record(module: torch.nn.Module, run: Callable[[], Any], path: str = "") -> list[Dispatched]:

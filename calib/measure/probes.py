@@ -6,14 +6,11 @@ fast the machine is just now, so that times of different minutes can be compared
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,29 +84,3 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 def _median_seconds(run: Callable[[], Any], repeats: int) -> float:
     return statistics.median(_seconds(run) for _ in range(repeats))
-
-
-@dataclass(frozen=True)
-class Cpu:
-    """The CPU as the operating system names it."""
-
-    name: str
-    cores: int
-    memory_bytes: int
-    cache_bytes: int
-
-
-def describe_cpu() -> Cpu:
-    """Name, cores, memory [bytes] and last-level cache [bytes] of this machine."""
-    import psutil
-
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = (line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-        name = next((v.strip() for k, v in lines if k.strip() == "model name"), name)
-    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
-    units = {"K": 2**10, "M": 2**20}
-    found = [int(s[:-1]) * units[s[-1]] for s in (p.read_text().strip() for p in sizes)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Cpu(name, cores or 1, psutil.virtual_memory().total, max(found, default=2**25))

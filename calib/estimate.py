@@ -1,0 +1,255 @@
+"""Calls and a calibration in, tables out: one row a call, one a module, one a component.
+
+Every number of a row is a total: times the call's count and the passes of its phase, so that sums
+over rows are sums over the workload. Low and high are summed too, which is conservative: it takes
+all operators to err the same way. A sum's provenance is the weakest that carries over a twentieth
+of its time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from calib.features import whole
+from calib.fit import ROOFLINE, WEAKEST_FIRST, Calibration, dtype_of, uncalibrated
+from calib.hardware import Hardware, arithmetic_intensity, bound
+from model.layer import Call
+from model.ops import GroupedMatmul, MoeMlp, Operator
+from model.workload import Phase
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WEAK_SHARE = 0.05
+SUMMED = ["flops", "bytes", "roofline_s", "estimate_s", "low_s", "high_s", "estimate_unseen_s"]
+
+
+def found_in_cache(op: Operator, hardware: Hardware) -> bool:
+    """Whether a model finds the operator's inputs in the last cache.
+
+    Weights come from main memory at every pass; activations were just written and stay while the
+    operator's working set fills no more than half of the cache.
+    """
+    has_weights = op.weight_bytes_read > op.bytes / 10 or isinstance(op, GroupedMatmul | MoeMlp)
+    return not has_weights and bool(op.bytes <= hardware.l2_bytes / 2)
+
+
+def operator_table(
+    phases: Mapping[str, Phase],
+    calibration: Calibration,
+    unseen: Calibration | None,
+    implementation: str,
+    names: Mapping[str, str],
+) -> pd.DataFrame:
+    """One row a call. ``unseen``: a calibration without the model's own shapes, for its error.
+
+    ``names``: constant columns (model, workload).
+    """
+    import pandas as pd
+
+    hardware = calibration.hardware
+    calls = [(phase, p.repeat, c) for phase, p in phases.items() for c in p.layer.calls()]
+    different = list(dict.fromkeys(c.op for _, _, c in calls))
+    hot = [found_in_cache(op, hardware) for op in different]
+    row = {op: i for i, op in enumerate(different)}
+    index = [row[c.op] for _, _, c in calls]
+    seconds = calibration.estimate(different, implementation, hot).iloc[index]
+    table = pd.DataFrame([_row(phase, repeat, c, hardware) for phase, repeat, c in calls])
+    times = table.pop("times").to_numpy()
+    for target in ("estimate_s", "low_s", "high_s"):
+        table[target] = seconds[target].to_numpy() * times
+    table["roofline_s"] = seconds["floor_s"].to_numpy() * times
+    table["efficiency"] = seconds["efficiency"].to_numpy()
+    table["provenance"] = seconds["provenance"].to_numpy()
+    table["estimate_unseen_s"] = float("nan")
+    if unseen is not None:
+        blind = unseen.estimate(different, implementation, hot).iloc[index]
+        table["estimate_unseen_s"] = blind["estimate_s"].to_numpy() * times
+    empty = {"measured_s": float("nan"), "error": float("nan"), "error_unseen": float("nan")}
+    fixed = {"hardware": hardware.name, "implementation": implementation, **names}
+    return table.assign(**empty, **fixed)[OPERATOR_COLUMNS]
+
+
+OPERATOR_COLUMNS = [
+    *("phase", "path", "kind", "shape", "dtype", "count", "launches", "flops", "bytes"),
+    *("arithmetic_intensity", "bound", "roofline_s", "efficiency", "estimate_s", "low_s"),
+    *("high_s", "provenance", "estimate_unseen_s", "measured_s", "error", "error_unseen"),
+    *("hardware", "implementation", "model", "workload"),
+]
+
+
+def _row(phase: str, repeat: int, call: Call, hardware: Hardware) -> dict[str, Any]:
+    op, times = call.op, call.count * repeat
+    return {
+        "phase": phase,
+        "path": call.path,
+        "kind": op.operator,
+        "shape": describe(op),
+        "dtype": dtype_of(op),
+        "count": times,
+        "launches": call.launches * times,
+        "flops": float(op.flops * times),
+        "bytes": float(op.bytes * times),
+        "arithmetic_intensity": arithmetic_intensity(op),
+        "bound": bound(op, hardware),
+        "times": times,
+    }
+
+
+def describe(op: Operator) -> str:
+    """ "m=73 n=2304 k=768 bias": dimensions other than 1, flags that are set, labels."""
+    words = []
+    for name, value in vars(op).items():
+        if isinstance(value, bool):
+            words += [name] if value else []
+        elif isinstance(value, str) and name not in ("dtype", "weight_dtype"):
+            words.append(value)
+        elif isinstance(value, int | float) and value not in (0, 1):
+            words.append(f"{name}={value:g}")
+    return " ".join(words)
+
+
+def summed(rows: pd.DataFrame) -> dict[str, Any]:
+    """Totals of operator rows, null where a part is, and the provenance of the sum."""
+    totals = {name: float(rows[name].sum(skipna=False)) for name in SUMMED}
+    return {**totals, "provenance": provenance_of(rows)}
+
+
+def provenance_of(rows: pd.DataFrame) -> str:
+    shares = rows.groupby("provenance")["estimate_s"].sum() / max(rows["estimate_s"].sum(), 1e-30)
+    carried = [known for known in WEAKEST_FIRST if shares.get(known, 0.0) > WEAK_SHARE]
+    return carried[0] if carried else ROOFLINE
+
+
+def module_table(phases: Mapping[str, Phase], operators: pd.DataFrame) -> pd.DataFrame:
+    """One row a module and phase, in order of execution: inclusive sums over the module's calls."""
+    import pandas as pd
+
+    total = operators["estimate_s"].sum()
+    rows = []
+    for phase, passes in phases.items():
+        own = operators[operators["phase"] == phase]
+        under = _rows_under(own["path"].tolist())
+        for node in _merged(passes):
+            some = own.iloc[under.get(node.path, [])]
+            if not len(some) and not node.layer.weight_bytes():
+                continue
+            sums = summed(some)
+            rows.append(
+                {
+                    "phase": phase,
+                    "path": node.path,
+                    "parent": node.parent,
+                    "class_name": type(node.layer).__name__,
+                    "mirrors": node.layer.mirrors,
+                    "depth": node.path.count(".") + 1 if node.path else 0,
+                    "params_json": json.dumps(_parameters(node.layer)),
+                    "calls": len(some),
+                    **sums,
+                    "weight_bytes": float(node.layer.weight_bytes()),
+                    "activation_bytes": float(node.layer.activation_bytes()),
+                    "kv_cache_bytes": float(node.layer.kv_cache_bytes()),
+                    "measured_s": float("nan"),
+                    "measured_q1_s": float("nan"),
+                    "measured_q3_s": float("nan"),
+                    "error": float("nan"),
+                    "error_unseen": float("nan"),
+                    "share": sums["estimate_s"] / total if total else 0.0,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _merged(passes: Phase) -> list[Any]:
+    """Nodes by path; a module that runs twice in a pass (page and tiles) stands once."""
+    return list({node.path: node for node in passes.layer.nodes()}.values())
+
+
+def _rows_under(paths: list[str]) -> dict[str, list[int]]:
+    """Module path -> positions of the rows at or below it; the root is the empty path."""
+    under: dict[str, list[int]] = {}
+    for i, path in enumerate(paths):
+        parts = path.split(".") if path else []
+        for depth in range(len(parts) + 1):
+            under.setdefault(".".join(parts[:depth]), []).append(i)
+    return under
+
+
+def _parameters(layer: Any) -> dict[str, Any]:
+    plain = (int, float, str, bool, type(None))
+    return {n: v for n, v in vars(layer).items() if isinstance(v, plain)}
+
+
+COMPONENTS = {
+    "SAM": ("vision", "model.vision_tower.sam_encoder"),
+    "CLIP": ("vision", "model.vision_tower.vision_encoder"),
+}
+"""Parts of a phase that the summary shows by name; what is left of a phase goes by the phase's."""
+
+
+def component_names(operators: pd.DataFrame) -> pd.Series:
+    """[rows] the component of each operator row."""
+    names = operators["phase"].where(operators["phase"] != "vision", "vision (rest)")
+    for name, (phase, path) in COMPONENTS.items():
+        inside = (operators["path"] == path) | operators["path"].str.startswith(path + ".")
+        names = names.mask((operators["phase"] == phase) & inside, name)
+    return names
+
+
+def component_table(operators: pd.DataFrame) -> pd.DataFrame:
+    """One row a component in order of execution, then the total."""
+    import pandas as pd
+
+    rows = [
+        {"component": name, **summed(some)}
+        for name, some in operators.groupby(component_names(operators), sort=False)
+    ]
+    rows.append({"component": "total", **summed(operators)})
+    unknown = dict.fromkeys(("measured_s", "error", "error_unseen", "roofline_error"), float("nan"))
+    return pd.DataFrame(rows).assign(**unknown)
+
+
+def figure_table(components: pd.DataFrame, decode_steps: int, batch: int) -> pd.DataFrame:
+    """What a user asks: time to first token, time per output token, pages per second."""
+    import pandas as pd
+
+    first = components[~components["component"].isin(["decode", "total"])]
+    decode = components[components["component"] == "decode"]
+    total = components[components["component"] == "total"]
+    columns = {"roofline": "roofline_s", "estimate": "estimate_s"}
+    columns |= {"low": "low_s", "high": "high_s", "measured": "measured_s"}
+
+    def sums(rows: pd.DataFrame, scale: float) -> dict[str, float]:
+        return {n: float(rows[c].sum(skipna=False)) * scale for n, c in columns.items()}
+
+    whole_run = sums(total, 1.0)
+    pages = {n: batch / s for n, s in whole_run.items()}
+    pages["low"], pages["high"] = pages["high"], pages["low"]
+    return pd.DataFrame(
+        [
+            {"name": "time to first token", "unit": "s", **sums(first, 1.0)},
+            {"name": "time per output token", "unit": "s", **sums(decode, 1 / decode_steps)},
+            {"name": "pages per second", "unit": "1/s", **pages},
+        ]
+    )
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """A frozen record as a dict for the report."""
+    return asdict(value)
+
+
+__all__ = [
+    "OPERATOR_COLUMNS",
+    "component_table",
+    "figure_table",
+    "found_in_cache",
+    "module_table",
+    "operator_table",
+    "plain",
+    "uncalibrated",
+    "whole",
+]

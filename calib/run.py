@@ -1,0 +1,57 @@
+"""The entry: configuration, operators, samples, fit, estimates, report. ``python -m calib.run``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from calib.checkout import CONF, check_packages
+from calib.errors import CalibError
+
+
+def run(config: dict[str, Any], folder: Path) -> None:
+    """One run: everything that it learns goes into ``folder``."""
+    from calib import steps
+    from calib.report.terminal import print_summary
+    from calib.report.write import write_report
+
+    model, workload = steps.model_and_workload(config)
+    target = steps.find_target(config)
+    if target.here and config["mode"] != "analytic":
+        target = steps.measure_operators(config, target, model.phases(workload))
+    if config["mode"] == "calibrate":
+        return
+    measurement = steps.measure_model(config, target, workload)
+    phases = model.phases(workload, steps.routing(measurement))
+    calibrations = steps.fit_samples(target)
+    record = steps.estimate(config, target, model, workload, phases, calibrations, measurement)
+    write_report(record, folder, config["report"]["pictures"], config["report"]["layers"])
+    print_summary(record, folder=folder)
+
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def main(config: DictConfig) -> None:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    try:
+        check_packages()
+        run(plain, folder)  # type: ignore[arg-type]
+        if HydraConfig.get().mode.name == "MULTIRUN":
+            from calib.report.write import merge_estimates
+
+            merge_estimates(folder.parent)
+    except (CalibError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: what was measured is kept; run again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

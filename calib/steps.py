@@ -1,0 +1,285 @@
+"""The steps of a run, each from the results of the last. Only those that measure import torch."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib.device import detect_device, device_hardware
+from calib.errors import CalibError
+from calib.hardware import Hardware, hardware_from_config, load_hardware
+from calib.samples import Sample, SampleStore
+from model.architectures import build
+from model.workload import Phase, Workload
+
+if TYPE_CHECKING:
+    from calib.fit import Calibration
+    from calib.measure.probes import Speed
+    from calib.measure.reference import Measurement
+    from calib.report.record import RunRecord
+
+IMPLEMENTATIONS = ("torch", "triton")
+MODES = ("run", "analytic", "calibrate")
+EXECUTIONS = ("eager", "graph", "compiled")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The device that the estimates are for. ``here``: it is this machine's and can be measured."""
+
+    hardware: Hardware
+    here: bool
+    device: str
+    store: SampleStore
+    samples: list[Sample] = field(default_factory=list)
+
+
+def model_and_workload(config: dict[str, Any]) -> tuple[Any, Workload]:
+    """The model and what is asked of it. Raises ``CalibError`` that names the key that is wrong."""
+    for key, accepted in (
+        ("mode", MODES),
+        ("implementation", IMPLEMENTATIONS),
+        ("execution", EXECUTIONS),
+    ):
+        if config[key] not in accepted:
+            raise CalibError(f"{key} = {config[key]!r}: expected one of {', '.join(accepted)}")
+    dimensions = dict(config["model"])
+    architecture = dimensions.pop("architecture", None)
+    shape = dict(config["workload"])
+    if shape.get("tiles"):
+        shape["tiles"] = tuple(shape["tiles"])
+    try:
+        workload = Workload(**shape)
+    except (TypeError, ValueError) as error:
+        raise CalibError(f"workload: {error}") from None
+    try:
+        return build(architecture, **dimensions), workload
+    except (TypeError, ValueError) as error:
+        raise CalibError(f"model: {error}") from None
+
+
+def find_target(config: dict[str, Any]) -> Target:
+    """The card that the configuration names, else the device found, else the CPU."""
+    found = detect_device()
+    chosen = config.get("hw")
+    if isinstance(chosen, dict):
+        hardware = hardware_from_config(chosen)
+    else:
+        hardware = device_hardware(found) if found else load_hardware("cpu")
+    folder = Path(config["samples"]["dir"] or default_samples_dir()).expanduser() / hardware.name
+    if hardware.name == "cpu":
+        from calib.host import detect_host
+
+        device = detect_host().device
+        return Target(hardware, True, device, SampleStore(folder, "cpu", device))
+    device = found.name if found else ""
+    # Timing on a CUDA card is not built yet, so a card that is here is predicted like one that is not.
+    return Target(hardware, False, device, SampleStore(folder, hardware.name, device))
+
+
+def default_samples_dir() -> Path:
+    """The user's data directory, as the XDG base directory specification names it."""
+    import os
+
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "calib" / "samples"
+
+
+def probed(target: Target) -> Target:
+    """The target with the peaks that only probes can tell."""
+    if not target.hardware.unprobed:
+        return target
+    from calib.host import detect_host, with_probes
+    from calib.measure.probes import peaks
+
+    found = peaks()
+    hardware = with_probes(target.hardware, detect_host(), found.peak_flops, found.bandwidth)
+    return replace(target, hardware=hardware)
+
+
+def measure_operators(
+    config: dict[str, Any], target: Target, phases: dict[str, Phase]
+) -> Target:
+    """Probe the device, then sweep until the budget ends or the store holds the whole plan."""
+    from calib.features import whole
+    from calib.hardware import floor
+    from calib.measure.clock import StopRule
+    from calib.measure.design import design
+    from calib.measure.sweep import Point, interleave, sweep
+    from calib.estimate import found_in_cache
+
+    target = probed(target)
+    hardware, limits = target.hardware, config["sweep"]
+    calls = [whole(c.op) for p in phases.values() for c in p.layer.calls()]
+    caches = {op: "hot" if found_in_cache(op, hardware) else "cold" for op in calls}
+    models = [Point(op, cache, "model") for op, cache in caches.items()]
+    designs = (Point(op, cache, "design") for op, cache in design(config["seed"]))
+    stored = len(target.store.samples())
+    with progress("measuring operators", limits["budget_s"]) as advance:
+        sweep(
+            interleave(models, designs),
+            target.store,
+            limits["budget_s"],
+            StopRule(limits["spread"], limits["cap_s"], limits["least"], limits["most"]),
+            versions(),
+            advance,
+            lambda op: float(floor(op, hardware)) * 2.5,
+            max(limits["points"] - stored, len(models)),
+        )
+    target.store.compact()
+    return replace(target, samples=target.store.samples())
+
+
+@contextmanager
+def progress(title: str, total_s: float) -> Iterator[Any]:
+    """A bar with the time left; ``advance(elapsed, label)`` moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[at]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total_s, at="")
+        yield lambda elapsed, label: bar.update(task, completed=elapsed, at=label)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The measured model, with the machine's speed between its passes."""
+
+    measurement: Measurement
+    speeds: list[Speed]
+
+
+def measure_model(config: dict[str, Any], target: Target, workload: Workload) -> Observed | None:
+    """Run the reference model on the device, where there is one for this architecture."""
+    if not target.here or config["mode"] == "analytic":
+        return None
+    if config["model"]["architecture"] != "deepseek_ocr":
+        return None
+    from rich.console import Console
+
+    from calib.measure.probes import speed
+    from calib.measure.reference import measure_reference
+
+    dimensions = {k: v for k, v in config["model"].items() if k != "architecture"}
+    speeds: list[Speed] = []
+    with Console(stderr=True).status("measuring the model") as status:
+
+        def between(name: str) -> None:
+            status.update(f"measuring the model: {name}")
+            if name.startswith("timed"):
+                speeds.append(speed())
+
+        measurement = measure_reference(
+            workload, dimensions, repeats=config["repeats"], between=between, seed=config["seed"]
+        )
+    return Observed(measurement, speeds)
+
+
+def routing(observed: Observed | None) -> dict[str, list[float]] | None:
+    """Experts touched as they were seen; None: their expectation under uniform routing."""
+    return observed.measurement.experts_touched if observed else None
+
+
+def fit_samples(target: Target) -> tuple[Calibration, Calibration | None]:
+    """The calibration from all samples, and one that never saw a model's own shapes."""
+    from calib.fit import fit, uncalibrated
+
+    if not target.samples:
+        return uncalibrated(target.hardware), None
+    from rich.console import Console
+
+    with Console(stderr=True).status("fitting") as status:
+        seen = fit(target.samples, target.hardware, lambda name: status.update(f"fitting {name}"))
+        designs = [s for s in target.samples if s.origin != "model"]
+        unseen = fit(designs, target.hardware, lambda name: status.update(f"fitting {name}"))
+    return seen, unseen
+
+
+def estimate(
+    config: dict[str, Any],
+    target: Target,
+    model: Any,
+    workload: Workload,
+    phases: dict[str, Phase],
+    calibrations: tuple[Calibration, Calibration | None],
+    observed: Observed | None,
+) -> RunRecord:
+    """Tables of operators, modules, components and figures, the measured columns beside them."""
+    from calib import estimate as tables
+    from calib.report.record import RunRecord
+
+    calibration, unseen = calibrations
+    architecture = config["model"]["architecture"]
+    names = {"model": architecture, "workload": workload.name}
+    operators = tables.operator_table(
+        phases, calibration, unseen, config["implementation"], names
+    )
+    modules = tables.module_table(phases, operators)
+    components = tables.component_table(operators)
+    measurement, notes = None, notes_of(target)
+    if observed:
+        from calib.compare import compare
+
+        operators, modules, components, measurement = compare(
+            operators, modules, components, observed.measurement, observed.speeds, target.samples
+        )
+        notes += observed.measurement.notes
+    fits = unseen.held_out if unseen is not None else calibration.held_out
+    now = datetime.now(UTC)
+    return RunRecord(
+        run_id=f"{architecture}-{workload.name}-{target.hardware.name}-{now:%Y%m%dT%H%M%S}",
+        created=now.isoformat(timespec="seconds"),
+        model=architecture,
+        architecture=architecture,
+        model_config=config["model"],
+        workload=tables.plain(workload),
+        hardware=tables.plain(target.hardware),
+        implementation=config["implementation"],
+        execution=config["execution"],
+        mode=config["mode"],
+        operators=operators,
+        modules=modules,
+        components=components,
+        figures=tables.figure_table(components, workload.decode_steps, workload.batch),
+        fits=fits,
+        measurement=measurement,
+        notes=notes,
+        environment={**versions(), "config": config, "device": target.device},
+    )
+
+
+def notes_of(target: Target) -> list[str]:
+    if target.samples:
+        return []
+    name = target.hardware.name
+    return [
+        f"{name} has no samples yet, so every time is the roofline: a lower bound, often 2-5x below "
+        f"the clock. To calibrate it, run `python -m calib.run mode=calibrate +hw={name}` on a "
+        "machine that has one."
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what measures, and of the system."""
+    found = {"python": platform.python_version(), "system": platform.system()}
+    for name in ("calib", "torch", "triton", "transformers", "numpy", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def median_speed(speeds: list[Speed]) -> tuple[float, float]:
+    """FLOP/s and bytes/s, medians."""
+    return (
+        statistics.median(s.flops for s in speeds),
+        statistics.median(s.bandwidth for s in speeds),
+    )
