@@ -106,7 +106,7 @@ def derive_hardware(properties: DeviceProperties) -> Hardware:
         shared_memory_per_block=properties.shared_memory_per_block,
         threads_per_sm=properties.threads_per_sm,
         power_w=properties.power_w,
-        sources=_DERIVED_SOURCES,
+        sources=dict(_DERIVED_SOURCES),
         provenance="derived",
     )
 

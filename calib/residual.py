@@ -69,6 +69,19 @@ def fit_residual(x: Features, residual: np.ndarray) -> Residual:
     return Residual(names, centre, scale, points, weights, inverse, variance, noise)
 
 
+_MOST_FOR_LENGTHS = 160
+"""Length scales are chosen on at most so many samples: their cost grows with the cube."""
+
+
+def _likeliest(objective: Any, start: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, float]:
+    """L-BFGS with few steps: the last digits of a length scale change no estimate."""
+    from scipy.optimize import minimize
+
+    options = {"maxiter": 20}
+    best = minimize(objective, start, method="L-BFGS-B", jac=True, bounds=bounds, options=options)
+    return best.x, best.fun
+
+
 def _hyperparameters(rows: np.ndarray, residual: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Length scales [d], variance and noise that make the residual likeliest."""
     columns = rows.shape[1]
@@ -77,11 +90,15 @@ def _hyperparameters(rows: np.ndarray, residual: np.ndarray) -> tuple[np.ndarray
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+    if len(residual) > _MOST_FOR_LENGTHS:
+        some = np.random.default_rng(0).permutation(len(residual))[:_MOST_FOR_LENGTHS]
+        rows, residual = rows[some], residual[some]
     shape: Any = Matern(np.full(columns, 2.0), (0.3, 30.0), nu=2.5)
     kernel = ConstantKernel(0.05, (1e-4, 4.0)) * shape + WhiteKernel(0.002, (1e-5, 0.2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a length at its bound says "this column is irrelevant"
-        fitted = GaussianProcessRegressor(kernel, alpha=1e-8).fit(rows, residual).kernel_
+        process = GaussianProcessRegressor(kernel, alpha=1e-8, optimizer=_likeliest)
+        fitted = process.fit(rows, residual).kernel_
     product, white = fitted.k1, fitted.k2
     lengths = np.asarray(product.k2.length_scale)
     return lengths, float(product.k1.constant_value), float(white.noise_level)

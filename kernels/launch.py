@@ -65,7 +65,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 def architecture_of(device: torch.device) -> Architecture:
     """The architecture of ``device``, with its own SM count.
 
-    A CPU stands for sm_120 under Triton's interpreter, where any tile runs. Raises ``ValueError``
+    A CPU stands for sm_90 under Triton's interpreter, where any tile runs. Raises ``ValueError``
     for a CPU without it and for a compute capability that has no row.
     """
     if device.type == "cuda":
@@ -82,7 +82,7 @@ def architecture_of(device: torch.device) -> Architecture:
             f"a tensor on {device}: Triton kernels run on a CUDA device, or anywhere under "
             "TRITON_INTERPRET=1 set before triton is imported"
         )
-    return ARCHITECTURES["sm_120"]
+    return ARCHITECTURES["sm_90"]
 
 
 def strided(**tensors: torch.Tensor | None) -> dict[str, Any]:

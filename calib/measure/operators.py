@@ -14,14 +14,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from calib.errors import CalibError
 from calib.measure.reference_run import synchronise
-
-if TYPE_CHECKING:
-    from torch.autograd.profiler_util import FunctionEvent
 
 MARK = "calib:"
 """Before a module's path in the name of its range."""
@@ -34,14 +32,13 @@ KINDS = {
         "_scaled_dot_product_flash_attention",
         "_scaled_dot_product_efficient_attention",
         "_scaled_dot_product_cudnn_attention",
-        "_scaled_dot_product_attention_math_for_mps",
         "_scaled_dot_product_fused_attention_overrideable",
     ),
-    "conv2d": ("convolution", "cudnn_convolution", "mkldnn_convolution"),
+    "conv2d": ("convolution",),
     "norm": ("native_layer_norm", "_fused_rms_norm"),
     "softmax": ("_softmax",),
     "gather": ("embedding", "index", "index_select", "gather"),
-    "copy": ("_to_copy", "clone", "copy_", "cat", "constant_pad_nd", "contiguous"),
+    "copy": ("_to_copy", "clone", "copy_", "cat", "constant_pad_nd"),
     "elementwise": (
         *("add", "sub", "mul", "div", "pow", "rsqrt", "neg", "exp", "cos", "sin", "floor_divide"),
         *("silu", "gelu", "sigmoid", "tanh", "le", "lt", "ge", "gt", "eq", "ne"),
@@ -51,6 +48,9 @@ KINDS = {
 }
 KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
 """Our kind of operator by the name of theirs; whatever is not here is ``other``."""
+
+VIEWS = ("aten::_unsafe_view", "aten::_reshape_alias", "aten::detach_", "aten::empty")
+"""What launches nothing though its schema does not say so; ``torch.tensor`` leaves an ``empty``."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class OperatorEvent:
     path: str
     aten: str
     shapes: str
+    dtypes: str
     seconds: float
     nested: int
 
@@ -73,11 +74,31 @@ class OperatorEvent:
 
 @dataclass(frozen=True)
 class Profile:
-    """One pass under the profiler: wall time, all events of the host, and the operators in order."""
+    """One pass under the profiler: wall time, events of the host, and the operators in order."""
 
     seconds: float
     events: int
     operators: tuple[OperatorEvent, ...]
+
+
+@dataclass
+class Node:
+    """An event of the host within those that contain it. Times in nanoseconds."""
+
+    event: Any
+    name: str
+    start: int
+    end: int
+    children: list[Node] = field(default_factory=list)
+
+    @property
+    def overload(self) -> str:
+        return self.event.overload_name()
+
+    def below(self) -> Iterator[Node]:
+        for child in self.children:
+            yield child
+            yield from child.below()
 
 
 class Ranges:
@@ -115,7 +136,8 @@ def profile_pass(run: Callable[[], Any], device: str) -> Profile:
         run()
         synchronise(device)
         seconds = time.perf_counter() - start
-    events = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CPU]
+    # The profiler's own list of events takes ten times as long to build as the pass took to run.
+    events = list(profiler.profiler.kineto_results.events())
     return Profile(seconds, len(events), tuple(operators_of(events, on_device)))
 
 
@@ -124,58 +146,83 @@ def quiet() -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
-def operators_of(events: Iterable[FunctionEvent], on_device: bool) -> Iterator[OperatorEvent]:
-    """The operators among ``events``, by the time at which they start."""
-    roots = [e for e in events if e.cpu_parent is None]
-    for root in sorted(roots, key=_start):
-        yield from _walk(root, "", on_device)
+def operators_of(events: Iterable[Any], on_device: bool) -> Iterator[OperatorEvent]:
+    """The operators among the profiler's ``events``, in the order in which they start.
+
+    Raises ``CalibError`` where no module was recorded.
+    """
+    host, kernels = [], {}
+    for event in events:
+        if event.device_type().name == "CPU":
+            host.append(event)
+        else:
+            launched_by = event.linked_correlation_id()
+            kernels[launched_by] = kernels.get(launched_by, 0) + event.duration_ns()
+    for root in tree(host):
+        yield from _walk(root, "", kernels if on_device else None)
 
 
-def _start(event: FunctionEvent) -> float:
-    return event.time_range.start
+def tree(events: Iterable[Any]) -> list[Node]:
+    """Nest the events of the thread that ran the modules by their intervals; its roots, in order.
+
+    Other threads hold only the inner side of an operator that works in parallel.
+    """
+    named = [(event.name(), event) for event in events]
+    thread = next((e.start_thread_id() for name, e in named if name.startswith(MARK)), None)
+    if thread is None:
+        raise CalibError("operators: the profiler recorded no module; was CPU activity switched off?")
+    nodes = [
+        Node(event, name, event.start_ns(), event.start_ns() + event.duration_ns())
+        for name, event in named
+        if event.start_thread_id() == thread
+    ]
+    roots: list[Node] = []
+    inside: list[Node] = []
+    for node in sorted(nodes, key=lambda n: (n.start, -n.end)):
+        while inside and inside[-1].end <= node.start:
+            inside.pop()
+        (inside[-1].children if inside else roots).append(node)
+        inside.append(node)
+    return roots
 
 
-def _walk(event: FunctionEvent, path: str, on_device: bool) -> Iterator[OperatorEvent]:
-    name, overload = event.name, getattr(event, "overload_name", "") or ""
-    if name.startswith(MARK):
-        path = name.removeprefix(MARK)
-    elif "::" in name and not name.startswith("profiler::"):
-        if is_operator(name, overload, event):
-            if not launches_nothing(name, overload):
-                yield _operator(event, path, on_device)
-            return
-    for child in sorted(event.cpu_children, key=_start):
-        yield from _walk(child, path, on_device)
+def _walk(node: Node, path: str, kernels: dict[int, int] | None) -> Iterator[OperatorEvent]:
+    if node.name.startswith(MARK):
+        path = node.name.removeprefix(MARK)
+    elif "::" in node.name and not node.name.startswith("profiler::") and is_operator(node):
+        if not launches_nothing(node.name, node.overload):
+            yield _operator(node, path, kernels)
+        return
+    for child in node.children:
+        yield from _walk(child, path, kernels)
 
 
-def _operator(event: FunctionEvent, path: str, on_device: bool) -> OperatorEvent:
-    namespace, _, name = event.name.partition("::")
-    overload = getattr(event, "overload_name", "") or ""
-    microseconds = event.device_time_total if on_device else event.time_range.elapsed_us()
+def _operator(node: Node, path: str, kernels: dict[int, int] | None) -> OperatorEvent:
+    nested = list(node.below())
+    nanoseconds = node.end - node.start
+    if kernels is not None:
+        nanoseconds = sum(kernels.get(n.event.correlation_id(), 0) for n in (node, *nested))
+    tensors = [(s, t) for s, t in zip(node.event.shapes(), node.event.dtypes(), strict=False) if s]
+    aten = node.name.removeprefix("aten::") + (f".{node.overload}" if node.overload else "")
     return OperatorEvent(
         path=path,
-        aten=(name if namespace == "aten" else event.name) + (f".{overload}" if overload else ""),
-        shapes=str([s for s in event.input_shapes or [] if s]),
-        seconds=microseconds / 1e6,
-        nested=sum(1 for _ in _descendants(event)),
+        aten=aten,
+        shapes=" ".join(str(list(shape)).replace(" ", "") for shape, _ in tensors),
+        dtypes=" ".join(dtype.removeprefix("c10::").replace(" ", "_") for _, dtype in tensors),
+        seconds=nanoseconds / 1e9,
+        nested=len(nested),
     )
 
 
-def _descendants(event: FunctionEvent) -> Iterator[FunctionEvent]:
-    for child in event.cpu_children:
-        yield child
-        yield from _descendants(child)
-
-
-def is_operator(name: str, overload: str, event: FunctionEvent) -> bool:
-    """Whether ``event`` is a call that has a kernel of its own.
+def is_operator(node: Node) -> bool:
+    """Whether the event is a call that has a kernel of its own.
 
     A composite function that allocates its result itself counts too: it has called a kernel
     directly, past the dispatcher, which leaves no event (``upsample_linear1d.vec`` does so).
     """
-    if not is_composite(name, overload):
+    if not is_composite(node.name, node.overload):
         return True
-    return any(child.name.startswith("aten::empty") for child in event.cpu_children)
+    return any(child.name.startswith("aten::empty") for child in node.children)
 
 
 @cache
@@ -199,14 +246,9 @@ def is_composite(name: str, overload: str) -> bool:
 
 @cache
 def launches_nothing(name: str, overload: str) -> bool:
-    """Whether the operator only makes a view of its input, detaches it, or allocates.
-
-    ``torch.tensor`` allocates past the dispatcher, as ``empty``.
-    """
+    """Whether the operator only makes a view of its input, detaches it, or allocates."""
     op = _overload(name, overload)
-    if name in ("aten::_unsafe_view", "aten::_reshape_alias", "aten::detach_", "aten::empty"):
-        return True
-    return op is not None and bool(op.is_view)
+    return name in VIEWS or (op is not None and bool(op.is_view))
 
 
 def kind_of(aten: str) -> str:
@@ -216,7 +258,10 @@ def kind_of(aten: str) -> str:
 
 
 def event_seconds(events: int = 4000) -> float:
-    """What the profiler adds to a call at each event inside it: views, recorded and not."""
+    """What the profiler adds to a call for each event inside it: views, recorded and not.
+
+    The best of five each way, so that a machine that stalls does not count as recording.
+    """
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -229,7 +274,7 @@ def event_seconds(events: int = 4000) -> float:
             value.view(2, 2)
         return (time.perf_counter() - start) / events
 
-    plain = min(run() for _ in range(3))
+    plain = min(run() for _ in range(5))
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True):
-        recorded = min(run() for _ in range(3))
+        recorded = min(run() for _ in range(5))
     return max(0.0, recorded - plain)

@@ -37,7 +37,7 @@ SCHEMA_VERSION = 1
 MODULE_COLUMNS = ("phase", "path", "class_name", "calls", "seconds")
 OPERATOR_COLUMNS = (
     *("phase", "path", "index", "order", "aten", "kind"),
-    *("shapes", "seconds", "nested", "raw"),
+    *("shapes", "dtypes", "seconds", "nested", "raw"),
 )
 
 
@@ -48,7 +48,7 @@ class Measurement:
     ``phases``: phase -> whole time of every repeat. ``hooked``: the same with module hooks on.
     ``repeat``: passes that a phase consists of. ``modules``: phase, path, class_name, calls in one
     pass, seconds [repeat] of one pass. ``operators``: phase, path, index (within the path), order
-    (within the phase), aten, kind, shapes, seconds (median over profiled passes, recording of
+    (within the phase), aten, kind, shapes, dtypes, seconds (median over profiled passes, recording of
     nested events deducted), nested (events inside), raw [pass] (as the profiler says).
     ``experts_touched``: "prefill" and "decode" -> distinct experts of each MoE layer.
     ``overheads``: ``hook_s`` a hooked call, ``event_s`` a recorded event, and by phase the
@@ -242,8 +242,9 @@ def operator_table(
             nested = statistics.median(e.nested for e in events)
             measured = statistics.median(raw)
             seconds = max(measured - nested * event_s, measured / 2)
-            shapes = events[len(events) // 2].shapes
-            head = (phase, event.path, here, order, event.aten, event.kind, shapes)
+            middle = events[len(events) // 2]
+            head = (phase, event.path, here, order, event.aten, event.kind)
+            head = (*head, middle.shapes, middle.dtypes)
             rows.append((*head, seconds, nested, raw))
     return pd.DataFrame(rows, columns=list(OPERATOR_COLUMNS)), notes
 

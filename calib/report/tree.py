@@ -154,8 +154,8 @@ class _Phase:
         for path in self.below.get(first, ()):
             name = path[len(first) :].lstrip(".")
             stem = name.rstrip("0123456789")
-            numbered = stem != name
-            key = (stem, self.signature(path)) if numbered else name
+            indexed = stem != name and stem.endswith(".")
+            key = (stem, self.signature(path)) if indexed else name
             lists.setdefault(key, []).append(name)
         return [
             (folded_name(names), tuple(f"{p}.{n}".lstrip(".") for p in paths for n in names))
@@ -233,17 +233,10 @@ def scalars(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def distinct_weight_bytes(rows: list[dict[Any, Any]]) -> float:
-    """Weights of all modules, one that several phases run through counted once."""
-    own: dict[tuple[str, str], float] = {}
-    for row in rows:
-        key = (row["phase"], row["path"])
-        own[key] = own.get(key, 0) + row["weight_bytes"]
-        if row["path"]:
-            above = (row["phase"], row["parent"])
-            own[above] = own.get(above, 0) - row["weight_bytes"]
+    """Weights of the modules right below the roots, one that several phases use counted once."""
     largest: dict[str, float] = {}
-    for (_, path), size in own.items():
-        largest[path] = max(largest.get(path, 0), size)
+    for row in rows:
+        if row["path"] and not row["parent"]:
+            path = str(row["path"])
+            largest[path] = max(largest.get(path, 0), row["weight_bytes"])
     return sum(largest.values())
-
-

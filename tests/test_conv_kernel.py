@@ -1,0 +1,131 @@
+"""Convolutions against torch in float32: both layouts, strides, paddings, groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_cases import DTYPES, assert_near, draw
+
+from kernels import conv
+from kernels.configs import Tile
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+SMALL = Tile(16, 16, 32)
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+BF16 = torch.bfloat16
+full = pytest.mark.gpu
+
+
+def check(
+    channels: tuple[int, int],
+    side: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: int,
+    padding: int,
+    groups: int,
+    dtype: torch.dtype,
+    device: str,
+    layout: torch.memory_format,
+    tile: Tile | None,
+) -> None:
+    x = draw(2, channels[0], *side, dtype=dtype, device=device).to(memory_format=layout)
+    weight = draw(channels[1], channels[0] // groups, *kernel, dtype=dtype, device=device)
+    bias = draw(channels[1], dtype=dtype, device=device)
+    got = conv.conv2d(x, weight, bias, stride, padding, groups, tile)
+    assert got.is_contiguous(memory_format=layout)
+    assert_near(got, conv.conv2d_reference(x, weight, bias, stride, padding, groups))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "channels, kernel, stride, padding, groups",
+    [
+        ((6, 20), (3, 3), 1, 1, 1),
+        ((6, 10), (3, 3), 2, 1, 2),
+        ((5, 7), (1, 1), 1, 0, 1),
+        ((4, 6), (2, 5), 3, 2, 1),
+    ],
+)
+def test_conv2d(
+    channels: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: int,
+    padding: int,
+    groups: int,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    device: str,
+) -> None:
+    check(channels, (11, 9), kernel, stride, padding, groups, dtype, device, layout, SMALL)
+
+
+def test_conv2d_as_picked(device: str) -> None:
+    check((17, 33), (9, 7), (3, 3), 1, 1, 1, torch.float16, device, torch.channels_last, None)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("multiple", [1, 2])
+def test_depthwise(
+    multiple: int, dtype: torch.dtype, layout: torch.memory_format, device: str
+) -> None:
+    tile = Tile(16, 4)
+    check((6, 6 * multiple), (7, 9), (3, 3), 2, 1, 6, dtype, device, layout, tile)
+
+
+def test_depthwise_as_picked(device: str) -> None:
+    check((5, 5), (8, 6), (3, 3), 1, 1, 5, torch.float16, device, torch.contiguous_format, None)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_patch_embed(dtype: torch.dtype, device: str) -> None:
+    """A side that the patch does not divide: what is left over is not read."""
+    x = draw(2, 3, 13, 16, dtype=dtype, device=device)
+    weight, bias = (draw(*s, dtype=dtype, device=device) for s in ((20, 3, 4, 4), (20,)))
+    got = conv.patch_embed(x, weight, bias, SMALL)
+    assert_near(got, conv.conv2d_reference(x, weight, bias, stride=4).flatten(2).mT)
+
+
+def test_bad_input_is_named(device: str) -> None:
+    x, weight = (draw(*s, dtype=BF16, device=device) for s in ((1, 4, 5, 5), (6, 3, 3, 3)))
+    with pytest.raises(ValueError, match=r"weight: \(6, 3, 3, 3\), groups = 1"):
+        conv.conv2d(x, weight)
+    with pytest.raises(ValueError, match="stride = 0"):
+        conv.conv2d(x, weight, stride=0)
+    with pytest.raises(ValueError, match="expected no smaller than the kernel"):
+        conv.conv2d(x[:, :3, :2], weight)
+
+
+@full
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "channels, side, kernel, stride, padding",
+    [((768, 256), 64, 1, 1, 0), ((256, 256), 64, 3, 1, 1), ((512, 1024), 32, 3, 2, 1)],
+)
+def test_conv2d_full_size(
+    channels: tuple[int, int],
+    side: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    layout: torch.memory_format,
+    device: str,
+) -> None:
+    sides, kernels = (side, side), (kernel, kernel)
+    check(channels, sides, kernels, stride, padding, 1, BF16, device, layout, None)
+
+
+@full
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_depthwise_full_size(layout: torch.memory_format, device: str) -> None:
+    check((256, 256), (65, 63), (3, 3), 1, 1, 256, BF16, device, layout, None)
+
+
+@full
+def test_patch_embed_full_size(device: str) -> None:
+    x = draw(2, 3, 1024, 1024, dtype=BF16, device=device)
+    weight = draw(768, 3, 16, 16, dtype=BF16, device=device)
+    got = conv.patch_embed(x, weight)
+    assert_near(got, conv.conv2d_reference(x, weight, stride=16).flatten(2).mT)

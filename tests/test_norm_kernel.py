@@ -1,0 +1,74 @@
+"""Norms and softmax against torch in float32: rows that fit a block and rows that do not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_cases import DTYPES, assert_near, draw
+
+from kernels import norm
+from kernels.configs import Tile
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+BF16 = torch.bfloat16
+TILES = {"whole rows": Tile(2, 128), "blocks of a row": Tile(2, 32), "as picked": None}
+full = pytest.mark.gpu
+
+
+def check(rows: int, columns: int, dtype: torch.dtype, device: str, tile: Tile | None) -> None:
+    """An offset of the input tells a variance from a mean square."""
+    x = draw(rows, columns, dtype=dtype, device=device) + 3
+    weight, bias = (draw(columns, dtype=dtype, device=device, seed=i) for i in (1, 2))
+    got = norm.rms_norm(x, weight, tile=tile)
+    assert_near(got, norm.rms_norm_reference(x, weight), products=False)
+    got = norm.layer_norm(x, weight, bias, tile=tile)
+    assert_near(got, norm.layer_norm_reference(x, weight, bias), products=False)
+    assert_near(norm.softmax(x, tile), norm.softmax_reference(x), products=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tile", TILES)
+def test_rows(dtype: torch.dtype, tile: str, device: str) -> None:
+    check(7, 77, dtype, device, TILES[tile])
+
+
+def test_rows_of_a_view(device: str) -> None:
+    x = draw(3, 5, 80, dtype=torch.float16, device=device)[:, :, ::2]
+    assert_near(norm.softmax(x), norm.softmax_reference(x), products=False)
+
+
+def test_softmax_of_masked_scores(device: str) -> None:
+    """-inf over a whole first block, and over all of a row, which torch makes NaN."""
+    x = draw(3, 77, dtype=torch.float32, device=device)
+    x[0, :40] = float("-inf")
+    x[1, 40:] = float("-inf")
+    got = norm.softmax(x, Tile(1, 32))
+    assert_near(got, norm.softmax_reference(x), products=False)
+
+
+def test_layer_norm_far_from_zero(device: str) -> None:
+    """A mean of 1e3 over a spread of 1: sums of squares would cancel, merged spreads do not."""
+    x = draw(2, 77, dtype=torch.float32, device=device) + 1e3
+    one, zero = torch.ones(77, device=device), torch.zeros(77, device=device)
+    want = norm.layer_norm_reference(x.double(), one, zero)
+    got = norm.layer_norm(x, one, zero, tile=Tile(2, 32))
+    torch.testing.assert_close(got, want.float(), atol=2e-4, rtol=0)
+
+
+def test_bad_input_is_named(device: str) -> None:
+    x = draw(3, 8, dtype=BF16, device=device)
+    with pytest.raises(ValueError, match=r"parameter: \(7,\), expected .*\(8,\)"):
+        norm.rms_norm(x, x[0, :7])
+
+
+@full
+@pytest.mark.parametrize("rows, columns", [(493, 1280), (4097, 4096), (5, 20001)])
+def test_full_size(rows: int, columns: int, device: str) -> None:
+    check(rows, columns, BF16, device, None)
+
+
+@full
+def test_softmax_over_a_vocabulary(device: str) -> None:
+    x = draw(63, 129280, dtype=BF16, device=device)
+    assert_near(norm.softmax(x), norm.softmax_reference(x), products=False)
