@@ -1,1 +1,1 @@
-"""How long work takes: samples of operators on a device, a fitted efficiency, calibrated estimates."""
+"""How long work takes: operators sampled on a device, a fitted efficiency, calibrated estimates."""

@@ -8,10 +8,10 @@ sweep's machine state. Raw values, raw error and drift stand beside it.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib.estimate import COMPONENTS, component_names
+from calib.estimate import COMPONENTS
 from calib.samples import Sample
 
 if TYPE_CHECKING:
@@ -29,18 +29,23 @@ def compare(
     modules: pd.DataFrame,
     components: pd.DataFrame,
     measurement: Measurement,
-    speeds: Sequence[Speed],
+    speeds: Mapping[str, Speed],
     samples: Sequence[Sample],
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """The three tables with their measured columns, and what the report says of the measurement."""
-    from calib.measured import join_modules, join_operators
+    """The three tables with their measured columns, and what the report says of the measurement.
 
-    slowdown = slowdowns(operators, speeds, samples)
-    operators, coverage = join_operators(operators, measurement, slowdown)
-    modules = join_modules(modules, measurement, slowdown)
+    ``speeds``: what the probes said before each pass, under the names that ``measure_reference``
+    gives its passes, in order.
+    """
+    from calib.measured import join_modules, join_operators, phase_gaps
+
+    slowdown = slowdowns(operators, measurement, speeds, samples)
+    typical = {phase: statistics.median(s) for phase, s in slowdown.items()}
+    operators, coverage = join_operators(operators, measurement, typical)
+    modules = join_modules(modules, measurement, typical)
     components = with_measured(components, operators, modules, measurement, slowdown)
     total = components.iloc[-1]
-    drift = max(abs(s - 1) for s in slowdown.values())
+    drift = max(abs(s - 1) for repeats in slowdown.values() for s in repeats)
     return (
         operators,
         modules,
@@ -49,8 +54,8 @@ def compare(
             "repeats": {phase: list(s) for phase, s in measurement.phases.items()},
             "slowdown": slowdown,
             "drift": drift,
-            "unstable": bool(drift > UNSTABLE_DRIFT or spread(measurement) > UNSTABLE_DRIFT),
             "spread": spread(measurement),
+            "unstable": bool(drift > UNSTABLE_DRIFT or spread(measurement) > UNSTABLE_DRIFT),
             "raw_total_error": float(total["estimate_s"] / total["measured_s"] - 1),
             "experts_touched": measurement.experts_touched,
             "decoder_layers": measurement.decoder_layers,
@@ -59,7 +64,8 @@ def compare(
             "threads": measurement.threads,
             "overheads": measurement.overheads,
             "coverage": coverage,
-            "probes": [s.as_dict() for s in speeds],
+            "gaps": phase_gaps(measurement).to_dict("records"),
+            "probes": {name: s.as_dict() for name, s in speeds.items()},
         },
     )
 
@@ -71,22 +77,31 @@ def spread(measurement: Measurement) -> float:
 
 
 def slowdowns(
-    operators: pd.DataFrame, speeds: Sequence[Speed], samples: Sequence[Sample]
-) -> dict[str, float]:
-    """Phase -> how much slower the machine was while the model ran than during the sweep.
+    operators: pd.DataFrame,
+    measurement: Measurement,
+    speeds: Mapping[str, Speed],
+    samples: Sequence[Sample],
+) -> dict[str, list[float]]:
+    """Phase -> for each repeat, how much slower the machine was than during the sweep.
 
-    The compute probe's and the bandwidth probe's slowdown, blended by which of the two bounds the
-    time of the phase's operators.
+    The compute probe's and the bandwidth probe's slowdown, each the mean of the probes before and
+    after the pass, blended by which of the two bounds the time of the phase's operators.
     """
     flops = statistics.median(s.probe_flops for s in samples if s.probe_flops)
     bandwidth = statistics.median(s.probe_bandwidth for s in samples if s.probe_bandwidth)
-    compute = flops / statistics.median(s.flops for s in speeds)
-    memory = bandwidth / statistics.median(s.bandwidth for s in speeds)
-    found = {}
+    probes = list(speeds.values())
+    position = {name: i for i, name in enumerate(speeds)}
+    found: dict[str, list[float]] = {}
     for phase, rows in operators.groupby("phase", sort=False):
         bounded = rows.loc[rows["bound"] == "compute", "estimate_s"].sum()
         share = bounded / rows["estimate_s"].sum()
-        found[str(phase)] = float(share * compute + (1 - share) * memory)
+        for repeat in range(len(measurement.phases[str(phase)])):
+            at = position[f"timed {repeat} {phase}"]
+            around = probes[at : at + 2]
+            compute = flops / statistics.fmean(s.flops for s in around)
+            memory = bandwidth / statistics.fmean(s.bandwidth for s in around)
+            slower = float(share * compute + (1 - share) * memory)
+            found.setdefault(str(phase), []).append(slower)
     return found
 
 
@@ -95,24 +110,34 @@ def with_measured(
     operators: pd.DataFrame,
     modules: pd.DataFrame,
     measurement: Measurement,
-    slowdown: dict[str, float],
+    slowdown: Mapping[str, Sequence[float]],
 ) -> pd.DataFrame:
-    """Measured seconds of each component: whole phases, and the named parts of the vision phase."""
-    phase_of = dict(zip(component_names(operators), operators["phase"], strict=True))
-    seconds = {phase: measurement.phase_seconds(phase) for phase in measurement.phases}
-    parts: dict[str, float] = {}
+    """Measured seconds of each component: whole phases, and the named parts of the vision phase.
+
+    Parts are measured between hooks, on passes of their own; their share of those passes, times
+    the phase without hooks, is what the table shows.
+    """
+    phases = measurement.phases
+    raw = {phase: statistics.median(s) for phase, s in phases.items()}
+    steady = {
+        phase: statistics.median(t / s for t, s in zip(times, slowdown[phase], strict=True))
+        for phase, times in phases.items()
+    }
+    shares: dict[str, tuple[str, float]] = {phase: (phase, 1.0) for phase in phases}
     for name, (phase, path) in COMPONENTS.items():
         row = modules[(modules["phase"] == phase) & (modules["path"] == path)]
-        parts[name] = float(row["measured_s"].iloc[0])
-    rest = seconds["vision"] - sum(parts.values())
-    known = {**parts, "vision (rest)": rest, **seconds}
+        hooked = statistics.median(measurement.hooked[phase])
+        shares[name] = (phase, float(row["measured_s"].iloc[0]) / hooked)
+    shares["vision (rest)"] = ("vision", 1.0 - sum(shares[name][1] for name in COMPONENTS))
+
+    def column(seconds: Mapping[str, float]) -> list[float]:
+        parts = {name: seconds[phase] * share for name, (phase, share) in shares.items()}
+        return [parts.get(n, sum(seconds.values())) for n in components["component"]]
+
     table = components.copy()
-    names = table["component"]
-    table["measured_s"] = [known.get(n, sum(seconds.values())) for n in names]
-    steady = {n: known[n] / slowdown[phase_of[n]] for n in names if n in phase_of}
-    at_rest = [steady.get(n, sum(steady.values())) for n in names]
-    table["normalised_s"] = at_rest
-    table["error"] = table["estimate_s"] / at_rest - 1
-    table["error_unseen"] = table["estimate_unseen_s"] / at_rest - 1
-    table["roofline_error"] = table["roofline_s"] / at_rest - 1
+    table["measured_s"] = column(raw)
+    table["normalised_s"] = column(steady)
+    table["error"] = table["estimate_s"] / table["normalised_s"] - 1
+    table["error_unseen"] = table["estimate_unseen_s"] / table["normalised_s"] - 1
+    table["roofline_error"] = table["roofline_s"] / table["normalised_s"] - 1
     return table

@@ -49,7 +49,7 @@ GEFORCE = ("7.5", "8.6", "8.9", "12.0")
 """Compute capabilities that GeForce and professional cards share."""
 
 HALVED_ON_GEFORCE = ("bfloat16", "float16", "tf32", "float8_e4m3fn")
-"""Products that GeForce cards accumulate in float32 at half the rate of their professional twins."""
+"""Products that GeForce cards accumulate in float32 at half the rate of professional cards."""
 
 
 @dataclass(frozen=True)

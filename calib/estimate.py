@@ -1,7 +1,8 @@
 """Calls and a calibration in, tables out: one row a call, one a module, one a component.
 
-Every number of a row is a total: times the call's count and the passes of its phase, so that sums
-over rows are sums over the workload. Low and high are summed too, which is conservative: it takes
+FLOPs, bytes and seconds of a row are totals: times the call's count and the passes of its phase, so
+that sums over rows are sums over the workload; ``count`` itself is that of one pass and
+``launches`` that of one execution. Low and high are summed too, which is conservative: it takes
 all operators to err the same way. A sum's provenance is the weakest that carries over a twentieth
 of its time.
 """
@@ -89,8 +90,8 @@ def _row(phase: str, repeat: int, call: Call, hardware: Hardware) -> dict[str, A
         "kind": op.operator,
         "shape": describe(op),
         "dtype": dtype_of(op),
-        "count": times,
-        "launches": call.launches * times,
+        "count": call.count,
+        "launches": call.launches,
         "flops": float(op.flops * times),
         "bytes": float(op.bytes * times),
         "arithmetic_intensity": arithmetic_intensity(op),

@@ -64,7 +64,7 @@ def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -
 
 
 def _numbers(op: Operator) -> dict[str, np.ndarray]:
-    """Dimensions as logarithms (1 + x where zero is allowed), flags as 0 or 1."""
+    """Dimensions as logarithms (a zero as a half), flags as 0 or 1."""
     numbers = {}
     for name, value in vars(op).items():
         if value is None or isinstance(value, str):
@@ -73,12 +73,12 @@ def _numbers(op: Operator) -> dict[str, np.ndarray]:
         if isinstance(value, bool) or name in ("bias", "causal"):
             numbers[name] = array
         else:
-            numbers[name] = np.log(array + (name in op.may_be_zero))
+            numbers[name] = np.log(np.maximum(array, 0.5))
     return numbers
 
 
 def _labels(op: Operator) -> dict[str, str]:
-    """Fields that name something; ``dtype`` itself is left out, since each dtype has its own fit."""
+    """Fields that name something; ``dtype`` itself is left out, since each dtype has a fit."""
     return {n: v for n, v in vars(op).items() if isinstance(v, str) and n != "dtype"}
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from calib.errors import CalibError
 from calib.features import HOT, Features, features, features_of_list, whole
-from calib.hardware import Hardware, floor
+from calib.hardware import Hardware, floor, peak
 from calib.prior import Prior, fit_prior
 from calib.residual import Residual, fit_residual
 from calib.samples import Sample
@@ -154,7 +154,7 @@ def _table(
             "estimate_s": estimate_s,
             "low_s": low_s,
             "high_s": high_s,
-            "efficiency": floor_s / estimate_s,
+            "efficiency": floor_s / np.where(estimate_s > 0, estimate_s, np.nan),
             "provenance": provenance,
         }
     )
@@ -197,8 +197,9 @@ def drift_corrected(samples: Sequence[Sample], hardware: Hardware) -> np.ndarray
         return medians
     flops = np.array([s.probe_flops for s in samples], dtype=float)
     bandwidth = np.array([s.probe_bandwidth for s in samples], dtype=float)
-    x = features_of_list([s.op for s in samples], hardware)
-    share = x.compute_s / np.maximum(x.compute_s + x.memory_s, 1e-30)
+    compute = np.array([float(s.op.min_flops) / peak(s.op, hardware) for s in samples])
+    memory = np.array([float(s.op.bytes) / hardware.bandwidth for s in samples])
+    share = compute / np.maximum(compute + memory, 1e-30)
     speed = share * flops / np.median(flops) + (1 - share) * bandwidth / np.median(bandwidth)
     return np.asarray(medians * speed)
 
@@ -222,26 +223,26 @@ def fit(
     for sample in usable:
         key = (sample.implementation, kind_of(sample.op), dtype_of(sample.op))
         groups.setdefault(key, []).append(sample)
-    kinds, held_out, measured = {}, [], {}
+    kinds, held_out = {}, []
     is_own = own != {False}
     for key, some in groups.items():
         progress(" ".join(key))
         seconds = drift_corrected(some, hardware)
-        if is_own:
-            measured |= _measured(some, seconds)
-        if len(set(s.op for s in some)) >= 4:
+        if len({s.op for s in some}) >= 4:
             kinds[key], row = _fit_kind(some, seconds, hardware)
             held_out.append(dict(zip(HELD_OUT_COLUMNS, (*key, *row), strict=True)))
     table = pd.DataFrame(held_out, columns=HELD_OUT_COLUMNS)
+    measured = measured_shapes(usable, hardware) if is_own else {}
     return Calibration(hardware, kinds, table, not is_own, measured)
 
 
-def _measured(
-    samples: Sequence[Sample], seconds: np.ndarray
+def measured_shapes(
+    samples: Sequence[Sample], hardware: Hardware
 ) -> dict[tuple[str, Operator, str], tuple[float, float, float]]:
     """Median, 5th and 95th percentile of the repeats of each shape, drift-corrected."""
+    usable = [s for s in samples if s.status == "ok" and len(s.seconds)]
     known = {}
-    for sample, corrected in zip(samples, seconds, strict=True):
+    for sample, corrected in zip(usable, drift_corrected(usable, hardware), strict=True):
         low, high = np.quantile(sample.seconds, [0.05, 0.95]) * corrected / sample.median
         key = (sample.implementation, sample.op, sample.cache)
         known[key] = (float(corrected), float(low), float(high))
@@ -278,7 +279,7 @@ def _fit_kind(
     residual = fit_residual(x, y - prior.log_seconds(x))
     low = {name: float(values.min()) for name, values in x.columns.items()}
     high = {name: float(values.max()) for name, values in x.columns.items()}
-    floors = np.array([float(floor(op, hardware)) for op in ops])
+    floors = np.maximum(np.array([float(floor(op, hardware)) for op in ops]), _LEAST_S)
     error = np.abs(np.expm1(centre - y))
     row = (
         len(samples),
@@ -304,22 +305,30 @@ def _folds(groups: np.ndarray) -> np.ndarray:
 def _held_out(
     x: Features, y: np.ndarray, folds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """[n] prediction, spread, and constant-efficiency prediction by fits that never saw the fold."""
+    """[n] prediction, spread and constant-efficiency prediction by fits without the fold."""
     centre, spread, constant = np.empty_like(y), np.empty_like(y), np.empty_like(y)
     for number in np.unique(folds):
         test, train = _rows(x, folds == number), _rows(x, folds != number)
         known = y[folds != number]
         if len(known) == 0:  # a single group: nothing to learn from
-            centre[:], spread[:], constant[:] = np.log(x.floor_s), 1.0, np.log(x.floor_s)
+            centre[:], spread[:], constant[:] = _log_floor(x), 1.0, _log_floor(x)
             break
         prior = fit_prior(train, known)
         residual = fit_residual(train, known - prior.log_seconds(train))
         mean, some = residual.predict(test)
         centre[folds == number] = prior.log_seconds(test) + mean
         spread[folds == number] = some
-        efficiency = np.median(np.log(train.floor_s) - known)
-        constant[folds == number] = np.log(test.floor_s) - efficiency
+        efficiency = np.median(_log_floor(train) - known)
+        constant[folds == number] = _log_floor(test) - efficiency
     return centre, spread, constant
+
+
+_LEAST_S = 1e-12
+"""Stands for the floor of an operator that touches no memory, where its logarithm is taken [s]."""
+
+
+def _log_floor(x: Features) -> np.ndarray:
+    return np.asarray(np.log(np.maximum(x.floor_s, _LEAST_S)))
 
 
 def _rows(x: Features, keep: np.ndarray) -> Features:

@@ -124,7 +124,7 @@ def bound(op: Operator, hardware: Hardware) -> Any:
 
 
 def arithmetic_intensity(op: Operator) -> Any:
-    """flops / bytes [FLOP/byte]; NaN for an operator that touches no memory; an array for a grid."""
+    """flops / bytes [FLOP/byte]; NaN where no memory is touched; an array for a grid."""
     moved = np.asarray(op.bytes, dtype=float)
     ratio = np.asarray(op.flops, dtype=float) / np.where(moved == 0, np.nan, moved)
     return ratio if ratio.ndim else float(ratio)

@@ -19,36 +19,29 @@ from calib.hardware import Hardware, HardwareError
 
 @dataclass(frozen=True)
 class Host:
-    """What the operating system reports of a CPU. ``cores``: those this process may run on."""
+    """What the operating system reports of a CPU; None for what it does not say.
+
+    ``cores``: those that this process may run on; ``cache_bytes``: the last level.
+    """
 
     device: str
     cores: int
-    clock_hz: float
+    clock_hz: float | None
     memory_bytes: int
-    cache_bytes: int
+    cache_bytes: int | None
 
 
 def detect_host() -> Host:
-    """The CPU that this process runs on.
-
-    Raises ``HardwareError`` where the system does not say how fast its clock or how large its last
-    cache is.
-    """
+    """The CPU that this process runs on."""
     import psutil
 
     frequency = psutil.cpu_freq()
-    cache = _last_cache_bytes()
-    for key, value in (("clock_hz", frequency), ("l2_bytes", cache)):
-        if not value:
-            raise HardwareError(
-                f"hw.{key} of this CPU is not known: expected it given as hw.{key}="
-            )
     return Host(
         device=_cpu_name(),
         cores=_usable_cores(),
-        clock_hz=(frequency.max or frequency.current) * 1e6,
+        clock_hz=(frequency.max or frequency.current) * 1e6 if frequency else None,
         memory_bytes=psutil.virtual_memory().total,
-        cache_bytes=cache,
+        cache_bytes=_last_cache_bytes(),
     )
 
 
@@ -67,10 +60,10 @@ def _cpu_name() -> str:
     return named.group(1).strip() if named else platform.processor() or platform.machine()
 
 
-def _last_cache_bytes() -> int:
-    """Size of the highest cache level, 0 where the system does not say."""
+def _last_cache_bytes() -> int | None:
+    """Size of the highest cache level, as Linux lists them."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    sizes = {0: 0}
+    sizes: dict[int, int | None] = {0: None}
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         text = (index / "size").read_text("utf-8").strip()
         sizes[int((index / "level").read_text("utf-8"))] = int(text[:-1]) * units[text[-1]]
@@ -84,6 +77,8 @@ def with_probes(
 
     ``peak_flops``: products by dtype [FLOP/s], float32 among them, which stands for pointwise
     arithmetic too; ``bandwidth`` [bytes/s]. Figures that were given stay as they are.
+
+    Raises ``HardwareError`` for a figure that neither the file nor the system states.
     """
     if "float32" not in peak_flops:
         raise HardwareError(f"peak_flops = {dict(peak_flops)}: expected float32 among the probes")
@@ -96,6 +91,9 @@ def with_probes(
         "memory_bytes": host.memory_bytes,
         "l2_bytes": host.cache_bytes,
     }
+    for name in hardware.unprobed:
+        if probed[name] is None:
+            raise HardwareError(f"hw.{name}: this system does not say: expected hw.{name}=<figure>")
     return replace(
         hardware,
         device_names=hardware.device_names or (host.device,),

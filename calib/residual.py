@@ -57,8 +57,8 @@ def fit_residual(x: Features, residual: np.ndarray) -> Residual:
     """Fit the log ``residual`` [n] of the prior over every column that varies."""
     names = tuple(n for n in sorted(x.columns) if np.ptp(x.columns[n]) > 0)
     rows = x.matrix(names)
-    centre = rows.mean(0) if len(names) else np.zeros(0)
-    spread = rows.std(0) if len(names) else np.ones(0)
+    centre = rows.mean(0) if names else np.zeros(0)
+    spread = rows.std(0) if names else np.ones(0)
     scaled = (rows - centre) / spread
     lengths, variance, noise = _hyperparameters(scaled, residual)
     points = scaled / lengths

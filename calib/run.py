@@ -17,7 +17,7 @@ from calib.errors import CalibError
 def run(config: dict[str, Any], folder: Path) -> None:
     """One run: everything that it learns goes into ``folder``."""
     from calib import steps
-    from calib.report.terminal import print_summary
+    from calib.report.terminal import print_report
     from calib.report.write import write_report
 
     model, workload = steps.model_and_workload(config)
@@ -31,7 +31,8 @@ def run(config: dict[str, Any], folder: Path) -> None:
     calibrations = steps.fit_samples(target)
     record = steps.estimate(config, target, model, workload, phases, calibrations, measurement)
     write_report(record, folder, config["report"]["pictures"], config["report"]["layers"])
-    print_summary(record, folder=folder)
+    print_report(record)
+    print(f"report: {folder / 'report.md'}")
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -44,7 +45,8 @@ def main(config: DictConfig) -> None:
         if HydraConfig.get().mode.name == "MULTIRUN":
             from calib.report.write import merge_estimates
 
-            merge_estimates(folder.parent)
+            done = sorted(f.parent for f in folder.parent.glob("*/estimates.parquet"))
+            merge_estimates(done, folder.parent / "estimates.parquet")
     except (CalibError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

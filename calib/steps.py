@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -80,7 +79,7 @@ def find_target(config: dict[str, Any]) -> Target:
         device = detect_host().device
         return Target(hardware, True, device, SampleStore(folder, "cpu", device))
     device = found.name if found else ""
-    # Timing on a CUDA card is not built yet, so a card that is here is predicted like one that is not.
+    # Timing on a CUDA card is not built yet: one that is here is predicted like one that is not.
     return Target(hardware, False, device, SampleStore(folder, hardware.name, device))
 
 
@@ -103,17 +102,17 @@ def probed(target: Target) -> Target:
     return replace(target, hardware=hardware)
 
 
-def measure_operators(
-    config: dict[str, Any], target: Target, phases: dict[str, Phase]
-) -> Target:
+def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, Phase]) -> Target:
     """Probe the device, then sweep until the budget ends or the store holds the whole plan."""
+    from calib.estimate import found_in_cache
     from calib.features import whole
     from calib.hardware import floor
+    from calib.measure.allocator import keep_freed_memory
     from calib.measure.clock import StopRule
     from calib.measure.design import design
     from calib.measure.sweep import Point, interleave, sweep
-    from calib.estimate import found_in_cache
 
+    keep_freed_memory()
     target = probed(target)
     hardware, limits = target.hardware, config["sweep"]
     calls = [whole(c.op) for p in phases.values() for c in p.layer.calls()]
@@ -142,7 +141,8 @@ def progress(title: str, total_s: float) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(title), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[at]}"))
+    label = TextColumn("{task.fields[at]}")
+    columns = (TextColumn(title), BarColumn(), TimeRemainingColumn(), label)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total_s, at="")
         yield lambda elapsed, label: bar.update(task, completed=elapsed, at=label)
@@ -153,7 +153,7 @@ class Observed:
     """The measured model, with the machine's speed between its passes."""
 
     measurement: Measurement
-    speeds: list[Speed]
+    speeds: dict[str, Speed]
 
 
 def measure_model(config: dict[str, Any], target: Target, workload: Workload) -> Observed | None:
@@ -168,13 +168,12 @@ def measure_model(config: dict[str, Any], target: Target, workload: Workload) ->
     from calib.measure.reference import measure_reference
 
     dimensions = {k: v for k, v in config["model"].items() if k != "architecture"}
-    speeds: list[Speed] = []
+    speeds: dict[str, Speed] = {}
     with Console(stderr=True).status("measuring the model") as status:
 
         def between(name: str) -> None:
             status.update(f"measuring the model: {name}")
-            if name.startswith("timed"):
-                speeds.append(speed())
+            speeds[name] = speed()
 
         measurement = measure_reference(
             workload, dimensions, repeats=config["repeats"], between=between, seed=config["seed"]
@@ -188,17 +187,20 @@ def routing(observed: Observed | None) -> dict[str, list[float]] | None:
 
 
 def fit_samples(target: Target) -> tuple[Calibration, Calibration | None]:
-    """The calibration from all samples, and one that never saw a model's own shapes."""
-    from calib.fit import fit, uncalibrated
+    """The calibration of all that is known, and one that never saw a model's own shapes.
+
+    Both share one fit, to the design's samples; the first knows the measured shapes besides.
+    """
+    from calib.fit import fit, measured_shapes, uncalibrated
 
     if not target.samples:
         return uncalibrated(target.hardware), None
     from rich.console import Console
 
+    designs = [s for s in target.samples if s.origin == "design"]
     with Console(stderr=True).status("fitting") as status:
-        seen = fit(target.samples, target.hardware, lambda name: status.update(f"fitting {name}"))
-        designs = [s for s in target.samples if s.origin != "model"]
         unseen = fit(designs, target.hardware, lambda name: status.update(f"fitting {name}"))
+    seen = replace(unseen, measured=measured_shapes(target.samples, target.hardware))
     return seen, unseen
 
 
@@ -218,9 +220,7 @@ def estimate(
     calibration, unseen = calibrations
     architecture = config["model"]["architecture"]
     names = {"model": architecture, "workload": workload.name}
-    operators = tables.operator_table(
-        phases, calibration, unseen, config["implementation"], names
-    )
+    operators = tables.operator_table(phases, calibration, unseen, config["implementation"], names)
     modules = tables.module_table(phases, operators)
     components = tables.component_table(operators)
     measurement, notes = None, notes_of(target)
@@ -260,8 +260,8 @@ def notes_of(target: Target) -> list[str]:
         return []
     name = target.hardware.name
     return [
-        f"{name} has no samples yet, so every time is the roofline: a lower bound, often 2-5x below "
-        f"the clock. To calibrate it, run `python -m calib.run mode=calibrate +hw={name}` on a "
+        f"{name} has no samples yet, so every time is the roofline: a lower bound, often 2-5x "
+        f"below the clock. To calibrate it, run `python -m calib.run mode=calibrate +hw={name}` on a "
         "machine that has one."
     ]
 
@@ -275,11 +275,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def median_speed(speeds: list[Speed]) -> tuple[float, float]:
-    """FLOP/s and bytes/s, medians."""
-    return (
-        statistics.median(s.flops for s in speeds),
-        statistics.median(s.bandwidth for s in speeds),
-    )

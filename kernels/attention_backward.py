@@ -2,7 +2,7 @@
 
 With p = exp(s - lse), s = scale q k^T + bias, and delta_i = sum_d o_id do_id:
 
-    dv = p^T do      dp = do v^T      ds = p (dp - delta)      dq = scale ds k      dk = scale ds^T q
+    dv = p^T do     dp = do v^T     ds = p (dp - delta)     dq = scale ds k     dk = scale ds^T q
 
 and ds itself is the gradient of the bias. One kernel owns a block of keys and walks along the
 queries of all heads that share them (so grouped heads need no atomics), one owns a block of
@@ -218,7 +218,7 @@ def attention_backward(
     )  # fmt: skip
     for launch in launches:
         launch.run()
-    return dq, dk, dv, None if bias is None else dbias.sum_to_size(bias.shape)
+    return dq, dk, dv, None if dbias is None or bias is None else dbias.sum_to_size(bias.shape)
 
 
 class _Attention(torch.autograd.Function):

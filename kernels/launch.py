@@ -17,12 +17,12 @@ import triton
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a tile must fit in: one row a compute capability (CUDA C++ Programming Guide, app. 5)."""
+    """What a tile must fit in, by compute capability (CUDA C++ Programming Guide, appendix)."""
 
     name: str
     capability: int
     family: str
-    """Its matrix instruction: ``mma`` of a warp, ``wgmma`` of four warps, ``tcgen05`` of a block."""
+    """Its matrix instruction: ``mma`` (of a warp), ``wgmma`` (of 4), ``tcgen05`` (of a block)."""
     sms: int
     """Streaming multiprocessors of the usual card; :func:`architecture_of` takes the device's."""
     shared_per_block: int
@@ -35,8 +35,9 @@ class Architecture:
     professional card of the same die)."""
 
     registers_per_sm: int = 65536
-    l2_bytes_per_clock: int = 64
-    """Width of the port from one SM to the L2."""
+    l2_bytes_per_clock: int = 32
+    """What the L2 gives one SM in a clock while all read: the port is 64 bytes wide, and 5120
+    bytes for the 108 SMs of an A100 (its white paper) are 47 at best."""
 
     @property
     def has_bulk_copy(self) -> bool:

@@ -300,7 +300,7 @@ def vector_launch(
     architecture: Architecture,
     tile: Tile | None = None,
 ) -> Launch:
-    """At most ``VECTOR_ROWS`` rows [M, K] x [N, K] -> ``o`` [M, N], bound by reading the weights."""
+    """At most ``VECTOR_ROWS`` rows [M, K] x [N, K] -> ``o`` [M, N]: a reading of the weights."""
     (m, k), n = x.shape, weight.shape[0]
     tile = tile or pick_vector(m, n, x.element_size(), up is not None, architecture)
     arguments = strided(x=x, w=weight, up=up, o=o) | {

@@ -82,7 +82,8 @@ class _NamedTarget:
 def compile_for(launch: Launch, architecture: Architecture) -> triton.compiler.CompiledKernel:
     """The kernel as a call on ``architecture`` would compile it; nothing is launched.
 
-    From then on this process only compiles: its driver is the one that names a target. Raises ``RuntimeError`` under the interpreter, which compiles nothing.
+    From then on this process only compiles: its driver is the one that names a target. Raises
+    ``RuntimeError`` under the interpreter, which compiles nothing.
     """
     if triton.knobs.runtime.interpret:
         raise RuntimeError("TRITON_INTERPRET is set: expected it unset, since nothing compiles so")

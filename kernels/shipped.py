@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -121,9 +122,10 @@ def convs(architecture: Architecture) -> Iterator[Specimen]:
     for tile in linear_tiles("conv2d", ITEM, architecture):
         launch = conv.conv2d_launch(x, w, None, x, 1, 1, 1, architecture, tile)
         yield Specimen(f"{tile}, 3x3 channels-last", launch)
-        out = tokens.permute(0, 3, 1, 2)
-        launch = conv.conv2d_launch(image, patch, None, out, 16, 0, 1, architecture, tile)
-        yield Specimen(f"{tile}, patches of 16", launch)
+    tile = linear_tiles("conv2d", ITEM, architecture)[0]
+    out = tokens.permute(0, 3, 1, 2)
+    launch = conv.conv2d_launch(image, patch, None, out, 16, 0, 1, architecture, tile)
+    yield Specimen(f"{tile}, patches of 16", launch)
     for layout, what in ((last, "channels-last"), (torch.contiguous_format, "channels-first")):
         x, w = (t.to(memory_format=layout) for t in (empty(1, 256, 64, 64), empty(256, 1, 3, 3)))
         launch = conv.depthwise_launch(x, w, None, x, 1, 1, architecture)
@@ -133,11 +135,12 @@ def convs(architecture: Architecture) -> Iterator[Specimen]:
 def rows(architecture: Architecture) -> Iterator[Specimen]:
     x, w = empty(4096, 1280), empty(1280)
     scores = empty(493, 129280)
-    for kernel, parameters in (
+    kernels: tuple[tuple[Any, dict[str, Any]], ...] = (
         (norm.rms_norm_kernel, {"p_w": w, "eps": 1e-6}),
         (norm.layer_norm_kernel, {"p_w": w, "p_bias": w, "eps": 1e-6}),
         (norm.softmax_kernel, {}),
-    ):
+    )
+    for kernel, parameters in kernels:
         yield Specimen("1280 columns", norm.rows_launch(kernel, x, x, architecture, **parameters))
     launch = norm.rows_launch(norm.softmax_kernel, scores, scores, architecture)
     yield Specimen("129280 columns", launch)

@@ -81,7 +81,7 @@ def stream_launch(
     **inputs: Any,
 ) -> Launch:
     """One of the kernels above into ``c``, with its ``inputs`` by name (p_a, p_b, s)."""
-    for name, x in {"p_c": c, **inputs}.items():
+    for name, x in {**inputs, "p_c": c}.items():
         if isinstance(x, torch.Tensor) and (not x.is_contiguous() or x.shape != c.shape):
             raise ValueError(
                 f"{name}: {tuple(x.shape)}, strides {x.stride()}: expected a contiguous tensor of "

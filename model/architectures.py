@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from model.causal_lm import Llama, Qwen3Moe
 from model.deepseek_ocr import DeepseekOCRModel
+from model.deepseek_ocr_2 import DeepseekOCR2Model
+from model.vit import Vit
 
-ARCHITECTURES: dict[str, type] = {"deepseek_ocr": DeepseekOCRModel}
+ARCHITECTURES: dict[str, type] = {
+    "deepseek_ocr": DeepseekOCRModel,
+    "deepseek_ocr_2": DeepseekOCR2Model,
+    "llama": Llama,
+    "qwen3_moe": Qwen3Moe,
+    "vit": Vit,
+}
 
 
 def build(architecture: str, **dimensions: Any) -> Any:

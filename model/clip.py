@@ -1,4 +1,4 @@
-"""CLIP-L as DeepSeek-OCR uses it: SAM's features are its patch embeddings."""
+"""CLIP-L as DeepSeek-OCR uses it, SAM's features its patch embeddings; its blocks are ViT's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from model.layer import Child, Layer, Step, call, free
 from model.linear import Embedding, LayerNorm, Linear, Mlp, add
 from model.ops import Attention, Copy, Elementwise
 from model.sam import resample
+
+CLIP_NAMES = ("layer_norm1", "self_attn", "out_proj", "layer_norm2")
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,12 @@ class ClipEmbeddings(Layer):
 class ClipAttention(Layer):
     """Multi-head attention of all tokens with all tokens, four linear maps with biases."""
 
-    mirrors = "UnlimitedOcrAttention"
+    mirrors = "UnlimitedOcrAttention, ViTAttention"
     batch: int
     tokens: int
     hidden: int
     heads: int
+    output: str = "out_proj"
     dtype: str = "bfloat16"
 
     def forward(self) -> Iterator[Step]:
@@ -96,37 +99,42 @@ class ClipAttention(Layer):
                 dtype=self.dtype,
             )
         )
-        yield Child("out_proj", linear)
+        yield Child(self.output, linear)
         # Queries, keys, values and what attention made of them.
         yield free(4 * self.batch * self.tokens * self.hidden, self.dtype)
 
 
 @dataclass(frozen=True)
 class ClipLayer(Layer):
-    """A pre-norm transformer block."""
+    """A pre-norm transformer block.
 
-    mirrors = "UnlimitedOcrEncoderLayer"
+    ``names``: of the first norm, the attention, its last linear map and the second norm.
+    """
+
+    mirrors = "UnlimitedOcrEncoderLayer, ViTLayer"
     batch: int
     tokens: int
     hidden: int
     heads: int
     intermediate: int
     activation: str = "quick_gelu"
+    names: tuple[str, str, str, str] = CLIP_NAMES
     dtype: str = "bfloat16"
 
     def forward(self) -> Iterator[Step]:
         rows = self.batch * self.tokens
+        norm1, attention, output, norm2 = self.names
         norm = LayerNorm(rows, self.hidden, self.dtype)
         residual = add(rows * self.hidden, self.dtype)
         names = ("fc1", "activation_fn", "fc2")
         dropped = free(rows * self.hidden, self.dtype)
-        yield Child("layer_norm1", norm)
-        attention = ClipAttention(self.batch, self.tokens, self.hidden, self.heads, self.dtype)
-        yield Child("self_attn", attention)
+        yield Child(norm1, norm)
+        layer = ClipAttention(self.batch, self.tokens, self.hidden, self.heads, output, self.dtype)
+        yield Child(attention, layer)
         yield dropped
         yield residual
         yield dropped
-        yield Child("layer_norm2", norm)
+        yield Child(norm2, norm)
         mlp = Mlp(rows, self.hidden, self.intermediate, self.activation, names, self.dtype)
         yield Child("mlp", mlp)
         yield dropped
@@ -201,5 +209,5 @@ class ClipEncoder(Layer):
             self.heads,
             self.intermediate,
             self.activation,
-            self.dtype,
+            dtype=self.dtype,
         )

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from model.ops import Operator, is_floating, item_bytes
 
 
@@ -80,6 +82,20 @@ def free(elements: Any, dtype: str) -> Live:
     return Live(-(elements * item_bytes(dtype)))
 
 
+def when(condition: Any, *steps: Call | Live) -> Iterator[Step]:
+    """``steps`` where ``condition`` holds: as they are or not at all, or, for an array of
+    conditions, each weighted by 0 or 1."""
+    if not isinstance(condition, np.ndarray):
+        yield from steps if condition else ()
+        return
+    for step in steps:
+        if isinstance(step, Call):
+            count: Any = step.count * condition
+            yield replace(step, count=count)
+        else:
+            yield Live(step.bytes * condition)
+
+
 def join(path: str, name: str) -> str:
     return f"{path}.{name}" if path and name else path or name
 
@@ -138,9 +154,13 @@ class Layer:
         return self.parameters() + sum(c.weight_parameters() for c in self.children().values())
 
     def own_weight_bytes(self) -> Any:
-        """Bytes of the layer's own parameters: a field ``weight_dtype`` goes before ``dtype``."""
-        own, stored = getattr(self, "dtype", "bfloat16"), getattr(self, "weight_dtype", None)
-        return self.parameters() * item_bytes(str(stored or own))
+        """Bytes of the layer's own parameters, in its ``weight_dtype`` if it has one."""
+        count = self.parameters()
+        return count * item_bytes(self.parameter_dtype()) if count else 0
+
+    def parameter_dtype(self) -> str:
+        """The type that the layer's own parameters are stored in."""
+        return getattr(self, "weight_dtype", None) or str(vars(self)["dtype"])
 
     def weight_bytes(self) -> Any:
         """Memory that the parameters of the layer and all its children take."""

@@ -112,7 +112,11 @@ class LayerNorm(Layer):
     dtype: str = "bfloat16"
 
     def forward(self) -> Iterator[Step]:
+        # Mean and deviation of each row, kept for a gradient that nobody asks for.
+        statistics = 2 * self.rows * item_bytes(self.dtype)
+        yield Live(statistics)
         yield call(Norm(self.rows, self.cols, kind="layernorm", dtype=self.dtype))
+        yield Live(-statistics)
 
     def parameters(self) -> Any:
         return 2 * self.cols
@@ -224,3 +228,30 @@ class Mlp(Layer):
         if self.activation == "quick_gelu":
             return QuickGelu(elements, self.dtype)
         return Activation(elements, self.activation, self.dtype)
+
+
+@dataclass(frozen=True)
+class SwiGlu(Layer):
+    """down(silu(gate(x)) * up(x)): three products."""
+
+    mirrors = "UnlimitedOcrTextMLP, LlamaMLP"
+    rows: int
+    hidden: int
+    intermediate: int
+    dtype: str = "bfloat16"
+    weight_dtype: str | None = None
+
+    def forward(self) -> Iterator[Step]:
+        elements = self.rows * self.intermediate
+        widen = self.linear(self.hidden, self.intermediate)
+        yield Child("gate_proj", widen)
+        yield Child("act_fn", Activation(elements, "silu", self.dtype))
+        yield free(elements, self.dtype)
+        yield Child("up_proj", widen)
+        yield call(Elementwise(elements, inputs=2, dtype=self.dtype))
+        yield free(2 * elements, self.dtype)
+        yield Child("down_proj", self.linear(self.intermediate, self.hidden))
+        yield free(elements, self.dtype)
+
+    def linear(self, inputs: Any, outputs: Any) -> Linear:
+        return Linear(self.rows, inputs, outputs, dtype=self.dtype, weight_dtype=self.weight_dtype)

@@ -72,7 +72,7 @@ def distinct_experts(experts: Any, top_k: Any, tokens: Any) -> Any:
 
 @dataclass(frozen=True)
 class Operator:
-    """What all operators share. Subclasses are frozen dataclasses of scalars and define formulas."""
+    """What all operators share. Subclasses are frozen dataclasses of scalars with formulas."""
 
     operator: ClassVar[str]
     """The kind of operator, as it stands in the ``kind`` column of every table."""
@@ -311,7 +311,8 @@ class Attention(TensorCoreOperator):
     """Fused softmax(Q K^T + bias) V: [batch, heads, q_len, head_dim] against kv_len keys.
 
     ``causal`` aligns the last query with the last key. ``window`` (with ``causal``) is the number
-    of keys that a query sees, itself included. ``bias`` is a dense [batch, heads, q_len, kv_len].
+    of keys that a query sees, itself included. ``bias`` is a dense [batch, heads, q_len, kv_len];
+    ``mask`` an added [batch, q_len, kv_len] that all heads share, of whatever pattern.
     """
 
     operator: ClassVar[str] = "attention"
@@ -325,6 +326,7 @@ class Attention(TensorCoreOperator):
     causal: bool = False
     window: int | None = None
     bias: bool = False
+    mask: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -363,7 +365,7 @@ class Attention(TensorCoreOperator):
     @property
     def cuda_core_flops(self) -> Any:
         """Scale, maximum, subtract, exponential, sum for each score."""
-        return (5 + +self.bias) * self.scores
+        return (5 + +self.bias + +self.mask) * self.scores
 
     @property
     def keys_read(self) -> Any:
@@ -377,7 +379,8 @@ class Attention(TensorCoreOperator):
         queries = self.q_len * self.heads * self.head_dim
         keys_and_values = 2 * self.keys_read * self.kv_heads * self.head_dim
         elements = self.batch * (queries + keys_and_values) + +self.bias * self.scores
-        return elements * item_bytes(self.dtype)
+        shared = +self.mask * self.batch * self.q_len * self.kv_len
+        return (elements + shared) * item_bytes(self.dtype)
 
     @property
     def bytes_written(self) -> Any:

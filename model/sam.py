@@ -1,4 +1,4 @@
-"""SAM's ViT-B encoder as DeepSeek-OCR uses it: windowed and global blocks, neck, two stride-2 convs.
+"""SAM's ViT-B encoder as DeepSeek-OCR uses it: windowed and global blocks, neck, net_2, net_3.
 
 An image of ``side`` pixels becomes a grid of (side / 16)^2 patches. Eight of twelve blocks attend
 within windows of 14 x 14, the grid zero-padded to a multiple of 14 (attention and its projections
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from model.layer import Child, Layer, Step, call, free
+from model.layer import Child, Layer, Step, call, free, when
 from model.linear import Convolution, LayerNorm, Linear, Mlp, add, cast
 from model.ops import Attention, Copy, Elementwise, Gather, Matmul, Other, item_bytes
 
@@ -58,8 +58,7 @@ class SamAttention(Layer):
     def forward(self) -> Iterator[Step]:
         rows = self.batch * self.tokens
         yield Child("qkv", Linear(rows, self.hidden, 3 * self.hidden, True, self.dtype))
-        if self.batch > 1:
-            yield call(Copy(3 * self.features, dtype=self.dtype))
+        yield from when(self.batch > 1, call(Copy(3 * self.features, dtype=self.dtype)))
         yield from self.position_table()
         yield from self.position_table()
         yield from self.position_bias()
@@ -75,11 +74,11 @@ class SamAttention(Layer):
                 bias=True,
             )
         )
-        if self.batch > 1:
-            yield call(Copy(self.features, dtype=self.dtype))
-            yield free(self.features, self.dtype)
+        copied = (call(Copy(self.features, dtype=self.dtype)), free(self.features, self.dtype))
+        yield from when(self.batch > 1, *copied)
         yield Child("proj", Linear(rows, self.hidden, self.hidden, True, self.dtype))
-        copies = 2 if self.batch > 1 else 1
+        # Queries, keys and values, perhaps twice; the result of attention; the bias.
+        copies = 1 + (self.batch > 1)
         yield free((3 * copies + 1) * self.features + self.pairs, self.dtype)
 
     def position_table(self) -> Iterator[Step]:
@@ -120,14 +119,11 @@ class SamAttention(Layer):
             batch=self.grid,
             dtype=self.dtype,
         )
-        for axis in range(2):
-            # Queries of several grids already lie regularly for the second axis.
-            if axis == 0 or self.batch == 1:
-                yield call(Copy(self.features, dtype=self.dtype))
-                yield call(term)
-                yield free(self.features, self.dtype)
-            else:
-                yield call(term)
+        # Queries are copied into order; those of several grids lie right for the second axis.
+        for copied in (True, self.batch == 1):
+            yield from when(copied, call(Copy(self.features, dtype=self.dtype)))
+            yield call(term)
+            yield from when(copied, free(self.features, self.dtype))
         terms = 2 * self.batch * self.heads * self.tokens * self.grid
         yield call(Elementwise(self.pairs, inputs=0, broadcast=terms, dtype=self.dtype))
         yield free(terms + 2 * self.tokens * self.head_dim, self.dtype)
@@ -188,7 +184,7 @@ class SamLayer(Layer):
         yield Child("attn", self.attention(self.batch * self.windows**2, self.window))
         yield free(padded, self.dtype)
         yield call(Copy(padded, dtype=self.dtype))
-        if self.padded != self.tokens:
+        if self.windows * self.window != self.grid:
             yield call(Copy(whole, dtype=self.dtype))
             yield free(padded, self.dtype)
         yield free(padded, self.dtype)
@@ -201,7 +197,7 @@ class SamLayer(Layer):
 class SamPatchEmbed(Layer):
     """Patches of ``patch`` x ``patch`` pixels, embedded by one strided convolution."""
 
-    mirrors = "UnlimitedOcrSamPatchEmbeddings"
+    mirrors = "UnlimitedOcrSamPatchEmbeddings, ViTPatchEmbeddings"
     batch: int
     side: int
     patch: int

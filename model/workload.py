@@ -14,12 +14,14 @@ LOGITS = ("all", "last")
 class Workload:
     """One page: an image of ``side`` pixels, in ``tiles`` = (rows, columns) of ``tile_side`` too.
 
+    A model that reads text only takes ``prompt_tokens`` and no ``side``.
+
     ``logits``: whether the prefill computes them for ``all`` tokens, as the vendor's code does,
     or for the ``last`` one only, as serving engines do.
     """
 
     name: str
-    side: int
+    side: int | None = None
     tiles: tuple[int, int] | None = None
     tile_side: int = 640
     prompt_tokens: int = 10
@@ -29,7 +31,8 @@ class Workload:
 
     def __post_init__(self) -> None:
         for key in ("side", "tile_side", "batch", "decode_steps"):
-            check_at_least(key, getattr(self, key), 1)
+            if getattr(self, key) is not None or key != "side":
+                check_at_least(key, getattr(self, key), 1)
         check_at_least("prompt_tokens", self.prompt_tokens, 0)
         check_tiles(self.tiles)
         check_logits(self.logits)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.layer import Call, join
+from model.ops import GroupedMatmul
 
 KINDS = {
     "matmul": ("mm", "addmm", "bmm"),
@@ -42,6 +43,9 @@ KINDS = {
         "lt",
         "bitwise_and",
         "bitwise_or",
+        "eq",
+        "ge",
+        "div_",
     ],
 }
 KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
@@ -71,6 +75,9 @@ class Dispatched:
 
     @property
     def kind(self) -> str:
+        """Rows picked by one index are a gather; elements picked by several are not."""
+        if self.name == "index" and len(self.inputs) > 2:
+            return "other"
         return KIND_OF.get(self.name, "other")
 
 
@@ -134,9 +141,9 @@ def strides(tensor: torch.Tensor) -> tuple[int, ...]:
     return tensor.stride() if tensor.numel() else (1,) * tensor.dim()
 
 
-WRITES_INTO = {"index_put_"}
+WRITES_INTO = {"index_put_", "fill_"}
 """Operators whose first tensor is not read but written."""
-READS_NOTHING = {"new_zeros", "new_ones", "empty_like", "arange"}
+READS_NOTHING = {"new_zeros", "new_ones", "empty_like", "arange", "full", "scalar_tensor"}
 STATISTICS = {"native_layer_norm": 1, "_scaled_dot_product_flash_attention_for_cpu": 1}
 """Tensors of the result that count; the others are kept for a gradient."""
 
@@ -160,17 +167,50 @@ def bytes_written(row: Dispatched) -> int:
     return sum(size.nbytes for size in row.outputs[: STATISTICS.get(row.name)])
 
 
-def grouped(rows: list[Dispatched], norms: set[str]) -> dict[str, list[tuple[int, int]]]:
-    """Bytes read and written of every operator by path; of a norm written as several, what it
-    reads at its start, its weight, and what it writes at its end."""
-    touched: dict[str, list[tuple[int, int]]] = {}
+def touched_by_path(
+    rows: list[Dispatched], norms: dict[str, int]
+) -> dict[str, list[tuple[int, int]]]:
+    """Bytes read and written of every operator by path, sorted; of a norm written as several,
+    what it reads at its start, its weight, and what it writes at its end."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for path, of_path in by_path(rows).items():
+        if path in norms:
+            found[path] = [norm_bytes(part) for part in parts(of_path, norms[path])]
+        else:
+            found[path] = [(bytes_read(row), bytes_written(row)) for row in of_path]
+    return {path: sorted(pairs) for path, pairs in found.items()}
+
+
+def norm_bytes(rows: list[Dispatched]) -> tuple[int, int]:
+    weight = min(size.nbytes for size in rows[-1].inputs)
+    return bytes_read(rows[0]) + weight, bytes_written(rows[-1])
+
+
+def listed_bytes_by_path(calls: list[Call]) -> dict[str, list[tuple[int, int]]]:
+    """The same of our calls, where a grouped product has the weights of all experts before it."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for call in calls:
+        op = call.op
+        if isinstance(op, GroupedMatmul):
+            op = replace(op, active_experts=op.experts)
+        found.setdefault(call.path, []).extend([(op.bytes_read, op.bytes_written)] * call.count)
+    return {path: sorted(pairs) for path, pairs in found.items()}
+
+
+def by_path(rows: list[Dispatched]) -> dict[str, list[Dispatched]]:
+    found: dict[str, list[Dispatched]] = {}
     for row in rows:
-        touched.setdefault(row.path, []).append((bytes_read(row), bytes_written(row)))
-    for path in norms:
-        first, last = (next(r for r in rows[::d] if r.path == path) for d in (1, -1))
-        weight = min(size.nbytes for size in last.inputs)
-        touched[path] = [(bytes_read(first) + weight, bytes_written(last))]
-    return touched
+        found.setdefault(row.path, []).append(row)
+    return found
+
+
+def parts(rows: list[Dispatched], size: int) -> list[list[Dispatched]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def composite_norms(calls: list[Call]) -> dict[str, int]:
+    """Launches of each norm that is written as several operators, by path."""
+    return {c.path: c.launches for c in calls if c.op.operator == "norm" and c.launches > 1}
 
 
 def record(module: torch.nn.Module, run: Callable[[], Any], path: str = "") -> list[Dispatched]:
@@ -199,9 +239,21 @@ def kinds_by_path(calls: list[Call]) -> dict[str, list[str]]:
     return kinds
 
 
-def dispatched_kinds_by_path(rows: list[Dispatched], norms: set[str]) -> dict[str, list[str]]:
-    """The same for a recording; ``norms``: paths of norms written as several operators."""
+def dispatched_kinds_by_path(rows: list[Dispatched], norms: dict[str, int]) -> dict[str, list[str]]:
+    """The same of a recording, with the launches of each norm written as several operators."""
     kinds: dict[str, list[str]] = {}
-    for row in rows:
-        kinds.setdefault(row.path, []).append(row.kind)
-    return {p: [f"norm of {len(k)}"] if p in norms else k for p, k in kinds.items()}
+    for path, of_path in by_path(rows).items():
+        if path in norms:
+            kinds[path] = [f"norm of {len(part)}" for part in parts(of_path, norms[path])]
+        else:
+            kinds[path] = [row.kind for row in of_path]
+    return kinds
+
+
+def assert_same_operators(calls: list[Call], rows: list[Dispatched]) -> None:
+    """As many launches in every module, of the same kinds in the same order, touching as many
+    bytes as the tensors of the real operators have."""
+    norms = composite_norms(calls)
+    assert launches_by_path(calls) == Counter(row.path for row in rows)
+    assert kinds_by_path(calls) == dispatched_kinds_by_path(rows, norms)
+    assert listed_bytes_by_path(calls) == touched_by_path(rows, norms)

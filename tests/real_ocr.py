@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from dispatched import Dispatched, record
+from live_memory import live_memory
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -167,3 +168,53 @@ def language_flops(tokens: int, batch: int = 1) -> tuple[int, int]:
         return flops(lambda: model.lm_head(text(**inputs, **positions).last_hidden_state))
 
     return run(inputs_embeds=features), run(input_ids=ids)
+
+
+def forward_and_backward_flops(run: Callable[[], torch.Tensor]) -> tuple[int, int]:
+    """FLOPs of a pass and of the gradient of its sum."""
+    with FlopCounterMode(display=False) as counter:
+        result = run()
+        forward = counter.get_total_flops()
+        result.sum().backward()
+    return forward, counter.get_total_flops() - forward
+
+
+def vision_training_flops(side: int, tiles: Tiles) -> tuple[int, int]:
+    features = image_features(meta_model(), side, tiles, 1)
+    return forward_and_backward_flops(lambda: torch.cat(features().pooler_output))
+
+
+def language_training_flops(tokens: int, batch: int) -> tuple[int, int]:
+    """Of features that need a gradient, since the vision tower is trained too."""
+    model = meta_model()
+    text = model.model.language_model
+    features = torch.empty(
+        batch,
+        tokens,
+        text.config.hidden_size,
+        dtype=torch.bfloat16,
+        device="meta",
+        requires_grad=True,
+    )
+    given = {"inputs_embeds": features, "attention_mask": NO_MASKS, "use_cache": False}
+    return forward_and_backward_flops(lambda: model.lm_head(text(**given).last_hidden_state))
+
+
+def language_peaks(tokens: int, batch: int, logits: str) -> tuple[int, int]:
+    """The most bytes, the KV cache among them, that a prefill and a decode step hold at once."""
+    mode, model = fake_model()
+    text = model.model.language_model
+    kept = slice(None) if logits == "all" else slice(-1, None)
+    with mode:
+        cache = transformers.DynamicCache(config=model.config.text_config)
+        features = torch.empty(batch, tokens, text.config.hidden_size, dtype=torch.bfloat16)
+        ids = torch.zeros(batch, 1, dtype=torch.long)
+
+        def run(**given: Any) -> Any:
+            hidden = text(past_key_values=cache, use_cache=True, **given).last_hidden_state
+            return model.lm_head(hidden[:, kept])
+
+        first, _ = live_memory(model, lambda: run(inputs_embeds=features))
+        before = (tensor for layer in cache.layers for tensor in (layer.keys, layer.values))
+        second, _ = live_memory(model, lambda: run(input_ids=ids), before=before)
+    return first, second

@@ -77,17 +77,17 @@ def synthetic_record(measured: bool = True, workload: Workload | None = None) ->
         measurement=measurement() if measured else None,
         notes=[]
         if measured
-        else ["rtx5090 is not here and has no samples: run `python -m calib.run` on it to calibrate"],
+        else [
+            "rtx5090 is not here and has no samples: run `python -m calib.run` on it to calibrate"
+        ],
         environment={"python": "3.11.9", "torch": "2.13.0", "platform": "Linux", "cores": 2},
     )
 
 
-def operator_table(
-    phases: dict[str, Phase], hardware: Hardware, measured: bool
-) -> pd.DataFrame:
-    noise = np.random.default_rng(0)
+def operator_table(phases: dict[str, Phase], hardware: Hardware, measured: bool) -> pd.DataFrame:
+    noise = np.random.default_rng(0) if measured else None
     rows = [
-        operator_row(name, phase.repeat, call, hardware, measured, noise)
+        operator_row(name, phase.repeat, call, hardware, noise)
         for name, phase in phases.items()
         for call in phase.layer.calls()
     ]
@@ -95,19 +95,14 @@ def operator_table(
 
 
 def operator_row(
-    phase: str,
-    repeat: int,
-    call: Call,
-    hardware: Hardware,
-    measured: bool,
-    noise: np.random.Generator,
+    phase: str, repeat: int, call: Call, hardware: Hardware, noise: np.random.Generator | None
 ) -> dict[str, Any]:
     op, times = call.op, call.count * repeat
     least = float(floor(op, hardware)) * times
-    efficiency = noise.uniform(0.3, 0.9) if measured else 1.0
-    seconds = least / efficiency + 2e-6 * times * measured
-    clock = seconds * noise.lognormal(0, 0.06) if measured else None
-    unseen = seconds * noise.lognormal(0, 0.05) if measured else None
+    efficiency = noise.uniform(0.3, 0.9) if noise else 1.0
+    seconds = least / efficiency + (2e-6 * times if noise else 0)
+    clock = seconds * noise.lognormal(0, 0.06) if noise else None
+    unseen = seconds * noise.lognormal(0, 0.05) if noise else None
     return {
         "phase": phase,
         "path": call.path,
@@ -123,9 +118,9 @@ def operator_row(
         "roofline_s": least,
         "efficiency": least / seconds if seconds else None,
         "estimate_s": seconds,
-        "low_s": seconds * (0.85 if measured else 1),
-        "high_s": seconds * (1.2 if measured else 1),
-        "provenance": noise.choice(["measured", "interpolated"]) if measured else "roofline",
+        "low_s": seconds * (0.85 if noise else 1),
+        "high_s": seconds * (1.2 if noise else 1),
+        "provenance": str(noise.choice(["measured", "interpolated"])) if noise else "roofline",
         "estimate_unseen_s": unseen,
         "measured_s": clock,
         "error": seconds / clock - 1 if clock else None,
@@ -143,9 +138,7 @@ def params(layer: Layer) -> str:
     return json.dumps(plain)
 
 
-def module_table(
-    phases: dict[str, Phase], operators: pd.DataFrame, measured: bool
-) -> pd.DataFrame:
+def module_table(phases: dict[str, Phase], operators: pd.DataFrame, measured: bool) -> pd.DataFrame:
     total = operators["estimate_s"].sum()
     rows = []
     for name, phase in phases.items():

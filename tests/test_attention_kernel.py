@@ -17,11 +17,12 @@ from kernels.configs import Tile
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 SMALL = Tile(16, 16)
+# 21 queries on 75 keys in tiles of 16: a window of 50 has a masked edge, whole tiles, a diagonal
 MASKS: dict[str, dict[str, Any]] = {
     "full": {},
     "causal": {"causal": True},
     "window within a tile": {"causal": True, "window": 7},
-    "window over tiles": {"causal": True, "window": 30},
+    "window over tiles": {"causal": True, "window": 50},
     "bias": {"bias": True},
     "causal bias": {"causal": True, "bias": True},
 }
@@ -32,16 +33,16 @@ BF16 = torch.bfloat16
 def operands(
     q_len: int, kv_len: int, head_dim: int, mask: dict[str, Any], dtype: torch.dtype, device: str
 ) -> tuple[list[torch.Tensor], dict[str, Any]]:
-    """q with four heads on two of k and v, and the options; a bias broadcasts over the batch."""
-    shapes = ((2, 4, q_len, head_dim), (2, 2, kv_len, head_dim), (2, 2, kv_len, head_dim))
+    """q with two heads on one of k and v, and the options; a bias broadcasts over the batch."""
+    shapes = ((2, 2, q_len, head_dim), (2, 1, kv_len, head_dim), (2, 1, kv_len, head_dim))
     qkv = [draw(*s, dtype=dtype, device=device, seed=i) for i, s in enumerate(shapes)]
-    bias = draw(1, 4, q_len, kv_len, dtype=dtype, device=device) if "bias" in mask else None
+    bias = draw(1, 2, q_len, kv_len, dtype=dtype, device=device) if "bias" in mask else None
     return qkv, {"causal": mask.get("causal", False), "window": mask.get("window"), "bias": bias}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("q_len, kv_len", [(37, 53), (1, 40)])
+@pytest.mark.parametrize("q_len, kv_len", [(21, 75), (1, 40)])
 def test_forward(dtype: torch.dtype, mask: str, q_len: int, kv_len: int, device: str) -> None:
     qkv, options = operands(q_len, kv_len, 24, MASKS[mask], dtype, device)
     got, _ = attention_forward(*qkv, **options, tile=SMALL)
@@ -83,7 +84,7 @@ def test_bias_that_masks(device: str) -> None:
 @pytest.mark.parametrize("mask", MASKS)
 def test_gradients(dtype: torch.dtype, mask: str, device: str) -> None:
     """Against autograd through the float32 reference, the broadcast bias included."""
-    check_gradients(37, 43, 24, MASKS[mask], dtype, device, SMALL)
+    check_gradients(21, 75, 24, MASKS[mask], dtype, device, SMALL)
 
 
 def test_gradients_where_queries_see_nothing(device: str) -> None:

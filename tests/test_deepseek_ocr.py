@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from functools import cache
-
 import pytest
-from dispatched import Dispatched, dispatched_kinds_by_path, kinds_by_path, launches_by_path
+from dispatched import assert_same_operators
 
 from model.deepseek_ocr import DeepseekOCRModel
 from model.layer import Call, Layer, total
@@ -106,13 +103,6 @@ def test_decoding_one_token_reads_its_active_parameters() -> None:
     assert read == pytest.approx(2 * (574_127_360 + router))
 
 
-@cache
-def vision_rows(side: int, tiles: tuple[int, int] | None, batch: int) -> list[Dispatched]:
-    from real_ocr import dispatched_vision
-
-    return dispatched_vision(side, tiles, batch)
-
-
 VIEWS = [
     (512, None, 1),
     (640, None, 1),
@@ -124,18 +114,14 @@ VIEWS = [
 ]
 
 
-def assert_same_operators(calls: list[Call], rows: list[Dispatched]) -> None:
-    assert launches_by_path(calls) == Counter(row.path for row in rows)
-    norms = {c.path for c in calls if c.op.operator == "norm" and c.launches > 1}
-    assert kinds_by_path(calls) == dispatched_kinds_by_path(rows, norms)
-
-
 @pytest.mark.parametrize(("side", "tiles", "batch"), VIEWS)
 def test_vision_dispatches_what_we_list(
     side: int, tiles: tuple[int, int] | None, batch: int
 ) -> None:
+    from real_ocr import dispatched_vision
+
     calls = MODEL.vision(side, tiles, batch=batch)
-    assert_same_operators(calls, vision_rows(side, tiles, batch))
+    assert_same_operators(calls, dispatched_vision(side, tiles, batch))
 
 
 @pytest.mark.parametrize(("tokens", "batch"), [(83, 1), (150, 3)])
@@ -201,6 +187,42 @@ def test_decoder_layer_flops_are_those_of_the_counter(index: int, tokens: int) -
     assert layer.forward_tensor_core_flops() == expected
 
 
+@pytest.mark.parametrize(("side", "tiles"), [(512, None), (1024, None), (1024, (1, 2))])
+def test_vision_gradient_flops_are_those_of_the_counter(
+    side: int, tiles: tuple[int, int] | None
+) -> None:
+    """Twice the forward pass, less the gradient of the image, which nobody needs."""
+    from real_ocr import vision_training_flops
+
+    root = MODEL.vision_layer(side, tiles)
+    ours = root.forward_tensor_core_flops(), root.backward_tensor_core_flops()
+    assert ours == vision_training_flops(side, tiles)
+    first = [c.op for c in root.calls() if c.gradient == "weights"]
+    assert ours[1] == 2 * ours[0] - sum(op.tensor_core_flops for op in first)
+
+
+@pytest.mark.parametrize(("tokens", "batch"), [(83, 1), (31, 3)])
+def test_language_gradient_flops_are_those_of_the_counter(tokens: int, batch: int) -> None:
+    from real_ocr import language_training_flops
+
+    root = MODEL.prefill_layer(tokens, batch)
+    ours = root.forward_tensor_core_flops(), root.backward_tensor_core_flops()
+    assert ours == language_training_flops(tokens, batch)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "batch", "logits"), [(83, 1, "all"), (283, 1, "all"), (283, 8, "last")]
+)
+def test_language_peak_memory_is_that_of_live_tensors(tokens: int, batch: int, logits: str) -> None:
+    from real_ocr import language_peaks
+
+    prefill = MODEL.prefill_layer(tokens, batch, logits)
+    decode = MODEL.decode_layer(tokens + 1, batch)
+    for layer, peak in zip((prefill, decode), language_peaks(tokens, batch, logits), strict=True):
+        ours = layer.activation_bytes() + layer.kv_cache_bytes()
+        assert ours == pytest.approx(peak, rel=0.001)
+
+
 def test_logits_of_the_last_token_only_spare_the_head() -> None:
     every, last = MODEL.prefill_layer(283, logits="all"), MODEL.prefill_layer(283, logits="last")
     spared = every.forward_tensor_core_flops() - last.forward_tensor_core_flops()
@@ -212,7 +234,7 @@ def test_routing_sets_the_experts_that_are_read() -> None:
     calls = MODEL.prefill(83, routing=touched)
     grouped = [c.op for c in calls if c.op.operator == "grouped_matmul"]
     assert [op.experts_read for op in grouped[::2]] == touched
-    with pytest.raises(ValueError, match="expected 11 numbers"):
+    with pytest.raises(ValueError, match="expected 11 entries"):
         MODEL.prefill(83, routing=[6.0])
 
 

@@ -39,7 +39,7 @@ def compile_on(*options: str, **environment: str) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="module")
 def compiled() -> list[Resources]:
-    done = compile_on("--cards", *CARDS, "--json")
+    done = compile_on("--cards", *CARDS, "--jobs", str(len(CARDS)), "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     return [Resources(**record) for record in json.loads(done.stdout)]
 

@@ -29,7 +29,7 @@ def test_linear(dtype: torch.dtype, activation: str | None, k: int, device: str)
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 130])
 def test_linear_as_picked(rows: int, device: str) -> None:
-    """Without a tile given: one row to a vector kernel, many to tensor cores; leading dimensions."""
+    """No tile given: few rows to the vector kernel, many to tensor cores; leading dimensions."""
     x = draw(2, rows, 40, dtype=torch.float16, device=device)[:1]
     weight = draw(77, 40, dtype=torch.float16, device=device)
     assert_near(mlp.linear(x, weight), mlp.linear_reference(x, weight))
@@ -93,7 +93,7 @@ def test_bad_input_is_named(device: str) -> None:
     x, weight = draw(3, 8, dtype=BF16, device=device), draw(5, 9, dtype=BF16, device=device)
     with pytest.raises(ValueError, match=r"weight: \(5, 9\).*expected \(N, 8\)"):
         mlp.linear(x, weight)
-    with pytest.raises(ValueError, match="activation = 'relu'.*expected one of"):
+    with pytest.raises(ValueError, match=r"activation = 'relu'.*expected one of"):
         mlp.linear(x, weight[:, :8], activation="relu")
     with pytest.raises(ValueError, match=r"ends: .*expected \(2,\) torch.int32"):
         mlp.grouped_linear(x, torch.stack([weight[:, :8]] * 2), torch.tensor([1, 3]))

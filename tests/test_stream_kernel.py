@@ -38,7 +38,7 @@ def test_empty_kernel_launches(device: str) -> None:
 
 def test_bad_input_is_named(device: str) -> None:
     a = draw(4, 6, dtype=torch.float32, device=device)
-    with pytest.raises(ValueError, match="p_a: .*expected a contiguous tensor"):
+    with pytest.raises(ValueError, match=r"p_a: .*expected a contiguous tensor"):
         stream.copy(a.T)
     with pytest.raises(ValueError, match=r"p_b: \(4,\)"):
         stream.add(a, a[:, 0].contiguous())

@@ -1,8 +1,8 @@
 """From an operator to something that runs: torch as an eager model calls it, on random data.
 
-All tensors are views into one arena of random numbers a dtype. A cold case walks through the arena,
-so that each call finds its weights (or, for an operator without weights, its inputs) in main memory;
-a hot one uses the same tensors again and again.
+All tensors are views into one arena of random numbers a dtype. A cold case walks through the
+arena, so that each call finds its weights (or, for an operator without weights, its inputs) in main
+memory; a hot one uses the same tensors again and again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Unsupported(Exception):
 
 
 class Arena:
-    """Random numbers, one buffer a dtype, handed out as views one after another, round and round."""
+    """Random numbers, one buffer a dtype, handed out as views one after another, in a ring."""
 
     def __init__(self, nbytes: int = 3 * 2**28, seed: int = 0):
         self.nbytes = nbytes
@@ -78,7 +78,11 @@ def build(op: Operator, arena: Arena, cache: str = "cold") -> Run:
     if copies == 1:
         return runs[0]
     turns = itertools.cycle(runs)
-    return lambda: next(turns)()
+
+    def run() -> Any:
+        return next(turns)()
+
+    return run
 
 
 def _matmul(op: ops.Matmul, arena: Arena) -> Run:
@@ -160,7 +164,11 @@ def _softmax(op: ops.Softmax, arena: Arena) -> Run:
 
 
 def _elementwise(op: ops.Elementwise, arena: Arena) -> Run:
-    if op.broadcast and op.inputs <= 1:
+    if op.inputs == 0 and op.broadcast:  # an outer sum, as of two axes' positions
+        rows, cols = _outer(op)
+        x, y = (arena.take(rows, cols, dtype=op.dtype) for _ in range(2))
+        return lambda: x[:, :, None] + y[:, None, :]
+    if op.broadcast and op.inputs == 1:
         small = min(int(op.broadcast), op.elements)
         rows = max(1, op.elements // small)
         y = arena.take(1, small, dtype=op.dtype)
@@ -177,6 +185,12 @@ def _elementwise(op: ops.Elementwise, arena: Arena) -> Run:
     return lambda: x * 2
 
 
+def _outer(op: ops.Elementwise) -> tuple[int, int]:
+    """[rows, cols] of the two inputs whose outer sum has [rows, cols, cols] elements."""
+    cols = max(1, round(2 * op.elements / op.broadcast))
+    return max(1, op.elements // cols**2), cols
+
+
 def _gather(op: ops.Gather, arena: Arena) -> Run:
     table = arena.take(max(64, op.rows), op.cols, dtype=op.dtype)
     index = torch.randint(len(table), (op.rows,), generator=arena.generator)
@@ -191,9 +205,9 @@ def _copy(op: ops.Copy, arena: Arena) -> Run:
     inner = 64 if op.elements % 128 == 0 else 1
     if op.elements % (2 * inner):
         flat = arena.take(op.elements, dtype=op.dtype)
-        return lambda: flat.clone()
+        return flat.clone
     x = arena.take(op.elements // inner // 2, 2, inner, dtype=op.dtype).transpose(0, 1)
-    return lambda: x.contiguous()
+    return x.contiguous
 
 
 _MAKERS: dict[str, Callable[..., Run]] = {

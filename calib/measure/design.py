@@ -29,7 +29,7 @@ class Axis:
 
     def at(self, u: float) -> int:
         value = np.exp(np.log(self.low) + u * (np.log(self.high) - np.log(self.low)))
-        return max(self.low, int(round(value / self.step)) * self.step)
+        return max(self.low, round(value / self.step) * self.step)
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,17 @@ def _pointwise(inputs: int, flops: int, dtype: str) -> Callable[..., Operator]:
     return lambda elements: ops.Elementwise(elements, inputs, 1, flops, dtype)
 
 
+def _outer_sum(rows: int, cols: int) -> Operator:
+    return ops.Elementwise(rows * cols**2, 0, broadcast=2 * rows * cols)
+
+
 def _other(name: str, read: int, written: int, dtype: str) -> Callable[..., Operator]:
     return lambda count: ops.Other(name, read * count, written * count, dtype=dtype)
 
 
 def _resample(table: int, grid: int) -> Operator:
     learned, wanted = 768 * table**2, 768 * grid**2
-    return ops.Other(
-        "upsample_bicubic2d", 4 * learned, 4 * wanted, 16 * wanted, dtype="float32"
-    )
+    return ops.Other("upsample_bicubic2d", 4 * learned, 4 * wanted, 16 * wanted, dtype="float32")
 
 
 def _domains() -> list[Domain]:
@@ -135,7 +137,12 @@ def _domains() -> list[Domain]:
         Domain(
             "causal attention",
             2,
-            {"batch": Axis(1, 4), "length": Axis(16, 1024), "heads": Axis(4, 32), "dim": Axis(1, 2)},
+            {
+                "batch": Axis(1, 4),
+                "length": Axis(16, 1024),
+                "heads": Axis(4, 32),
+                "dim": Axis(1, 2),
+            },
             lambda **s: _self_attention(**s, causal=True),
             "hot",
         ),
@@ -156,7 +163,12 @@ def _domains() -> list[Domain]:
         Domain(
             "decode attention",
             2,
-            {"batch": Axis(1, 8), "context": Axis(32, 4096), "heads": Axis(8, 32), "dim": Axis(1, 2)},
+            {
+                "batch": Axis(1, 8),
+                "context": Axis(32, 4096),
+                "heads": Axis(8, 32),
+                "dim": Axis(1, 2),
+            },
             lambda batch, context, heads, dim: ops.Attention(
                 batch, 1, context, heads, heads, 64 * dim
             ),
@@ -205,7 +217,7 @@ def _domains() -> list[Domain]:
             "scores' softmax",
             0.5,
             {"rows": Axis(64, 16384), "cols": Axis(64, 1024)},
-            lambda rows, cols: ops.Softmax(rows, cols),
+            ops.Softmax,
             "hot",
         ),
         Domain("rows", 1.5, {"rows": Axis(1, 2048), "cols": Axis(1, 2048)}, ops.Gather, "hot"),
@@ -219,6 +231,8 @@ def _domains() -> list[Domain]:
         Domain("move", 2, {"elements": _ELEMENTS}, ops.Copy, "hot"),
         Domain("move from memory", 0.5, {"elements": Axis(2**18, 2**24)}, ops.Copy, "cold"),
     ]
+    outer = {"rows": Axis(64, 16384), "cols": Axis(14, 64)}
+    domains.append(Domain("outer sum", 1.5, outer, _outer_sum, "hot"))
     casts = [("bfloat16", "float32"), ("float32", "bfloat16"), ("int64", "float32")]
     casts += [("float32", "int64")]
     for source, target in casts:
@@ -241,7 +255,11 @@ def _domains() -> list[Domain]:
     others = [("topk", 256, 72, "float32"), ("sort", 8, 16, "int64"), ("histc", 4, 4, "float32")]
     others += [("cumsum", 4, 4, "float32"), ("index_put", 16, 8, "int64")]
     others += [("sum", 6 * 512, 512, "float32"), ("arange", 0, 8, "int64")]
-    others += [("new_ones", 0, 1, "bool"), ("new_zeros", 0, 1, "bool"), ("empty_like", 0, 8, "int64")]
+    others += [
+        ("new_ones", 0, 1, "bool"),
+        ("new_zeros", 0, 1, "bool"),
+        ("empty_like", 0, 8, "int64"),
+    ]
     others += [("upsample_linear1d", 128, 96, "bfloat16")]
     for name, read, written, dtype in others:
         axes = {"count": Axis(4, 1024)}

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 _PROBE_SIDE = 1024
-_PROBE_BYTES = 64 * 2**20
+_PROBE_ROWS = 2**15
+_COPY_BYTES = 64 * 2**20
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What the machine does just now: FLOP/s of a bfloat16 product, bytes/s of a copy."""
+    """What the machine does just now: FLOP/s of a bfloat16 product, bytes/s of a long read."""
 
     flops: float
     bandwidth: float
@@ -33,7 +34,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Peaks of the CPU: product FLOP/s by dtype, pointwise FLOP/s, copy bytes/s, dispatch seconds."""
+    """Peaks: product FLOP/s by dtype, pointwise FLOP/s, copy bytes/s, dispatch seconds."""
 
     peak_flops: dict[str, float]
     cuda_core_flops: float
@@ -45,28 +46,33 @@ class Peaks:
 def _tensors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(_PROBE_SIDE, _PROBE_SIDE, generator=generator).to(torch.bfloat16)
-    source = torch.zeros(_PROBE_BYTES, dtype=torch.uint8).random_(generator=generator)
-    return a, a.clone(), source, torch.empty_like(source)
+    weights = torch.randn(_PROBE_ROWS, 2048, generator=generator).to(torch.bfloat16)
+    return a, a.clone(), weights, weights[:1].clone()
 
 
 def speed(repeats: int = 3) -> Speed:
-    """The machine's speed now, the median of ``repeats``; about 0.05 s."""
-    a, b, source, target = _tensors()
+    """The machine's speed now, the median of ``repeats``; about 0.05 s.
+
+    The bandwidth probe is a matrix-vector product with weights four times a large cache: reading
+    is what a decode step does, and neighbours slow it differently from a copy.
+    """
+    a, b, weights, x = _tensors()
     product = _median_seconds(lambda: torch.mm(a, b), repeats)
-    copy = _median_seconds(lambda: target.copy_(source), repeats)
-    return Speed(2 * _PROBE_SIDE**3 / product, 2 * _PROBE_BYTES / copy)
+    read = _median_seconds(lambda: torch.nn.functional.linear(x, weights), repeats)
+    return Speed(2 * _PROBE_SIDE**3 / product, weights.nbytes / read)
 
 
 def peaks() -> Peaks:
     """Peaks as the fastest of several runs of products of a few sizes, and of the copy."""
     product = {name: max(_product(side, d) for side in (1024, 2048)) for name, d in DTYPES.items()}
-    _, _, source, target = _tensors()
+    source = torch.zeros(_COPY_BYTES, dtype=torch.uint8).random_()
+    target = torch.empty_like(source)
     copy = min(_seconds(lambda: target.copy_(source)) for _ in range(15))
     x = torch.randn(2**16)
     pointwise = min(_seconds(lambda: torch.add(x, x, out=x)) for _ in range(200))
     tiny = torch.ones(1)
     dispatch = _median_seconds(lambda: [torch.neg(tiny) for _ in range(1000)], 5) / 1000
-    return Peaks(product, 2**16 / pointwise, 2 * _PROBE_BYTES / copy, dispatch)
+    return Peaks(product, 2**16 / pointwise, 2 * _COPY_BYTES / copy, dispatch)
 
 
 def _product(side: int, dtype: torch.dtype) -> float:

@@ -48,12 +48,12 @@ class Measurement:
     ``phases``: phase -> whole time of every repeat. ``hooked``: the same with module hooks on.
     ``repeat``: passes that a phase consists of. ``modules``: phase, path, class_name, calls in one
     pass, seconds [repeat] of one pass. ``operators``: phase, path, index (within the path), order
-    (within the phase), aten, kind, shapes, dtypes, seconds (median over profiled passes, recording of
-    nested events deducted), nested (events inside), raw [pass] (as the profiler says).
+    (within the phase), aten, kind, shapes, dtypes, seconds (median over profiled passes, the
+    recording of nested events deducted), nested (events inside), raw [pass] (as the profiler says).
     ``experts_touched``: "prefill" and "decode" -> distinct experts of each MoE layer.
-    ``overheads``: ``hook_s`` a hooked call, ``event_s`` a recorded event, and by phase the
-    profiled time, the events and the operators of a pass. ``memory_bytes``: the most that the
-    process held (on CUDA: that torch held on the device).
+    ``overheads``: ``hook_s`` a hooked call, ``event_s`` a recorded event, ``warm_up`` the rounds
+    before the first repeat, ``profiled`` by phase the time, events and operators of a pass.
+    ``memory_bytes``: the most that the process held (on CUDA: that torch held on the device).
     """
 
     workload: dict[str, Any]
@@ -80,6 +80,7 @@ class Measurement:
 def measure_reference(
     workload: Workload,
     dimensions: Mapping[str, Any] | None = None,
+    *,
     device: str = "cpu",
     repeats: int = 3,
     profiles: int = 3,
@@ -98,12 +99,20 @@ def measure_reference(
     from calib.measure.reference_model import build_reference
 
     reference = build_reference(dimensions, workload, device, seed)
-    return measure_built(reference, workload, repeats, profiles, profiled_steps, between)
+    return measure_built(
+        reference,
+        workload,
+        repeats=repeats,
+        profiles=profiles,
+        profiled_steps=profiled_steps,
+        between=between,
+    )
 
 
 def measure_built(
     reference: Reference,
     workload: Workload,
+    *,
     repeats: int = 3,
     profiles: int = 3,
     profiled_steps: int = 4,
@@ -122,6 +131,7 @@ def measure_built(
         make_inputs,
         observed,
         run_phases,
+        warm_up,
     )
 
     passes = Passes(reference, workload, make_inputs(reference, workload))
@@ -131,18 +141,21 @@ def measure_built(
     with torch.no_grad():
         passes.vision()
         touched = experts_touched(passes)
+        warmed = warm_up(passes)
         for index in range(repeats):
             timed.append(run_phases(passes, between, f"timed {index}"))
             timers.append(ModuleTimer(reference.device))
             with observed(reference.model, timers[-1]):
                 hooked.append(run_phases(passes, between, f"modules {index}", timers[-1]))
         profiled = profile_phases(passes, profiles, profiled_steps, between)
-    event_s = event_seconds()
+    # Only a call's duration on the host holds the recording of what is inside it.
+    event_s = event_seconds() if torch.device(reference.device).type == "cpu" else 0.0
     modules = module_table(reference.model, timers, repeat)
     operators, notes = operator_table(profiled, event_s)
     overheads = {
         "hook_s": hook_seconds(reference.device),
         "event_s": event_s,
+        "warm_up": warmed,
         "profiled": {phase: _profile_figures(found) for phase, found in profiled.items()},
     }
     return Measurement(
@@ -243,9 +256,9 @@ def operator_table(
             measured = statistics.median(raw)
             seconds = max(measured - nested * event_s, measured / 2)
             middle = events[len(events) // 2]
-            head = (phase, event.path, here, order, event.aten, event.kind)
-            head = (*head, middle.shapes, middle.dtypes)
-            rows.append((*head, seconds, nested, raw))
+            where = (phase, event.path, here, order)
+            what = (event.aten, event.kind, middle.shapes, middle.dtypes)
+            rows.append((*where, *what, seconds, nested, raw))
     return pd.DataFrame(rows, columns=list(OPERATOR_COLUMNS)), notes
 
 
@@ -298,11 +311,12 @@ def save_measurement(measurement: Measurement, folder: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in _TABLES:
-            table: pd.DataFrame = getattr(measurement, name)
-            _write(folder / f"{name}.parquet", lambda path, t=table: t.to_parquet(path))
+            _write(folder / f"{name}.parquet", getattr(measurement, name).to_parquet)
         _write(folder / "measurement.json", lambda path: path.write_text(text))
     except OSError as error:
-        raise CalibError(f"measurement: cannot write {folder}: {error.strerror or error}") from error
+        raise CalibError(
+            f"measurement: cannot write {folder}: {error.strerror or error}"
+        ) from error
     return folder
 
 
@@ -325,8 +339,10 @@ def load_measurement(folder: str | Path) -> Measurement:
 
     folder = Path(folder)
     try:
-        plain = json.loads((folder / "measurement.json").read_text())
-        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES}
+        plain: dict[str, Any] = json.loads((folder / "measurement.json").read_text())
+        tables: dict[str, Any] = {
+            name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES
+        }
     except (OSError, ValueError) as error:
         raise CalibError(f"measurement: {folder} does not hold a whole one: {error}") from error
     version = plain.pop("schema_version", None)
@@ -338,4 +354,4 @@ def load_measurement(folder: str | Path) -> Measurement:
     workload = plain["workload"]
     if workload.get("tiles") is not None:
         workload["tiles"] = tuple(workload["tiles"])
-    return Measurement(**plain, **tables)
+    return Measurement(**{**plain, **tables})

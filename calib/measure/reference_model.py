@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib.errors import CalibError
-from model.deepseek_ocr import DeepseekOCRModel
+from model.deepseek_ocr import DeepseekOCRModel, page_side
 from model.ops import item_bytes
 from model.workload import Workload
 
@@ -99,6 +99,11 @@ def reference_dimensions(dimensions: Mapping[str, Any]) -> DeepseekOCRModel:
         raise CalibError(
             f"reference model: head_dim = {wanted.head_dim}: expected hidden / heads = "
             f"{wanted.hidden} / {wanted.heads}, which this implementation takes"
+        )
+    if wanted.sam_downsample[-1] != wanted.clip_hidden:
+        raise CalibError(
+            f"reference model: sam_downsample = {wanted.sam_downsample}: expected clip_hidden = "
+            f"{wanted.clip_hidden} as the last, since SAM's features are CLIP's patch embeddings"
         )
     return wanted
 
@@ -241,8 +246,8 @@ def needed_memory(dimensions: DeepseekOCRModel, workload: Workload | None, layer
     if workload is None:
         return weights + WORKING_BYTES
     w = workload
-    tokens = d.image_tokens(w.side, w.tiles, w.tile_side) + w.prompt_tokens
-    pairs = [w.batch * (w.side // SAM_PATCH) ** 4]
+    tokens = d.prompt_length(w)
+    pairs = [w.batch * (page_side(w) // SAM_PATCH) ** 4]
     if w.tiles is not None:
         pairs += [w.batch * w.tiles[0] * w.tiles[1] * (w.tile_side // SAM_PATCH) ** 4]
     bias = BIAS_COPIES * d.sam_heads * max(pairs) * item

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from calib.measure.reference_model import Reference
+from model.deepseek_ocr import page_side
 from model.workload import Workload
 
 if TYPE_CHECKING:
@@ -52,12 +53,11 @@ def make_inputs(reference: Reference, workload: Workload, seed: int = 1) -> Inpu
         values = torch.randn(*shape, generator=generator)
         return values.to(device=reference.device, dtype=getattr(torch, d.dtype))
 
-    tokens = d.image_tokens(w.side, w.tiles, w.tile_side) + w.prompt_tokens
     tiles = None
     if w.tiles is not None:
         tiles = noise(w.batch * w.tiles[0] * w.tiles[1], 3, w.tile_side, w.tile_side)
-    page = noise(w.batch, 3, w.side, w.side)
-    return Inputs(page, tiles, noise(w.batch, tokens, d.hidden) * EMBEDDING_DEVIATION)
+    page = noise(w.batch, 3, page_side(w), page_side(w))
+    return Inputs(page, tiles, noise(w.batch, d.prompt_length(w), d.hidden) * EMBEDDING_DEVIATION)
 
 
 @dataclass(frozen=True)
@@ -193,6 +193,19 @@ def run_phases(
             timer.collect(phase)
     between(f"{label} end")
     return seconds
+
+
+def warm_up(passes: Passes, limit_s: float = 15.0, settled: float = 1.1) -> list[float]:
+    """Run all phases until a round is within ``settled`` of the best, or for ``limit_s`` seconds.
+
+    Returns the seconds of every round; the first ones pay for memory, threads and kernels.
+    """
+    rounds: list[float] = []
+    while not rounds or sum(rounds) < limit_s:
+        rounds.append(sum(run_phases(passes, lambda _: None, "").values()))
+        if len(rounds) > 1 and rounds[-1] <= settled * min(rounds[:-1]):
+            break
+    return rounds
 
 
 @dataclass

@@ -22,7 +22,7 @@ from model.ops import Operator
 BLOCK_S = 1.5
 """Length of a block [s]: short against the drift of a shared machine, long against two probes."""
 _MOST_SAMPLE_S = 0.12
-"""A design's operator that should take longer than this [s] is left out: it would eat the budget."""
+"""A design's operator that should take longer than this [s] is left out: it costs too much."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,13 +61,11 @@ class RunRecord:
     @property
     def measured(self) -> bool:
         """Whether a measured time of the whole is known."""
-        value = self.total["measured_s"]
-        return value is not None and value == value
+        return known(self.total["measured_s"])
 
 
 def known(value: Any) -> bool:
-    """Whether a cell holds a number: neither None nor NaN nor pandas' NA."""
-    try:
-        return value is not None and bool(value == value)
-    except TypeError:  # pandas.NA has no truth value
-        return False
+    """Whether a cell holds something: neither None nor NaN nor pandas' NA."""
+    if isinstance(value, float):
+        return not math.isnan(value)
+    return value is not None and type(value).__name__ not in ("NAType", "NaTType")

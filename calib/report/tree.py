@@ -66,7 +66,8 @@ def operator_tallies(record: RunRecord) -> dict[tuple[str, str], Tally]:
     """What each module's operators cost by kind, those of all modules below it included."""
     columns = ["phase", "path", "kind", "count", "flops", "bytes", "roofline_s", "estimate_s"]
     own: dict[tuple[str, str], Tally] = {}
-    for phase, path, kind, *values in zip(*(record.operators[c].tolist() for c in columns)):
+    cells = (record.operators[c].tolist() for c in columns)
+    for phase, path, kind, *values in zip(*cells, strict=True):
         _add(own.setdefault((phase, path), {}), {kind: values})
     inclusive: dict[tuple[str, str], Tally] = {}
     for (phase, path), tally in own.items():
@@ -84,7 +85,7 @@ def ancestors(path: str) -> list[str]:
 def _add(into: Tally, tally: Mapping[str, Iterable[float]]) -> None:
     for kind, values in tally.items():
         old = into.get(kind)
-        into[kind] = [a + b for a, b in zip(old, values)] if old else list(values)
+        into[kind] = [a + b for a, b in zip(old, values, strict=True)] if old else list(values)
 
 
 class _Phase:

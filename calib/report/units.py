@@ -7,7 +7,7 @@ from typing import Any
 
 from calib.report.record import known
 
-UNKNOWN = "–"
+UNKNOWN = "-"
 TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 FLOPS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"))
 BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
@@ -51,12 +51,12 @@ def nbytes(value: Any) -> str:
     return scaled(value, BYTES)
 
 
-def interval(low: Any, high: Any) -> str:
-    """Both ends in the unit of the upper one: "0.71–0.93 s"."""
-    if not (known(low) and known(high)):
+def interval(low: Any, high: Any, unit: str = "s") -> str:
+    """Both ends in the unit of the upper one, "0.71-0.93 s"; unknown where they are the same."""
+    if not (known(low) and known(high)) or low == high:
         return UNKNOWN
-    factor, unit = pick(high, TIMES)
-    return f"{digits(low / factor)}–{digits(high / factor)} {unit}"
+    factor, name = pick(high, TIMES) if unit == "s" else (1.0, unit)
+    return f"{digits(low / factor)}-{digits(high / factor)} {name}"
 
 
 def percent(value: Any, signed: bool = False) -> str:

@@ -1,0 +1,287 @@
+"""Our Triton kernels beside the vendor's libraries on the device at hand.
+
+    python -m benchmarks.kernels --out outputs/kernels
+
+Shapes are those of DeepSeek-OCR and LLaMA-3.1-8B, taken from ``model``; FLOPs and bytes come from
+its operators. For each shape all contenders are checked once against float32 with poisoned
+outputs, then timed in turn (A B A B ...) on random data with a cold L2. A ratio is the vendor's
+time over ours of the same round: above 1 we are faster. The share of the ceiling is the roofline
+time at the bandwidth and matrix rate measured first on the same card, over our time.
+
+Exit status 2 where there is no CUDA device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.kernel_cases import Case, Run, cases, model_operators, randn
+from model import ops
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Clock = Callable[[Run], float]
+ROUNDING = 2.0**-8
+"""Of bfloat16; a checked output may be off by 16 of them, relative to the result's size."""
+
+MARKS = {
+    "linear": ("ratio", 0.90),
+    "linear, one token": ("ratio", 0.90),
+    "attention, prefill": ("ratio", 0.80),
+    "attention, decode": ("ratio", 1.0),
+    "swiglu": ("ratio", 1.0),
+    "norm": ("share", 0.95),
+    "stream": ("share", 0.95),
+    "conv2d": ("ratio", 0.80),
+    "grouped": ("ratio", 1.2),
+}
+"""What we aim at on Hopper, geometric mean over shapes: of the best vendor's time over ours, or
+of the measured ceiling. Norms that move less than ``LARGE_BYTES`` are shown and not counted."""
+LARGE_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Measured on the card, just before: FLOP/s of a large product, bytes/s of a large copy."""
+
+    flops: float
+    bandwidth: float
+
+    def floor(self, case: Case) -> float:
+        """Seconds that the case takes at least."""
+        return max(case.flops / self.flops, case.bytes / self.bandwidth)
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of every round by contender ("ours" among them), and who could not run, and why."""
+
+    kind: str
+    shape: str
+    floor: float
+    bytes: float
+    seconds: dict[str, list[float]]
+    refused: dict[str, str]
+
+
+def interleave(contenders: dict[str, Run], clock: Clock, rounds: int) -> dict[str, list[float]]:
+    """Every contender once a round, so that drift of the machine meets all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            seconds[name].append(clock(run))
+    return seconds
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """The first quartile, the median and the third, linear between order statistics."""
+
+    def at(share: float) -> float:
+        ordered, place = sorted(values), share * (len(values) - 1)
+        low = math.floor(place)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+    return at(0.25), at(0.5), at(0.75)
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    logs = [math.log(v) for v in values]
+    return math.exp(sum(logs) / len(logs)) if logs else math.nan
+
+
+def best_vendor(timings: Timings) -> str | None:
+    """The contender, ours left out, with the least median."""
+    vendors = {n: quartiles(s)[1] for n, s in timings.seconds.items() if n != "ours"}
+    return min(vendors, key=lambda n: vendors[n]) if vendors else None
+
+
+def row(timings: Timings) -> dict[str, Any]:
+    """One line of the table: our quartiles, the best vendor's median, the ratio, the share."""
+    ours = quartiles(timings.seconds["ours"])
+    vendor = best_vendor(timings)
+    line: dict[str, Any] = {"kind": timings.kind, "shape": timings.shape, "bytes": timings.bytes}
+    line |= dict(zip(("ours_q1_s", "ours_s", "ours_q3_s"), ours, strict=True))
+    line |= {"share_of_ceiling": timings.floor / ours[1], "vendor": vendor or ""}
+    line["vendor_s"] = quartiles(timings.seconds[vendor])[1] if vendor else math.nan
+    ratios: tuple[float, ...] = (math.nan,) * 3
+    if vendor:
+        pairs = zip(timings.seconds[vendor], timings.seconds["ours"], strict=True)
+        ratios = quartiles([theirs / mine for theirs, mine in pairs])
+    line |= dict(zip(("ratio_q1", "ratio", "ratio_q3"), ratios, strict=True))
+    line["refused"] = "; ".join(f"{n}: {why}" for n, why in timings.refused.items())
+    return (
+        line
+        | {"seconds": [list(map(float, s)) for s in timings.seconds.values()]}
+        | {"contenders": list(timings.seconds)}
+    )
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """A line a kind: geometric means of ratio and share, the mark, and whether it is reached."""
+    import pandas as pd
+
+    lines = []
+    for kind, group in table.groupby("kind", sort=False):
+        measure, mark = MARKS[str(kind)]
+        counted = group[group["bytes"] >= LARGE_BYTES] if measure == "share" else group
+        means = {
+            "ratio": geometric_mean(counted["ratio"].dropna()),
+            "share": geometric_mean(counted["share_of_ceiling"]),
+        }
+        reached = "-" if math.isnan(means[measure]) else "yes" if means[measure] >= mark else "no"
+        lines.append(
+            {"kind": kind, "shapes": len(counted), **means, "mark": f"{measure} >= {mark:.2f}"}
+            | {"reached": reached}
+        )
+    return pd.DataFrame(lines)
+
+
+def markdown(table: pd.DataFrame, ceilings: Ceilings, device: str) -> str:
+    """The summary, then every shape. Microseconds here only."""
+    lines = [
+        f"# Triton kernels beside the vendor's on {device}",
+        "",
+        f"Ceilings measured here: {ceilings.flops / 1e12:.0f} TFLOP/s in bfloat16, "
+        f"{ceilings.bandwidth / 1e9:.0f} GB/s of copy (read + written). Ratios are the best "
+        "vendor's time over ours, round by round: above 1 we are faster.",
+        "",
+        "| kind | shapes | ratio | share of ceiling | mark | reached |",
+        "|---|---|---|---|---|---|",
+    ]
+    for s in summarise(table).itertuples():
+        lines.append(
+            f"| {s.kind} | {s.shapes} | {s.ratio:.2f} | {s.share:.2f} | {s.mark} | {s.reached} |"
+        )
+    lines += [
+        "",
+        "| kind | shape | ours, us (quartiles) | vendor | vendor, us | ratio (quartiles) ",
+    ]
+    lines[-1] += "| share of ceiling | refused |"
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for r in table.itertuples():
+        lines.append(
+            f"| {r.kind} | {r.shape} | {r.ours_s * 1e6:.1f} ({r.ours_q1_s * 1e6:.1f}-"
+            f"{r.ours_q3_s * 1e6:.1f}) | {r.vendor or '-'} | {r.vendor_s * 1e6:.1f} "
+            f"| {r.ratio:.2f} ({r.ratio_q1:.2f}-{r.ratio_q3:.2f}) | {r.share_of_ceiling:.2f} "
+            f"| {r.refused or '-'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def check(run: Run, reference: torch.Tensor) -> None:
+    """Raises ``ValueError`` where an output has a hole or is off by more than its rounding."""
+    torch.use_deterministic_algorithms(True, warn_only=True)  # fills fresh memory with NaN
+    try:
+        got = run().float()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    limit = 16 * ROUNDING * (reference.abs() + reference.square().mean().sqrt())
+    wrong = ~((got - reference).abs() <= limit)
+    if wrong.any():
+        raise ValueError(f"{int(wrong.sum())} of {wrong.numel()} elements are wrong")
+
+
+def compete(case: Case, clock: Clock, ceilings: Ceilings, rounds: int, warmup: int = 3) -> Timings:
+    """Check, warm up and time one case. A vendor that refuses the shape is left out by name; our
+    own kernel may not refuse or be wrong: that raises."""
+    reference = case.reference()
+    check(case.ours, reference)
+    contenders, refused = {"ours": case.ours}, {}
+    for name, run in case.vendors.items():
+        try:
+            check(run, reference)
+            contenders[name] = run
+        except (RuntimeError, ValueError) as error:
+            refused[name] = (str(error).splitlines() or [type(error).__name__])[0][:80]
+    del reference
+    interleave(contenders, clock, warmup)
+    seconds = interleave(contenders, clock, rounds)
+    floor = ceilings.floor(case)
+    return Timings(case.kind, case.shape, floor, case.bytes, seconds, refused)
+
+
+def cuda_clock() -> Clock:
+    """Seconds on the device between events, after the L2 was overwritten; the stream is held busy
+    until start, work and stop are enqueued, so that the host's share stays outside."""
+    l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
+    sweep = torch.empty(2 * l2_bytes, dtype=torch.int8, device="cuda")
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def clock(run: Run) -> float:
+        sweep.zero_()
+        torch.cuda._sleep(2_000_000)  # cycles: about a millisecond
+        start.record()
+        run()
+        stop.record()
+        stop.synchronize()
+        return start.elapsed_time(stop) / 1e3
+
+    return clock
+
+
+def measure_ceilings(clock: Clock, device: str) -> Ceilings:
+    """Medians of 20: a product of 8192 cubed after as many to warm up, a copy of 1 GiB."""
+    product = ops.Matmul(8192, 8192, 8192)
+    x, w = randn(product.m, product.k, device=device), randn(product.n, product.k, device=device)
+    flat = randn(1 << 29, device=device)
+    target = torch.empty_like(flat)
+    runs: dict[str, Run] = {"flops": lambda: x @ w.T, "copy": lambda: target.copy_(flat)}
+    interleave(runs, clock, 20)
+    seconds = {name: quartiles(s)[1] for name, s in interleave(runs, clock, 20).items()}
+    bandwidth = ops.Copy(flat.numel()).bytes / seconds["copy"]
+    return Ceilings(product.flops / seconds["flops"], bandwidth)
+
+
+def write(folder: Path, table: pd.DataFrame, text: str) -> None:
+    """kernels.parquet and kernels.md, each to a temporary name, then renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(folder / "kernels.parquet.part")
+    os.replace(folder / "kernels.parquet.part", folder / "kernels.parquet")
+    (folder / "kernels.md.part").write_text(text, encoding="utf-8")
+    os.replace(folder / "kernels.md.part", folder / "kernels.md")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--out", type=Path, default=Path("outputs/kernels"))
+    parser.add_argument("--rounds", type=int, default=50, help="samples a contender and shape")
+    parser.add_argument("--most", type=int, help="only so many shapes")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        sys.stderr.write(
+            "benchmarks.kernels: no CUDA device: kernels are compared on a card or not at all; "
+            "what can be said without one is written by python -m kernels.resources\n"
+        )
+        return 2
+    import pandas as pd
+
+    torch.manual_seed(0)
+    clock = cuda_clock()
+    ceilings = measure_ceilings(clock, "cuda")
+    rows = []
+    for case in islice(cases(model_operators(), "cuda"), options.most):
+        rows.append(row(compete(case, clock, ceilings, options.rounds)))
+        write(
+            options.out,
+            pd.DataFrame(rows),
+            markdown(pd.DataFrame(rows), ceilings, torch.cuda.get_device_name()),
+        )
+    sys.stdout.write(summarise(pd.DataFrame(rows)).to_string(index=False) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,203 @@
+"""Formulas in LaTeX, by running the very properties that compute the numbers on sympy symbols.
+
+An operator or layer is copied with symbols in place of its sizes; what its properties then return
+is the formula. Nothing is written down a second time, so nothing can drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any
+
+from model.layer import Call, Child, Layer, Step
+from model.ops import ITEM_BYTES, Operator
+
+OPERATOR_FIELDS = {
+    "m": ("m", "rows of the result"),
+    "n": ("n", "columns of the result"),
+    "k": ("k", "depth of the reduction"),
+    "batch": ("B", "batch"),
+    "tokens": ("T", "tokens"),
+    "experts": ("E", "experts"),
+    "top_k": ("t", "experts each token goes to"),
+    "active_experts": ("A", "distinct experts touched"),
+    "max_load": (r"\lambda", "rows of the busiest expert"),
+    "hidden": ("D", "width of the model"),
+    "intermediate": ("I", "inner width"),
+    "q_len": ("q", "queries of a sequence"),
+    "kv_len": ("l", "keys of a sequence"),
+    "heads": ("h", "heads"),
+    "kv_heads": (r"h_{kv}", "heads of keys and values"),
+    "head_dim": ("d", "width of a head"),
+    "window": ("w", "keys that a query sees"),
+    "in_channels": (r"C_{in}", "channels of the input"),
+    "out_channels": (r"C_{out}", "channels of the output"),
+    "height": ("H", "height of the input"),
+    "width": ("W", "width of the input"),
+    "kernel": (r"\kappa", "side of the kernel"),
+    "stride": (r"\sigma", "stride"),
+    "padding": ("p", "padding"),
+    "groups": ("g", "groups of channels"),
+    "rows": ("r", "rows"),
+    "cols": ("c", "columns"),
+    "elements": ("e", "elements of a tensor"),
+    "inputs": (r"n_{in}", "input tensors"),
+    "outputs": (r"n_{out}", "output tensors"),
+    "flops_per_element": ("f", "operations on an element"),
+    "broadcast": ("b", "elements of smaller inputs, in all"),
+    "out_elements": (r"e_{out}", "elements of the result"),
+    "read": (r"b_{in}", "bytes read"),
+    "written": (r"b_{out}", "bytes written"),
+    "arithmetic": ("a", "elementary operations"),
+}
+"""Letter and meaning of each numeric field of an operator."""
+DTYPE_FIELDS = {
+    "dtype": ("s", "bytes of an element"),
+    "weight_dtype": ("s_w", "bytes of an element of the weights"),
+    "out_dtype": (r"s_{out}", "bytes of an element of the result"),
+}
+PROPERTIES = {
+    "tensor_core_flops": "F_{tensor}",
+    "min_flops": "F_{min}",
+    "cuda_core_flops": "F_{cuda}",
+    "weight_bytes_read": "R_{weights}",
+    "bytes_read": "R",
+    "bytes_written": "W",
+}
+"""The costs of an operator and the name of each in a formula."""
+
+
+@dataclass(frozen=True)
+class Formula:
+    """``name`` = ``latex``; ``remark``: what the code says about it."""
+
+    name: str
+    latex: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class OperatorFormulas:
+    """One form of an operator: its flags fixed, its sizes free. ``symbols``: (letter, meaning)."""
+
+    title: str
+    formulas: tuple[Formula, ...]
+    symbols: tuple[tuple[str, str], ...]
+
+
+def operator_form(op: Operator) -> tuple[Any, ...]:
+    """Equal for operators that share their formulas: class, flags, and which fields are not set."""
+    flags = {n: v for n, v in vars(op).items() if isinstance(v, bool) or n == "kind"}
+    unset = tuple(n for n, v in vars(op).items() if v is None)
+    return (type(op), *flags.items(), unset)
+
+
+def operator_formulas(op: Operator) -> OperatorFormulas:
+    """The formulas of ``op``'s costs. One that is 0, or the same as another, is left out."""
+    sizes = {n: _symbol(OPERATOR_FIELDS[n][0]) for n in op.shape()}
+    types = [n for n in DTYPE_FIELDS if vars(op).get(n) is not None]
+    used = [OPERATOR_FIELDS[n] for n in sizes] + [DTYPE_FIELDS[n] for n in types]
+    with symbolic_item_bytes():
+        copy = replace(op, **sizes, **{n: DTYPE_FIELDS[n][0] for n in types})
+        values = {name: getattr(copy, name) for name in PROPERTIES}
+    if values["min_flops"] in (values["tensor_core_flops"], values["cuda_core_flops"]):
+        del values["min_flops"]
+    shown = {name: latex(value) for name, value in values.items() if value != 0}
+    formulas = (Formula(PROPERTIES[n], t, remark(type(op), n)) for n, t in shown.items())
+    everything = " ".join(shown.values())
+    symbols = tuple((s, meaning) for s, meaning in used if s in everything)
+    return OperatorFormulas(_title(op), tuple(formulas), symbols)
+
+
+def _title(op: Operator) -> str:
+    flags = [n.replace("_", " ") for n, v in vars(op).items() if v is True]
+    kind = [str(vars(op)["kind"])] if "kind" in vars(op) else []
+    extra = ", ".join(kind + [f"with {flag}" for flag in flags])
+    return type(op).__name__ + (f" ({extra})" if extra else "")
+
+
+@cache
+def _symbol(name: str) -> Any:
+    from sympy import Symbol
+
+    return Symbol(name, positive=True, integer=True)
+
+
+@contextmanager
+def symbolic_item_bytes() -> Iterator[None]:
+    """For a while, the letters of ``DTYPE_FIELDS`` are dtypes whose items have that many bytes."""
+    letters = [letter for letter, _ in DTYPE_FIELDS.values()]
+    table: dict[str, Any] = ITEM_BYTES
+    table.update({letter: _symbol(letter) for letter in letters})
+    try:
+        yield
+    finally:
+        for letter in letters:
+            del table[letter]
+
+
+def remark(cls: type, name: str) -> str:
+    """The docstring of a property, the class's own or inherited."""
+    return " ".join((getattr(cls, name).__doc__ or "").split())
+
+
+def latex(value: Any) -> str:
+    from sympy import sympify
+    from sympy.printing.latex import LatexPrinter
+
+    return str(LatexPrinter({"mul_symbol": None}).doprint(sympify(value)))
+
+
+def symbolic_layer(layer: Layer) -> tuple[Layer, dict[str, str]]:
+    """``layer`` with a symbol for every size that its sequence of operators does not hang on.
+
+    Returns it with LaTeX letter by field. A size that decides which operators run (a batch of 1 is
+    not copied) keeps its value, as does one that sympy cannot carry through.
+    """
+    sizes = [n for n, v in vars(layer).items() if type(v) is int and v > 0]
+    if not sizes:
+        return layer, {}
+    names = {n: rf"\mathrm{{{n.replace('_', chr(92) + '_')}}}" for n in sizes}
+    form = layer_form(layer)
+    whole = _with_symbols(layer, names, form)
+    if whole is not None:
+        return whole, names
+    kept: dict[str, str] = {}
+    for name in sizes:
+        tried = {**kept, name: names[name]}
+        kept = tried if _with_symbols(layer, tried, form) is not None else kept
+    return _with_symbols(layer, kept, form) or layer, kept
+
+
+def layer_form(layer: Layer) -> tuple[Any, ...]:
+    """Equal for layers that run the same sequence of operators and parts, whatever their sizes."""
+    return tuple(_step_form(step) for step in layer.forward())
+
+
+def _step_form(step: Step) -> Any:
+    if isinstance(step, Child):
+        return (step.name, type(step.layer))
+    return operator_form(step.op)
+
+
+def _with_symbols(layer: Layer, names: dict[str, str], form: tuple[Any, ...]) -> Layer | None:
+    """The copy, or None where the code needs a number or the symbols change what runs."""
+    copy = replace(layer, **{n: _symbol(s) for n, s in names.items()})  # type: ignore[type-var]
+    try:
+        same = layer_form(copy) == form
+        # Every property is tried: some code asks for a number only there.
+        costs = [costs_of(step) for step in copy.forward() if isinstance(step, Call)]
+    except (TypeError, ValueError, AttributeError):
+        return None
+    return copy if same and costs is not None else None
+
+
+def costs_of(call: Call) -> tuple[Any, ...]:
+    return tuple(getattr(call.op, name) * call.count for name in PROPERTIES)
+
+
+def operator_fields(op: Operator) -> list[str]:
+    return [f.name for f in fields(op)]

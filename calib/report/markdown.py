@@ -1,0 +1,298 @@
+"""``report.md``: the answer in a paragraph, then the tables and pictures it rests on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calib.report.record import TOTAL, RunRecord, known
+from calib.report.terminal import ERROR_HEADERS, Cells, component_cells, figure_cells, remarks
+from calib.report.tree import Branch
+from calib.report.units import UNKNOWN, flops, interval, nbytes, percent, seconds
+
+LEAST_SHARE = 0.01
+"""Part of the time below which a module is left to ``modules.parquet``."""
+FILES = {
+    "estimates.parquet": "one row an operator call",
+    "modules.parquet": "one row a module and phase, sums over everything below it",
+    "report.json": "this report as data, `report.yaml` the same",
+    "environment.json": "versions and machine",
+}
+
+
+def report_markdown(
+    record: RunRecord,
+    tree: list[Branch],
+    pictures: list[tuple[str, str]],
+    layers: str | None = None,
+) -> str:
+    """The text of ``report.md``. ``pictures``: (file name, caption); ``layers``: their folder."""
+    images = {name: f"![{alt(name)}]({name})\n\n*{caption}*" for name, caption in pictures}
+    sections = [
+        f"# {record.model}, {record.workload['name']} on {record.hardware['name']}",
+        answer(record),
+        *remark_list(record),
+        "## For the user",
+        table(figure_cells(record)),
+        "## Where the time goes",
+        table(component_cells(record, tuple(ERROR_HEADERS)), bold_last=True),
+        COMPONENT_NOTE,
+        images.get("components.png", ""),
+        "## Operators by kind",
+        table(kind_cells(record)),
+        images.get("roofline.png", ""),
+        "## How good the estimate is",
+        fit_section(record),
+        images.get("accuracy.png", ""),
+        "## Modules",
+        module_section(record, tree),
+        "## How it was measured",
+        measurement_section(record),
+        "## This run",
+        run_section(record, layers),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def alt(name: str) -> str:
+    return name.removesuffix(".png").capitalize()
+
+
+COMPONENT_NOTE = (
+    "*Roofline*: the least time that the operators' FLOPs and bytes allow at this hardware's peaks. "
+    "*Calibrated*: the estimate; its interval sums those of the operators, which is conservative. "
+    "*Unseen*: the error of a fit that never saw this model's own shapes."
+)
+
+
+def answer(record: RunRecord) -> str:
+    """How long, where it goes, how sure."""
+    total = record.total
+    span = interval(total["low_s"], total["high_s"])
+    between = "" if span == UNKNOWN else f" (between {span.replace('-', ' and ')})"
+    parts = record.components[record.components["component"] != TOTAL]
+    where = largest(parts["component"], parts["estimate_s"])
+    kinds = record.operators.groupby("kind", sort=False)["estimate_s"].sum()
+    return (
+        f"**{seconds(total['estimate_s'])}**{between} is the time predicted for "
+        f"`{record.model}` on `{record.hardware['name']}` with the workload "
+        f"`{record.workload['name']}`, run by {record.implementation} ({record.execution}). "
+        f"Of it, {where}; by kind of operator, {largest(kinds.index, kinds)}. "
+        f"{verdict(record)} {grounds(record)}"
+    )
+
+
+def largest(names: Any, values: Any, count: int = 3) -> str:
+    """The largest parts of a whole in words: "decode takes 63%, prefill 20%, SAM 14%"."""
+    whole = sum(values) or 1
+    ordered = sorted(zip(values, names, strict=True), key=lambda pair: -pair[0])[:count]
+    first, *rest = [f"{_name(name)} {percent(value / whole)}" for value, name in ordered]
+    name, share = first.rsplit(" ", 1)
+    return ", ".join([f"{name} takes {share}", *rest])
+
+
+def _name(name: Any) -> str:
+    return str(name).replace("_", " ")
+
+
+def verdict(record: RunRecord) -> str:
+    total = record.total
+    if not record.measured:
+        return "Nothing was measured in this run."
+    text = f"The clock says {seconds(total['measured_s'])}: the estimate is {_off(total['error'])}"
+    if known(total.get("error_unseen")):
+        text += f" ({_off(total['error_unseen'])} with a fit that never saw the model's own shapes)"
+    if known(total.get("roofline_error")):
+        text += f", the plain roofline {_off(total['roofline_error'])}"
+    return text + "."
+
+
+def _off(error: float) -> str:
+    return f"{percent(abs(error))} too {'low' if error < 0 else 'high'}"
+
+
+def grounds(record: RunRecord) -> str:
+    """How the estimates are known, by their part of the time."""
+    by = record.operators.groupby("provenance", sort=False)["estimate_s"].sum()
+    shares = (by / by.sum()).sort_values(ascending=False)
+    if list(shares.index) == ["roofline"]:
+        return (
+            "It is a bound rather than a forecast: no samples of this device or of any like it are "
+            "known, so every operator is taken to run at the peaks of the data sheet."
+        )
+    listed = ", ".join(f"{percent(share)} {name}" for name, share in shares.items())
+    return f"How the estimate is known, by time: {listed}."
+
+
+def remark_list(record: RunRecord) -> list[str]:
+    found = remarks(record)
+    return ["\n".join(f"> - {remark}" for remark in found)] if found else []
+
+
+def table(cells: Cells, bold_last: bool = False) -> str:
+    """A table of GitHub's Markdown; pipes inside cells are escaped."""
+    align = ["---" if i < cells.left else "---:" for i in range(len(cells.headers))]
+    rows = [list(row) for row in cells.rows]
+    if bold_last and rows:
+        rows[-1] = [f"**{cell}**" for cell in rows[-1]]
+    lines = [list(cells.headers), align, *rows]
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def kind_cells(record: RunRecord) -> Cells:
+    """Sums by kind, the costliest first; efficiency: roofline / calibrated."""
+    operators = record.operators
+    memory = operators["estimate_s"].where(operators["bound"] == "memory", 0.0)
+    columns = ["count", "launches", "flops", "bytes", "roofline_s", "estimate_s"]
+    sums = (
+        operators.assign(memory_s=memory).groupby("kind", sort=False)[[*columns, "memory_s"]].sum()
+    )
+    whole = sums["estimate_s"].sum() or 1
+    ordered = sums.sort_values("estimate_s", ascending=False).to_dict("index")
+    clock = measured_by_kind(record)
+    headers = ["kind", "calls", "launches", "FLOPs", "bytes", "memory-bound", "roofline"]
+    headers += ["calibrated", "share", "efficiency"]
+    rows = []
+    for kind, row in ordered.items():
+        estimate = row["estimate_s"]
+        cells = [_name(kind), f"{row['count']:,.0f}", f"{row['launches']:,.0f}"]
+        cells += [flops(row["flops"]), nbytes(row["bytes"])]
+        cells += [percent(row["memory_s"] / estimate) if estimate else UNKNOWN]
+        cells += [seconds(row["roofline_s"]), seconds(estimate), percent(estimate / whole)]
+        cells += [percent(row["roofline_s"] / estimate) if estimate else UNKNOWN]
+        rows.append(tuple(cells + clock.get(str(kind), [])))
+    return Cells((*headers, *(("measured", "error") if clock else ())), rows)
+
+
+def measured_by_kind(record: RunRecord) -> dict[str, list[str]]:
+    """Time and error of the operators that have a measured time; empty where none has."""
+    operators = record.operators[record.operators["measured_s"].notna()]
+    if operators.empty:
+        return {}
+    sums = operators.groupby("kind")[["estimate_s", "measured_s"]].sum().to_dict("index")
+    kinds = {str(k): [UNKNOWN, UNKNOWN] for k in record.operators["kind"].unique()}
+    for kind, row in sums.items():
+        error = row["estimate_s"] / row["measured_s"] - 1 if row["measured_s"] else None
+        kinds[str(kind)] = [seconds(row["measured_s"]), percent(error, signed=True)]
+    return kinds
+
+
+def fit_section(record: RunRecord) -> str:
+    if record.fits.empty:
+        return "No fit was used: there are no samples that this estimate could rest on."
+    headers = ["fit", "samples", "groups", "median error", "90th percentile"]
+    headers += ["roofline's median", "constant efficiency's", "inside interval", "half-width"]
+    errors = ["median_error", "p90_error", "roofline_median_error", "constant_median_error"]
+    rows = [
+        (
+            f"{row['implementation']} {_name(row['kind'])} {row['dtype']}",
+            f"{row['samples']:,}",
+            f"{row['groups']:,}",
+            *(percent(row[column]) for column in (*errors, "coverage", "halfwidth")),
+        )
+        for row in record.fits.to_dict("records")
+    ]
+    return (
+        "Errors on operators that the fit did not see: samples are held out in groups of like "
+        "shapes. Beside them, on the same samples, the plain roofline and one constant efficiency "
+        "fitted to the rest.\n\n" + table(Cells(tuple(headers), rows))
+    )
+
+
+def module_section(record: RunRecord, tree: list[Branch]) -> str:
+    shown = [b for b in tree if (b.costs["share"] or 0) >= LEAST_SHARE]
+    headers = ["module", "class", "instances", "FLOPs", "bytes", "weights", "roofline"]
+    headers += ["calibrated", "share"] + (["measured", "error"] if record.measured else [])
+    rows = [module_row(branch, record.measured) for branch in shown]
+    return (
+        f"Sums over all instances and everything below them; identical siblings are folded. "
+        f"Modules below {percent(LEAST_SHARE)} of the time are in `modules.parquet` only.\n\n"
+        + table(Cells(tuple(headers), rows, left=2))
+    )
+
+
+def module_row(branch: Branch, measured: bool) -> tuple[str, ...]:
+    costs = branch.costs
+    cells = [
+        "&nbsp;" * 3 * branch.depth + f"`{branch.name}`",
+        branch.class_name,
+        str(branch.count),
+        flops(costs["flops"]),
+        nbytes(costs["bytes"]),
+        nbytes(costs["weight_bytes"]),
+        seconds(costs["roofline_s"]),
+        seconds(costs["estimate_s"]),
+        percent(costs["share"]),
+    ]
+    if measured:
+        estimate, clock = costs["estimate_s"], costs["measured_s"]
+        error = estimate / clock - 1 if clock and estimate is not None else None
+        cells += [seconds(clock), percent(error, signed=True)]
+    return tuple(cells)
+
+
+MEASURED_AS = {
+    "repeats": "repeats of the whole workload",
+    "drift": "drift of the machine",
+    "raw_total_error": "error of the total before probe normalisation",
+    "decoder_layers": "decoder layers measured",
+    "memory_bytes": "memory used",
+    "unstable": "unstable",
+    "experts_touched": "distinct experts touched, by layer",
+    "probes": "probes before, between and after",
+}
+"""What the keys of ``measurement`` mean; others are shown under their own name."""
+
+
+def measurement_section(record: RunRecord) -> str:
+    if record.measurement is None:
+        return "It was not: nothing ran on this hardware."
+    order = [*(k for k in MEASURED_AS if k in record.measurement), *record.measurement]
+    found = {key: record.measurement[key] for key in order}
+    rows: list[tuple[str, ...]] = [
+        (MEASURED_AS.get(key, _name(key)), _measured(key, value)) for key, value in found.items()
+    ]
+    return (
+        "The model ran with random weights, its modules under a clock. Probes (a fixed matmul and "
+        "a fixed copy) bracket the repeats: measured times are normalised by them, and the drift "
+        "is how much they changed.\n\n" + table(Cells(("what", "value"), rows, left=2))
+    )
+
+
+def _measured(key: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{_name(k)}: {_measured(str(k), v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_measured(key, v) for v in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _number(key, value) if isinstance(value, int | float) else str(value)
+
+
+def _number(key: str, value: float) -> str:
+    """A number in the unit that its key ends with."""
+    if key.endswith("_bytes"):
+        return nbytes(value)
+    if key.endswith("_s"):
+        return seconds(value)
+    if key.endswith("drift") or key.endswith("error"):
+        return percent(value, signed=key.endswith("error"))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def run_section(record: RunRecord, layers: str | None) -> str:
+    hardware = record.hardware
+    peaks = ", ".join(f"{d} {rate / 1e12:.3g}" for d, rate in hardware["peak_flops"].items())
+    rows: list[tuple[str, ...]] = [
+        ("run", f"`{record.run_id}`, {record.created}"),
+        ("workload", ", ".join(f"{k} {v}" for k, v in record.workload.items() if v is not None)),
+        ("hardware", f"{', '.join(hardware['device_names'])} ({hardware['provenance']} peaks)"),
+        ("peaks [TFLOP/s]", peaks),
+        ("bandwidth", f"{hardware['bandwidth'] / 1e9:.4g} GB/s"),
+        *((k, str(v)) for k, v in record.environment.items() if not isinstance(v, dict | list)),
+    ]
+    files = dict(FILES)
+    if layers:
+        files[f"{layers}/index.md"] = "what each layer computes, with its formulas"
+    listed = "\n".join(f"- [`{name}`]({name}): {what}" for name, what in files.items())
+    return table(Cells(("what", "value"), rows, left=2)) + "\n\n" + listed

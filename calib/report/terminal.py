@@ -1,0 +1,133 @@
+"""The table in the terminal: what the formulas, the calibration and the clock say, side by side."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from calib.report.record import RunRecord, known
+from calib.report.units import figure, flops, interval, nbytes, percent, seconds
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIDTH = 100
+"""Columns to write where the output is no terminal, and the least that the tables need."""
+ERROR_HEADERS = {
+    "error": "error",
+    "error_unseen": "error unseen",
+    "roofline_error": "roofline error",
+}
+ERRORS = ("error", "error_unseen")
+"""Errors shown in the terminal: of the estimate, and of one by a fit that never saw this model's
+own shapes. The roofline's follows in words, since a third column would not fit."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table of texts; the first ``left`` columns are words, the others numbers."""
+
+    headers: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    left: int = 1
+
+
+def print_report(record: RunRecord, stream: TextIO | None = None) -> None:
+    """Print the run's tables and remarks to ``stream``, by default the standard output."""
+    from rich.console import Console
+    from rich.text import Text
+
+    out = stream or sys.stdout
+    width = max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if out.isatty() else WIDTH
+    console = Console(file=out, width=width, highlight=False, markup=False)
+    console.print(Text(headline(record), style="bold"))
+    console.print(_table(component_cells(record), last_is_total=True))
+    console.print(_table(figure_cells(record)))
+    roofline = record.total.get("roofline_error")
+    if known(roofline):
+        console.print(f"The plain roofline is {percent(roofline, signed=True)} off in total.")
+    for remark in remarks(record):
+        console.print(remark)
+
+
+def headline(record: RunRecord) -> str:
+    workload, hardware = record.workload["name"], record.hardware["name"]
+    how = f"{record.implementation}, {record.execution}"
+    return f"{record.model}, {workload} on {hardware} ({how})"
+
+
+def component_cells(record: RunRecord, errors: tuple[str, ...] = ERRORS) -> Cells:
+    """Columns of errors where something was measured, else how each estimate is known.
+
+    ``errors``: which errors, if they are known, out of the keys of ``ERROR_HEADERS``.
+    """
+    rows = record.components.to_dict("records")
+    shown = [c for c in errors if any(known(r.get(c)) for r in rows)] if record.measured else []
+    last = [ERROR_HEADERS[c] for c in shown] if record.measured else ["known by"]
+    headers = ("component", "FLOPs", "bytes", "roofline", "calibrated", "interval", "measured")
+    return Cells((*headers, *last), [_component(row, shown, record.measured) for row in rows])
+
+
+def _component(row: dict[Any, Any], errors: list[str], measured: bool) -> tuple[str, ...]:
+    last = [percent(row[c], signed=True) for c in errors] if measured else [str(row["provenance"])]
+    return (
+        str(row["component"]),
+        flops(row["flops"]),
+        nbytes(row["bytes"]),
+        seconds(row["roofline_s"]),
+        seconds(row["estimate_s"]),
+        interval(row["low_s"], row["high_s"]),
+        seconds(row["measured_s"]),
+        *last,
+    )
+
+
+def figure_cells(record: RunRecord) -> Cells:
+    headers = ("for the user", "roofline", "calibrated", "interval", "measured")
+    rows: list[tuple[str, ...]] = [
+        (
+            str(row["name"]),
+            figure(row["roofline"], row["unit"]),
+            figure(row["estimate"], row["unit"]),
+            interval(row["low"], row["high"], row["unit"]),
+            figure(row["measured"], row["unit"]),
+        )
+        for row in record.figures.to_dict("records")
+    ]
+    return Cells(headers, rows)
+
+
+def remarks(record: RunRecord) -> list[str]:
+    """What a reader must know beside the numbers: the machine's drift, then the run's notes."""
+    found, measurement = [], record.measurement or {}
+    if known(measurement.get("drift")):
+        drift = percent(measurement["drift"])
+        raw = percent(measurement.get("raw_total_error"), signed=True)
+        found.append(
+            f"The machine drifted by {drift} while it was measured; measured times are "
+            f"probe-normalised (raw error of the total: {raw})."
+        )
+    if measurement.get("unstable"):
+        found.append("This run is unstable: repeat it on a machine that does nothing else.")
+    return found + list(record.notes)
+
+
+def _table(cells: Cells, last_is_total: bool = False) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for index, header in enumerate(cells.headers):
+        text = header.replace(" ", "\n", 1) if index else header
+        table.add_column(
+            Text(text), justify="left" if index < cells.left else "right", no_wrap=True
+        )
+    for index, row in enumerate(cells.rows):
+        total = last_is_total and index == len(cells.rows) - 1
+        if total:
+            table.add_section()
+        table.add_row(*(Text(c) for c in row), style="bold" if total else "")
+    return table

@@ -1,0 +1,159 @@
+"""One folder a run: every file is written under a temporary name, and all are renamed at the end.
+
+A folder that cannot be written, or a disk that is full, ends in one ``ReportError``; the files
+that were there before are then as they were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib.errors import CalibError
+from calib.report.analytic_report import AnalyticModelReport
+from calib.report.build import build_report, plain
+from calib.report.markdown import report_markdown
+from calib.report.record import RunRecord
+from calib.report.tree import branches
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LAYERS = "layers"
+
+
+class ReportError(CalibError, OSError):
+    """A report that cannot be written; says where and why."""
+
+
+def write_report(
+    record: RunRecord,
+    folder: Path | str,
+    pictures: bool = True,
+    layers: bool | None = None,
+    config: str | None = None,
+) -> list[Path]:
+    """Write all files of one run into ``folder`` and return their paths.
+
+    ``layers``: whether to write the layer documents; by default where there are pictures, and in
+    mode ``analytic``. ``config``: the resolved configuration as YAML.
+
+    Raises ``ReportError``, an ``OSError``, naming the folder; nothing is then half-written.
+    """
+    target = Path(folder)
+    documents = layers if layers is not None else pictures or record.mode == "analytic"
+    with renamed_at_the_end(target) as (staging, written):
+        write_tables(record, staging)
+        images = _draw(record, staging) if pictures else []
+        tree = branches(record)
+        report = build_report(record, tree, target / LAYERS if documents else None)
+        write_data(report, staging)
+        text = report_markdown(record, tree, images, LAYERS if documents else None)
+        (staging / "report.md").write_text(text, encoding="utf-8")
+        (staging / "environment.json").write_text(_json(plain(record.environment)), "utf-8")
+        if config is not None:
+            (staging / "config.yaml").write_text(config, encoding="utf-8")
+        if documents:
+            from calib.report.layers import write_layer_docs
+
+            write_layer_docs(record, staging / LAYERS)
+    return written
+
+
+def write_tables(record: RunRecord, folder: Path) -> None:
+    record.operators.to_parquet(folder / "estimates.parquet", index=False)
+    record.modules.to_parquet(folder / "modules.parquet", index=False)
+
+
+def write_data(report: AnalyticModelReport, folder: Path) -> None:
+    """``report.json`` and ``report.yaml``, the same fields in both."""
+    import yaml
+
+    fields = asdict(report)
+    (folder / "report.json").write_text(_json(fields), encoding="utf-8")
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    with (folder / "report.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(fields, file, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _draw(record: RunRecord, folder: Path) -> list[tuple[str, str]]:
+    from calib.report.pictures import draw_pictures
+
+    return draw_pictures(record, folder)
+
+
+def merge_estimates(folders: Iterable[Path | str], target: Path | str) -> Path:
+    """``estimates.parquet`` of several runs as one file, each row with its run's folder as ``run``.
+
+    Raises ``ReportError`` where a folder holds none, or ``target`` cannot be written.
+    """
+    import pandas as pd
+
+    merged, path = (
+        pd.concat([_estimates(Path(f)) for f in folders], ignore_index=True),
+        Path(target),
+    )
+    with renamed_at_the_end(path.parent) as (staging, _):
+        merged.to_parquet(staging / path.name, index=False)
+    return path
+
+
+def _estimates(folder: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    path = folder / "estimates.parquet"
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{path}: cannot be read ({error}): expected a run's estimates")
+    return table.assign(run=folder.name)
+
+
+@contextmanager
+def renamed_at_the_end(target: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """A staging folder inside ``target``; its files move to ``target`` when the block ends well.
+
+    The list that is yielded with it then holds their paths. Raises ``ReportError`` for any
+    ``OSError`` within.
+    """
+    existed, written = target.exists(), list[Path]()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=target))
+        try:
+            yield staging, written
+            written += _move(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+            if not existed and not written:
+                with suppress(OSError):
+                    target.rmdir()
+    except ReportError:
+        raise
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ReportError(
+            f"{target}: the report cannot be written ({reason}): expected a folder that can be "
+            "written to, with some megabytes free"
+        ) from error
+
+
+def _move(staging: Path, target: Path) -> list[Path]:
+    """Every file of ``staging`` renamed to the same place under ``target``."""
+    moved = []
+    for path in sorted(p for p in staging.rglob("*") if p.is_file()):
+        final = target / path.relative_to(staging)
+        final.parent.mkdir(exist_ok=True)
+        moved.append(path.replace(final))
+    return moved

@@ -1,0 +1,181 @@
+"""The configuration: every choice composes, and what it yields can be run."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from calib.checkout import CONF, ROOT
+from calib.errors import CalibError
+from calib.hardware import hardware_from_config, load_hardware
+from calib.steps import model_and_workload
+from model.workload import Workload
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra() -> Iterator[None]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    config = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    assert isinstance(config, dict)
+    return config
+
+
+def test_groups_are_what_the_contract_names() -> None:
+    nvidia = ["rtx5090", "rtx_pro_6000", "rtx4090", "h200", "h100", "h100_pcie", "a100", "l40s"]
+    assert set(options("hw")) >= {"cpu", *nvidia, "l4", "b200"}
+    ocr = ["ocr_base", "ocr_gundam", "ocr_large", "ocr_small", "ocr_tiny"]
+    assert set(options("workload")) >= set(ocr)
+    assert set(options("sweep")) == {"quick", "standard", "full"}
+    assert "deepseek_ocr" in options("model")
+
+
+@pytest.mark.parametrize("hw", [None, *options("hw")])
+def test_every_combination_composes(hw: str | None) -> None:
+    """One option a group, all combinations, each to a model, a workload and a device."""
+    for model, workload, sweep in itertools.product(*map(options, ("model", "workload", "sweep"))):
+        chosen = [f"model={model}", f"workload={workload}", f"sweep={sweep}"]
+        config = composed(*chosen, *([f"+hw={hw}"] if hw else []))
+        assert (config["workload"]["name"], config["sweep"]["name"]) == (workload, sweep)
+        built, asked = model_and_workload(config)
+        assert asked.name == workload
+        assert built.dtype == "bfloat16"
+        if hw:
+            assert hardware_from_config(config["hw"]).name == hw
+        else:
+            assert config["hw"] == "???"
+
+
+def test_a_card_read_with_hydra_is_the_card_read_without() -> None:
+    for hw in options("hw"):
+        config = composed(f"+hw={hw}")["hw"]
+        assert repr(hardware_from_config(config)) == repr(load_hardware(hw))
+
+
+def test_defaults() -> None:
+    config = composed()
+    assert config["model"]["architecture"] == "deepseek_ocr"
+    assert (config["workload"]["name"], config["sweep"]["name"]) == ("ocr_tiny", "quick")
+    assert (config["mode"], config["implementation"], config["execution"]) == (
+        "run",
+        "torch",
+        "eager",
+    )
+    assert config["samples"]["dir"] is None
+    assert config["report"]["pictures"] is True
+    assert config["measured"] is None
+
+
+def test_model_has_the_published_dimensions() -> None:
+    """The file states what the class has by default, so that neither can be changed alone."""
+    built, _ = model_and_workload(composed())
+    assert built == type(built)()
+
+
+@pytest.mark.parametrize(
+    ("name", "image_tokens"),
+    [("tiny", 73), ("small", 111), ("base", 273), ("large", 421), ("gundam", 893)],
+)
+def test_workloads_ask_for_the_published_tokens(name: str, image_tokens: int) -> None:
+    """n (n + 1) + 1 tokens for n = side / 64; 100 wh + 10 h more for w x h tiles of 640."""
+    _, workload = model_and_workload(composed(f"workload=ocr_{name}"))
+    n = workload.side // 64
+    rows, columns = workload.tiles or (0, 0)
+    assert n * (n + 1) + 1 + 100 * rows * columns + 10 * rows == image_tokens
+    assert str(image_tokens) in (CONF / "workload" / f"ocr_{name}.yaml").read_text("utf-8")
+    assert workload == Workload(f"ocr_{name}", workload.side, workload.tiles, 640, 10, 1, 16, "all")
+
+
+def test_sweeps_differ_in_time_and_not_in_kind() -> None:
+    quick, standard, full = (composed(f"sweep={s}")["sweep"] for s in ("quick", "standard", "full"))
+    assert set(quick) == set(standard) == set(full)
+    assert 0 < quick["budget_s"] < standard["budget_s"] < full["budget_s"]
+
+
+def test_files_state_their_own_name() -> None:
+    for group in ("hw", "workload", "sweep"):
+        for option in options(group):
+            assert yaml.safe_load((CONF / group / f"{option}.yaml").read_text("utf-8"))["name"] == (
+                option
+            )
+
+
+def test_every_key_has_a_comment() -> None:
+    for line in (CONF / "config.yaml").read_text("utf-8").split("hydra:")[0].splitlines():
+        if re.match(r"\s*(- )?\w+: \S", line):
+            assert "#" in line, line
+
+
+@pytest.mark.parametrize("text", ["_target_", "!!python"])
+def test_nothing_in_the_configuration_is_code(text: str) -> None:
+    for path in CONF.rglob("*.yaml"):
+        assert text not in path.read_text("utf-8"), path
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("mode=guess", r"mode = 'guess': expected one of run, analytic, calibrate"),
+        ("implementation=jax", r"implementation = 'jax': expected one of torch"),
+        ("execution=fast", r"execution = 'fast': expected one of eager, graph, compiled"),
+        ("workload.batch=0", r"workload: batch = 0: expected an integer >= 1"),
+        ("workload.side=-512", r"workload: side = -512: expected an integer >= 1"),
+        ("workload.tiles=[2]", r"workload: tiles = \(2,\): expected None or \(rows, columns\)"),
+        ("workload.logits=none", r"workload: logits = 'none': expected one of all, last"),
+        ("+workload.pages=2", r"workload: .*pages"),
+        ("model.hidden=0", r"model: .*hidden = 0: expected"),
+        ("model.experts=-64", r"model: .*experts = -64: expected"),
+        ("model.dtype=bf16", r"model: dtype = 'bf16': expected one of .*bfloat16"),
+        ("+model.depth=2", r"model: .*'depth'"),
+        ("model.architecture=gpt", r"model: architecture = 'gpt': expected .*deepseek_ocr"),
+    ],
+)
+def test_a_wrong_value_is_named(override: str, message: str) -> None:
+    with pytest.raises(CalibError, match=f"^{message}"):
+        model_and_workload(composed(override))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("bandwidth", "-1.5"), ("sm_count", "0"), ("l2_bytes", "big")]
+)
+def test_a_wrong_figure_of_a_card_is_named(key: str, value: str) -> None:
+    config = composed("+hw=rtx5090", f"hw.{key}={value}")["hw"]
+    with pytest.raises(CalibError, match=rf"^hw\.{key} = '?{value}'?: expected a positive"):
+        hardware_from_config(config)
+
+
+@pytest.mark.parametrize("group", ["+hw", "model", "workload", "sweep"])
+def test_an_unknown_option_lists_what_exists(group: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "calib.run", f"{group}=nonesuch", f"hydra.run.dir={tmp_path}/run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    name = group.removeprefix("+")
+    assert done.returncode != 0
+    assert f"Could not find '{name}/nonesuch'" in done.stderr
+    for option in options(name):
+        assert option in done.stderr.split("Available options")[1].split()
+    assert not (tmp_path / "run").exists()
