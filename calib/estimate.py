@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from calib.features import whole
-from calib.fit import ROOFLINE, WEAKEST_FIRST, Calibration, dtype_of, uncalibrated
+import numpy as np
+
+from calib.fit import ROOFLINE, WEAKEST_FIRST, Calibration, dtype_of
 from calib.hardware import Hardware, arithmetic_intensity, bound
 from model.layer import Call
 from model.ops import GroupedMatmul, MoeMlp, Operator
@@ -58,7 +59,13 @@ def operator_table(
     row = {op: i for i, op in enumerate(different)}
     index = [row[c.op] for _, _, c in calls]
     seconds = calibration.estimate(different, implementation, hot).iloc[index]
-    table = pd.DataFrame([_row(phase, repeat, c, hardware) for phase, repeat, c in calls])
+    known = [_columns(op, hardware) for op in different]
+    table = pd.DataFrame(
+        [
+            _row(phase, repeat, c, known[i])
+            for i, (phase, repeat, c) in zip(index, calls, strict=True)
+        ]
+    )
     times = table.pop("times").to_numpy()
     for target in ("estimate_s", "low_s", "high_s"):
         table[target] = seconds[target].to_numpy() * times
@@ -82,20 +89,29 @@ OPERATOR_COLUMNS = [
 ]
 
 
-def _row(phase: str, repeat: int, call: Call, hardware: Hardware) -> dict[str, Any]:
-    op, times = call.op, call.count * repeat
+def _columns(op: Operator, hardware: Hardware) -> dict[str, Any]:
+    """What a row says of its operator alone, of one execution."""
     return {
-        "phase": phase,
-        "path": call.path,
         "kind": op.operator,
         "shape": describe(op),
         "dtype": dtype_of(op),
-        "count": call.count,
-        "launches": call.launches,
-        "flops": float(op.flops * times),
-        "bytes": float(op.bytes * times),
+        "flops": float(op.flops),
+        "bytes": float(op.bytes),
         "arithmetic_intensity": arithmetic_intensity(op),
         "bound": bound(op, hardware),
+    }
+
+
+def _row(phase: str, repeat: int, call: Call, columns: dict[str, Any]) -> dict[str, Any]:
+    times = call.count * repeat
+    return {
+        **columns,
+        "phase": phase,
+        "path": call.path,
+        "count": call.count,
+        "launches": call.launches,
+        "flops": columns["flops"] * times,
+        "bytes": columns["bytes"] * times,
         "times": times,
     }
 
@@ -113,55 +129,55 @@ def describe(op: Operator) -> str:
     return " ".join(words)
 
 
-def summed(rows: pd.DataFrame) -> dict[str, Any]:
-    """Totals of operator rows, null where a part is, and the provenance of the sum."""
-    totals = {name: float(rows[name].sum(skipna=False)) for name in SUMMED}
-    return {**totals, "provenance": provenance_of(rows)}
+class Sums:
+    """Totals over any choice of operator rows, null where a part is, and how the sum is known."""
 
+    def __init__(self, operators: pd.DataFrame):
+        self.values = operators[SUMMED].to_numpy(dtype=float)  # [rows, columns]
+        seconds = operators["estimate_s"].to_numpy(dtype=float)
+        known = operators["provenance"].to_numpy()
+        self.by_provenance = np.stack([(known == name) * seconds for name in WEAKEST_FIRST], axis=1)
 
-def provenance_of(rows: pd.DataFrame) -> str:
-    shares = rows.groupby("provenance")["estimate_s"].sum() / max(rows["estimate_s"].sum(), 1e-30)
-    carried = [known for known in WEAKEST_FIRST if shares.get(known, 0.0) > WEAK_SHARE]
-    return carried[0] if carried else ROOFLINE
+    def over(self, rows: Any) -> dict[str, Any]:
+        totals = dict(zip(SUMMED, self.values[rows].sum(axis=0).tolist(), strict=True))
+        carried = self.by_provenance[rows].sum(axis=0)
+        weakest = np.flatnonzero(carried > WEAK_SHARE * max(carried.sum(), 1e-30))
+        return {**totals, "provenance": WEAKEST_FIRST[weakest[0]] if len(weakest) else ROOFLINE}
 
 
 def module_table(phases: Mapping[str, Phase], operators: pd.DataFrame) -> pd.DataFrame:
     """One row a module and phase, in order of execution: inclusive sums over the module's calls."""
     import pandas as pd
 
-    total = operators["estimate_s"].sum()
-    rows = []
+    total, sums, rows = operators["estimate_s"].sum(), Sums(operators), []
     for phase, passes in phases.items():
-        own = operators[operators["phase"] == phase]
-        under = _rows_under(own["path"].tolist())
+        own = np.flatnonzero(operators["phase"] == phase)
+        under = _rows_under(operators["path"].iloc[own].tolist())
         for node in _merged(passes):
-            some = own.iloc[under.get(node.path, [])]
-            if not len(some) and not node.layer.weight_bytes():
+            some = own[under.get(node.path, [])]
+            weights = float(node.layer.weight_bytes())
+            if not len(some) and not weights:
                 continue
-            sums = summed(some)
-            rows.append(
-                {
-                    "phase": phase,
-                    "path": node.path,
-                    "parent": node.parent,
-                    "class_name": type(node.layer).__name__,
-                    "mirrors": node.layer.mirrors,
-                    "depth": node.path.count(".") + 1 if node.path else 0,
-                    "params_json": json.dumps(_parameters(node.layer)),
-                    "calls": len(some),
-                    **sums,
-                    "weight_bytes": float(node.layer.weight_bytes()),
-                    "activation_bytes": float(node.layer.activation_bytes()),
-                    "kv_cache_bytes": float(node.layer.kv_cache_bytes()),
-                    "measured_s": float("nan"),
-                    "measured_q1_s": float("nan"),
-                    "measured_q3_s": float("nan"),
-                    "error": float("nan"),
-                    "error_unseen": float("nan"),
-                    "share": sums["estimate_s"] / total if total else 0.0,
-                }
-            )
-    return pd.DataFrame(rows)
+            rows.append({"phase": phase, **_module(node), "calls": len(some), **sums.over(some)})
+            rows[-1]["weight_bytes"] = weights
+    table = pd.DataFrame(rows)
+    unknown = ("measured_s", "measured_q1_s", "measured_q3_s", "error", "error_unseen")
+    table = table.assign(**dict.fromkeys(unknown, float("nan")))
+    return table.assign(share=table["estimate_s"] / total if total else 0.0)
+
+
+def _module(node: Any) -> dict[str, Any]:
+    layer = node.layer
+    return {
+        "path": node.path,
+        "parent": node.parent,
+        "class_name": type(layer).__name__,
+        "mirrors": layer.mirrors,
+        "depth": node.path.count(".") + 1 if node.path else 0,
+        "params_json": json.dumps(_parameters(layer)),
+        "activation_bytes": float(layer.activation_bytes()),
+        "kv_cache_bytes": float(layer.kv_cache_bytes()),
+    }
 
 
 def _merged(passes: Phase) -> list[Any]:
@@ -204,11 +220,9 @@ def component_table(operators: pd.DataFrame) -> pd.DataFrame:
     """One row a component in order of execution, then the total."""
     import pandas as pd
 
-    rows = [
-        {"component": name, **summed(some)}
-        for name, some in operators.groupby(component_names(operators), sort=False)
-    ]
-    rows.append({"component": "total", **summed(operators)})
+    sums, names = Sums(operators), component_names(operators).to_numpy()
+    rows = [{"component": n, **sums.over(names == n)} for n in dict.fromkeys(names)]
+    rows.append({"component": "total", **sums.over(slice(None))})
     unknown = dict.fromkeys(("measured_s", "error", "error_unseen", "roofline_error"), float("nan"))
     return pd.DataFrame(rows).assign(**unknown)
 
@@ -241,16 +255,3 @@ def figure_table(components: pd.DataFrame, decode_steps: int, batch: int) -> pd.
 def plain(value: Any) -> dict[str, Any]:
     """A frozen record as a dict for the report."""
     return asdict(value)
-
-
-__all__ = [
-    "OPERATOR_COLUMNS",
-    "component_table",
-    "figure_table",
-    "found_in_cache",
-    "module_table",
-    "operator_table",
-    "plain",
-    "uncalibrated",
-    "whole",
-]

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,20 +48,51 @@ def test_groups_are_what_the_contract_names() -> None:
     assert "deepseek_ocr" in options("model")
 
 
-@pytest.mark.parametrize("hw", [None, *options("hw")])
-def test_every_combination_composes(hw: str | None) -> None:
+GROUPS = ("hw", "model", "workload", "sweep")
+
+
+@cache
+def chosen(group: str, option: str) -> dict[str, Any]:
+    """The whole configuration with one option chosen; not to be changed."""
+    return composed(f"{'+' if group == 'hw' else ''}{group}={option}")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_choice_changes_its_own_key_alone(group: str) -> None:
+    """So a combination is its options side by side, and need not be composed to be known."""
+    rest = {key: value for key, value in composed().items() if key != group}
+    for option in options(group):
+        config = chosen(group, option)
+        assert config[group]
+        others = {key: value for key, value in config.items() if key != group}
+        assert others == rest, f"{group}={option}"
+
+
+def test_every_combination_can_be_run() -> None:
     """One option a group, all combinations, each to a model, a workload and a device."""
-    for model, workload, sweep in itertools.product(*map(options, ("model", "workload", "sweep"))):
-        chosen = [f"model={model}", f"workload={workload}", f"sweep={sweep}"]
-        config = composed(*chosen, *([f"+hw={hw}"] if hw else []))
-        assert (config["workload"]["name"], config["sweep"]["name"]) == (workload, sweep)
+    parts = {g: {o: chosen(g, o)[g] for o in options(g)} for g in GROUPS}
+    parts["hw"]["found"] = "???"
+    base = composed()
+    for names in itertools.product(*parts.values()):
+        picked = dict(zip(GROUPS, names, strict=True))
+        config = base | {group: parts[group][name] for group, name in picked.items()}
         built, asked = model_and_workload(config)
-        assert asked.name == workload
-        assert built.dtype == "bfloat16"
-        if hw:
-            assert hardware_from_config(config["hw"]).name == hw
-        else:
-            assert config["hw"] == "???"
+        assert asked.name == picked["workload"]
+        assert built.dtype == config["model"]["dtype"]
+        assert config["sweep"]["name"] == picked["sweep"]
+        if picked["hw"] != "found":
+            assert hardware_from_config(config["hw"]).name == picked["hw"]
+
+
+@pytest.mark.parametrize("hw", options("hw"))
+def test_combinations_compose_to_their_options(hw: str) -> None:
+    """With Hydra itself: every card with every model, workloads and sweeps in turn."""
+    turns = zip(itertools.cycle(options("workload")), itertools.cycle(options("sweep")))
+    for model, (workload, sweep) in zip(options("model"), turns, strict=False):
+        picked = {"hw": hw, "model": model, "workload": workload, "sweep": sweep}
+        config = composed(*(f"{'+' if g == 'hw' else ''}{g}={o}" for g, o in picked.items()))
+        for group, option in picked.items():
+            assert config[group] == chosen(group, option)[group]
 
 
 def test_a_card_read_with_hydra_is_the_card_read_without() -> None:

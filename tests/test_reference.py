@@ -159,8 +159,9 @@ def test_operators_are_those_that_the_dispatcher_saw(
         "prefill": passes.prefill,
         "decode": lambda: passes.step(state),
     }[phase]
-    start = "model" if phase == "vision" else ""
-    seen = [(r.path, r.name) for r in record(passes.reference.model, run, start)]
+    whole: Any = passes.reference.model
+    module, start = (whole.model, "model") if phase == "vision" else (whole, "")
+    seen = [(r.path, r.name) for r in record(module, run, start)]
     table = measurement.operators[measurement.operators["phase"] == phase]
     profiled = [
         (path, aten.partition(".")[0])

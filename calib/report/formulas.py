@@ -6,13 +6,13 @@ is the formula. Nothing is written down a second time, so nothing can drift.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
-from model.layer import Call, Child, Layer, Step
+from model.layer import Call, Child, Layer
 from model.ops import ITEM_BYTES, Operator
 
 OPERATOR_FIELDS = {
@@ -115,15 +115,22 @@ def operator_formulas(op: Operator) -> OperatorFormulas:
 def _title(op: Operator) -> str:
     flags = [n.replace("_", " ") for n, v in vars(op).items() if v is True]
     kind = [str(vars(op)["kind"])] if "kind" in vars(op) else []
-    extra = ", ".join(kind + [f"with {flag}" for flag in flags])
+    given = [f.name for f in fields(op) if f.default is None and vars(op)[f.name] is not None]
+    chosen = [f"its own {name.replace('_', ' ')}" for name in given]
+    extra = ", ".join(kind + [f"with {flag}" for flag in flags + chosen])
     return type(op).__name__ + (f" ({extra})" if extra else "")
 
 
 @cache
-def _symbol(name: str) -> Any:
+def _symbol(name: str, whole: bool = True) -> Any:
     from sympy import Symbol
 
-    return Symbol(name, positive=True, integer=True)
+    return Symbol(name, positive=True, integer=whole or None)
+
+
+def _field_symbol(layer: Layer, field: str, letter: str) -> Any:
+    """A size that is no whole number here, such as a mean context, may be any real one."""
+    return _symbol(letter, isinstance(vars(layer)[field], int))
 
 
 @contextmanager
@@ -148,7 +155,9 @@ def latex(value: Any) -> str:
     from sympy import sympify
     from sympy.printing.latex import LatexPrinter
 
-    return str(LatexPrinter({"mul_symbol": None}).doprint(sympify(value)))
+    words = r"\mathrm" in str(value)
+    printer = LatexPrinter({"mul_symbol": "dot" if words else None})
+    return str(printer.doprint(sympify(value)))
 
 
 def symbolic_layer(layer: Layer) -> tuple[Layer, dict[str, str]]:
@@ -157,27 +166,42 @@ def symbolic_layer(layer: Layer) -> tuple[Layer, dict[str, str]]:
     Returns it with LaTeX letter by field. A size that decides which operators run (a batch of 1 is
     not copied) keeps its value, as does one that sympy cannot carry through.
     """
-    sizes = [n for n, v in vars(layer).items() if type(v) is int and v > 0]
-    if not sizes:
+    names = {n: word(n) for n in sizes_of(layer)}
+    if not names:
         return layer, {}
-    names = {n: rf"\mathrm{{{n.replace('_', chr(92) + '_')}}}" for n in sizes}
     form = layer_form(layer)
     whole = _with_symbols(layer, names, form)
     if whole is not None:
         return whole, names
     kept: dict[str, str] = {}
-    for name in sizes:
+    for name in names:
         tried = {**kept, name: names[name]}
         kept = tried if _with_symbols(layer, tried, form) is not None else kept
     return _with_symbols(layer, kept, form) or layer, kept
 
 
+def sizes_of(layer: Layer) -> list[str]:
+    """Fields that are numbers other than 0: a 0 means that something is left out."""
+    values = vars(layer).items()
+    return [n for n, v in values if isinstance(v, int | float) and not isinstance(v, bool) and v]
+
+
+def word(name: str) -> str:
+    """A name of several letters as one symbol."""
+    return rf"\mathrm{{{name}}}".replace("_", r"\_")
+
+
 def layer_form(layer: Layer) -> tuple[Any, ...]:
     """Equal for layers that run the same sequence of operators and parts, whatever their sizes."""
-    return tuple(_step_form(step) for step in layer.forward())
+    return tuple(_step_form(step) for step in executed(layer))
 
 
-def _step_form(step: Step) -> Any:
+def executed(layer: Layer) -> list[Call | Child]:
+    """The steps that compute: operators and parts, without the release of tensors."""
+    return [step for step in layer.forward() if isinstance(step, Call | Child)]
+
+
+def _step_form(step: Call | Child) -> Any:
     if isinstance(step, Child):
         return (step.name, type(step.layer))
     return operator_form(step.op)
@@ -185,19 +209,52 @@ def _step_form(step: Step) -> Any:
 
 def _with_symbols(layer: Layer, names: dict[str, str], form: tuple[Any, ...]) -> Layer | None:
     """The copy, or None where the code needs a number or the symbols change what runs."""
-    copy = replace(layer, **{n: _symbol(s) for n, s in names.items()})  # type: ignore[type-var]
+    copy = replace(layer, **{n: _field_symbol(layer, n, s) for n, s in names.items()})  # type: ignore[type-var]
     try:
         same = layer_form(copy) == form
         # Every property is tried: some code asks for a number only there.
-        costs = [costs_of(step) for step in copy.forward() if isinstance(step, Call)]
+        costs = [costs_of(step) for step in executed(copy) if isinstance(step, Call)]
     except (TypeError, ValueError, AttributeError):
         return None
     return copy if same and costs is not None else None
 
 
+TOTALS: dict[str, Callable[[Layer], Any]] = {
+    "F_{tensor}": Layer.forward_tensor_core_flops,
+    "F_{cuda}": Layer.forward_cuda_core_flops,
+    "P": Layer.weight_parameters,
+}
+"""Sums over a layer and its parts; P: parameters."""
+
+
+def layer_totals(layer: Layer, symbolic: Layer, names: dict[str, str]) -> dict[str, str]:
+    """LaTeX of ``TOTALS`` in the layer's symbols. One is left out that is 0, or that would be
+    wrong elsewhere: a part of the layer asks for a number, or chooses what runs by one.
+    """
+    if not names or height(layer) > TALLEST:
+        return {}
+    values = {_field_symbol(layer, n, s): vars(layer)[n] for n, s in names.items()}
+    found = {}
+    for name, cost in TOTALS.items():
+        try:
+            formula = cost(symbolic)
+            holds = formula.subs(values) == cost(layer)
+        except (TypeError, ValueError, AttributeError):
+            continue
+        if holds and formula != 0:
+            found[name] = latex(formula)
+    return found
+
+
+TALLEST = 3
+"""Levels of parts in a layer beyond which its totals are too long to tell anything."""
+
+
+def height(layer: Layer) -> int:
+    """Levels of parts, the layer itself one of them; parts of one class count as alike."""
+    parts = {type(s.layer): s.layer for s in executed(layer) if isinstance(s, Child)}
+    return 1 + max((height(part) for part in parts.values()), default=0)
+
+
 def costs_of(call: Call) -> tuple[Any, ...]:
     return tuple(getattr(call.op, name) * call.count for name in PROPERTIES)
-
-
-def operator_fields(op: Operator) -> list[str]:
-    return [f.name for f in fields(op)]

@@ -63,7 +63,7 @@ def write_report(
         if documents:
             from calib.report.layers import write_layer_docs
 
-            write_layer_docs(record, staging / LAYERS)
+            write_layer_docs(report, staging / LAYERS)
     return written
 
 

@@ -1,0 +1,111 @@
+"""The fit against devices whose law is known."""
+
+import numpy as np
+import pytest
+
+from calib.errors import CalibError
+from calib.fit import fit, uncalibrated
+from calib.hardware import floor, load_hardware
+from calib.samples import Sample
+from model import ops
+
+H200 = load_hardware("h200")
+RNG = np.random.default_rng(7)
+
+
+def truth(op: ops.Operator) -> float:
+    """A made-up device: 4 microseconds, 80% of both peaks, and a third more below 64 rows."""
+    penalty = 1 + 0.33 / (1 + (op.m / 64) ** 2)
+    return 4e-6 + float(floor(op, H200)) / 0.8 * penalty
+
+
+def made_up(count: int, noise: float = 0.02, hardware: str = "h200") -> list[Sample]:
+    samples = []
+    for m, n, k in np.exp(RNG.uniform(np.log(16), np.log(8192), (count, 3))).astype(int):
+        op = ops.Matmul(int(m), int(n), int(k))
+        seconds = truth(op) * np.exp(RNG.normal(0, noise, 5))
+        samples.append(Sample(op, list(seconds), hardware, "torch"))
+    return samples
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    return fit(made_up(120), H200)
+
+
+def test_unseen_shapes_are_within_a_few_percent_and_beat_both_baselines(calibration):
+    fresh = [s.op for s in made_up(200)]
+    table = calibration.estimate(fresh)
+    true = np.array([truth(op) for op in fresh])
+    error = np.median(np.abs(table["estimate_s"] / true - 1))
+    assert error < 0.05
+    held_out = calibration.held_out.iloc[0]
+    assert held_out["median_error"] < 0.06
+    assert held_out["median_error"] < held_out["constant_median_error"]
+    assert held_out["median_error"] < held_out["roofline_median_error"]
+
+
+def test_intervals_cover_what_they_say(calibration):
+    fresh = made_up(300)
+    table = calibration.estimate([s.op for s in fresh])
+    seen = np.array([s.median for s in fresh])
+    inside = (table["low_s"] <= seen) & (seen <= table["high_s"])
+    assert 0.82 <= inside.mean() <= 0.99
+
+
+def test_provenance_is_measured_interpolated_or_extrapolated(calibration):
+    seen = next(iter(calibration.measured))[1]
+    table = calibration.estimate([seen, ops.Matmul(300, 300, 300), ops.Matmul(2**20, 64, 64)])
+    assert list(table["provenance"]) == ["measured", "interpolated", "extrapolated"]
+
+
+def test_estimate_never_jumps_at_the_edge_of_the_samples(calibration):
+    sizes = np.unique(np.geomspace(4000, 40000, 400).astype(int))
+    grid = ops.grid(ops.Matmul, m=sizes, n=4096, k=4096)
+    seconds = calibration.estimate(grid)["estimate_s"].to_numpy()
+    step = np.diff(np.log(seconds)) / np.diff(np.log(sizes))
+    assert np.all(step > 0) and np.all(step < 2)
+
+
+def test_grid_equals_a_list(calibration):
+    grid = ops.grid(ops.Matmul, m=[1, 64, 999], n=512, k=2048)
+    listed = calibration.estimate(list(ops.grid_points(grid)))
+    gridded = calibration.estimate(grid)
+    np.testing.assert_allclose(gridded["estimate_s"], listed["estimate_s"])
+    assert list(gridded["provenance"]) == list(listed["provenance"])
+
+
+def test_kind_without_samples_is_the_roofline_and_says_so(calibration):
+    op = ops.Softmax(128, 128)
+    row = calibration.estimate([op]).iloc[0]
+    assert row["provenance"] == "roofline"
+    assert row["estimate_s"] == row["floor_s"] == float(floor(op, H200))
+    assert np.isnan(row["high_s"])
+    assert uncalibrated(H200).estimate([op]).iloc[0]["provenance"] == "roofline"
+
+
+def test_other_cards_samples_give_a_transferred_calibration():
+    table = fit(made_up(40, hardware="h100"), H200).estimate([ops.Matmul(300, 300, 300)])
+    assert list(table["provenance"]) == ["transferred"]
+
+
+def test_mixed_cards_are_refused():
+    with pytest.raises(CalibError, match="h100, h200"):
+        fit(made_up(4) + made_up(4, hardware="h100"), H200)
+
+
+def test_failed_samples_are_left_out():
+    failed = Sample(ops.Matmul(1, 1, 1), [], "h200", "torch", status="unsupported")
+    assert len(fit([*made_up(20), failed], H200).measured) == 20
+
+
+def test_slow_blocks_are_brought_to_the_typical_machine():
+    op = ops.Matmul(64, 64, 64)
+    speeds = [(1.0, 1e-3), (1.0, 1e-3), (0.5, 2e-3)]
+    samples = [
+        Sample(op, [t], "h200", "torch", probe_flops=s * 1e14, probe_bandwidth=s * 1e12)
+        for s, t in speeds
+    ]
+    from calib.fit import drift_corrected
+
+    np.testing.assert_allclose(drift_corrected(samples, H200), 1e-3)

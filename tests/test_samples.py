@@ -1,0 +1,84 @@
+"""The store: whole or not at all, and a clear word where it cannot be."""
+
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+from calib import samples as module
+from calib.errors import CalibError
+from calib.samples import Sample, SampleStore, read_samples, write_samples
+from model import ops
+
+SAMPLE = Sample(ops.Matmul(3, 5, 7), [2e-3, 1e-3, 4e-3], "cpu", "torch", device="a CPU")
+CAUSAL = ops.Attention(1, 9, 9, 4, 2, 64, causal=True, window=3)
+
+
+def test_round_trip_keeps_every_field(tmp_path):
+    written = [SAMPLE, replace(SAMPLE, op=CAUSAL, cache="hot", probe_flops=1.5, versions={"a": "1"})]
+    path = write_samples(tmp_path / "s.parquet", written)
+    assert read_samples(path) == written
+    assert read_samples(path)[0].median == 2e-3
+
+
+def test_store_appends_and_compacts_to_the_same_samples(tmp_path):
+    store = SampleStore(tmp_path / "cpu", "cpu", "a CPU")
+    assert store.samples() == []
+    store.append([SAMPLE])
+    store.append([replace(SAMPLE, op=CAUSAL)])
+    before = store.samples()
+    store.compact()
+    assert store.samples() == before
+    assert len(list((tmp_path / "cpu").iterdir())) == 1
+
+
+def test_truncated_file_is_named_and_the_others_stay(tmp_path):
+    store = SampleStore(tmp_path, "cpu", "a CPU")
+    first, second = store.append([SAMPLE]), store.append([SAMPLE])
+    second.write_bytes(second.read_bytes()[:100])
+    with pytest.raises(CalibError, match=second.name):
+        store.samples()
+    assert read_samples(first) == [SAMPLE]
+
+
+def test_other_schema_version_is_refused(tmp_path):
+    path = write_samples(tmp_path / "s.parquet", [SAMPLE])
+    table = pq.read_table(path).replace_schema_metadata({"calib_schema": "99"})
+    pq.write_table(table, path)
+    with pytest.raises(CalibError, match="schema version 99: expected 1"):
+        read_samples(path)
+
+
+def test_another_device_is_refused_on_reading_and_on_writing(tmp_path):
+    store = SampleStore(tmp_path, "cpu", "a CPU")
+    store.append([SAMPLE])
+    with pytest.raises(CalibError, match="expected another CPU"):
+        read_samples(tmp_path, device="another CPU")
+    with pytest.raises(CalibError, match="'another CPU'"):
+        store.append([replace(SAMPLE, device="another CPU")])
+    assert store.samples() == [SAMPLE]
+
+
+def test_full_disk_leaves_earlier_samples_and_no_rubbish(tmp_path, monkeypatch):
+    store = SampleStore(tmp_path, "cpu", "a CPU")
+    store.append([SAMPLE])
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(CalibError, match="No space left on device"):
+        store.append([SAMPLE])
+    assert [p.name for p in tmp_path.iterdir()] == ["000001.parquet"]
+    assert store.samples() == [SAMPLE]
+
+
+def test_folder_that_cannot_be_made_is_one_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CalibError, match="cannot write"):
+        write_samples(tmp_path / "file" / "s.parquet", [SAMPLE])
+
+
+def test_unknown_kind_lists_what_exists():
+    with pytest.raises(CalibError, match="matmul"):
+        module.op_from_json("matmull", "{}")
