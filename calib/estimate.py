@@ -45,10 +45,12 @@ def operator_table(
     unseen: Calibration | None,
     implementation: str,
     names: Mapping[str, str],
+    host_s: float = 0.0,
 ) -> pd.DataFrame:
     """One row a call. ``unseen``: a calibration without the model's own shapes, for its error.
 
-    ``names``: constant columns (model, workload).
+    ``names``: constant columns (model, workload). ``host_s``: what eager module code adds to each
+    launch [s], on a device that waits for it.
     """
     import pandas as pd
 
@@ -67,15 +69,16 @@ def operator_table(
         ]
     )
     times = table.pop("times").to_numpy()
+    hosts = host_s * table["launches"].to_numpy()
     for target in ("estimate_s", "low_s", "high_s"):
-        table[target] = seconds[target].to_numpy() * times
+        table[target] = (seconds[target].to_numpy() + hosts) * times
     table["roofline_s"] = seconds["floor_s"].to_numpy() * times
-    table["efficiency"] = seconds["efficiency"].to_numpy()
+    table["efficiency"] = table["roofline_s"] / table["estimate_s"].where(table["estimate_s"] > 0)
     table["provenance"] = seconds["provenance"].to_numpy()
     table["estimate_unseen_s"] = float("nan")
     if unseen is not None:
         blind = unseen.estimate(different, implementation, hot).iloc[index]
-        table["estimate_unseen_s"] = blind["estimate_s"].to_numpy() * times
+        table["estimate_unseen_s"] = (blind["estimate_s"].to_numpy() + hosts) * times
     empty = {"measured_s": float("nan"), "error": float("nan"), "error_unseen": float("nan")}
     fixed = {"hardware": hardware.name, "implementation": implementation, **names}
     return table.assign(**empty, **fixed)[OPERATOR_COLUMNS]

@@ -22,14 +22,15 @@ def run(config: dict[str, Any], folder: Path) -> None:
 
     model, workload = steps.model_and_workload(config)
     target = steps.find_target(config)
-    if target.here and config["mode"] != "analytic":
+    if target.here:
         target = steps.measure_operators(config, target, model.phases(workload))
     if config["mode"] == "calibrate":
         return
-    measurement = steps.measure_model(config, target, workload)
-    phases = model.phases(workload, steps.routing(measurement))
     calibrations = steps.fit_samples(target)
-    record = steps.estimate(config, target, model, workload, phases, calibrations, measurement)
+    host_s = steps.measure_host(config, target, calibrations[0])
+    observed = steps.measure_model(config, target, workload)
+    phases = model.phases(workload, steps.routing(observed))
+    record = steps.estimate(config, target, model, workload, phases, calibrations, observed, host_s)
     write_report(record, folder, config["report"]["pictures"], config["report"]["layers"])
     print_report(record)
     print(f"report: {folder / 'report.md'}")

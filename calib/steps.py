@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from calib.device import detect_device, device_hardware
 from calib.errors import CalibError
-from calib.hardware import Hardware, hardware_from_config, load_hardware
+from calib.hardware import Hardware, hardware_from_config, hardware_names, load_hardware
 from calib.samples import Sample, SampleStore
 from model.architectures import build
+from model.layer import Call
 from model.workload import Phase, Workload
 
 if TYPE_CHECKING:
@@ -74,6 +76,11 @@ def find_target(config: dict[str, Any]) -> Target:
         hardware = device_hardware(found) if found else load_hardware("cpu")
     folder = Path(config["samples"]["dir"] or default_samples_dir()).expanduser() / hardware.name
     if hardware.name == "cpu":
+        if config["mode"] == "analytic":
+            raise CalibError(
+                "hw = cpu: mode=analytic never measures, and a CPU's peaks are probed: expected "
+                f"+hw=<card>, one of {', '.join(n for n in hardware_names() if n != 'cpu')}"
+            )
         from calib.host import detect_host
 
         device = detect_host().device
@@ -148,6 +155,36 @@ def progress(title: str, total_s: float) -> Iterator[Any]:
         yield lambda elapsed, label: bar.update(task, completed=elapsed, at=label)
 
 
+def measure_host(config: dict[str, Any], target: Target, calibration: Calibration) -> float:
+    """Seconds that eager module code adds to a launch; 0 where launches do not wait for it.
+
+    Measured once on a miniature model and kept with the samples.
+    """
+    from calib.measure.host import HOST, host_seconds
+
+    if not target.here or config["execution"] != "eager":
+        return 0.0
+    known = [s for s in target.samples if s.op == HOST]
+    if not known:
+
+        def operators(calls: Sequence[Call]) -> float:
+            seconds = calibration.estimate([c.op for c in calls], hot=True)["estimate_s"]
+            return float(sum(s * c.count for s, c in zip(seconds, calls, strict=True)))
+
+        sample = Sample(
+            op=HOST,
+            seconds=host_seconds(operators),
+            hardware=target.store.hardware,
+            implementation=config["implementation"],
+            origin="host",
+            device=target.device,
+            versions=versions(),
+        )
+        target.store.append([sample])
+        known = [sample]
+    return statistics.median(s.median for s in known)
+
+
 @dataclass(frozen=True)
 class Observed:
     """The measured model, with the machine's speed between its passes."""
@@ -158,9 +195,7 @@ class Observed:
 
 def measure_model(config: dict[str, Any], target: Target, workload: Workload) -> Observed | None:
     """Run the reference model on the device, where there is one for this architecture."""
-    if not target.here or config["mode"] == "analytic":
-        return None
-    if config["model"]["architecture"] != "deepseek_ocr":
+    if not target.here or config["model"]["architecture"] != "deepseek_ocr":
         return None
     from rich.console import Console
 
@@ -212,6 +247,7 @@ def estimate(
     phases: dict[str, Phase],
     calibrations: tuple[Calibration, Calibration | None],
     observed: Observed | None,
+    host_s: float = 0.0,
 ) -> RunRecord:
     """Tables of operators, modules, components and figures, the measured columns beside them."""
     from calib import estimate as tables
@@ -231,6 +267,12 @@ def estimate(
             operators, modules, components, observed.measurement, observed.speeds, target.samples
         )
         notes += observed.measurement.notes
+    if host_s:
+        notes.append(
+            f"Eager module code adds {host_s * 1e6:.1f} microseconds to each of the "
+            f"{int((operators['launches'] * operators['count']).sum())} launches of one pass of "
+            "all phases (measured on a miniature model)."
+        )
     fits = unseen.held_out if unseen is not None else calibration.held_out
     now = datetime.now(UTC)
     return RunRecord(

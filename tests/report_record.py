@@ -57,14 +57,13 @@ def synthetic_record(measured: bool = True, workload: Workload | None = None) ->
     operators = operator_table(phases, hardware, measured)
     modules = module_table(phases, operators, measured)
     components = component_table(operators, measured)
-    tokens = model.image_tokens(asked.side, asked.tiles, asked.tile_side) + asked.prompt_tokens
     return RunRecord(
         run_id="2025-06-01T12-00-00_deepseek_ocr_ocr_tiny",
         created="2025-06-01T12:00:00+00:00",
         model="deepseek_ocr",
         architecture="deepseek_ocr",
         model_config=asdict(model),
-        workload={**asdict(asked), "tokens": tokens},
+        workload=asdict(asked),
         hardware=asdict(hardware),
         implementation="torch",
         execution="eager",

@@ -31,7 +31,7 @@ def test_steady_device_stops_at_the_least_count():
 def test_noisy_device_is_repeated_until_the_median_is_sure():
     noise = np.random.default_rng(0).lognormal(0, 0.2, 1000) * 1e-3
     device = Device(noise)
-    found = time_repeats(device.run, StopRule(0.015, 10.0, 20, 900), 0, device.clock)
+    found = time_repeats(device.run, StopRule(0.015, 10.0, 20, 900), 0, clock=device.clock)
     assert 20 < len(found) < 900
     assert relative_error(found) <= 0.015
 
@@ -39,16 +39,16 @@ def test_noisy_device_is_repeated_until_the_median_is_sure():
 def test_count_ends_what_noise_would_not():
     noise = np.random.default_rng(0).lognormal(0, 0.2, 1000) * 1e-3
     device = Device(noise)
-    assert len(time_repeats(device.run, StopRule(1e-6, 10.0, 5, 60), 0, device.clock)) == 60
+    assert len(time_repeats(device.run, StopRule(1e-6, 10.0, 5, 60), 0, clock=device.clock)) == 60
 
 
 def test_slow_device_is_capped_by_time():
     noise = np.random.default_rng(0).lognormal(0, 0.5, 1000)
     device = Device(noise)
-    assert len(time_repeats(device.run, StopRule(0.001, 8.0, 5, 400), 0, device.clock)) < 20
+    assert len(time_repeats(device.run, StopRule(0.001, 8.0, 5, 400), 0, clock=device.clock)) < 20
 
 
 def test_an_outlier_moves_the_median_little():
     device = Device([1e-3] * 4 + [1.0] + [1e-3] * 100)
-    found = time_repeats(device.run, StopRule(0.01, 10.0, 9, 50), 0, device.clock)
+    found = time_repeats(device.run, StopRule(0.01, 10.0, 9, 50), 0, clock=device.clock)
     assert np.median(found) < 1.01e-3

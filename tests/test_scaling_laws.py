@@ -81,9 +81,10 @@ def test_no_cost_falls_with_a_dimension(
     name: str, length: int, dimension: str, factor: int
 ) -> None:
     model = MODELS[name]
-    wider = replace(model, **{dimension: getattr(model, dimension) * factor})
+    changed = {dimension: getattr(model, dimension) * factor}
     if name == "dense" and dimension == "layers":
-        wider = replace(wider, dense_layers=wider.layers)
+        changed["dense_layers"] = changed["layers"]
+    wider = replace(model, **changed)
     assert_no_cost_falls(model.prefill_layer(length), wider.prefill_layer(length))
     assert wider.parameters() >= model.parameters()
 

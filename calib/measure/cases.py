@@ -65,6 +65,20 @@ class Arena:
         return self.buffers[dtype]
 
 
+def weight_stream(arena: Arena) -> Run:
+    """What runs before each repeat: a matrix-vector product with the arena's next 16 MiB.
+
+    In a model, any two calls of one operator have weights streamed past between them, which takes
+    the operator's code and part of its inputs out of the nearest caches.
+    """
+    x = torch.ones(1, 2048, dtype=torch.bfloat16)
+
+    def stream() -> torch.Tensor:
+        return F.linear(x, arena.take(4096, 2048, dtype="bfloat16"))
+
+    return stream
+
+
 def build(op: Operator, arena: Arena, cache: str = "cold") -> Run:
     """A call of ``op`` as eager torch makes it. Raises ``Unsupported`` where torch has none."""
     kind = op.operator

@@ -42,14 +42,20 @@ def time_repeats(
     run: Callable[[], object],
     rule: StopRule,
     warmups: int = 2,
+    disturb: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
-    """Raw seconds of repeated calls of ``run``, after ``warmups`` that are not kept."""
+    """Raw seconds of repeated calls of ``run``, after ``warmups`` that are not kept.
+
+    ``disturb`` is called before each repeat, untimed: what a model executes between two calls of
+    one operator, so that a tight loop does not flatter it.
+    """
     for _ in range(warmups):
         run()
     seconds: list[float] = []
     start = clock()
     while not rule.done(seconds, clock() - start):
+        disturb()
         before = clock()
         run()
         seconds.append(clock() - before)

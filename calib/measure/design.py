@@ -176,7 +176,7 @@ def _domains() -> list[Domain]:
         ),
         Domain(
             "patches",
-            1,
+            2,
             {"side": Axis(14, 64), "patch": Axis(8, 32), "out": Axis(256, 1280, 64)},
             lambda side, patch, out: ops.Conv2d(
                 1, 3, out, side * patch, side * patch, patch, patch, bias=True
@@ -185,7 +185,7 @@ def _domains() -> list[Domain]:
         ),
         Domain(
             "convolution",
-            3,
+            5,
             {
                 "side": Axis(8, 64),
                 "inside": Axis(64, 1024, 64),

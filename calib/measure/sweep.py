@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import torch
 
-from calib.measure.cases import Arena, Unsupported, build
+from calib.measure.cases import Arena, Unsupported, build, weight_stream
 from calib.measure.clock import StopRule, time_repeats
 from calib.measure.probes import Speed, speed
 from calib.samples import Sample, SampleStore
@@ -102,7 +102,8 @@ def measure(
     )
     try:
         with torch.no_grad():
-            seconds = time_repeats(build(point.op, arena, point.cache), rule)
+            run = build(point.op, arena, point.cache)
+            seconds = time_repeats(run, rule, disturb=weight_stream(arena))
     except Unsupported:
         return replace(sample, status="unsupported")
     except (MemoryError, torch.OutOfMemoryError):

@@ -22,7 +22,7 @@ from calib.report.analytic_report import (
 )
 from calib.report.record import RunRecord, known
 from calib.report.tree import Branch
-from model.architectures import ARCHITECTURES
+from model.architectures import ARCHITECTURES, build
 from model.layer import Layer
 from model.ops import OPERATORS
 
@@ -35,12 +35,13 @@ def build_report(
 ) -> AnalyticModelReport:
     """The report of one run. ``layer_docs_dir``: where its layer documents are, if anywhere."""
     total = {k: plain(v) for k, v in record.total.items()}
+    model = build_model(record)
     root, measured = module_metrics(tree[0], record), total["measured_s"]
     other = next((o for o in root.operator_breakdown if o.category_id == OTHER), None)
     return AnalyticModelReport(
         report_id=record.run_id,
-        model=model_spec(record),
-        workload=workload_profile(record),
+        model=model_spec(record, vars(model)),
+        workload=workload_profile(record, model),
         modules=module_nodes(tree),
         operator_categories=operator_categories(),
         module_metrics=[root, *(module_metrics(b, record) for b in tree[1:])],
@@ -71,8 +72,13 @@ def build_report(
     )
 
 
-def model_spec(record: RunRecord) -> ModelSpec:
-    sizes = record.model_config
+def build_model(record: RunRecord) -> Any:
+    """The model of the run, as configured. Raises ``ValueError`` for one that does not exist."""
+    given = {k: v for k, v in record.model_config.items() if k != "architecture"}
+    return build(record.architecture, **given)
+
+
+def model_spec(record: RunRecord, sizes: dict[str, Any]) -> ModelSpec:
     sees = "sam_hidden" in sizes, "clip_hidden" in sizes
     return ModelSpec(
         model_id=record.model,
@@ -90,7 +96,16 @@ def model_spec(record: RunRecord) -> ModelSpec:
     )
 
 
-def workload_profile(record: RunRecord) -> WorkloadProfile:
+def tokens_prefilled(model: Any, asked: dict[str, Any]) -> int:
+    """Tokens of one page, image and prompt; of the prompt alone for a model that reads text."""
+    image = 0
+    if asked.get("side") and hasattr(model, "image_tokens"):
+        tiles = tuple(asked["tiles"]) if asked.get("tiles") else None
+        image = model.image_tokens(asked["side"], tiles, asked["tile_side"])
+    return int(image + asked.get("prompt_tokens", 0))
+
+
+def workload_profile(record: RunRecord, model: Any) -> WorkloadProfile:
     asked = record.workload
     tiles = asked.get("tiles")
     side, tile_side = asked.get("side"), asked.get("tile_side") if tiles else None
@@ -101,7 +116,7 @@ def workload_profile(record: RunRecord) -> WorkloadProfile:
     return WorkloadProfile(
         profile_id=str(asked["name"]),
         description=", ".join(words),
-        seq_len=asked.get("tokens"),
+        seq_len=tokens_prefilled(model, asked),
         base_size=side,
         image_size=tile_side,
         crop_mode=tiles is not None,

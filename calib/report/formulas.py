@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from model.layer import Call, Child, Layer
@@ -98,17 +98,22 @@ def operator_form(op: Operator) -> tuple[Any, ...]:
 def operator_formulas(op: Operator) -> OperatorFormulas:
     """The formulas of ``op``'s costs. One that is 0, or the same as another, is left out."""
     sizes = {n: _symbol(OPERATOR_FIELDS[n][0]) for n in op.shape()}
-    types = [n for n in DTYPE_FIELDS if vars(op).get(n) is not None]
-    used = [OPERATOR_FIELDS[n] for n in sizes] + [DTYPE_FIELDS[n] for n in types]
+    types = {n: letter for n, (letter, _) in DTYPE_FIELDS.items() if vars(op).get(n) is not None}
     with symbolic_item_bytes():
-        copy = replace(op, **sizes, **{n: DTYPE_FIELDS[n][0] for n in types})
-        values = {name: getattr(copy, name) for name in PROPERTIES}
+        return _formulas(replace(op, **sizes, **types))
+
+
+@cache
+def _formulas(op: Operator) -> OperatorFormulas:
+    """Of an operator whose sizes are symbols."""
+    values = {name: getattr(op, name) for name in PROPERTIES}
     if values["min_flops"] in (values["tensor_core_flops"], values["cuda_core_flops"]):
         del values["min_flops"]
     shown = {name: latex(value) for name, value in values.items() if value != 0}
     formulas = (Formula(PROPERTIES[n], t, remark(type(op), n)) for n, t in shown.items())
-    everything = " ".join(shown.values())
-    symbols = tuple((s, meaning) for s, meaning in used if s in everything)
+    named = {**OPERATOR_FIELDS, **DTYPE_FIELDS}
+    everything = {str(s) for value in values.values() for s in getattr(value, "free_symbols", ())}
+    symbols = tuple(named[n] for n in vars(op) if n in named and named[n][0] in everything)
     return OperatorFormulas(_title(op), tuple(formulas), symbols)
 
 
@@ -138,7 +143,7 @@ def symbolic_item_bytes() -> Iterator[None]:
     """For a while, the letters of ``DTYPE_FIELDS`` are dtypes whose items have that many bytes."""
     letters = [letter for letter, _ in DTYPE_FIELDS.values()]
     table: dict[str, Any] = ITEM_BYTES
-    table.update({letter: _symbol(letter) for letter in letters})
+    table.update({letter: _symbol(letter, whole=False) for letter in letters})
     try:
         yield
     finally:
@@ -151,6 +156,7 @@ def remark(cls: type, name: str) -> str:
     return " ".join((getattr(cls, name).__doc__ or "").split())
 
 
+@lru_cache(maxsize=None, typed=True)
 def latex(value: Any) -> str:
     from sympy import sympify
     from sympy.printing.latex import LatexPrinter
@@ -174,8 +180,8 @@ def symbolic_layer(layer: Layer) -> tuple[Layer, dict[str, str]]:
     if whole is not None:
         return whole, names
     kept: dict[str, str] = {}
-    for name in names:
-        tried = {**kept, name: names[name]}
+    for name, letter in names.items():
+        tried = {**kept, name: letter}
         kept = tried if _with_symbols(layer, tried, form) is not None else kept
     return _with_symbols(layer, kept, form) or layer, kept
 
@@ -196,9 +202,10 @@ def layer_form(layer: Layer) -> tuple[Any, ...]:
     return tuple(_step_form(step) for step in executed(layer))
 
 
-def executed(layer: Layer) -> list[Call | Child]:
+@cache
+def executed(layer: Layer) -> tuple[Call | Child, ...]:
     """The steps that compute: operators and parts, without the release of tensors."""
-    return [step for step in layer.forward() if isinstance(step, Call | Child)]
+    return tuple(step for step in layer.forward() if isinstance(step, Call | Child))
 
 
 def _step_form(step: Call | Child) -> Any:

@@ -41,10 +41,13 @@ NEGLIGIBLE = 1e-5
 
 def draw_pictures(record: RunRecord, folder: Path) -> list[tuple[str, str]]:
     """Write the three pictures into ``folder``; returns (file name, caption) of each."""
-    distinct = distinct_operators(record.operators)
+    operators = record.operators
+    if record.measured:  # an operator that the clock did not see has no place beside it
+        operators = operators[operators["measured_s"].notna()]
+    distinct = distinct_operators(operators)
     drawn = (
         ("roofline.png", *roofline_picture(record, distinct)),
-        ("accuracy.png", *accuracy_picture(record, distinct)),
+        ("accuracy.png", *(against_the_clock if record.measured else by_kind)(distinct)),
         ("components.png", *components_picture(record)),
     )
     for name, figure, _ in drawn:
@@ -53,15 +56,19 @@ def draw_pictures(record: RunRecord, folder: Path) -> list[tuple[str, str]]:
 
 
 def distinct_operators(operators: pd.DataFrame) -> pd.DataFrame:
-    """One row an operator of one shape: sums over the model, and how often it runs."""
-    summed = ["count", "flops", "bytes", "roofline_s", "estimate_s", "low_s", "high_s"]
-    keys = ["phase", "kind", "shape", "dtype"]
-    table = operators[[*keys, *summed, "measured_s"]].astype({"measured_s": float})
-    grouped = table.groupby(keys, sort=False)
-    sums = grouped[summed].sum()
-    # A sum is known only where every term is.
-    sums["measured_s"] = grouped["measured_s"].sum(min_count=1)
-    return sums.reset_index()
+    """One row an operator of one shape: sums over the model, and how often it runs.
+
+    An interval that is not known is none: it ends where it starts, at the estimate.
+    """
+    summed = ["count", "flops", "bytes", "estimate_s", "low_s", "high_s", "measured_s"]
+    table = operators.assign(
+        low_s=operators["low_s"].astype(float).fillna(operators["estimate_s"]),
+        high_s=operators["high_s"].astype(float).fillna(operators["estimate_s"]),
+        measured_s=operators["measured_s"].astype(float),
+    )
+    return (
+        table.groupby(["phase", "kind", "shape", "dtype"], sort=False)[summed].sum().reset_index()
+    )
 
 
 def canvas(
@@ -172,12 +179,6 @@ def slope_angle(axes: Axes) -> float:
     return float(np.degrees(np.arctan2(high[1] - low[1], high[0] - low[0])))
 
 
-def accuracy_picture(record: RunRecord, distinct: pd.DataFrame) -> tuple[Figure, str]:
-    if record.measured:
-        return against_the_clock(distinct)
-    return by_kind(record)
-
-
 def against_the_clock(distinct: pd.DataFrame) -> tuple[Figure, str]:
     """Seconds estimated over seconds measured, of one execution; below, their ratio."""
     shown = distinct[(distinct["measured_s"] > 0) & (distinct["estimate_s"] > 0)]
@@ -228,10 +229,10 @@ def draw_points(axes: Axes, points: pd.DataFrame, kinds: pd.Series) -> None:
         axes.scatter(rows["measured_s"], rows["estimate_s"], s=22, label=kind, zorder=2, **style)
 
 
-def by_kind(record: RunRecord) -> tuple[Figure, str]:
+def by_kind(distinct: pd.DataFrame) -> tuple[Figure, str]:
     """Time estimated for each kind with the interval, where there is no clock to compare to."""
     columns = ["estimate_s", "low_s", "high_s"]
-    table = record.operators.groupby("kind")[columns].sum().sort_values("estimate_s")
+    table = distinct.groupby("kind")[columns].sum().sort_values("estimate_s")
     factor, unit = pick(table["high_s"].max(), TIMES)
     title = "Estimated time by kind of operator (nothing was measured)"
     figure, (axes,) = canvas(title, 4.2, left=0.16)
@@ -244,7 +245,7 @@ def by_kind(record: RunRecord) -> tuple[Figure, str]:
     for y, (seconds_each, high) in enumerate(
         zip(table["estimate_s"], table["high_s"], strict=True)
     ):
-        beside(axes, seconds(seconds_each), max(high, seconds_each) / factor, y)
+        beside(axes, seconds(seconds_each), high / factor, y)
     axes.set_yticks(where, [str(k).replace("_", " ") for k in table.index])
     axes.set_xlabel(f"time [{unit}]")
     axes.set_xlim(0, table["high_s"].max() / factor * 1.14)

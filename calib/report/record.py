@@ -19,7 +19,7 @@ class RunRecord:
 
     run_id, created    a name, and when the run started (ISO 8601, UTC)
     model_config       the dimensions that the architecture was built with
-    workload           the fields of ``model.workload.Workload``; ``tokens``: those prefilled
+    workload           the fields of ``model.workload.Workload``
     hardware           the fields of ``calib.hardware.Hardware``
     operators          one row a call: phase, path, kind, shape, dtype, count, launches, flops,
                        bytes, arithmetic_intensity, bound, roofline_s, efficiency, estimate_s,

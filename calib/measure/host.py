@@ -1,0 +1,61 @@
+"""What eager Python adds between operators: measured on a miniature, not on the model under study.
+
+An operator's sample holds its dispatch, but not the module code around it: ``nn.Module.__call__``,
+views, reshapes, cache bookkeeping. A decoder of the same classes with two narrow layers does almost
+nothing else. The time of its decode step, less its operators' own estimates, over its launches, is
+the cost that each launch of an eager model carries on this host.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from model.deepseek_ocr import DeepseekOCRModel
+from model.layer import Call
+from model.ops import Other
+from model.workload import Workload
+
+HOST = Other("module code", dtype="int64")
+"""The operator under which the cost of a launch is stored."""
+MINIATURE = {
+    **{"sam_hidden": 64, "sam_layers": 1, "sam_heads": 2, "sam_intermediate": 128, "sam_neck": 32},
+    **{"sam_global_layers": (0,), "sam_downsample": (32, 64), "clip_hidden": 64, "clip_layers": 1},
+    **{"clip_heads": 2, "clip_intermediate": 128, "hidden": 128, "layers": 4, "heads": 2},
+    **{"kv_heads": 2, "head_dim": 64, "intermediate": 256, "experts": 8, "top_k": 2},
+    **{"expert_intermediate": 64, "vocabulary": 512},
+}
+"""Dimensions so small that the host is all there is, and the calls those of the full model."""
+
+
+def host_seconds(
+    estimate: Callable[[Sequence[Call]], float],
+    repeats: int = 30,
+    disturb: Callable[[], Any] = lambda: None,
+) -> list[float]:
+    """Raw seconds a launch of ``repeats`` decode steps of the miniature.
+
+    ``estimate``: the operators' own seconds of a list of calls.
+    """
+    import torch
+
+    from calib.measure.reference_model import build_reference
+    from calib.measure.reference_run import Passes, make_inputs
+
+    workload = Workload("miniature", side=64, decode_steps=1, prompt_tokens=32)
+    reference = build_reference(MINIATURE, workload)
+    passes = Passes(reference, workload, make_inputs(reference, workload))
+    model: DeepseekOCRModel = reference.dimensions
+    calls = model.decode_step(context=36 + repeats // 2)
+    launches = sum(c.launches * c.count for c in calls)
+    operators = estimate(calls)
+    seconds = []
+    with torch.no_grad():
+        state = passes.step(passes.prefill())
+        for _ in range(repeats):
+            disturb()
+            start = time.perf_counter()
+            state = passes.step(state)
+            seconds.append(max(time.perf_counter() - start - operators, 0.0) / launches)
+    return seconds
