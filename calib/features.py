@@ -58,8 +58,8 @@ def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -
     }
     for name, value in _numbers(op).items():
         columns[name] = np.broadcast_to(value, n)
-    for name, value in _labels(op).items():
-        columns[f"{name}={value}"] = np.ones(n)
+    for name, label in _labels(op).items():
+        columns[f"{name}={label}"] = np.ones(n)
     return Features(compute, memory, is_hot, columns)
 
 

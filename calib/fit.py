@@ -101,7 +101,8 @@ class Calibration:
             part = self._alike([ops[i] for i in some], implementation, known)
             parts.append(part.set_index(pd.Index(some)))
         if not parts:
-            return _table(*(np.zeros(0) for _ in range(4)), np.zeros(0, dtype=object))
+            none = np.zeros(0)
+            return _table(none, none, none, none, none.astype(object))
         return self._with_measured(pd.concat(parts).sort_index(), ops, implementation, flags)
 
     def _alike(
@@ -112,8 +113,10 @@ class Calibration:
         fitted = self.kinds.get((implementation, kind_of(first), dtype_of(first)))
         if hot is None:
             hot = fitted is not None and fitted.low["hot"] == 1.0
-        read = features if isinstance(ops, Operator) else features_of_list
-        x = read(ops, self.hardware, hot)  # type: ignore[operator]
+        if isinstance(ops, Operator):
+            x = features(ops, self.hardware, hot)
+        else:
+            x = features_of_list(ops, self.hardware, hot)
         if fitted is None:
             unknown = np.full(len(x), np.nan)
             known_as = np.full(len(x), ROOFLINE, dtype=object)
@@ -130,15 +133,16 @@ class Calibration:
         self, table: pd.DataFrame, ops: Sequence[Operator], implementation: str, flags: list[Any]
     ) -> pd.DataFrame:
         """Put the median of this very shape, where it was sampled, in place of the fit's figure."""
+        columns = {name: table[name].to_numpy(copy=True) for name in table.columns}
         for i, op in enumerate(ops):
             caches = ("cold", "hot") if flags[i] is None else ("hot",) if flags[i] else ("cold",)
             found = (self.measured.get((implementation, whole(op), cache)) for cache in caches)
             seen = next((f for f in found if f), None)
             if seen:
-                columns = ["estimate_s", "low_s", "high_s", "efficiency", "provenance"]
-                efficiency = table.at[i, "floor_s"] / seen[0]
-                table.loc[i, columns] = [*seen, efficiency, MEASURED]
-        return table
+                columns["estimate_s"][i], columns["low_s"][i], columns["high_s"][i] = seen
+                columns["provenance"][i] = MEASURED
+        order = ("floor_s", "estimate_s", "low_s", "high_s", "provenance")
+        return _table(*(columns[name] for name in order))
 
 
 def _table(

@@ -8,6 +8,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from calib.checkout import CONF, check_packages
@@ -43,7 +44,7 @@ def main(config: DictConfig) -> None:
     try:
         check_packages()
         run(plain, folder)  # type: ignore[arg-type]
-        if HydraConfig.get().mode.name == "MULTIRUN":
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
             from calib.report.write import merge_estimates
 
             done = sorted(f.parent for f in folder.parent.glob("*/estimates.parquet"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from calib.device import detect_device, device_hardware
 from calib.errors import CalibError
 from calib.hardware import Hardware, hardware_from_config, hardware_names, load_hardware
-from calib.samples import Sample, SampleStore
+from calib.samples import Sample, SampleStore, read_samples
 from model.architectures import build
 from model.layer import Call
 from model.workload import Phase, Workload
@@ -87,7 +87,13 @@ def find_target(config: dict[str, Any]) -> Target:
         return Target(hardware, True, device, SampleStore(folder, "cpu", device))
     device = found.name if found else ""
     # Timing on a CUDA card is not built yet: one that is here is predicted like one that is not.
-    return Target(hardware, False, device, SampleStore(folder, hardware.name, device))
+    if config["mode"] == "calibrate":
+        raise CalibError(
+            f"mode = 'calibrate' on {hardware.name}: expected +hw=cpu, since only the CPU that "
+            "this runs on can be measured yet"
+        )
+    samples = read_samples(folder, hardware.name) if folder.exists() else []
+    return Target(hardware, False, device, SampleStore(folder, hardware.name, device), samples)
 
 
 def default_samples_dir() -> Path:
@@ -111,15 +117,16 @@ def probed(target: Target) -> Target:
 
 def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, Phase]) -> Target:
     """Probe the device, then sweep until the budget ends or the store holds the whole plan."""
+    from calib.measure.allocator import keep_freed_memory
+
+    keep_freed_memory()
     from calib.estimate import found_in_cache
     from calib.features import whole
     from calib.hardware import floor
-    from calib.measure.allocator import keep_freed_memory
     from calib.measure.clock import StopRule
     from calib.measure.design import design
     from calib.measure.sweep import Point, interleave, sweep
 
-    keep_freed_memory()
     target = probed(target)
     hardware, limits = target.hardware, config["sweep"]
     calls = [whole(c.op) for p in phases.values() for c in p.layer.calls()]
@@ -300,11 +307,10 @@ def estimate(
 def notes_of(target: Target) -> list[str]:
     if target.samples:
         return []
-    name = target.hardware.name
     return [
-        f"{name} has no samples yet, so every time is the roofline: a lower bound, often 2-5x "
-        f"below the clock. To calibrate it, run `python -m calib.run mode=calibrate +hw={name}` on a "
-        "machine that has one."
+        f"{target.hardware.name} has no samples, so every time is the roofline: a lower bound, "
+        "often 2-5x below the clock. To calibrate it, put a Parquet file of its samples "
+        f"(calib.samples) into {target.store.folder}."
     ]
 
 

@@ -181,9 +181,10 @@ def markdown(rows: list[Resources]) -> str:
 DOCUMENT = """# Kernels: what the compiler made of them
 
 Written by `python -m kernels.resources --write docs/kernels.md` with triton {version}; no card is
-needed for it. Every configuration that `kernels/configs.py` may pick, compiled in bfloat16 at the
-shapes of DeepSeek-OCR. *Registers* are those of a thread; *spills* are instructions that touch
-local memory; *occupancy* is the share of an SM's warps that fit at once; *matrix* is the
+needed for it. The tiles of `kernels/configs.py` that fit each card, compiled in bfloat16 at shapes
+of DeepSeek-OCR: heads of 128 and 64 (the backward with the tile that these get), other head sizes
+and dtypes are not in the table. *Registers* are those of a thread; *spills* are instructions that
+touch local memory; *occupancy* is the share of an SM's warps that fit at once; *matrix* is the
 instruction that multiplies (HMMA of a warp, HGMMA of four warps, UTCHMMA of a block); *loads* are
 the global load instructions in the code by bits a thread, `bulk` where a descriptor fetches a tile.
 

@@ -1,4 +1,4 @@
-"""Every kernel in every configuration that a card may get, as launches on tensors without memory.
+"""Every kernel with every tile that fits a card, as launches on tensors without memory.
 
 Shapes are those of DeepSeek-OCR (hidden 1280, heads of 128 and of SAM's 64, 64 experts, SAM's
 convolutions), in bfloat16. The tensors live on torch's ``meta`` device: they have a dtype, a shape

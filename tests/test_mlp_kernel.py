@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kernel_cases import DTYPES, assert_near, draw
+from torch.nn import functional
 
 from kernels import mlp
 from kernels.configs import Tile
@@ -58,6 +59,13 @@ def test_vector(dtype: torch.dtype, rows: int, device: str) -> None:
     weight, bias = (draw(*s, dtype=dtype, device=device) for s in ((13, 1031), (13,)))
     got = mlp.linear(x, weight, bias, "silu")
     assert_near(got, mlp.linear_reference(x, weight, bias, "silu"), products=False)
+
+
+def test_gelu_is_the_exact_one(device: str) -> None:
+    """One times each of a line of weights: the activation alone, to the precision of its erf."""
+    line = torch.linspace(-6, 6, 241, device=device)
+    got = mlp.linear(torch.ones(1, 1, device=device), line[:, None], activation="gelu")[0]
+    torch.testing.assert_close(got, functional.gelu(line), atol=6e-7, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -282,7 +282,7 @@ def _number(key: str, value: float) -> str:
 
 def run_section(record: RunRecord, layers: str | None) -> str:
     hardware = record.hardware
-    peaks = ", ".join(f"{d} {rate / 1e12:.3g}" for d, rate in hardware["peak_flops"].items())
+    peaks = ", ".join(f"{d} {rate / 1e12:.4g}" for d, rate in hardware["peak_flops"].items())
     rows: list[tuple[str, ...]] = [
         ("run", f"`{record.run_id}`, {record.created}"),
         ("workload", ", ".join(f"{k} {v}" for k, v in record.workload.items() if v is not None)),

@@ -147,7 +147,7 @@ def draw_roofs(axes: Axes, record: RunRecord, dtypes: list[str], x: Any, y: Any)
         axes.text(
             right,
             rate * 1.12,
-            f"{', '.join(names)}: {rate / 1e12:.3g} TFLOP/s ",
+            f"{', '.join(names)}: {rate / 1e12:.4g} TFLOP/s ",
             ha="right",
             fontsize=8.5,
             color=INK,
