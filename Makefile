@@ -17,7 +17,7 @@ check: $(READY)
 	$(BIN)/mypy
 
 kernels: $(READY)
-	$(BIN)/python -m kernels.resources $(ARGS)
+	$(BIN)/python -m kernels.resources --jobs 2 --write docs/kernels.md $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

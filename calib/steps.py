@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 IMPLEMENTATIONS = ("torch", "triton")
 MODES = ("run", "analytic", "calibrate")
-EXECUTIONS = ("eager", "graph", "compiled")
+EXECUTIONS = ("eager",)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def erf(b_x):
     largest tiles would spill."""
     b_t = 1.0 / (1.0 + 0.3275911 * tl.abs(b_x))
     b_p = b_t * (1.421413741 + b_t * (-1.453152027 + b_t * 1.061405429))
-    b_p = b_t * (0.25483 + b_t * (-0.284496736 + b_p))
+    b_p = b_t * (0.254829592 + b_t * (-0.284496736 + b_p))
     b_e = 1.0 - b_p * tl.exp(-b_x * b_x)
     return tl.where(b_x < 0.0, -b_e, b_e)
 

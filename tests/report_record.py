@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,8 @@ CPU = Hardware(
     l2_bytes=33_000_000,
     provenance="probed",
 )
+RUNS = ("measured", "predicted")
+"""A run that measured, and one of a card that is not there."""
 COMPONENTS = {
     "SAM": ("vision", "model.vision_tower.sam_encoder"),
     "CLIP": ("vision", "model.vision_tower.vision_encoder"),
@@ -81,6 +84,12 @@ def synthetic_record(measured: bool = True, workload: Workload | None = None) ->
         ],
         environment={"python": "3.11.9", "torch": "2.13.0", "platform": "Linux", "cores": 2},
     )
+
+
+@cache
+def run(name: str) -> RunRecord:
+    """One of ``RUNS``, made once for all tests: they only read it."""
+    return synthetic_record(measured=name == "measured")
 
 
 def operator_table(phases: dict[str, Phase], hardware: Hardware, measured: bool) -> pd.DataFrame:

@@ -15,7 +15,10 @@ CAUSAL = ops.Attention(1, 9, 9, 4, 2, 64, causal=True, window=3)
 
 
 def test_round_trip_keeps_every_field(tmp_path):
-    written = [SAMPLE, replace(SAMPLE, op=CAUSAL, cache="hot", probe_flops=1.5, versions={"a": "1"})]
+    written = [
+        SAMPLE,
+        replace(SAMPLE, op=CAUSAL, cache="hot", probe_flops=1.5, versions={"a": "1"}),
+    ]
     path = write_samples(tmp_path / "s.parquet", written)
     assert read_samples(path) == written
     assert read_samples(path)[0].median == 2e-3

@@ -82,8 +82,7 @@ def _report(record: RunRecord) -> AnalyticModelReport:
 
 def layer_uses(report: AnalyticModelReport) -> dict[type[Layer], list[Use]]:
     """Every layer class of the model with the distinct layers of it, in order of execution."""
-    dimensions = {n: v for n, v in report.model.dimensions.items() if n != "architecture"}
-    model = build(report.model.model_variant, **dimensions)
+    model = build(report.model.model_variant, **report.model.dimensions)
     asked = {f.name: report.workload.settings[f.name] for f in fields(Workload)}
     asked["tiles"] = tuple(asked["tiles"]) if asked["tiles"] else None
     found: dict[type[Layer], dict[tuple[str, Layer], Use]] = {}

@@ -112,4 +112,7 @@ def report_schema() -> str:
 
 
 if __name__ == "__main__":
-    print(report_schema(), end="")
+    # Run as a script this module is another one than the report imports its Doc from.
+    from calib.report import schema
+
+    print(schema.report_schema(), end="")

@@ -1,0 +1,214 @@
+"""Texts of a report: units, the terminal's tables, ``report.md``."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+from report_record import RUNS, run
+
+from calib.report.markdown import answer, kind_cells, largest, report_markdown
+from calib.report.record import RunRecord, known
+from calib.report.terminal import WIDTH, Cells, component_cells, figure_cells, print_report
+from calib.report.tree import branches
+from calib.report.units import UNKNOWN, digits, figure, flops, interval, nbytes, percent, seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (1.2345, "1.23 s"),
+        (0.99999, "1.00 s"),
+        (0.0123, "12.3 ms"),
+        (640e-6, "640 µs"),
+        (3.3e-9, "3.30 ns"),
+        (1e-12, "0.00100 ns"),
+        (1234.5, "1234 s"),
+        (None, UNKNOWN),
+        (float("nan"), UNKNOWN),
+        (pd.NA, UNKNOWN),
+    ],
+)
+def test_seconds(value: Any, text: str) -> None:
+    assert seconds(value) == text
+
+
+def test_units_are_chosen_sensibly() -> None:
+    assert flops(2.287e11) == "229 GFLOP"
+    assert flops(3.83e12) == "3.83 TFLOP"
+    assert flops(12) == "0.0120 kFLOP"
+    assert nbytes(6.672e9) == "6.67 GB"
+    assert nbytes(61440) == "61.4 kB"
+    assert interval(0.71, 0.934) == "710-934 ms"
+    assert interval(0.71, 1.934) == "0.710-1.93 s"
+    assert interval(1.0, 1.0) == UNKNOWN
+    assert interval(None, 1.0) == UNKNOWN
+    assert interval(2.0, 3.0, "pages/s") == "2.00-3.00 pages/s"
+    assert percent(0.0312, signed=True) == "+3.1%"
+    assert percent(-0.44) == "-44%"
+    assert figure(0.0123, "s") == "12.3 ms"
+    assert figure(61.6, "pages/s") == "61.6 pages/s"
+    assert digits(999.96) == "1000"
+
+
+def test_known() -> None:
+    assert [known(v) for v in (1, 0.0, "", None, float("nan"), pd.NA)] == [True] * 3 + [False] * 3
+
+
+def printed(record: RunRecord) -> list[str]:
+    stream = io.StringIO()
+    print_report(record, stream)
+    return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_terminal_fits_and_is_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No terminal behind it, and one of 40 columns around it: 100 columns, nothing cut off."""
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = printed(run(name))
+    assert max(len(line) for line in lines) <= WIDTH
+    text = "\n".join(lines)
+    assert "…" not in text
+    assert "\x1b" not in text
+    cells = [component_cells(run(name), ("error", "error_unseen")), figure_cells(run(name))]
+    for table in cells:
+        for row in table.rows:
+            assert any(all(cell in line for cell in row) for line in lines), row
+
+
+def test_terminal_shows_errors_where_there_is_a_clock() -> None:
+    measured, predicted = component_cells(run("measured")), component_cells(run("predicted"))
+    assert measured.headers[-2:] == ("error", "error unseen")
+    assert measured.rows[-1][0] == "total"
+    assert predicted.headers[-2:] == ("measured", "known by")
+    assert {row[-2:] for row in predicted.rows} == {(UNKNOWN, "roofline")}
+    without = run("measured").components.assign(error_unseen=None)
+    assert component_cells(replace(run("measured"), components=without)).headers[-1] == "error"
+
+
+def test_terminal_takes_no_text_for_markup() -> None:
+    lines = printed(replace(run("predicted"), notes=["[bold]layers.[1-11][/bold] :smile:"]))
+    assert lines[-1].strip() == "[bold]layers.[1-11][/bold] :smile:"
+
+
+def test_an_unstable_run_says_so() -> None:
+    assert not any("unstable" in line for line in printed(run("measured")))
+    shaken = replace(run("measured"), measurement={"unstable": True, "drift": 0.21})
+    text = "\n".join(printed(shaken))
+    assert "drifted by 21%" in text
+    assert "This run is unstable" in text
+
+
+def markdown(name: str, **changes: Any) -> str:
+    record = replace(run(name), **changes)
+    return report_markdown(record, branches(record), [("roofline.png", "A caption.")], "layers")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_markdown_is_well_formed(name: str) -> None:
+    """Every table parses, each with as many cells in every row; no stray pipes are left over."""
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(markdown(name))
+    widths: list[list[int]] = []
+    for token in tokens:
+        if token.type == "table_open":
+            widths.append([])
+        if token.type == "tr_open":
+            widths[-1].append(0)
+        if token.type in ("td_open", "th_open"):
+            widths[-1][-1] += 1
+    assert len(widths) == {"measured": 7, "predicted": 5}[name]
+    assert all(len(set(rows)) == 1 and len(rows) > 1 for rows in widths)
+    texts = [t.content for t in tokens if t.type == "inline"]
+    assert not [text for text in texts if "|" in text]
+    assert [t.tag for t in tokens if t.type == "heading_open"].count("h1") == 1
+
+
+def test_first_paragraph_answers() -> None:
+    """How long, where it goes, how sure: with the numbers of the tables."""
+    record, text = run("measured"), answer(run("measured"))
+    total = record.total
+    for number in (total["estimate_s"], total["measured_s"]):
+        assert seconds(number) in text
+    share = record.components.set_index("component")["estimate_s"]
+    assert f"decode takes {percent(share['decode'] / share['total'])}" in text
+    assert "matmul takes" in text
+    assert f"{percent(abs(total['error']))} too {'low' if total['error'] < 0 else 'high'}" in text
+    assert "by time: " in text
+    assert markdown("measured").split("\n\n")[1] == text
+
+
+def test_first_paragraph_without_a_clock() -> None:
+    text = answer(run("predicted"))
+    assert "Nothing was measured in this run." in text
+    assert "a bound rather than a forecast" in text
+    assert "between" not in text
+
+
+def test_largest_parts() -> None:
+    assert largest(["a", "b_c", "d", "e"], [1.0, 6.0, 2.0, 1.0]) == "b c takes 60%, d 20%, a 10%"
+
+
+def test_kinds_are_summed() -> None:
+    operators = run("measured").operators
+    cells = kind_cells(run("measured"))
+    assert [row[0] for row in cells.rows][:2] == ["matmul", "grouped matmul"]
+    of_kind = operators[operators["kind"] == "matmul"]
+    row = dict(zip(cells.headers, cells.rows[0], strict=True))
+    assert row["calls"] == f"{of_kind['count'].sum():,}"
+    assert row["calibrated"] == seconds(of_kind["estimate_s"].sum())
+    error = of_kind["estimate_s"].sum() / of_kind["measured_s"].sum() - 1
+    assert row["error"] == percent(error, signed=True)
+
+
+def test_kinds_compare_only_what_the_clock_saw() -> None:
+    """A kind half of which has no measured time is compared on the other half."""
+    operators = run("measured").operators.copy()
+    norms = operators.index[operators["kind"] == "norm"]
+    operators.loc[norms[::2], "measured_s"] = None
+    operators.loc[operators["kind"] == "softmax", "measured_s"] = None
+    seen = operators.loc[norms[1::2]]
+    rows = {r[0]: r for r in kind_cells(replace(run("measured"), operators=operators)).rows}
+    expected = seen["estimate_s"].sum() / seen["measured_s"].sum() - 1
+    assert rows["norm"][-1] == percent(expected, signed=True)
+    assert rows["softmax"][-2:] == (UNKNOWN, UNKNOWN)
+
+
+def test_modules_are_folded_and_small_ones_left_out() -> None:
+    text = markdown("measured")
+    assert "`layers.[1-11]` | DecoderLayer | 11 |" in text
+    assert "layers.5" not in text
+    assert "rotary_emb" not in text
+
+
+def test_measurement_is_told_in_units() -> None:
+    text = markdown("measured", measurement={"drift": 0.043, "memory_bytes": 7.1e9, "wait_s": 0.2})
+    assert "| drift of the machine | 4.3% |" in text
+    assert "| memory used | 7.10 GB |" in text
+    assert "| wait s | 200 ms |" in text
+    nested = markdown("measured", measurement={"probes": {"a": [1, 2.5]}, "unstable": False})
+    assert "a: 1, 2.5" in nested
+    assert "| unstable | no |" in nested
+
+
+def test_pipes_in_cells_are_escaped() -> None:
+    from calib.report.markdown import table
+
+    assert table(Cells(("a", "b"), [("x|y", "1")])).splitlines()[-1] == "| x\\|y | 1 |"
+
+
+def test_links_are_to_files_of_the_run() -> None:
+    links = set(re.findall(r"\]\(([^)]+)\)", markdown("measured")))
+    assert links == {
+        "roofline.png",
+        "estimates.parquet",
+        "modules.parquet",
+        "report.json",
+        "environment.json",
+        "layers/index.md",
+    }

@@ -1,0 +1,80 @@
+"""The command line as a user meets it: a card that is not here, and input that is wrong."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from calib.checkout import ROOT
+
+
+def calib(*overrides, folder):
+    command = [sys.executable, "-m", "calib.run", *overrides]
+    command += [f"hydra.run.dir={folder}/run", f"samples.dir={folder}/samples"]
+    kept = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 120}
+    return subprocess.run(command, check=False, **kept)
+
+
+def test_absent_card_is_predicted_and_says_how_it_is_known(tmp_path):
+    done = calib("+hw=rtx5090", "report.pictures=false", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "has no samples" in done.stdout
+    table = pd.read_parquet(tmp_path / "run" / "estimates.parquet")
+    assert set(table["provenance"]) == {"roofline"}
+    assert table["measured_s"].isna().all() and table["high_s"].isna().all()
+    assert (table["estimate_s"] == table["roofline_s"]).all()
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("+hw=rtx9090", "rtx5090"),
+        ("model=gpt_9", "deepseek_ocr"),
+        ("workload=ocr_huge", "ocr_base"),
+        ("model.layers=-1", "layers"),
+        ("workload.batch=0", "batch"),
+        ("workload.tiles=[0,2]", "tiles"),
+        ("mode=sing", "analytic"),
+    ],
+)
+def test_bad_input_is_one_error_that_names_what_is_accepted(tmp_path, override, named):
+    card = () if override.startswith("+hw") else ("+hw=rtx5090",)
+    done = calib(*card, override, folder=tmp_path)
+    assert done.returncode != 0
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "estimates.parquet").exists()
+
+
+def test_truncated_samples_are_named(tmp_path):
+    (tmp_path / "samples" / "rtx5090").mkdir(parents=True)
+    (tmp_path / "samples" / "rtx5090" / "000001.parquet").write_bytes(b"PAR1 cut short")
+    done = calib("+hw=rtx5090", folder=tmp_path)
+    assert done.returncode == 2
+    assert "000001.parquet is not a whole Parquet file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_output_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "run").write_text("in the way")
+    done = calib("+hw=rtx5090", folder=tmp_path)
+    assert done.returncode != 0
+    assert str(tmp_path / "run") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_multirun_ends_with_one_merged_table(tmp_path):
+    done = calib(
+        "-m",
+        "+hw=rtx5090,h200",
+        "workload=ocr_tiny,ocr_base",
+        "report.pictures=false",
+        "report.layers=false",
+        f"hydra.sweep.dir={tmp_path}/all",
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    merged = pd.read_parquet(tmp_path / "all" / "estimates.parquet")
+    assert set(merged["hardware"]) == {"rtx5090", "h200"}
+    assert set(merged["workload"]) == {"ocr_tiny", "ocr_base"}
