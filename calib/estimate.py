@@ -18,7 +18,7 @@ import numpy as np
 
 from calib.fit import ROOFLINE, WEAKEST_FIRST, Calibration, dtype_of
 from calib.hardware import Hardware, arithmetic_intensity, bound
-from model.layer import Call
+from model.layer import Call, Layer
 from model.ops import GroupedMatmul, MoeMlp, Operator
 from model.workload import Phase
 
@@ -153,16 +153,19 @@ def module_table(phases: Mapping[str, Phase], operators: pd.DataFrame) -> pd.Dat
     import pandas as pd
 
     total, sums, rows = operators["estimate_s"].sum(), Sums(operators), []
+    known: dict[Layer, dict[str, float]] = {}  # equal layers, such as a decoder's, cost the same
     for phase, passes in phases.items():
         own = np.flatnonzero(operators["phase"] == phase)
         under = _rows_under(operators["path"].iloc[own].tolist())
         for node in _merged(passes):
             some = own[under.get(node.path, [])]
-            weights = float(node.layer.weight_bytes())
-            if not len(some) and not weights:
+            if node.layer not in known:
+                known[node.layer] = _memory(node.layer)
+            memory = known[node.layer]
+            if not len(some) and not memory["weight_bytes"]:
                 continue
-            rows.append({"phase": phase, **_module(node), "calls": len(some), **sums.over(some)})
-            rows[-1]["weight_bytes"] = weights
+            own_columns = {**_module(node), **memory, "calls": len(some)}
+            rows.append({"phase": phase, **own_columns, **sums.over(some)})
     table = pd.DataFrame(rows)
     unknown = ("measured_s", "measured_q1_s", "measured_q3_s", "error", "error_unseen")
     table = table.assign(**dict.fromkeys(unknown, float("nan")))
@@ -178,6 +181,12 @@ def _module(node: Any) -> dict[str, Any]:
         "mirrors": layer.mirrors,
         "depth": node.path.count(".") + 1 if node.path else 0,
         "params_json": json.dumps(_parameters(layer)),
+    }
+
+
+def _memory(layer: Layer) -> dict[str, float]:
+    return {
+        "weight_bytes": float(layer.weight_bytes()),
         "activation_bytes": float(layer.activation_bytes()),
         "kv_cache_bytes": float(layer.kv_cache_bytes()),
     }

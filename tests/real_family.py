@@ -14,117 +14,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 transformers = pytest.importorskip("transformers")
-EAGER = {"attn_implementation": "eager", "experts_implementation": "batched_mm"}
 
-
-def llama() -> tuple[type, Any]:
-    config = transformers.LlamaConfig(
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        vocab_size=128256,
-        max_position_embeddings=131072,
-    )
-    return transformers.LlamaForCausalLM, config
-
-
-def qwen3_moe() -> tuple[type, Any]:
-    config = transformers.Qwen3MoeConfig(
-        hidden_size=2048,
-        intermediate_size=6144,
-        num_hidden_layers=48,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        head_dim=128,
-        moe_intermediate_size=768,
-        num_experts=128,
-        num_experts_per_tok=8,
-        norm_topk_prob=True,
-        vocab_size=151936,
-    )
-    return transformers.Qwen3MoeForCausalLM, config
-
-
-def vit() -> tuple[type, Any]:
-    config = transformers.ViTConfig(
-        hidden_size=1024,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        intermediate_size=4096,
-        num_labels=1000,
-    )
-    return transformers.ViTForImageClassification, config
-
-
-def deepseek_ocr_2() -> tuple[type, Any]:
-    if not hasattr(transformers, "DeepseekOcr2ForConditionalGeneration"):
-        pytest.skip(f"transformers {transformers.__version__} has no DeepseekOcr2")
-    config = transformers.DeepseekOcr2Config()
-    encoder, text = config.vision_config.encoder_config, config.text_config
-    values: list[tuple[Any, dict[str, Any]]] = [
-        (
-            encoder,
-            {
-                "hidden_size": 896,
-                "intermediate_size": 4864,
-                "num_hidden_layers": 24,
-                "num_attention_heads": 14,
-                "num_key_value_heads": 2,
-                "layer_types": ["full_attention"] * 24,
-            },
-        ),
-        (
-            text,
-            {
-                "vocab_size": 129280,
-                "hidden_size": 1280,
-                "intermediate_size": 6848,
-                "num_hidden_layers": 12,
-                "num_attention_heads": 10,
-                "num_key_value_heads": 10,
-                "head_dim": 128,
-                "n_routed_experts": 64,
-                "n_shared_experts": 2,
-                "num_experts_per_tok": 6,
-                "moe_intermediate_size": 896,
-                "mlp_layer_types": ["dense"] + ["sparse"] * 11,
-            },
-        ),
-    ]
-    for part, numbers in values:
-        for key, value in numbers.items():
-            setattr(part, key, value)
-    return transformers.DeepseekOcr2ForConditionalGeneration, config
-
-
-FAMILY = {
-    "llama": llama,
-    "qwen3_moe": qwen3_moe,
-    "vit": vit,
-    "deepseek_ocr_2": deepseek_ocr_2,
-}
-
-
-def without_initial_values() -> Any:
-    """Drawing initial values needs data, which fake tensors have none of."""
-    from transformers import initialization
-
-    return initialization.no_init_weights()
+from benchmarks.reference_models import (  # noqa: E402  (after the check above)
+    EAGER,
+    REFERENCES,
+    build_reference,
+    without_initial_values,
+)
 
 
 def build(name: str, implementation: dict[str, str]) -> Any:
-    kind, config = FAMILY[name]()
-    for key, value in implementation.items():
-        setattr(config, f"_{key}", value)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with without_initial_values():
-            return kind(config).eval()
-    finally:
-        torch.set_default_dtype(before)
+    if name == "deepseek_ocr_2" and not hasattr(transformers, "DeepseekOcr2Config"):
+        pytest.skip(f"transformers {transformers.__version__} has no DeepseekOcr2")
+    with without_initial_values():
+        return build_reference(*REFERENCES[name](), **implementation)
 
 
 @cache

@@ -23,33 +23,21 @@ if not hasattr(transformers, "UnlimitedOcrConfig"):
     reason = f"transformers {transformers.__version__} has no UnlimitedOcr to count against"
     pytest.skip(reason, allow_module_level=True)
 
+from benchmarks.reference_models import (  # noqa: E402  (after the checks above)
+    EAGER,
+    NO_MASKS,
+    build_reference,
+    deepseek_ocr,
+)
+
 Tiles = tuple[int, int] | None
-NO_MASKS = {"full_attention": None, "reference_sliding_attention": None}
-
-
-def configuration(**implementation: str) -> Any:
-    """DeepSeek-OCR's dimensions, which are the defaults, with attention to all tokens."""
-    config = transformers.UnlimitedOcrConfig()
-    config.text_config.layer_types = ["full_attention"] * config.text_config.num_hidden_layers
-    for key, value in implementation.items():
-        setattr(config, f"_{key}", value)
-    return config
-
-
-def build(config: Any, dtype: torch.dtype = torch.bfloat16) -> Any:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        return transformers.UnlimitedOcrForConditionalGeneration(config).eval()
-    finally:
-        torch.set_default_dtype(before)
 
 
 @cache
 def fake_model() -> tuple[FakeTensorMode, Any]:
     mode = FakeTensorMode()
     with mode:
-        return mode, build(configuration())
+        return mode, build_reference(*deepseek_ocr())
 
 
 SMALL: dict[str, Any] = {
@@ -70,7 +58,7 @@ SMALL: dict[str, Any] = {
 
 
 def small_model(dtype: torch.dtype) -> Any:
-    config = configuration()
+    kind, config = deepseek_ocr()
     theirs = {
         "hidden_size": SMALL["hidden"],
         "num_hidden_layers": SMALL["layers"],
@@ -91,14 +79,13 @@ def small_model(dtype: torch.dtype) -> Any:
     sizes = (config.vision_config.sam_config, config.vision_config.encoder_config)
     for vision in sizes:
         vision.hidden_size, vision.num_attention_heads, vision.num_hidden_layers = 32, 2, 1
-    return build(config, dtype)
+    return build_reference(kind, config, dtype)
 
 
 @cache
 def meta_model() -> Any:
-    config = configuration(attn_implementation="eager", experts_implementation="batched_mm")
     with torch.device("meta"):
-        return build(config)
+        return build_reference(*deepseek_ocr(), **EAGER)
 
 
 def pixels(side: int, batch: int, model: Any) -> torch.Tensor:

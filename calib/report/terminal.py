@@ -49,7 +49,7 @@ def print_report(record: RunRecord, stream: TextIO | None = None) -> None:
     if known(roofline):
         console.print(f"The plain roofline is {percent(roofline, signed=True)} off in total.")
     for remark in remarks(record):
-        console.print(remark)
+        console.print(Text(remark))
 
 
 def headline(record: RunRecord) -> str:

@@ -26,7 +26,8 @@ def digits(value: float) -> str:
     """Three significant digits without an exponent: 0.0123, 1.23, 12.3, 1230."""
     if value == 0:
         return "0"
-    places = max(0, 2 - math.floor(math.log10(abs(value)) + 1e-12))
+    rounded = float(f"{value:.3g}")
+    places = max(0, 2 - math.floor(math.log10(abs(rounded)) + 1e-12))
     return f"{value:.{places}f}"
 
 

@@ -100,12 +100,12 @@ def merge_estimates(folders: Iterable[Path | str], target: Path | str) -> Path:
     """
     import pandas as pd
 
-    merged, path = (
-        pd.concat([_estimates(Path(f)) for f in folders], ignore_index=True),
-        Path(target),
-    )
+    path = Path(target)
+    tables = [_estimates(Path(folder)) for folder in folders]
+    if not tables:
+        raise ReportError(f"{path}: there are no runs to merge: expected at least one folder")
     with renamed_at_the_end(path.parent) as (staging, _):
-        merged.to_parquet(staging / path.name, index=False)
+        pd.concat(tables, ignore_index=True).to_parquet(staging / path.name, index=False)
     return path
 
 
