@@ -26,7 +26,6 @@ PRODUCTS = {
     *("dkdv_kernel", "dq_kernel", "split_kernel"),
 }
 
-pytestmark = pytest.mark.xdist_group("compiler")
 
 
 def compile_on(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
