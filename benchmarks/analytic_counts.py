@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def count_gradient(run: Callable[[], torch.Tensor]) -> int:
 
 def reference(name: str) -> Any:
     with torch.device("meta"), without_initial_values():
-        return build_reference(*REFERENCES[name](), **EAGER)
+        return build_reference(*REFERENCES[name](), implementation=EAGER)
 
 
 def pages(real: Any, side: int, tiles: Tiles, tile_side: int) -> Callable[[], torch.Tensor]:
@@ -102,10 +103,10 @@ def vision_rows(ours: DeepseekOCRModel, real: Any) -> Iterator[Row]:
         both = empty(1, queries**2, 2048)
         layer = ours.vision_tower(1, side)
         projector = ours.projector(1, side)
-        yield row("SAM", shape, layer.sam_encoder, count(lambda x=page: tower.sam_encoder(x)))
-        clip = count(lambda x=features: tower.vision_encoder(x))
+        yield row("SAM", shape, layer.sam_encoder, count(partial(tower.sam_encoder, page)))
+        clip = count(partial(tower.vision_encoder, features))
         yield row("CLIP", shape, layer.vision_encoder, clip)
-        projected = count(lambda x=both: real.model.multi_modal_projector(x))
+        projected = count(partial(real.model.multi_modal_projector, both))
         yield row("projector", shape, projector, projected)
     for side, tiles in [(s, None) for s in SIDES] + [(1024, t) for t in TILES]:
         yield from page_rows(ours, real, "vision", side, tiles, 640)
@@ -132,7 +133,7 @@ def layer_rows(ours: DeepseekOCRModel, real: Any, tokens: int) -> Iterator[Row]:
     hidden, angles = empty(1, tokens, ours.hidden), empty(1, tokens, ours.head_dim)
     for index, name in ((0, "dense decoder layer"), (1, "MoE decoder layer")):
         block = text.layers[index]
-        counted = count(lambda b=block: b(hidden, position_embeddings=(angles, angles)))
+        counted = count(partial(block, hidden, position_embeddings=(angles, angles)))
         yield row(name, shape, ours.decoder_layer(index, 1, tokens, tokens), counted)
     yield row("lm_head", shape, ours.head(tokens), count(lambda: real.lm_head(hidden)))
 
@@ -140,17 +141,20 @@ def layer_rows(ours: DeepseekOCRModel, real: Any, tokens: int) -> Iterator[Row]:
 def language_rows(ours: CausalLM, real: Any, name: str, tokens: int, batch: int) -> Iterator[Row]:
     """A prefill and its gradient, and the decode step after it."""
     text = getattr(real.model, "language_model", real.model)
-    cache = transformers.DynamicCache(config=real.config.get_text_config())
+    caches: list[Any] = [
+        transformers.DynamicCache(config=real.config.get_text_config()) for _ in range(2)
+    ]
     common = {"attention_mask": NO_MASKS} if name == "DeepSeek-OCR" else {}
     features = empty(batch, tokens, ours.hidden, gradient=True)
     one = torch.zeros(batch, 1, dtype=torch.long, device="meta")
 
-    def run(**given: Any) -> torch.Tensor:
-        return real.lm_head(text(**given, **common).last_hidden_state)
+    def run(cache: Any, **given: Any) -> torch.Tensor:
+        passed = {**given, **common, "past_key_values": cache, "use_cache": True}
+        return real.lm_head(text(**passed).last_hidden_state)
 
-    prefill = count(lambda: run(inputs_embeds=features, past_key_values=cache, use_cache=True))
-    step = count(lambda: run(input_ids=one, past_key_values=cache, use_cache=True))
-    gradient = count_gradient(lambda: run(inputs_embeds=features, use_cache=False))
+    prefill = count(lambda: run(caches[0], inputs_embeds=features))
+    step = count(lambda: run(caches[0], input_ids=one))
+    gradient = count_gradient(lambda: run(caches[1], inputs_embeds=features))
     shape = f"{tokens} tokens" + (f" x {batch}" if batch > 1 else "")
     layer = ours.prefill_layer(tokens, batch)
     yield row("prefill", shape, layer, prefill)
@@ -244,9 +248,9 @@ def document(found: dict[str, list[Row]]) -> str:
         "A gradient is that of the sum of the result with respect to all weights and the features,",
         "not to the image: twice its pass, less the first convolution's share for the image.",
         "",
-        "That the sequence of operators, the bytes of each and the peak of live memory are those of",
-        "the implementation too is held by tests (`tests/test_deepseek_ocr.py`, `test_decoder.py`,",
-        "`test_vision.py`), on tensors that know their shape and type and hold no data.",
+        "That the sequence of operators, the bytes of each and the peak of live memory are",
+        "those of the implementation too is held by tests (`tests/test_deepseek_ocr.py`,",
+        "`test_decoder.py`, `test_vision.py`), on tensors that know their shape and hold no data.",
     ]
     for name, part in found.items():
         lines += ["", f"## {name}", "", *count_table(part)]

@@ -60,13 +60,13 @@ def vit() -> tuple[type, Any]:
 
 def deepseek_ocr() -> tuple[type, Any]:
     """DeepSeek-OCR's dimensions are the defaults; its attention sees all tokens."""
-    config = transformers.UnlimitedOcrConfig()
+    config: Any = transformers.UnlimitedOcrConfig()
     config.text_config.layer_types = ["full_attention"] * config.text_config.num_hidden_layers
     return transformers.UnlimitedOcrForConditionalGeneration, config
 
 
 def deepseek_ocr_2() -> tuple[type, Any]:
-    config = transformers.DeepseekOcr2Config()
+    config: Any = transformers.DeepseekOcr2Config()
     encoder = {
         "hidden_size": 896,
         "intermediate_size": 4864,
@@ -110,10 +110,13 @@ REFERENCES = {
 
 
 def build_reference(
-    kind: type, config: Any, dtype: torch.dtype = torch.bfloat16, **implementation: str
+    kind: type,
+    config: Any,
+    dtype: torch.dtype = torch.bfloat16,
+    implementation: dict[str, str] | None = None,
 ) -> Any:
     """``kind(config)`` in evaluation mode; ``implementation`` as :data:`EAGER` names it."""
-    update(config, {f"_{key}": value for key, value in implementation.items()})
+    update(config, {f"_{key}": value for key, value in (implementation or {}).items()})
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -27,7 +27,7 @@ def build(name: str, implementation: dict[str, str]) -> Any:
     if name == "deepseek_ocr_2" and not hasattr(transformers, "DeepseekOcr2Config"):
         pytest.skip(f"transformers {transformers.__version__} has no DeepseekOcr2")
     with without_initial_values():
-        return build_reference(*REFERENCES[name](), **implementation)
+        return build_reference(*REFERENCES[name](), implementation=implementation)
 
 
 @cache

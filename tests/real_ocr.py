@@ -85,7 +85,7 @@ def small_model(dtype: torch.dtype) -> Any:
 @cache
 def meta_model() -> Any:
     with torch.device("meta"):
-        return build_reference(*deepseek_ocr(), **EAGER)
+        return build_reference(*deepseek_ocr(), implementation=EAGER)
 
 
 def pixels(side: int, batch: int, model: Any) -> torch.Tensor:

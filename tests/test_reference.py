@@ -213,6 +213,17 @@ def test_phases_and_what_runs_between_them(measurement: Measurement, names: list
     assert measurement.overheads["warm_up"]
 
 
+def test_out_of_time_there_is_one_of_each_and_a_note(reference: Reference) -> None:
+    hasty = measure_built(reference, WORKLOAD, repeats=3, profiles=2, profiled_steps=1, limit_s=0)
+    assert {len(s) for s in hasty.phases.values()} == {1}
+    assert {len(s) for s in hasty.modules["seconds"]} == {1}
+    assert {len(r) for r in hasty.operators["raw"]} == {1}
+    assert hasty.notes == [
+        "1 of 3 repeats were made within 0 s",
+        "1 of 2 operator passes were made within 0 s",
+    ]
+
+
 def test_hooks_are_gone_after_an_interrupt(passes: Passes) -> None:
     def interrupt(name: str) -> None:
         if name.endswith("decode"):

@@ -17,7 +17,8 @@ import json
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,13 +87,15 @@ def measure_reference(
     profiles: int = 3,
     profiled_steps: int = 4,
     between: Between = lambda name: None,
+    limit_s: float = 90.0,
     seed: int = 0,
 ) -> Measurement:
     """Build the model, warm it up, and measure ``workload`` on it ``repeats`` times.
 
     ``between`` is called before each phase of each repeat and after the last, with a name such as
     ``timed 0 prefill``: the place for probes. ``profiled_steps``: decode steps, spread over all,
-    that each of the ``profiles`` operator passes records.
+    that each of the ``profiles`` operator passes records. After ``limit_s`` seconds without the
+    build no further repeat or profile begins, but there is one of each; a note says so.
 
     Raises ``CalibError`` as ``build_reference`` does.
     """
@@ -106,6 +109,7 @@ def measure_reference(
         profiles=profiles,
         profiled_steps=profiled_steps,
         between=between,
+        limit_s=limit_s,
     )
 
 
@@ -117,6 +121,7 @@ def measure_built(
     profiles: int = 3,
     profiled_steps: int = 4,
     between: Between = lambda name: None,
+    limit_s: float = 90.0,
 ) -> Measurement:
     """As :func:`measure_reference`, on a model that is there already."""
     import torch
@@ -134,6 +139,7 @@ def measure_built(
         warm_up,
     )
 
+    end = time.monotonic() + limit_s
     passes = Passes(reference, workload, make_inputs(reference, workload))
     steps = workload.decode_steps
     repeat = {phase: steps if phase == "decode" else 1 for phase in PHASES}
@@ -142,16 +148,22 @@ def measure_built(
         passes.vision()
         touched = experts_touched(passes)
         warmed = warm_up(passes)
-        for index in range(repeats):
+        for index in within(end, repeats):
             timed.append(run_phases(passes, between, f"timed {index}"))
             timers.append(ModuleTimer(reference.device))
             with observed(reference.model, timers[-1]):
                 hooked.append(run_phases(passes, between, f"modules {index}", timers[-1]))
-        profiled = profile_phases(passes, profiles, profiled_steps, between)
+        profiled = profile_phases(passes, within(end, profiles), profiled_steps, between)
     # Only a call's duration on the host holds the recording of what is inside it.
     event_s = event_seconds() if torch.device(reference.device).type == "cpu" else 0.0
     modules = module_table(reference.model, timers, repeat)
     operators, notes = operator_table(profiled, event_s)
+    for name, made, wanted in (
+        ("repeats", len(timed), repeats),
+        ("operator passes", len(profiled["vision"]), profiles),
+    ):
+        if made < wanted:
+            notes.append(f"{made} of {wanted} {name} were made within {limit_s:g} s")
     overheads = {
         "hook_s": hook_seconds(reference.device),
         "event_s": event_s,
@@ -177,8 +189,16 @@ def measure_built(
     )
 
 
+def within(end: float, count: int) -> Iterator[int]:
+    """0, 1, ... below ``count``; after the first, only until the monotonic clock says ``end``."""
+    for index in range(count):
+        if index and time.monotonic() >= end:
+            return
+        yield index
+
+
 def profile_phases(
-    passes: Passes, profiles: int, profiled_steps: int, between: Between
+    passes: Passes, profiles: Iterable[int], profiled_steps: int, between: Between
 ) -> dict[str, list[Profile]]:
     """Every pass of every phase that was profiled; decode passes are single steps."""
     from calib.measure.operators import Ranges, profile_pass
@@ -193,7 +213,7 @@ def profile_phases(
         with observed(model, ranges):
             found[phase].append(profile_pass(lambda: run(ranges), device))
 
-    for index in range(profiles):
+    for index in profiles:
         between(f"operators {index} vision")
         profiled("vision", passes.vision)
         between(f"operators {index} prefill")

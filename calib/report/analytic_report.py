@@ -2,14 +2,19 @@
 
 Names and units that a consumer of the original reads stay as they are there: milliseconds, TFLOP,
 terabits of traffic, gigabytes of memory (all decimal). Beside each stands the same in SI units.
+
+    python -m calib.report.analytic_report > docs/report.schema.json
+
+writes the schema of ``report.json`` and ``report.yaml``.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from calib.report.schema import Doc
+from calib.report.schema import Doc, json_schema
 
 SCHEMA_VERSION = 1
 """Version of the fields below. History: 1, the first."""
@@ -224,3 +229,12 @@ class AnalyticModelReport:
     fits: list[Fit]
     measurement: dict[str, Any] | None
     environment: dict[str, Any]
+
+
+def report_schema() -> str:
+    """The text of ``docs/report.schema.json``."""
+    return json.dumps(json_schema(AnalyticModelReport), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    print(report_schema(), end="")

@@ -56,7 +56,7 @@ OPERATOR_FIELDS = {
 """Letter and meaning of each numeric field of an operator."""
 DTYPE_FIELDS = {
     "dtype": ("s", "bytes of an element"),
-    "weight_dtype": ("s_w", "bytes of an element of the weights"),
+    "weight_dtype": (r"s_{w}", "bytes of an element of the weights"),
     "out_dtype": (r"s_{out}", "bytes of an element of the result"),
 }
 PROPERTIES = {
@@ -238,13 +238,15 @@ def layer_totals(layer: Layer, symbolic: Layer, names: dict[str, str]) -> dict[s
     """LaTeX of ``TOTALS`` in the layer's symbols. One is left out that is 0, or that would be
     wrong elsewhere: a part of the layer asks for a number, or chooses what runs by one.
     """
+    from sympy import sympify
+
     if not names or height(layer) > TALLEST:
         return {}
     values = {_field_symbol(layer, n, s): vars(layer)[n] for n, s in names.items()}
     found = {}
     for name, cost in TOTALS.items():
         try:
-            formula = cost(symbolic)
+            formula = sympify(cost(symbolic))
             holds = formula.subs(values) == cost(layer)
         except (TypeError, ValueError, AttributeError):
             continue

@@ -1,13 +1,7 @@
-"""A JSON Schema from frozen dataclasses: types become types, ``Doc`` becomes the description.
-
-    python -m calib.report.schema > docs/report.schema.json
-
-writes the schema of ``report.json`` and ``report.yaml``.
-"""
+"""A JSON Schema from frozen dataclasses: types become types, ``Doc`` becomes the description."""
 
 from __future__ import annotations
 
-import json
 import types
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -102,17 +96,3 @@ def _union(schemas: list[dict[str, Any]]) -> dict[str, Any]:
     if all(set(s) == {"type"} for s in schemas):
         return {"type": [s["type"] for s in schemas]}
     return {"anyOf": schemas}
-
-
-def report_schema() -> str:
-    """The text of ``docs/report.schema.json``."""
-    from calib.report.analytic_report import AnalyticModelReport
-
-    return json.dumps(json_schema(AnalyticModelReport), indent=2) + "\n"
-
-
-if __name__ == "__main__":
-    # Run as a script this module is another one than the report imports its Doc from.
-    from calib.report import schema
-
-    print(schema.report_schema(), end="")
