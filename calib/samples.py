@@ -20,8 +20,10 @@ from typing import Any
 from calib.errors import CalibError
 from model.ops import OPERATORS, Operator
 
-SCHEMA_VERSION = 1
-"""Version of the table below. History: 1, the first."""
+SCHEMA_VERSION = 2
+"""Version of the table below. History: 1, the first; 2, with ``method`` and ``discarded``."""
+_READABLE = {"1": ("method", "discarded"), "2": ()}
+"""Versions that can be read, and the columns they lack: such samples get the defaults."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class Sample:
     a fit can leave out) or ``public``. ``group``: samples that are held out together; empty means
     the operator's own grouping. ``probe_flops`` and ``probe_bandwidth``: what a fixed matmul and a
     fixed copy reached around this sample's block, for the drift of the machine. ``status``:
-    ``ok``, ``unsupported`` or ``out of memory`` (then ``seconds`` is empty).
+    ``ok``, ``unsupported`` or ``out of memory`` (then ``seconds`` is empty), ``wrong`` (not the
+    reference's output) or ``throttled``. ``method``: how it was timed (``wall``, ``events``,
+    ``unheld``, ``graph``; empty where no one says); ``discarded``: repeats thrown away.
     """
 
     op: Operator
@@ -55,6 +59,8 @@ class Sample:
     power_w: float | None = None
     temperature_c: float | None = None
     throttle: str = ""
+    method: str = ""
+    discarded: int = 0
     started: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -89,7 +95,7 @@ def _schema() -> Any:
     text, number = pa.string(), pa.float64()
     types = dict.fromkeys(_PLAIN, text)
     types |= {n: number for n in _PLAIN if n.startswith(("probe_", "sm_", "memory_", "power_"))}
-    types |= {"temperature_c": number, "threads": pa.int64()}
+    types |= {"temperature_c": number, "threads": pa.int64(), "discarded": pa.int64()}
     columns = {"kind": text, "shape": text, "seconds": pa.list_(number), **types, "versions": text}
     return pa.schema(list(columns.items()), metadata={"calib_schema": str(SCHEMA_VERSION)})
 
@@ -164,16 +170,17 @@ def _read_part(path: Path) -> list[Sample]:
             f"samples: {path} is not a whole Parquet file ({error}); move it away and run again"
         )
     version = (table.schema.metadata or {}).get(b"calib_schema", b"none").decode()
-    if version != str(SCHEMA_VERSION):
+    if version not in _READABLE:
         raise CalibError(
             f"samples: {path} has schema version {version}: expected {SCHEMA_VERSION}; "
             "measure again or use the version of calib that wrote it"
         )
-    return [_sample(row) for row in table.to_pylist()]
+    names = [name for name in _PLAIN if name not in _READABLE[version]]
+    return [_sample(row, names) for row in table.to_pylist()]
 
 
-def _sample(row: dict[str, Any]) -> Sample:
-    plain = {name: row[name] for name in _PLAIN}
+def _sample(row: dict[str, Any], names: Sequence[str]) -> Sample:
+    plain = {name: row[name] for name in names}
     op = op_from_json(row["kind"], row["shape"])
     return Sample(op=op, seconds=row["seconds"], versions=json.loads(row["versions"]), **plain)
 

@@ -52,3 +52,10 @@ def test_an_outlier_moves_the_median_little():
     device = Device([1e-3] * 4 + [1.0] + [1e-3] * 100)
     found = time_repeats(device.run, StopRule(0.01, 10.0, 9, 50), 0, clock=device.clock)
     assert np.median(found) < 1.01e-3
+
+
+def test_a_steady_device_is_repeated_for_the_least_time():
+    device = Device(itertools.repeat(1e-3))
+    rule = StopRule(spread=0.01, cap_s=1.0, least=5, most=500, least_s=0.1)
+    found = time_repeats(device.run, rule, warmups=0, clock=device.clock)
+    assert len(found) in (100, 101)

@@ -27,7 +27,6 @@ PRODUCTS = {
 }
 
 
-
 def compile_on(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "kernels.resources", *options]

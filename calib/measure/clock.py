@@ -18,18 +18,21 @@ class StopRule:
     """Stop when the spread of the median is small enough, or when time is up.
 
     ``spread``: the standard error of the median over the median, from the quartiles;
-    ``cap_s``: the most time [s] one sample may take; ``least`` and ``most``: repeats.
+    ``cap_s``: the most time [s] one sample may take, ``least_s``: the least; ``least`` and
+    ``most``: repeats.
     """
 
     spread: float = 0.02
     cap_s: float = 0.5
     least: int = 5
     most: int = 100
+    least_s: float = 0.0
 
     def done(self, seconds: Sequence[float], elapsed_s: float) -> bool:
         if len(seconds) >= self.most or (elapsed_s >= self.cap_s and len(seconds) >= 2):
             return True
-        return len(seconds) >= self.least and relative_error(seconds) <= self.spread
+        enough = len(seconds) >= self.least and elapsed_s >= self.least_s
+        return enough and relative_error(seconds) <= self.spread
 
 
 def relative_error(seconds: Sequence[float]) -> float:

@@ -1,0 +1,50 @@
+"""The CPU as an instrument (:mod:`calib.measure.instrument`): torch by the wall clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from calib.measure.cases import Arena, Unsupported, build, weight_stream
+from calib.measure.clock import StopRule, time_repeats
+from calib.measure.instrument import OUT_OF_MEMORY, UNSUPPORTED, Reading
+from calib.measure.probes import Speed, speed
+from model.ops import Operator
+
+
+class CpuInstrument:
+    """Operators run as eager torch calls them, weights streamed past between repeats.
+
+    Outputs are not compared with a reference here, since the operators are torch's own and a
+    product in float32 would cost more than the sample; tests compare every kind once.
+    """
+
+    implementations = ("torch",)
+
+    def __init__(self, arena: Arena | None = None) -> None:
+        self.arena = arena or Arena()
+        self.threads: int | None = torch.get_num_threads()
+
+    def warm_up(self) -> None:
+        """Nothing: each sample begins with calls that are not kept."""
+
+    def rule(self, limits: Mapping[str, Any]) -> StopRule:
+        return StopRule(limits["spread"], limits["cap_s"], limits["least"], limits["most"])
+
+    def measure(self, op: Operator, implementation: str, cache: str, rule: StopRule) -> Reading:
+        if implementation not in self.implementations:
+            return Reading(status=UNSUPPORTED, reason=f"{implementation} does not run on a CPU")
+        try:
+            with torch.no_grad():
+                run = build(op, self.arena, cache)
+                seconds = time_repeats(run, rule, disturb=weight_stream(self.arena))
+        except Unsupported as error:
+            return Reading(status=UNSUPPORTED, reason=str(error))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            return Reading(status=OUT_OF_MEMORY, reason=str(error).partition("\n")[0])
+        return Reading(tuple(seconds), method="wall")
+
+    def speed(self) -> Speed:
+        return speed()

@@ -1,0 +1,73 @@
+"""What a sweep needs of a device, whichever it is: time one operator, and say how fast it is now.
+
+An :class:`Instrument` hides tensors, streams and clocks. ``calib.measure.cpu`` has the one for this
+machine's CPU, ``calib.measure.cuda`` the one for an NVIDIA card; tests bring simulated ones. What
+cannot be measured is an answer (``Reading.status``), not an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from calib.measure.clock import StopRule
+from calib.measure.probes import Speed
+from model.ops import Operator
+
+OK, UNSUPPORTED, OUT_OF_MEMORY = "ok", "unsupported", "out of memory"
+WRONG, THROTTLED = "wrong", "throttled"
+STATUSES = (OK, UNSUPPORTED, OUT_OF_MEMORY, WRONG, THROTTLED)
+"""``wrong``: the output is not that of the float32 reference; ``throttled``: the card stayed under
+a thermal or hardware slowdown after all attempts (the seconds are kept, a fit leaves them out)."""
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """The device around a sample; None where it does not say. ``throttle``: names, by comma."""
+
+    sm_clock_hz: float | None = None
+    memory_clock_hz: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    throttle: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One operator timed, or why not. Its fields are those of a ``Sample``.
+
+    ``seconds``: raw, one a repeat; ``method``: ``wall`` (the host's clock), ``events`` (device
+    events in a stream that was held until all was enqueued), ``unheld`` (device events where the
+    operator itself waits for the device) or ``graph`` (replays of a CUDA graph, a repeat is the
+    mean of its copies); ``discarded``: repeats thrown away under the discard rule; ``reason``: in
+    words, where ``status`` is not ``ok``.
+    """
+
+    seconds: tuple[float, ...] = ()
+    status: str = OK
+    reason: str = ""
+    method: str = ""
+    discarded: int = 0
+    telemetry: Telemetry = field(default_factory=Telemetry)
+
+
+class Instrument(Protocol):
+    """A device that can be measured."""
+
+    implementations: tuple[str, ...]
+    """Those that it can execute: ``torch``, ``triton``."""
+    threads: int | None
+    """Threads of the CPU that work, None for a card."""
+
+    def warm_up(self) -> None:
+        """Work until clocks have settled; once, before the first sample."""
+
+    def rule(self, limits: Mapping[str, Any]) -> StopRule:
+        """The stop rule for a sweep's ``limits`` (``spread``, ``cap_s``, ``least``, ``most``)."""
+
+    def measure(self, op: Operator, implementation: str, cache: str, rule: StopRule) -> Reading:
+        """Build ``op`` on random data, time it ``cold`` or ``hot`` until ``rule`` is content."""
+
+    def speed(self) -> Speed:
+        """What probes reach just now."""
