@@ -22,21 +22,22 @@ MAY_IMPORT = {
     "samples": BOTTOM,
     "device": BOTTOM | {"hardware"},
     "host": BOTTOM | {"hardware"},
+    "host_costs": set(),
     "public": BOTTOM | {"hardware", "samples"},
     "features": BOTTOM | {"hardware"},
     "prior": BOTTOM | {"features"},
     "residual": BOTTOM | {"features"},
     "fit": FITTING,
     "estimate": FITTING | {"fit"},
-    "timeline": FITTING | {"fit", "estimate"},
+    "timeline": FITTING | {"fit", "estimate", "host_costs"},
     "trace": {"errors"},
-    "measure": BOTTOM | {"hardware", "samples", "device", "host"},  # and never fit
+    "measure": BOTTOM | {"hardware", "samples", "device", "host", "host_costs"},  # and never fit
     "measured": BOTTOM,
     "compare": FITTING | {"fit", "estimate", "measured"},
     "report": {"errors"},  # it sees tables only
     "steps": FITTING
     | {"device", "host", "public", "fit", "estimate", "timeline", "trace", "measure", "measured"}
-    | {"compare", "report"},
+    | {"compare", "report", "host_costs"},
     "run": BOTTOM | {"steps", "report"},
 }
 """Parts of ``calib`` (modules and subpackages) and the other parts that each may import."""

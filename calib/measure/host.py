@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from calib.host_costs import MODULE_CODE
 from model.deepseek_ocr import DeepseekOCRModel
 from model.layer import Call
-from model.ops import Other
 from model.workload import Workload
 
-HOST = Other("module code", dtype="int64")
+HOST = MODULE_CODE
 """The operator under which the cost of a launch is stored."""
 MINIATURE = {
     **{"sam_hidden": 64, "sam_layers": 1, "sam_heads": 2, "sam_intermediate": 128, "sam_neck": 32},
