@@ -2,11 +2,23 @@
 
 A sweep measures them like any other operator (``origin`` "host", seconds raw, one number a repeat)
 and :mod:`calib.timeline` reads them. None of them computes or moves anything, so a fit has nothing
-to learn from them.
+to learn from them. Where a card has no such samples, the published range of
+``conf/host_costs.yaml`` is the interval and its middle the estimate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+import numpy as np
+import yaml
+
+from calib.checkout import CONF
+from calib.errors import CalibError
+from calib.samples import Sample
 from model.ops import Other
 
 ORIGIN = "host"
@@ -33,3 +45,77 @@ GRAPH_LAUNCH = Other("graph_launch", dtype="int64")
 _ALL = (MODULE_CODE, EAGER_OPERATOR, LAUNCH, DEPENDENT_GAP, SYNC, GRAPH_NODE, GRAPH_LAUNCH)
 HOST_COSTS: dict[str, Other] = {op.name: op for op in _ALL}
 """Every one of them by the name under which it is stored."""
+MEASURED, PUBLISHED = "measured", "published"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One cost in seconds: estimate and interval, how it is known and from where."""
+
+    estimate_s: float
+    low_s: float
+    high_s: float
+    known_by: str
+    source: str
+
+
+@dataclass(frozen=True)
+class HostCosts:
+    """What a replay needs of one card and its host, each as defined above."""
+
+    eager_operator: Cost
+    launch: Cost
+    dependent_gap: Cost
+    sync: Cost
+    graph_node: Cost
+    graph_launch: Cost
+
+    def __iter__(self) -> Iterator[tuple[str, Cost]]:
+        return ((f.name, getattr(self, f.name)) for f in fields(self))
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """Names of the costs that were not measured on this card's host."""
+        return tuple(name for name, cost in self if cost.known_by == PUBLISHED)
+
+
+REPLAYED = tuple(f.name for f in fields(HostCosts))
+
+
+def host_costs(samples: Iterable[Sample], hardware: str) -> HostCosts:
+    """The costs of ``hardware``: measured where ``samples`` hold them, else published."""
+    seconds: dict[str, list[float]] = {}
+    for sample in samples:
+        if sample.hardware == hardware and sample.op in _ALL and sample.status == "ok":
+            seconds.setdefault(vars(sample.op)["name"], []).extend(sample.seconds)
+    known = published()
+    return HostCosts(
+        **{n: _measured(seconds[n], hardware) if seconds.get(n) else known[n] for n in REPLAYED}
+    )
+
+
+def _measured(seconds: list[float], hardware: str) -> Cost:
+    """Median, 5th and 95th percentile of the raw repeats."""
+    low, middle, high = np.quantile(seconds, (0.05, 0.5, 0.95))
+    return Cost(float(middle), float(low), float(high), MEASURED, f"samples of {hardware}")
+
+
+@cache
+def published() -> dict[str, Cost]:
+    """The published ranges.
+
+    Raises ``CalibError`` where the file lacks a cost, or a range is none.
+    """
+    path = CONF / "host_costs.yaml"
+    found: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text("utf-8"))
+    if set(found) != set(REPLAYED):
+        raise CalibError(f"{path}: {', '.join(found)}: expected exactly {', '.join(REPLAYED)}")
+    return {name: _published(f"{path}: {name}", entry) for name, entry in found.items()}
+
+
+def _published(key: str, entry: dict[str, Any]) -> Cost:
+    low, high = (float(entry.get(name, "nan")) for name in ("low", "high"))
+    source = entry.get("source")
+    if not 0 < low <= high or not source:
+        raise CalibError(f"{key} = {entry!r}: expected low <= high [s] and a source")
+    return Cost((low + high) / 2, low, high, PUBLISHED, str(source))

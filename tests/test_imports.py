@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "samples": BOTTOM,
     "device": BOTTOM | {"hardware"},
     "host": BOTTOM | {"hardware"},
-    "host_costs": set(),
+    "host_costs": BOTTOM | {"samples"},
     "public": BOTTOM | {"hardware", "samples"},
     "features": BOTTOM | {"hardware"},
     "prior": BOTTOM | {"features"},

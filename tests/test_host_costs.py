@@ -1,0 +1,46 @@
+"""Host costs: measured where there are samples, else a published range that says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from calib.errors import CalibError
+from calib.host_costs import EAGER_OPERATOR, REPLAYED, SYNC, _published, host_costs, published
+from calib.samples import Sample, read_samples, write_samples
+
+
+def test_published_ranges_are_complete_and_have_sources() -> None:
+    costs = host_costs([], "rtx5090")
+    assert costs.published == REPLAYED
+    for _, cost in costs:
+        assert 0 < cost.low_s <= cost.estimate_s <= cost.high_s < 1e-3
+        assert cost.source
+    # An operator is launched too, and a graph's nodes follow no slower than queued kernels.
+    assert costs.eager_operator.low_s > costs.launch.low_s
+    assert costs.graph_node.high_s <= costs.dependent_gap.low_s
+
+
+def test_a_sample_takes_the_place_of_the_range(tmp_path) -> None:
+    repeats = [4e-6, 5e-6, 6e-6, 5e-6, 5e-6]
+    path = write_samples(
+        tmp_path / "h200.parquet",
+        [
+            Sample(EAGER_OPERATOR, repeats, "h200", "torch", origin="host"),
+            Sample(SYNC, [], "h200", "torch", status="unsupported"),
+        ],
+    )
+    samples = read_samples(path)
+    costs = host_costs(samples, "h200")
+    assert costs.eager_operator.known_by == "measured"
+    assert costs.eager_operator.estimate_s == pytest.approx(5e-6)
+    assert 4e-6 <= costs.eager_operator.low_s < 5e-6 < costs.eager_operator.high_s <= 6e-6
+    assert costs.published == tuple(n for n in REPLAYED if n != "eager_operator")
+    # Another card has another host.
+    assert host_costs(samples, "rtx5090") == host_costs([], "rtx5090")
+    assert costs.launch == published()["launch"]
+
+
+@pytest.mark.parametrize("entry", [{"low": 2e-6, "high": 1e-6, "source": "x"}, {"low": 1e-6}])
+def test_a_range_that_is_none_is_refused(entry: dict) -> None:
+    with pytest.raises(CalibError, match=r"sync = .*expected low <= high"):
+        _published("sync", entry)
