@@ -18,7 +18,7 @@ import numpy as np
 
 from calib.fit import ROOFLINE, WEAKEST_FIRST, Calibration, dtype_of
 from calib.hardware import Hardware, arithmetic_intensity, bound
-from model.layer import Call, Layer
+from model.layer import Call, Layer, Node
 from model.ops import GroupedMatmul, MoeMlp, Operator
 from model.workload import Phase
 
@@ -149,22 +149,28 @@ class Sums:
 
 
 def module_table(phases: Mapping[str, Phase], operators: pd.DataFrame) -> pd.DataFrame:
-    """One row a module and phase, in order of execution: inclusive sums over the module's calls."""
+    """One row a module and phase, in order of execution: inclusive sums over the module's calls.
+
+    ``calls``: how often the module runs in the workload; memory is that of one run, the largest.
+    """
     import pandas as pd
 
     total, sums, rows = operators["estimate_s"].sum(), Sums(operators), []
-    known: dict[Layer, dict[str, float]] = {}  # equal layers, such as a decoder's, cost the same
+    known: dict[
+        tuple[Layer, ...], dict[str, float]
+    ] = {}  # equal layers, such as a decoder's, cost the same
     for phase, passes in phases.items():
         own = np.flatnonzero(operators["phase"] == phase)
         under = _rows_under(operators["path"].iloc[own].tolist())
-        for node in _merged(passes):
+        for node in passes.layer.nodes():
             some = own[under.get(node.path, [])]
-            if node.layer not in known:
-                known[node.layer] = _memory(node.layer)
-            memory = known[node.layer]
+            if node.runs not in known:
+                known[node.runs] = _memory(node.runs)
+            memory = known[node.runs]
             if not len(some) and not memory["weight_bytes"]:
                 continue
-            own_columns = {**_module(node), **memory, "calls": len(some)}
+            calls = len(node.runs) * passes.repeat
+            own_columns = {**_module(node), **memory, "calls": calls}
             rows.append({"phase": phase, **own_columns, **sums.over(some)})
     table = pd.DataFrame(rows)
     unknown = ("measured_s", "measured_q1_s", "measured_q3_s", "error", "error_unseen")
@@ -172,7 +178,7 @@ def module_table(phases: Mapping[str, Phase], operators: pd.DataFrame) -> pd.Dat
     return table.assign(share=table["estimate_s"] / total if total else 0.0)
 
 
-def _module(node: Any) -> dict[str, Any]:
+def _module(node: Node) -> dict[str, Any]:
     layer = node.layer
     return {
         "path": node.path,
@@ -180,21 +186,17 @@ def _module(node: Any) -> dict[str, Any]:
         "class_name": type(layer).__name__,
         "mirrors": layer.mirrors,
         "depth": node.path.count(".") + 1 if node.path else 0,
-        "params_json": json.dumps(_parameters(layer)),
+        "params_json": json.dumps(_parameters(node.runs)),
     }
 
 
-def _memory(layer: Layer) -> dict[str, float]:
+def _memory(runs: tuple[Layer, ...]) -> dict[str, float]:
+    layer = runs[0]
     return {
         "weight_bytes": float(layer.weight_bytes()),
-        "activation_bytes": float(layer.activation_bytes()),
+        "activation_bytes": float(max(run.activation_bytes() for run in runs)),
         "kv_cache_bytes": float(layer.kv_cache_bytes()),
     }
-
-
-def _merged(passes: Phase) -> list[Any]:
-    """Nodes by path; a module that runs twice in a pass (page and tiles) stands once."""
-    return list({node.path: node for node in passes.layer.nodes()}.values())
 
 
 def _rows_under(paths: list[str]) -> dict[str, list[int]]:
@@ -207,9 +209,12 @@ def _rows_under(paths: list[str]) -> dict[str, list[int]]:
     return under
 
 
-def _parameters(layer: Any) -> dict[str, Any]:
+def _parameters(runs: tuple[Layer, ...]) -> dict[str, Any]:
+    """Dimensions on which all runs agree."""
     plain = (int, float, str, bool, type(None))
-    return {n: v for n, v in vars(layer).items() if isinstance(v, plain)}
+    first, *others = map(vars, runs)
+    agreed = {n: v for n, v in first.items() if all(o.get(n) == v for o in others)}
+    return {n: v for n, v in agreed.items() if isinstance(v, plain)}
 
 
 COMPONENTS = {

@@ -62,11 +62,19 @@ class Live:
 
 @dataclass(frozen=True)
 class Node:
-    """A layer at its place in the module tree; the root's path and parent are empty."""
+    """A module at its place in the tree; the root's path and parent are empty.
+
+    ``runs``: the layer that each of its runs in one pass is; most modules run once.
+    """
 
     path: str
-    layer: Layer
+    runs: tuple[Layer, ...]
     parent: str
+
+    @property
+    def layer(self) -> Layer:
+        """The layer of the first run."""
+        return self.runs[0]
 
 
 Step = Call | Child | Live
@@ -143,10 +151,13 @@ class Layer:
 
     def nodes(self, path: str = "", parent: str = "") -> list[Node]:
         """This layer and all below it, parents first; a path that runs twice is one module."""
-        found = {path: Node(path, self, parent)}
-        for name, child in self.children().items():
-            for node in child.nodes(join(path, name), path):
-                found.setdefault(node.path, node)
+        found = {path: Node(path, (self,), parent)}
+        for step in self.forward():
+            if isinstance(step, Child):
+                for node in step.layer.nodes(join(path, step.name), path):
+                    before = found.get(node.path)
+                    runs = before.runs + node.runs if before else node.runs
+                    found[node.path] = replace(node, runs=runs)
         return list(found.values())
 
     def weight_parameters(self) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
-from report_record import RUNS, run
+from report_record import RUNS, run, synthetic_record
 
 from calib.checkout import ROOT
 from calib.report.analytic_report import (
@@ -22,6 +22,7 @@ from calib.report.build import build_report, plain, tokens_prefilled
 from calib.report.schema import Doc, json_schema
 from calib.report.tree import Branch, branches, folded_name, shared_params, weakest
 from model.deepseek_ocr import DeepseekOCRModel
+from model.workload import Workload
 
 ORIGINAL = {
     "AnalyticModelReport": "report_id model workload modules operator_categories module_metrics "
@@ -116,16 +117,35 @@ def test_costs_are_sums_of_the_modules(tree: list[Branch], name: str) -> None:
 
 
 def test_operators_are_those_below_the_path(tree: list[Branch], name: str) -> None:
-    operators = run(name).operators
+    record = run(name)
+    steps = record.operators["phase"].map({"decode": record.workload["decode_steps"]}).fillna(1)
+    operators = record.operators.assign(calls=record.operators["count"] * steps)
     for branch in tree[1:]:
         of_phase = operators[operators["phase"] == branch.phase]
         inside = np.zeros(len(of_phase), dtype=bool)
         for path in branch.paths:
             inside |= (of_phase["path"] + ".").str.startswith(path + ".") | (path == "")
-        by_kind = of_phase[inside].groupby("kind")[["count", "flops", "estimate_s"]].sum()
+        by_kind = of_phase[inside].groupby("kind")[["calls", "flops", "estimate_s"]].sum()
         assert set(branch.operators) == set(by_kind.index)
         for kind, (calls, flops, _, _, seconds) in branch.operators.items():
             assert [calls, flops, seconds] == pytest.approx(by_kind.loc[kind].tolist())
+
+
+def test_calls_are_executions_of_the_whole_workload() -> None:
+    """The page and its tiles: the tower sees twice. 5 tokens: 5 decode steps of 11 equal layers."""
+    asked = Workload("tiled", 512, tiles=(2, 3), tile_side=512, decode_steps=5)
+    record = synthetic_record(measured=False, workload=asked)
+    report = build_report(record, branches(record))
+    calls = {m.module_id: m.calls for m in report.module_metrics}
+    assert calls["deepseek_ocr"] == calls["vision"] == calls["prefill"] == 1
+    tower = "vision/model.vision_tower"
+    assert calls[tower] == 2
+    assert calls[tower + ".sam_encoder.layers.[2,5,8,11].attn"] == 8
+    assert calls["decode"] == calls["decode/lm_head"] == 5
+    assert calls["decode/model.language_model.layers.[1-11].self_attn"] == 55
+    by_id = {m.module_id: m for m in report.module_metrics}
+    [head] = by_id["decode/lm_head"].operator_breakdown
+    assert (head.category_id, head.calls) == ("matmul", 5)
 
 
 def test_model_shares_its_weights_between_phases(tree: list[Branch]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -27,9 +29,9 @@ from calib.report.formulas import (
 from calib.report.layers import Use, layer_uses, markdown_of, write_layer_docs
 from calib.report.tree import branches
 from model.decoder import SelfAttention, SwiGlu
-from model.layer import Call, Layer
+from model.layer import Call, Layer, Step, call
 from model.linear import Linear
-from model.ops import ITEM_BYTES, OPERATORS, Attention, Conv2d, GroupedMatmul, Matmul, Norm
+from model.ops import ITEM_BYTES, OPERATORS, Attention, Conv2d, Copy, GroupedMatmul, Matmul, Norm
 from model.sam import SamAttention
 
 
@@ -135,6 +137,24 @@ def test_what_decides_stays_a_number() -> None:
     assert set(names) == {"grid", "hidden", "heads", "table_grid"}
     assert symbolic.batch == 9  # type: ignore[attr-defined]
     assert layer_form(symbolic) == layer_form(layer)
+
+
+@dataclass(frozen=True)
+class Choosy(Layer):
+    """Asks whether a size equals a number: a symbol never does, and says so without an error."""
+
+    rows: int
+    special: int
+
+    def forward(self) -> Iterator[Step]:
+        yield call(Copy(self.rows))
+        if self.special == 3:
+            yield call(Norm(self.rows, 8))
+
+
+def test_a_silent_change_of_what_runs_is_noticed() -> None:
+    assert set(symbolic_layer(Choosy(5, 3))[1]) == {"rows"}
+    assert set(symbolic_layer(Choosy(5, 4))[1]) == {"rows", "special"}
 
 
 def test_totals_of_a_layer() -> None:

@@ -73,6 +73,16 @@ def test_nothing_is_cut_off_or_overlaps(name: str) -> None:
                     assert not boxes[one].overlaps(boxes[other]), (one, other)
 
 
+@pytest.mark.parametrize("name", RUNS)
+def test_the_legend_of_the_components_covers_nothing(name: str) -> None:
+    figure = pictures(name)[2]
+    figure.canvas.draw()
+    axes, renderer = figure.axes[0], figure.canvas.get_renderer()
+    legend = axes.get_legend().get_window_extent(renderer)
+    for artist in (*axes.patches, *axes.texts):
+        assert not legend.overlaps(artist.get_window_extent(renderer)), artist
+
+
 def test_ticks_that_are_drawn_lie_inside() -> None:
     """Names of kinds are long: the margin on the left must hold them."""
     figure = pictures("predicted")[1]

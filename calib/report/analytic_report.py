@@ -98,7 +98,7 @@ class OperatorMetrics:
     """What one category adds to a module, everything below the module included."""
 
     category_id: str
-    calls: Annotated[int, Doc("executions", minimum=0)]
+    calls: Annotated[int, Doc("executions in the workload", minimum=0)]
     flops_tflops: Annotated[float, Doc("[TFLOP]", minimum=0)]
     io_tb: Annotated[float, Doc("bytes read and written [terabit]", minimum=0)]
     share_of_module_flops: Annotated[
@@ -119,7 +119,7 @@ class ModuleMetricsSnapshot:
 
     module_id: str
     profile_id: str
-    calls: Annotated[int, Doc("forward passes", minimum=0)]
+    calls: Annotated[int, Doc("forward passes in the workload", minimum=0)]
     total_time_ms: Annotated[float, Doc("predicted [ms]", minimum=0)]
     total_flops_tflops: Annotated[float, Doc("[TFLOP]", minimum=0)]
     total_io_tb: Annotated[float, Doc("bytes read and written, weights included [terabit]", 0)]

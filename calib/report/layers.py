@@ -89,7 +89,8 @@ def layer_uses(report: AnalyticModelReport) -> dict[type[Layer], list[Use]]:
     for phase, passed in model.phases(Workload(**asked)).items():
         for node in passed.layer.nodes():
             of_class = found.setdefault(type(node.layer), {})
-            of_class.setdefault((phase, node.layer), Use(phase, node.path, node.layer))
+            for layer in node.runs:
+                of_class.setdefault((phase, layer), Use(phase, node.path, layer))
     return {cls: list(uses.values()) for cls, uses in found.items()}
 
 

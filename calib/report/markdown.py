@@ -142,11 +142,14 @@ def table(cells: Cells, bold_last: bool = False) -> str:
 def kind_cells(record: RunRecord) -> Cells:
     """Sums by kind, the costliest first; efficiency: roofline / calibrated."""
     operators = record.operators
-    memory = operators["estimate_s"].where(operators["bound"] == "memory", 0.0)
-    columns = ["count", "launches", "flops", "bytes", "roofline_s", "estimate_s"]
-    sums = (
-        operators.assign(memory_s=memory).groupby("kind", sort=False)[[*columns, "memory_s"]].sum()
+    times = record.executions
+    operators = operators.assign(
+        calls=times,
+        launches=times * operators["launches"],
+        memory_s=operators["estimate_s"].where(operators["bound"] == "memory", 0.0),
     )
+    columns = ["calls", "launches", "flops", "bytes", "memory_s", "roofline_s", "estimate_s"]
+    sums = operators.groupby("kind", sort=False)[columns].sum()
     whole = sums["estimate_s"].sum() or 1
     ordered = sums.sort_values("estimate_s", ascending=False).to_dict("index")
     clock = measured_by_kind(record)
@@ -155,7 +158,7 @@ def kind_cells(record: RunRecord) -> Cells:
     rows = []
     for kind, row in ordered.items():
         estimate = row["estimate_s"]
-        cells = [_name(kind), f"{row['count']:,.0f}", f"{row['launches']:,.0f}"]
+        cells = [_name(kind), f"{row['calls']:,.0f}", f"{row['launches']:,.0f}"]
         cells += [flops(row["flops"]), nbytes(row["bytes"])]
         cells += [percent(row["memory_s"] / estimate) if estimate else UNKNOWN]
         cells += [seconds(row["roofline_s"]), seconds(estimate), percent(estimate / whole)]

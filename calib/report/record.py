@@ -24,9 +24,11 @@ class RunRecord:
     operators          one row a call: phase, path, kind, shape, dtype, count, launches, flops,
                        bytes, arithmetic_intensity, bound, roofline_s, efficiency, estimate_s,
                        low_s, high_s, provenance, estimate_unseen_s, measured_s, error,
-                       error_unseen, hardware, implementation, model, workload; numbers are totals
-                       of the row, its count and the repetitions of its phase included
-    modules            one row a module and phase, sums over all that is below its path
+                       error_unseen, hardware, implementation, model, workload; FLOPs, bytes and
+                       seconds are totals of the workload, ``count`` is that of one pass of the
+                       phase and ``launches`` that of one execution
+    modules            one row a module and phase, sums over all that is below its path;
+                       ``calls`` is how often it runs in the workload
     components         one row a component, the last one ``total``
     figures            name, unit, roofline, estimate, low, high, measured
     fits               one row a fit, with its held-out errors; may be empty
@@ -57,6 +59,13 @@ class RunRecord:
         """The row of ``components`` that sums the others."""
         rows = self.components[self.components["component"] == TOTAL]
         return {str(k): v for k, v in rows.iloc[-1].items()}
+
+    @property
+    def executions(self) -> pd.Series:
+        """How often each row of ``operators`` is executed in the whole workload."""
+        roots = self.modules[self.modules["path"] == ""]
+        passes = dict(zip(roots["phase"], roots["calls"], strict=True))
+        return self.operators["count"] * self.operators["phase"].map(passes)
 
     @property
     def measured(self) -> bool:

@@ -64,9 +64,10 @@ def branches(record: RunRecord) -> list[Branch]:
 
 def operator_tallies(record: RunRecord) -> dict[tuple[str, str], Tally]:
     """What each module's operators cost by kind, those of all modules below it included."""
-    columns = ["phase", "path", "kind", "count", "flops", "bytes", "roofline_s", "estimate_s"]
+    columns = ["phase", "path", "kind", "calls", "flops", "bytes", "roofline_s", "estimate_s"]
+    operators = record.operators.assign(calls=record.executions)
     own: dict[tuple[str, str], Tally] = {}
-    cells = (record.operators[c].tolist() for c in columns)
+    cells = (operators[c].tolist() for c in columns)
     for phase, path, kind, *values in zip(*cells, strict=True):
         _add(own.setdefault((phase, path), {}), {kind: values})
     inclusive: dict[tuple[str, str], Tally] = {}
@@ -202,7 +203,7 @@ def _sum(values: list[Any]) -> float | None:
 
 
 def _model(record: RunRecord, rows: list[dict[Any, Any]], roots: list[Branch]) -> Branch:
-    """The whole: phases add up, except for memory, which they share."""
+    """The whole, run once: phases add up, except for memory, which they share."""
     costs = {column: _sum([root.costs[column] for root in roots]) for column in SUMS}
     costs["calls"] = 1
     costs["weight_bytes"] = distinct_weight_bytes(rows)
@@ -223,7 +224,7 @@ def _model(record: RunRecord, rows: list[dict[Any, Any]], roots: list[Branch]) -
         class_name=record.architecture,
         mirrors="",
         params=scalars(record.model_config),
-        provenance=weakest(root.provenance for root in roots),
+        provenance=str(record.total["provenance"]),
         costs=costs,
         operators=tally,
     )
