@@ -1,9 +1,10 @@
 # make run: calibrate this machine and report on DeepSeek-OCR.  make test: the test suite.
+# make public: other people's measured tables, which benchmarks and regenerated cards read.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test check kernels clean
+.PHONY: run test check kernels public clean
 
 run: $(READY)
 	$(BIN)/python -m calib.run $(ARGS)
@@ -18,6 +19,9 @@ check: $(READY)
 
 kernels: $(READY)
 	$(BIN)/python -m kernels.resources --jobs 2 --write docs/kernels.md $(ARGS)
+
+public: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[public]'
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

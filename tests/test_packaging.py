@@ -26,6 +26,7 @@ PROJECT: dict[str, Any] = tomllib.loads(TEXT)
 RUNTIME = [Requirement(text) for text in PROJECT["project"]["dependencies"]]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 DIRECT = RUNTIME + [Requirement(text) for text in EXTRAS["dev"]]
+PUBLIC = [Requirement(text) for text in EXTRAS["public"]]
 PINS = {
     canonicalize_name(name): Version(pin)
     for name, pin in (
@@ -57,7 +58,7 @@ def installed(requirements: list[Requirement]) -> set[str]:
 # Ranges and pins
 
 
-@pytest.mark.parametrize("requirement", DIRECT, ids=str)
+@pytest.mark.parametrize("requirement", DIRECT + PUBLIC, ids=str)
 def test_a_pin_lies_in_its_range(requirement: Requirement) -> None:
     pin = PINS[canonicalize_name(requirement.name)]
     assert pin.local is None
@@ -86,7 +87,7 @@ def test_the_contract_s_ranges_and_pins() -> None:
 
 def test_everything_needed_is_pinned_and_nothing_else() -> None:
     """What torch brings for CUDA is pinned by torch itself."""
-    needed = installed(DIRECT)
+    needed = installed(DIRECT + PUBLIC)
     unpinned = {name for name in needed if name not in PINS}
     assert not {name for name in unpinned if not name.startswith(("nvidia-", "cuda-"))}
     assert not {name for name in PINS if name not in needed and is_installed(name)}
