@@ -43,7 +43,7 @@ def compare(
     typical = {phase: statistics.median(s) for phase, s in slowdown.items()}
     operators, coverage = join_operators(operators, measurement, typical)
     modules = join_modules(modules, measurement, typical)
-    components = with_measured(components, operators, modules, measurement, slowdown)
+    components = with_measured(components, measurement, slowdown)
     total = components.iloc[-1]
     drift = max(abs(s - 1) for repeats in slowdown.values() for s in repeats)
     return (
@@ -107,14 +107,12 @@ def slowdowns(
 
 def with_measured(
     components: pd.DataFrame,
-    operators: pd.DataFrame,
-    modules: pd.DataFrame,
     measurement: Measurement,
     slowdown: Mapping[str, Sequence[float]],
 ) -> pd.DataFrame:
     """Measured seconds of each component: whole phases, and the named parts of the vision phase.
 
-    Parts are measured between hooks, on passes of their own; their share of those passes, times
+    Parts are measured between hooks, on passes of their own; their share of those very passes, times
     the phase without hooks, is what the table shows.
     """
     phases = measurement.phases
@@ -125,9 +123,7 @@ def with_measured(
     }
     shares: dict[str, tuple[str, float]] = {phase: (phase, 1.0) for phase in phases}
     for name, (phase, path) in COMPONENTS.items():
-        row = modules[(modules["phase"] == phase) & (modules["path"] == path)]
-        hooked = statistics.median(measurement.hooked[phase])
-        shares[name] = (phase, float(row["measured_s"].iloc[0]) / hooked)
+        shares[name] = (phase, hooked_share(measurement, phase, path))
     shares["vision (rest)"] = ("vision", 1.0 - sum(shares[name][1] for name in COMPONENTS))
 
     def column(seconds: Mapping[str, float]) -> list[float]:
@@ -141,3 +137,13 @@ def with_measured(
     table["error_unseen"] = table["estimate_unseen_s"] / table["normalised_s"] - 1
     table["roofline_error"] = table["roofline_s"] / table["normalised_s"] - 1
     return table
+
+
+def hooked_share(measurement: Measurement, phase: str, path: str) -> float:
+    """Share of a phase's hooked passes that a module takes, over all repeats together.
+
+    One quotient of sums: the shares of modules side by side then never exceed their phase.
+    """
+    table = measurement.modules
+    row = table[(table["phase"] == phase) & (table["path"] == path)].iloc[0]
+    return float(sum(row["seconds"])) * measurement.repeat[phase] / sum(measurement.hooked[phase])

@@ -215,7 +215,7 @@ def measure_model(config: dict[str, Any], target: Target, workload: Workload) ->
 
         def between(name: str) -> None:
             status.update(f"measuring the model: {name}")
-            speeds[name] = speed()
+            speeds[name] = speed(repeats=9)
 
         measurement = measure_reference(
             workload, dimensions, repeats=config["repeats"], between=between, seed=config["seed"]

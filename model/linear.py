@@ -25,9 +25,9 @@ def cast(elements: Any, dtype: str, out_dtype: str) -> Iterator[Call]:
         yield call(Copy(elements, dtype, out_dtype))
 
 
-def add(elements: Any, dtype: str) -> Call:
+def add(elements: Any, dtype: str, transposed: bool = False) -> Call:
     """A residual connection: the sum of two tensors of one shape."""
-    return call(Elementwise(elements, inputs=2, dtype=dtype))
+    return call(Elementwise(elements, inputs=2, dtype=dtype, transposed=transposed))
 
 
 @dataclass(frozen=True)
@@ -104,18 +104,22 @@ class Convolution(Layer):
 
 @dataclass(frozen=True)
 class LayerNorm(Layer):
-    """Mean and variance of each of ``rows`` rows of ``cols``, then scale and shift: one kernel."""
+    """Mean and variance of each of ``rows`` rows of ``cols``, then scale and shift: one kernel.
+
+    ``transposed``: as in :class:`model.ops.Norm`.
+    """
 
     mirrors = "torch.nn.LayerNorm"
     rows: int
     cols: int
     dtype: str = "bfloat16"
+    transposed: bool = False
 
     def forward(self) -> Iterator[Step]:
         # Mean and deviation of each row, kept for a gradient that nobody asks for.
         statistics = 2 * self.rows * item_bytes(self.dtype)
         yield Live(statistics)
-        yield call(Norm(self.rows, self.cols, kind="layernorm", dtype=self.dtype))
+        yield call(Norm(self.rows, self.cols, "layernorm", self.dtype, self.transposed))
         yield Live(-statistics)
 
     def parameters(self) -> Any:

@@ -491,13 +491,18 @@ class Conv2d(TensorCoreOperator):
 
 @dataclass(frozen=True)
 class Norm(Operator):
-    """``rmsnorm`` or ``layernorm`` of each of ``rows`` rows of ``cols``, then scale (and shift)."""
+    """``rmsnorm`` or ``layernorm`` of each of ``rows`` rows of ``cols``, then scale (and shift).
+
+    ``transposed``: the input lies column by column in memory, as a convolution leaves it whose
+    result is then seen as rows of channels. No byte more, but a slower walk.
+    """
 
     operator: ClassVar[str] = "norm"
     rows: int
     cols: int
     kind: str = "rmsnorm"
     dtype: str = "bfloat16"
+    transposed: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -568,6 +573,7 @@ class Elementwise(Operator):
 
     ``broadcast``: elements, in all, of further inputs that are smaller than the output. The
     result is of ``out_dtype``: a comparison writes bool, a product with float32 writes float32.
+    ``transposed``: one of the inputs lies column by column in memory and another row by row.
     """
 
     operator: ClassVar[str] = "elementwise"
@@ -579,6 +585,7 @@ class Elementwise(Operator):
     dtype: str = "bfloat16"
     broadcast: int = 0
     out_dtype: str | None = None
+    transposed: bool = False
 
     @property
     def cuda_core_flops(self) -> Any:

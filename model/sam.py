@@ -9,7 +9,7 @@ position bias that is the sum of a term for rows and one for columns, materialis
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model.layer import Child, Layer, Step, call, free, when
@@ -160,14 +160,17 @@ class SamLayer(Layer):
         return self.batch * (self.windows * self.window) ** 2
 
     def forward(self) -> Iterator[Step]:
+        """The residual stream lies channel by channel in memory, as the patches' convolution left
+        it: a sum takes the layout of its first term, so every norm and sum here sees it."""
         elements = self.tokens * self.hidden
-        yield Child("layer_norm1", LayerNorm(self.tokens, self.hidden, self.dtype))
+        norm = LayerNorm(self.tokens, self.hidden, self.dtype, transposed=True)
+        yield Child("layer_norm1", norm)
         yield from self.windowed_attention() if self.window else self.global_attention()
-        yield add(elements, self.dtype)
+        yield add(elements, self.dtype, transposed=True)
         yield free(elements, self.dtype)
-        yield Child("layer_norm2", LayerNorm(self.tokens, self.hidden, self.dtype))
+        yield Child("layer_norm2", norm)
         yield Child("mlp", Mlp(self.tokens, self.hidden, self.intermediate, dtype=self.dtype))
-        yield add(elements, self.dtype)
+        yield add(elements, self.dtype, transposed=True)
         # The first sum, the second norm and the MLP's result.
         yield free(3 * elements, self.dtype)
 
@@ -236,7 +239,7 @@ class SamNeck(Layer):
         norm = LayerNorm(batch * grid * grid, channels, dtype)
         dropped = free(batch * grid * grid * channels, dtype)
         yield Child("conv1", Convolution(batch, self.hidden, channels, grid, 1, dtype=dtype))
-        yield Child("layer_norm1", norm)
+        yield Child("layer_norm1", replace(norm, transposed=True))
         yield dropped
         conv2 = Convolution(batch, channels, channels, grid, kernel=3, padding=1, dtype=dtype)
         yield Child("conv2", conv2)
@@ -333,8 +336,8 @@ class SamEncoder(Layer):
         elements = self.grid**2 * self.hidden
         if self.grid != self.table_grid:
             yield from resample(self.table_grid**2 * self.hidden, elements, self.dtype)
-        added = Elementwise(self.batch * elements, broadcast=elements, dtype=self.dtype)
-        yield call(added)
+        total, dtype = self.batch * elements, self.dtype
+        yield call(Elementwise(total, broadcast=elements, dtype=dtype, transposed=True))
         yield free(self.batch * elements, self.dtype)
         if self.grid != self.table_grid:
             yield free(elements, self.dtype)

@@ -156,7 +156,7 @@ def _conv2d(op: ops.Conv2d, arena: Arena) -> Run:
 
 
 def _norm(op: ops.Norm, arena: Arena) -> Run:
-    x = arena.take(op.rows, op.cols, dtype=op.dtype)
+    x = _matrix(arena, op.rows, op.cols, op.dtype, op.transposed)
     w = arena.take(op.cols, dtype=op.dtype)
     if op.kind == "layernorm":
         b = arena.take(op.cols, dtype=op.dtype)
@@ -169,6 +169,13 @@ def _norm(op: ops.Norm, arena: Arena) -> Run:
         return w * wide.to(x.dtype)
 
     return rmsnorm
+
+
+def _matrix(arena: Arena, rows: int, cols: int, dtype: str, transposed: bool) -> torch.Tensor:
+    """[rows, cols], in memory row by row or column by column."""
+    if transposed:
+        return arena.take(cols, rows, dtype=dtype).t()
+    return arena.take(rows, cols, dtype=dtype)
 
 
 def _softmax(op: ops.Softmax, arena: Arena) -> Run:
@@ -185,9 +192,13 @@ def _elementwise(op: ops.Elementwise, arena: Arena) -> Run:
     if op.broadcast and op.inputs == 1:
         small = min(int(op.broadcast), op.elements)
         rows = max(1, op.elements // small)
+        if op.transposed:
+            return _sum_across(op, rows, small, arena)
         y = arena.take(1, small, dtype=op.dtype)
         x = arena.take(rows, small, dtype=op.dtype)
         return lambda: x + y
+    if op.transposed and op.inputs == 2:
+        return _sum_across(op, 1, op.elements, arena)
     x = arena.take(op.elements, dtype=op.dtype)
     if op.inputs >= 2:
         y = arena.take(op.elements, dtype=op.dtype)
@@ -197,6 +208,15 @@ def _elementwise(op: ops.Elementwise, arena: Arena) -> Run:
     if op.flops_per_element >= 5:
         return lambda: F.silu(x)
     return lambda: x * 2
+
+
+def _sum_across(op: ops.Elementwise, batch: int, elements: int, arena: Arena) -> Run:
+    """[batch, rows, cols] column by column plus as much, or one of ``batch``, row by row."""
+    cols = math.gcd(elements, 768) if elements % 64 == 0 else 1
+    rows = elements // cols
+    x = arena.take(batch, cols, rows, dtype=op.dtype).transpose(1, 2)
+    y = arena.take(1, rows, cols, dtype=op.dtype)
+    return lambda: x + y
 
 
 def _outer(op: ops.Elementwise) -> tuple[int, int]:

@@ -65,6 +65,14 @@ def _grouped(tokens: int, experts: int, top_k: int, n: int, k: int) -> Operator:
     )
 
 
+def _norm_across(rows: int, cols: int) -> Operator:
+    return ops.Norm(rows, cols, "layernorm", transposed=True)
+
+
+def _sum_across(rows: int, cols: int) -> Operator:
+    return ops.Elementwise(rows * cols, inputs=2, transposed=True)
+
+
 _HIDDEN = Axis(256, 8192, 64)
 _ROWS = Axis(1, 4096)
 _ELEMENTS = Axis(64, 2**23)
@@ -230,6 +238,11 @@ def _domains() -> list[Domain]:
         ),
         Domain("move", 2, {"elements": _ELEMENTS}, ops.Copy, "hot"),
         Domain("move from memory", 0.5, {"elements": Axis(2**18, 2**24)}, ops.Copy, "cold"),
+    ]
+    grids = {"rows": Axis(64, 8192), "cols": Axis(256, 1536, 64)}
+    domains += [
+        Domain("norm across", 1, grids, _norm_across, "hot"),
+        Domain("sum across", 1, grids, _sum_across, "hot"),
     ]
     outer = {"rows": Axis(64, 16384), "cols": Axis(14, 64)}
     domains.append(Domain("outer sum", 1.5, outer, _outer_sum, "hot"))
