@@ -112,8 +112,8 @@ def with_measured(
 ) -> pd.DataFrame:
     """Measured seconds of each component: whole phases, and the named parts of the vision phase.
 
-    Parts are measured between hooks, on passes of their own; their share of those very passes, times
-    the phase without hooks, is what the table shows.
+    Parts are measured between hooks, on passes of their own; their share of those passes, times the
+    phase without hooks, is what the table shows.
     """
     phases = measurement.phases
     raw = {phase: statistics.median(s) for phase, s in phases.items()}

@@ -189,25 +189,25 @@ def _elementwise(op: ops.Elementwise, arena: Arena) -> Run:
         rows, cols = _outer(op)
         x, y = (arena.take(rows, cols, dtype=op.dtype) for _ in range(2))
         return lambda: x[:, :, None] + y[:, None, :]
-    if op.broadcast and op.inputs == 1:
-        small = min(int(op.broadcast), op.elements)
-        rows = max(1, op.elements // small)
-        if op.transposed:
-            return _sum_across(op, rows, small, arena)
-        y = arena.take(1, small, dtype=op.dtype)
-        x = arena.take(rows, small, dtype=op.dtype)
-        return lambda: x + y
-    if op.transposed and op.inputs == 2:
-        return _sum_across(op, 1, op.elements, arena)
+    if op.inputs >= 2 or op.broadcast:
+        return _sum_of_two(op, arena)
     x = arena.take(op.elements, dtype=op.dtype)
-    if op.inputs >= 2:
-        y = arena.take(op.elements, dtype=op.dtype)
-        return lambda: x + y
     if op.flops_per_element == 4:
         return lambda: torch.sigmoid(x)
     if op.flops_per_element >= 5:
         return lambda: F.silu(x)
     return lambda: x * 2
+
+
+def _sum_of_two(op: ops.Elementwise, arena: Arena) -> Run:
+    """Of two tensors, or of one and a smaller one that is repeated."""
+    small = min(int(op.broadcast), op.elements) if op.inputs == 1 else op.elements
+    rows = max(1, op.elements // small)
+    if op.transposed:
+        return _sum_across(op, rows, small, arena)
+    x = arena.take(rows, small, dtype=op.dtype)
+    y = arena.take(1, small, dtype=op.dtype)
+    return lambda: x + y
 
 
 def _sum_across(op: ops.Elementwise, batch: int, elements: int, arena: Arena) -> Run:
