@@ -1,4 +1,5 @@
-"""Public measured tables as samples: other people's timings of GEMM, attention and MoE kernels.
+"""Public measured tables as samples: other people's timings of GEMM, attention, MoE and pointwise
+kernels.
 
 The package ``aiconfigurator-core`` (Apache-2.0, the extra ``public``) ships Parquet tables measured
 on six of our cards by three inference engines. A row is one shape and one latency in milliseconds:
@@ -35,7 +36,7 @@ import pandas as pd
 
 from calib.errors import CalibError
 from calib.samples import Sample
-from model.ops import Attention, Matmul, MoeMlp, Operator
+from model.ops import Attention, Elementwise, Matmul, MoeMlp, Operator
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,8 @@ class _Table:
 
     ``sizes``: columns that must be positive. ``fields``: rows -> the operator's fields.
     ``group``: the fields whose combinations are held out whole. ``unfit``: reason -> rows -> [n]
-    bool, rows of work that the operator cannot say.
+    bool, rows of work that the operator cannot say. ``reads``: the operator's dtype, where the
+    table names that of the result.
     """
 
     folder: str
@@ -96,6 +98,12 @@ class _Table:
     fields: Callable[[pd.DataFrame], Columns]
     group: tuple[str, ...]
     unfit: dict[str, Callable[[pd.DataFrame], Any]] = field(default_factory=dict)
+    reads: str | None = None
+
+    def dtypes(self, rows: pd.DataFrame) -> pd.Series:
+        """[rows] the operator's dtype in our names, null for one that is not ours."""
+        named = rows[self.dtype].map(DTYPES)
+        return named if self.reads is None else named.where(named.isna(), self.reads)
 
 
 def _matmul(rows: pd.DataFrame) -> Columns:
@@ -138,6 +146,12 @@ def _moe(rows: pd.DataFrame) -> Columns:
     }
 
 
+def _scaled(rows: pd.DataFrame) -> Columns:
+    """A tensor times one factor, written in the dtype that the table names."""
+    result = rows["quant_dtype"].map(DTYPES)
+    return {"elements": rows["m"] * rows["k"], "out_dtype": result}
+
+
 def _not_gated(rows: pd.DataFrame) -> Any:
     pairs = zip(rows["hidden_size"], rows["inter_size"], strict=True)
     return np.array([pair in NOT_GATED for pair in pairs], dtype=bool)
@@ -168,6 +182,15 @@ TABLES = {
         "encoder_attention", Attention, "attn_dtype", _SIZES, _encoder, _HEADS
     ),
     "moe": _Table("moe", MoeMlp, "moe_dtype", _MOE_SIZES, _moe, _EXPERT_SHAPE, _EXPERTS),
+    "scale_matrix": _Table(
+        folder="quantize",
+        operator=Elementwise,
+        dtype="quant_dtype",
+        sizes=("m", "k"),
+        fields=_scaled,
+        group=("elements",),
+        reads="bfloat16",
+    ),
 }
 """The tables that are read, by name; the file is ``<name>_perf.parquet``."""
 
@@ -215,7 +238,7 @@ def read_table(
     spec = TABLES[table]
     rows = _usable(_read(root or package_data(), path), spec, dtypes, str(path))
     shapes = pd.DataFrame(spec.fields(rows), index=rows.index)
-    shapes["dtype"] = rows[spec.dtype].map(DTYPES)
+    shapes["dtype"] = spec.dtypes(rows)
     shapes["seconds"] = rows["latency"] * 1e-3
     shapes["hardware"] = card
     shapes["group"] = _group(shapes, spec.group)
@@ -260,7 +283,7 @@ def _usable(rows: pd.DataFrame, spec: _Table, dtypes: Sequence[str], where: str)
     missing = {"latency", "kernel_source", spec.dtype, *spec.sizes} - set(rows)
     if missing:
         raise CalibError(f"public tables: {where} has no column {', '.join(sorted(missing))}")
-    rows = rows[rows[spec.dtype].map(DTYPES).isin(dtypes)]
+    rows = rows[spec.dtypes(rows).isin(dtypes)]
     reasons: dict[str, Callable[[pd.DataFrame], Any]] = {
         "a size of zero": lambda r: ~(r[list(spec.sizes)] > 0).all(axis=1),
         "a latency of zero": lambda r: ~(r["latency"] > 0),
@@ -290,7 +313,7 @@ _CIRCUMSTANCES = ("hardware", "implementation", "inputs", "group", "device")
 def samples_of(rows: pd.DataFrame, table: str) -> list[Sample]:
     """The rows of :func:`read_table` as samples, in order."""
     operator = TABLES[table].operator
-    shape = [f.name for f in fields(operator) if f.name in rows]
+    shape = [f.name for f in fields(operator) if f.name in set(rows) - set(_CIRCUMSTANCES)]
     versions = {PACKAGE: _package_version()}
     shapes = zip(*(rows[name].tolist() for name in shape), strict=True)
     others = zip(*(rows[name].tolist() for name in _CIRCUMSTANCES), strict=True)

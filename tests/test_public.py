@@ -10,7 +10,7 @@ from calib import public
 from calib.errors import CalibError
 from calib.fit import group_of
 from calib.public import CARDS, TABLES, engine_version, public_samples, read_table, samples_of
-from model.ops import Attention, Matmul, MoeMlp
+from model.ops import Attention, Elementwise, Matmul, MoeMlp
 
 LINEAR = {"kernel_source": "torch.nn.functional.linear", "device": "NVIDIA H200"}
 FLASH = {"kernel_source": "vllm_flash_attn_fa3", "device": "NVIDIA H200"}
@@ -36,6 +36,10 @@ MOE = {
 }
 
 
+SCALE = {"kernel_source": "static_scaled_fp8_quant", "device": "NVIDIA H200"}
+SCALE |= {"m": 3, "k": 5, "quant_dtype": "fp8", "latency": 2.0}
+
+
 def write(root, table, *rows, card="h200", engine="vllm"):
     """A table as the package lays it out."""
     version = engine_version(card, engine)
@@ -52,6 +56,14 @@ def one(root, table, row, **options):
         options.get("card", "h200"), [table], root=root, engine=options.get("engine", "vllm")
     )
     return sample
+
+
+def test_scaling_a_matrix_is_a_pointwise_operator(tmp_path):
+    sample = one(tmp_path, "scale_matrix", SCALE)
+    assert sample.op == Elementwise(15, dtype="bfloat16", out_dtype="float8_e4m3fn")
+    assert sample.op.bytes == 15 * (2 + 1) and sample.seconds == (0.002,)
+    assert sample.implementation == "vllm-0.24.0/static_scaled_fp8_quant"
+    assert sample.inputs == "uninitialised"
 
 
 def test_gemm_is_a_hot_sample_in_seconds_with_uninitialised_weights(tmp_path):
