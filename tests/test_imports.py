@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "residual": BOTTOM | {"features"},
     "fit": FITTING,
     "estimate": FITTING | {"fit"},
+    "cards": FITTING | {"fit", "public"},
     "timeline": FITTING | {"fit", "estimate", "host_costs"},
     "trace": {"errors"},
     "measure": BOTTOM | {"hardware", "samples", "device", "host", "host_costs"},  # and never fit

@@ -1,0 +1,1 @@
+"""The calibrations that ship: figures fitted to public tables, and the code that uses them."""
