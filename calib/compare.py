@@ -84,25 +84,32 @@ def slowdowns(
 ) -> dict[str, list[float]]:
     """Phase -> for each repeat, how much slower the machine was than during the sweep.
 
-    The compute probe's and the bandwidth probe's slowdown, each the mean of the probes before and
-    after the pass, blended by which of the two bounds the time of the phase's operators.
+    The compute probe's and the bandwidth probe's slowdown, each the mean over the probes before, in
+    and after the pass, blended by which of the two bounds the time of the phase's operators.
     """
     flops = statistics.median(s.probe_flops for s in samples if s.probe_flops)
     bandwidth = statistics.median(s.probe_bandwidth for s in samples if s.probe_bandwidth)
-    probes = list(speeds.values())
-    position = {name: i for i, name in enumerate(speeds)}
     found: dict[str, list[float]] = {}
     for phase, rows in operators.groupby("phase", sort=False):
         bounded = rows.loc[rows["bound"] == "compute", "estimate_s"].sum()
         share = bounded / rows["estimate_s"].sum()
         for repeat in range(len(measurement.phases[str(phase)])):
-            at = position[f"timed {repeat} {phase}"]
-            around = probes[at : at + 2]
-            compute = flops / statistics.fmean(s.flops for s in around)
-            memory = bandwidth / statistics.fmean(s.bandwidth for s in around)
+            around = _around(speeds, f"timed {repeat} {phase}")
+            compute = statistics.fmean(flops / s.flops for s in around)
+            memory = statistics.fmean(bandwidth / s.bandwidth for s in around)
             slower = float(share * compute + (1 - share) * memory)
             found.setdefault(str(phase), []).append(slower)
     return found
+
+
+def _around(speeds: Mapping[str, Speed], begin: str) -> list[Speed]:
+    """The probes from the beginning of a pass to the next one that is not within it."""
+    names = list(speeds)
+    first = names.index(begin)
+    last = first + 1
+    while names[last].startswith(begin + " "):
+        last += 1
+    return [speeds[name] for name in names[first : last + 1]]
 
 
 def with_measured(

@@ -208,6 +208,7 @@ def measure_model(config: dict[str, Any], target: Target, workload: Workload) ->
 
     from calib.measure.probes import speed
     from calib.measure.reference import measure_reference
+    from calib.measure.reference_run import STEP
 
     dimensions = {k: v for k, v in config["model"].items() if k != "architecture"}
     speeds: dict[str, Speed] = {}
@@ -215,7 +216,7 @@ def measure_model(config: dict[str, Any], target: Target, workload: Workload) ->
 
         def between(name: str) -> None:
             status.update(f"measuring the model: {name}")
-            speeds[name] = speed(repeats=9)
+            speeds[name] = speed(repeats=3 if STEP in name else 9)
 
         measurement = measure_reference(
             workload, dimensions, repeats=config["repeats"], between=between, seed=config["seed"]

@@ -206,8 +206,9 @@ def test_phases_and_what_runs_between_them(measurement: Measurement, names: list
         ("vision", "prefill", "decode"), 2
     )
     assert measurement.repeat == {"vision": 1, "prefill": 1, "decode": 3}
-    first = ["timed 0 vision", "timed 0 prefill", "timed 0 decode", "timed 0 end"]
-    assert names[:5] == [*first, "modules 0 vision"]
+    steps = [f"timed 0 decode{step}" for step in ("", " step 1", " step 2")]
+    first = ["timed 0 vision", "timed 0 prefill", *steps, "timed 0 end"]
+    assert names[:7] == [*first, "modules 0 vision"]
     assert names[-1] == "operators end"
     assert measurement.overheads["hook_s"] < 1e-3
     assert measurement.overheads["warm_up"]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 PHASES = ("vision", "prefill", "decode")
+STEP = " step "
+"""In the name of a pause within a phase, behind the name of the phase's beginning."""
 EMBEDDING_DEVIATION = 0.02
 """Of the random features that stand for an embedded page: that of the embedding's own rows."""
 Between = Callable[[str], None]
@@ -168,27 +170,27 @@ def run_phases(
 ) -> dict[str, float]:
     """All phases once, in order: seconds of each. ``between`` runs before each and after the last.
 
-    With ``timer`` the modules are timed too; its marks are collected between phases.
+    With ``timer`` the modules are timed too; its marks are collected between phases. Without it, on
+    a CPU, ``between`` runs between decode steps as well: memory that others use too slows a decode
+    from one moment to the next. A device with a queue is not stopped there.
     """
     device = passes.reference.device
     seconds: dict[str, float] = {}
     state: list[State] = []
-
-    def decode() -> None:
-        for _ in range(passes.workload.decode_steps):
-            state.append(passes.step(state.pop()))
-
-    work: dict[str, Callable[[], Any]] = {
-        "vision": lambda: passes.vision(timer),
-        "prefill": lambda: state.append(passes.prefill()),
-        "decode": decode,
+    steps = [lambda: state.append(passes.step(state.pop()))] * passes.workload.decode_steps
+    whole = timer is not None or device != "cpu"
+    work: dict[str, list[Callable[[], Any]]] = {
+        "vision": [lambda: passes.vision(timer)],
+        "prefill": [lambda: state.append(passes.prefill())],
+        "decode": [lambda: [step() for step in steps]] if whole else steps,
     }
-    for phase, run in work.items():
-        between(f"{label} {phase}")
+    for phase, parts in work.items():
         taken: list[float] = []
-        with stopwatch(device, taken):
-            run()
-        seconds[phase] = taken[0]
+        for index, part in enumerate(parts):
+            between(f"{label} {phase}" + (f"{STEP}{index}" if index else ""))
+            with stopwatch(device, taken):
+                part()
+        seconds[phase] = sum(taken)
         if timer is not None:
             timer.collect(phase)
     between(f"{label} end")
