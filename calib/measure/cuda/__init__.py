@@ -1,0 +1,1 @@
+"""Measuring an NVIDIA card: its stream and clock, its telemetry, kernels timed, host costs."""

@@ -1,0 +1,198 @@
+"""An NVIDIA card as an instrument (:mod:`calib.measure.instrument`)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Protocol
+
+import torch
+from triton.errors import TritonError
+
+from calib.hardware import Hardware
+from calib.measure.cases import Arena, Unsupported, torch_cases
+from calib.measure.check import error_of
+from calib.measure.clock import StopRule
+from calib.measure.cuda.stream import Run, Stream, TorchStream, wait
+from calib.measure.cuda.telemetry import Sensor, around, open_sensor, settled, unfit
+from calib.measure.cuda.timer import Timed, Timer, measure_spin, time_operator
+from calib.measure.instrument import (
+    OUT_OF_MEMORY,
+    THROTTLED,
+    UNSUPPORTED,
+    WRONG,
+    Reading,
+)
+from calib.measure.probes import Speed
+from calib.measure.triton_cases import triton_cases
+from model import ops
+from model.ops import Operator
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""Of one sample under the discard rule, with rests of 1 and 2 seconds between them."""
+NOISE = 0.005
+"""The most relative noise of a median; a sweep may ask for less."""
+_LEAST_REPEATS, _LEAST_S = 10, 0.02
+_WARM_S, _MOST_WARM_S, _WORK_S = 0.5, 5.0, 0.05
+_SPEED_REPEATS = 3
+PROBE_PRODUCT = ops.Matmul(4096, 4096, 4096)
+PROBE_COPY = ops.Elementwise(2**27)
+
+
+class Bench(Protocol):
+    """Builds operators as calls on the card, and knows whether they are right."""
+
+    def cases(self, op: Operator, implementation: str, copies: int) -> Sequence[Run]:
+        """Calls of ``op``, each on inputs of its own. Raises ``Unsupported``."""
+
+    def error(self, op: Operator, implementation: str) -> str:
+        """What is wrong with its output, compared with a wider reference; empty: nothing."""
+
+
+class CudaInstrument:
+    """Times operators on ``stream``, watches ``sensor``, and throws away what it must."""
+
+    implementations = ("torch", "triton")
+    threads: int | None = None
+
+    def __init__(self, hardware: Hardware, stream: Stream, sensor: Sensor, bench: Bench) -> None:
+        self.hardware, self.stream, self.sensor, self.bench = hardware, stream, sensor, bench
+        self.timer = Timer(stream)
+        self._right: set[tuple[Operator, str]] = set()
+
+    def warm_up(self) -> None:
+        """Products, for half a second at least, until the clock has settled, five at most."""
+        run = self.bench.cases(PROBE_PRODUCT, "torch", 1)[0]
+        start, clocks = self.stream.now(), [0.0]
+        while (elapsed := self.stream.now() - start) < _MOST_WARM_S:
+            if elapsed >= _WARM_S and settled(clocks):
+                break
+            self._work(run)
+            clocks.append(measure_spin(self.stream, repeats=3).clock_hz)
+        self.timer = Timer(self.stream)
+
+    def _work(self, run: Run) -> None:
+        start = self.stream.now()
+        while self.stream.now() - start < _WORK_S:
+            run()
+            wait(self.stream, self.stream.mark())
+
+    def rule(self, limits: Mapping[str, Any]) -> StopRule:
+        """At most half a percent of noise, ten repeats and 20 ms, whatever a sweep allows."""
+        return StopRule(
+            min(limits["spread"], NOISE),
+            limits["cap_s"],
+            max(limits["least"], _LEAST_REPEATS),
+            max(limits["most"], _LEAST_REPEATS),
+            _LEAST_S,
+        )
+
+    def measure(self, op: Operator, implementation: str, cache: str, rule: StopRule) -> Reading:
+        try:
+            with torch.no_grad():
+                return self._measure(op, implementation, cache == "cold", rule)
+        except Unsupported as error:
+            return Reading(status=UNSUPPORTED, reason=str(error))
+        except torch.OutOfMemoryError as error:
+            self.stream.recover()
+            return Reading(status=OUT_OF_MEMORY, reason=_first_line(error))
+        except (RuntimeError, ValueError, TritonError) as error:
+            # A kernel that refuses the shape. Where it broke the context, recover() raises.
+            self.stream.recover()
+            return Reading(status=UNSUPPORTED, reason=_first_line(error))
+
+    def _measure(self, op: Operator, implementation: str, cold: bool, rule: StopRule) -> Reading:
+        if implementation not in self.implementations:
+            raise Unsupported(f"{implementation} is not one of {', '.join(self.implementations)}")
+        if (op, implementation) not in self._right:
+            if wrong := self.bench.error(op, implementation):
+                return Reading(status=WRONG, reason=wrong)
+            self._right.add((op, implementation))
+        reading, discarded = Reading(), 0
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                self.stream.rest(attempt)
+                self.warm_up()
+            reading = self._sample(op, implementation, cold, rule)
+            why = unfit(reading.telemetry, self.hardware.clock_hz)
+            if not why:
+                return replace(reading, discarded=discarded)
+            discarded += len(reading.seconds)
+            log.warning("%s: %d repeats discarded: %s", op, len(reading.seconds), why)
+        discarded -= len(reading.seconds)
+        return replace(reading, status=THROTTLED, reason=why, discarded=discarded)
+
+    def _sample(self, op: Operator, implementation: str, cold: bool, rule: StopRule) -> Reading:
+        before = self.sensor.read()
+        timed = self._time(op, implementation, cold, rule)
+        telemetry = around(before, self.sensor.read(), timed.clock_hz)
+        return Reading(timed.seconds, method=timed.method, telemetry=telemetry)
+
+    def _time(self, op: Operator, implementation: str, cold: bool, rule: StopRule) -> Timed:
+        return time_operator(
+            self.timer,
+            lambda copies: self.bench.cases(op, implementation, copies),
+            cold,
+            rule,
+            nbytes=float(op.bytes),
+            l2_bytes=self.hardware.l2_bytes,
+        )
+
+    def speed(self) -> Speed:
+        """A product of 4096 cubed and a scaled copy of 256 MiB, medians of three."""
+        rule = StopRule(1.0, 1.0, _SPEED_REPEATS, _SPEED_REPEATS)
+        with torch.no_grad():
+            product, copy = (
+                sorted(self._time(op, "torch", False, rule).seconds)[_SPEED_REPEATS // 2]
+                for op in (PROBE_PRODUCT, PROBE_COPY)
+            )
+        return Speed(PROBE_PRODUCT.flops / product, PROBE_COPY.bytes / copy)
+
+
+class TorchBench:
+    """Torch's operators and our kernels on random data in an arena on the card."""
+
+    makers: ClassVar[dict[str, Callable[..., Sequence[Run]]]] = {
+        "torch": torch_cases,
+        "triton": triton_cases,
+    }
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+
+    def cases(self, op: Operator, implementation: str, copies: int) -> Sequence[Run]:
+        return self.makers[implementation](op, self.arena, copies)
+
+    def error(self, op: Operator, implementation: str) -> str:
+        case: Any = self.makers[implementation](op, self.arena, 1)[0]
+        try:
+            return error_of(case)
+        except torch.OutOfMemoryError:
+            log.warning("%s: not compared, its wider reference does not fit the card", op)
+            torch.cuda.empty_cache()
+            return ""
+
+
+def open_cuda(hardware: Hardware, device: str = "cuda:0", seed: int = 0) -> CudaInstrument:
+    """The card that torch calls ``device``, ready to be warmed up.
+
+    Its arena takes a fifth of the free memory for bfloat16, at most 8 GiB, and half of that for
+    every other dtype that is asked for.
+    """
+    torch.cuda.init()
+    properties: Any = torch.cuda.get_device_properties(device)
+    bus_id = (
+        f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:"
+        f"{properties.pci_device_id:02x}.0"
+    )
+    free, _ = torch.cuda.mem_get_info(device)
+    arena = Arena(min(free // 5, 2**33), seed, device)
+    stream = TorchStream(device, hardware.l2_bytes)
+    return CudaInstrument(hardware, stream, open_sensor(bus_id), TorchBench(arena))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__

@@ -1,0 +1,126 @@
+"""What timing asks of CUDA, as few calls as possible, and those calls in torch.
+
+Everything else in this package is written over :class:`Stream`, so that it runs in tests on a
+simulated card. A stream executes in order. A ``spin`` occupies it for a number of clock cycles of
+an SM: what is enqueued behind it does not start before the host has finished enqueueing. It always
+ends by itself, so no mistake of ours can make a card wait for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from calib.errors import CalibError
+
+Run = Callable[[], Any]
+
+
+class Uncapturable(Exception):
+    """The work cannot become a CUDA graph: it waits for the device, or allocates as it must not."""
+
+
+class DeviceHung(CalibError):
+    """The card did not finish in the time that any sample may take."""
+
+
+class Stream(Protocol):
+    """A queue of work on a card, and the host's clock."""
+
+    def now(self) -> float:
+        """Seconds of the host's clock."""
+
+    def rest(self, seconds: float) -> None:
+        """Do nothing, so that the card cools."""
+
+    def spin(self, cycles: int) -> None:
+        """Enqueue one kernel that takes so many cycles of its SM's clock."""
+
+    def flush(self) -> None:
+        """Enqueue a write of more bytes than the L2 holds."""
+
+    def mark(self) -> Any:
+        """Enqueue a mark whose time is taken when the device reaches it."""
+
+    def reached(self, mark: Any) -> bool:
+        """Whether the device has reached ``mark``; returns at once."""
+
+    def between(self, start: Any, stop: Any) -> float:
+        """Seconds of the device between two marks that were reached."""
+
+    def capture(self, runs: Sequence[Run]) -> Run:
+        """``runs`` one after another as a CUDA graph; calling it enqueues a replay.
+
+        Raises ``Uncapturable``.
+        """
+
+    def recover(self) -> None:
+        """After an error of one operator: free what it held. Raises ``CalibError`` where the
+        process has lost the card."""
+
+
+def wait(stream: Stream, mark: Any, limit_s: float = 20.0) -> None:
+    """Return when ``mark`` is reached. Raises ``DeviceHung`` after ``limit_s``."""
+    start = stream.now()
+    while not stream.reached(mark):
+        if stream.now() - start > limit_s:
+            raise DeviceHung(
+                f"the card did not finish within {limit_s:g} s: expected samples of less than a "
+                "second; end this process and run again, what was measured is kept"
+            )
+
+
+class TorchStream:
+    """The current CUDA stream of torch. ``l2_bytes``: of the card."""
+
+    def __init__(self, device: str, l2_bytes: int) -> None:
+        self.device = torch.device(device)
+        self._lid = torch.empty(2 * l2_bytes, dtype=torch.uint8, device=self.device)
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+    def rest(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def spin(self, cycles: int) -> None:
+        torch.cuda._sleep(cycles)  # one thread that reads clock64() until so many have passed
+
+    def flush(self) -> None:
+        self._lid.zero_()
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def reached(self, mark: torch.cuda.Event) -> bool:
+        return mark.query()
+
+    def between(self, start: torch.cuda.Event, stop: torch.cuda.Event) -> float:
+        return start.elapsed_time(stop) / 1e3
+
+    def capture(self, runs: Sequence[Run]) -> Run:
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
+        try:
+            with torch.cuda.graph(graph):
+                for run in runs:
+                    run()
+        except RuntimeError as error:
+            # A capture that failed leaves its own stream as the current one.
+            torch.cuda.set_stream(here)
+            raise Uncapturable(str(error).partition("\n")[0]) from None
+        return graph.replay
+
+    def recover(self) -> None:
+        try:
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+        except RuntimeError as error:
+            first = str(error).partition("\n")[0]
+            raise CalibError(
+                f"the card is lost to this process ({first}): run again, what was measured is kept"
+            ) from None

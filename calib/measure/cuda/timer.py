@@ -1,0 +1,198 @@
+"""Seconds of the device for one operator: by events in a stream that is held, or by CUDA graphs.
+
+A repeat by events is
+
+    [flush]  short spin  mark  spin  mark  operator  mark
+             ^ the host enqueues all of this while the card spins
+
+The spin holds the card until the last mark is enqueued, so the host's share stays outside of what
+lies between the last two marks, as in NVIDIA's nvbench. Whether it was long enough is asked each
+time: had the card reached the middle mark before the last was enqueued, the repeat does not count
+and the next spin is twice as long. An operator that waits for the device itself can never be held;
+it is timed as it is and called ``unheld``. The first two marks give the SM clock at no cost: the
+spin's cycles over its seconds; the short spin sees to it that it begins on time.
+
+Events cost about a microsecond, so what takes less than ``GRAPH_BELOW_S`` is captured into a CUDA
+graph, many times over, each time on inputs of its own where they are to be cold, and one repeat is
+a replay over the number of copies.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from calib.measure.clock import StopRule
+from calib.measure.cuda.stream import Run, Stream, Uncapturable, wait
+
+GRAPH_BELOW_S = 20e-6
+_GRAPH_S = 400e-6
+"""A graph is at least about so long: its launch, some microseconds, then adds below a percent."""
+_LEAST_COPIES, _MOST_COPIES = 20, 256
+_TIMES_L2 = 5
+"""Rotating inputs are to be this many times the L2."""
+_HOLD_S = 50e-6
+"""Of a spin, beside twice the time that the host takes to enqueue the operator."""
+_MOST_HOLD_S = 20e-3
+_PROBE_CYCLES = (50_000, 500_000)
+_LEAD_CYCLES = 40_000
+"""About 20 microseconds: time to enqueue a mark and a spin."""
+
+
+@dataclass(frozen=True)
+class Spin:
+    """A spin of c cycles takes ``overhead_s + c / clock_hz`` between two marks."""
+
+    overhead_s: float
+    clock_hz: float
+
+
+def measure_spin(stream: Stream, repeats: int = 9) -> Spin:
+    """From spins of two lengths: the clock by their difference, the overhead by what remains."""
+    short, long = (
+        statistics.median(_spin_seconds(stream, cycles) for _ in range(repeats))
+        for cycles in _PROBE_CYCLES
+    )
+    few, many = _PROBE_CYCLES
+    clock = (many - few) / (long - short)
+    return Spin(max(short - few / clock, 0.0), clock)
+
+
+def _spin_seconds(stream: Stream, cycles: int) -> float:
+    stream.spin(_LEAD_CYCLES)
+    start = stream.mark()
+    stream.spin(cycles)
+    stop = stream.mark()
+    wait(stream, stop)
+    return stream.between(start, stop)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One repeat: seconds of the operator, the SM clock before it, whether the spin held."""
+
+    seconds: float
+    clock_hz: float
+    held: bool
+
+
+@dataclass(frozen=True)
+class Timed:
+    """All repeats of one operator that count. ``clock_hz``: median, None where nothing held."""
+
+    seconds: tuple[float, ...]
+    clock_hz: float | None
+    method: str
+
+
+class Timer:
+    """Times work on one stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.spin = measure_spin(stream)
+
+    def repeat(self, run: Run, cold: bool, hold_s: float) -> Repeat:
+        stream = self.stream
+        cycles = max(int(hold_s * self.spin.clock_hz), 1)
+        if cold:
+            stream.flush()
+        stream.spin(_LEAD_CYCLES)
+        before = stream.mark()
+        stream.spin(cycles)
+        start = stream.mark()
+        run()
+        stop = stream.mark()
+        held = not stream.reached(start)
+        wait(stream, stop)
+        spun = max(stream.between(before, start) - self.spin.overhead_s, 1e-9)
+        return Repeat(stream.between(start, stop), cycles / spun, held)
+
+    def held(
+        self, run: Run, cold: bool, done: Callable[[list[float], float], bool]
+    ) -> tuple[list[float], list[float]]:
+        """Seconds and clocks of repeats until ``done(seconds, elapsed)``; both empty where no
+        spin holds the card, since the operator itself waits for it."""
+        begin, hold = self.stream.now(), self.hold_s(run)
+        seconds: list[float] = []
+        clocks: list[float] = []
+        late = 0
+        while not done(seconds, self.stream.now() - begin):
+            repeat = self.repeat(run, cold, hold)
+            if repeat.held:
+                seconds.append(repeat.seconds)
+                clocks.append(repeat.clock_hz)
+                late = 0
+                continue
+            late += hold >= _MOST_HOLD_S
+            if late == 3:
+                return [], []
+            hold = min(2 * hold, _MOST_HOLD_S)
+        return seconds, clocks
+
+    def hold_s(self, run: Run) -> float:
+        """How long to spin: twice the host's time for a second call, and ``_HOLD_S``. Also the
+        warm-up: what is compiled or allocated at a first call is, after this."""
+        for _ in range(2):
+            start = self.stream.now()
+            run()
+            enqueued = self.stream.now() - start
+            wait(self.stream, self.stream.mark())
+        return min(2 * enqueued + _HOLD_S, _MOST_HOLD_S)
+
+    def unheld(self, run: Run, cold: bool, rule: StopRule) -> Timed:
+        """An operator that waits for the device: from mark to mark, its waiting included."""
+        stream, begin = self.stream, self.stream.now()
+        seconds: list[float] = []
+        while not rule.done(seconds, stream.now() - begin):
+            if cold:
+                stream.flush()
+            start = stream.mark()
+            run()
+            stop = stream.mark()
+            wait(stream, stop)
+            seconds.append(stream.between(start, stop))
+        return Timed(tuple(seconds), None, "unheld")
+
+    def timed(self, run: Run, cold: bool, rule: StopRule, copies: int = 0) -> Timed:
+        """Until ``rule`` is content. ``copies``: operators in a graph that ``run`` replays."""
+        seconds, clocks = self.held(run, cold, rule.done)
+        if not seconds:
+            return self.unheld(run, cold, rule)
+        each = tuple(s / max(copies, 1) for s in seconds)
+        return Timed(each, statistics.median(clocks), "graph" if copies else "events")
+
+
+def time_operator(
+    timer: Timer,
+    make: Callable[[int], Sequence[Run]],
+    cold: bool,
+    rule: StopRule,
+    *,
+    nbytes: float,
+    l2_bytes: float,
+) -> Timed:
+    """The operator that ``make(copies)`` builds, by events or as a graph, whichever it needs.
+
+    ``nbytes``: what one execution touches. A repeat of a graph of cold copies begins with a flush
+    too, since copies of a small operator may all fit in the L2.
+    """
+    run = make(1)[0]
+    rough, _ = timer.held(run, cold, lambda seconds, _: len(seconds) == 3)
+    if not rough or (middle := statistics.median(rough)) >= GRAPH_BELOW_S:
+        return timer.timed(run, cold, rule)
+    copies = graph_copies(middle, nbytes if cold else l2_bytes, l2_bytes)
+    runs = make(copies) if cold else [run] * copies
+    try:
+        replay = timer.stream.capture(runs)
+    except Uncapturable:
+        return timer.timed(run, cold, rule)
+    return timer.timed(replay, cold, rule, copies)
+
+
+def graph_copies(seconds: float, nbytes: float, l2_bytes: float) -> int:
+    """Operators in one graph: enough that its launch does not show, and, where they are to be
+    cold, that their inputs are five times the L2, within what can be built quickly."""
+    wanted = max(_GRAPH_S / seconds, _TIMES_L2 * l2_bytes / max(nbytes, 1.0))
+    return round(min(max(wanted, _LEAST_COPIES), _MOST_COPIES))
