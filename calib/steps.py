@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 IMPLEMENTATIONS = ("torch", "triton")
 MODES = ("run", "analytic", "calibrate")
 EXECUTIONS = ("eager",)
+_LONG_S = 0.05
+"""A shape of the design whose floor [s] is longer is left out: it would cost too much budget."""
 
 
 @dataclass(frozen=True)
@@ -116,35 +118,33 @@ def probed(target: Target) -> Target:
 
 
 def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, Phase]) -> Target:
-    """Probe the device, then sweep until the budget ends or the store holds the whole plan."""
+    """Probe the device, then sweep until the budget is spent, earlier sweeps' time included."""
     from calib.measure.allocator import keep_freed_memory
 
     keep_freed_memory()
     from calib.estimate import found_in_cache
     from calib.features import whole
     from calib.hardware import floor
-    from calib.measure.clock import StopRule
-    from calib.measure.design import design
-    from calib.measure.sweep import Point, interleave, sweep
+    from calib.measure.cpu import CpuInstrument
+    from calib.measure.design import plain
+    from calib.measure.sweep import MODEL, Point, Sweep
 
     target = probed(target)
     hardware, limits = target.hardware, config["sweep"]
     calls = [whole(c.op) for p in phases.values() for c in p.layer.calls()]
     caches = {op: "hot" if found_in_cache(op, hardware) else "cold" for op in calls}
-    models = [Point(op, cache, "model") for op, cache in caches.items()]
-    designs = (Point(op, cache, "design") for op, cache in design(config["seed"]))
-    stored = len(target.store.samples())
+    models = [Point(op, cache, MODEL) for op, cache in caches.items()]
+    instrument = CpuInstrument()
     with progress("measuring operators", limits["budget_s"]) as advance:
-        sweep(
-            interleave(models, designs),
+        sweep = Sweep(
+            instrument,
             target.store,
             limits["budget_s"],
-            StopRule(limits["spread"], limits["cap_s"], limits["least"], limits["most"]),
+            instrument.rule(limits),
             versions(),
             advance,
-            lambda op: float(floor(op, hardware)) * 2.5,
-            max(limits["points"] - stored, len(models)),
         )
+        sweep.run(models, plain(config["seed"], lambda op: float(floor(op, hardware)) < _LONG_S))
     target.store.compact()
     return replace(target, samples=target.store.samples())
 

@@ -1,111 +1,260 @@
-"""The sweep for real on this CPU, small; cases against float64; the design's prefixes."""
+"""The sweep under a budget, on a simulated device with a clock of its own, and once for real."""
 
 import itertools
+from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
-import torch
 
-from calib.measure import sweep as module
-from calib.measure.cases import Arena, Unsupported, build
+from calib.errors import CalibError
 from calib.measure.clock import StopRule
-from calib.measure.design import design
-from calib.measure.sweep import Point, interleave, sweep
+from calib.measure.design import adaptive, design, in_shares, most_useful, plain
+from calib.measure.instrument import OUT_OF_MEMORY, UNSUPPORTED, Reading, Telemetry
+from calib.measure.probes import Speed
+from calib.measure.sweep import BLOCK_S, MODEL, Point, State, Sweep, interleave, spent_s, steady
 from calib.samples import SampleStore
 from model import ops
 
-FAST = StopRule(0.5, 0.01, 2, 3)
-ARENA = Arena(2**25)
+RULE = StopRule(0.5, 0.01, 2, 3)
+SAMPLE_S, PROBE_S = 0.2, 0.05
+
+
+class Machine:
+    """A device and its clock [s]. ``kill_at``: the measurement that is broken off;
+    ``speeds``: what the probes say, one after another, the last for good."""
+
+    implementations: tuple[str, ...] = ("torch",)
+    threads = None
+
+    def __init__(self, now=1e9, kill_at=None, speeds=(1.0,)):
+        self.now, self.kill_at, self.speeds = now, kill_at, list(speeds)
+        self.measured, self.warm = [], 0
+
+    def clock(self):
+        return self.now
+
+    def warm_up(self):
+        self.warm += 1
+
+    def rule(self, limits):
+        return RULE
+
+    def measure(self, op, implementation, cache, rule):
+        if self.kill_at == len(self.measured):
+            raise KeyboardInterrupt
+        self.now += SAMPLE_S
+        self.measured.append((op, implementation, cache))
+        if op.bytes > 2**34:
+            return Reading(status=OUT_OF_MEMORY, reason="too large")
+        if implementation == "triton" and isinstance(op, ops.Other):
+            return Reading(status=UNSUPPORTED, reason="no such kernel")
+        return Reading((1e-3, 1.1e-3), method="events", telemetry=Telemetry(power_w=300.0))
+
+    def speed(self):
+        self.now += PROBE_S
+        factor = self.speeds.pop(0) if len(self.speeds) > 1 else self.speeds[0]
+        return Speed(1e12 * factor, 1e11)
 
 
 @pytest.fixture
 def store(tmp_path):
-    return SampleStore(tmp_path, "cpu", "a CPU")
+    return SampleStore(tmp_path / "samples", "card", "a card")
 
 
-def plan(count):
-    return [Point(ops.Matmul(m, 64, 64), "cold", "design") for m in range(1, count + 1)]
+def sweep(machine, store, budget_s=60.0, **some):
+    return Sweep(machine, store, budget_s, RULE, clock=machine.clock, **some)
 
 
-def test_every_supported_operator_of_the_design_runs():
-    shapes = {}
-    for op, cache in itertools.islice(design(), 400):
-        small = op.bytes < 2**22 and op.flops < 2**30
-        if small:
-            shapes.setdefault((op.operator, getattr(op, "name", op.dtype)), (op, cache))
-    assert {"matmul", "grouped_matmul", "attention", "conv2d", "norm"} <= {k for k, _ in shapes}
-    for op, cache in shapes.values():
-        build(op, ARENA, cache)()
+def products(count, origin="design"):
+    return [Point(ops.Matmul(m, 64, 64), "cold", origin) for m in range(1, count + 1)]
 
 
-def test_product_is_the_product():
-    op = ops.Matmul(7, 96, 64, bias=True)
-    arena = Arena(2**22)
-    out = build(op, arena, "hot")()
-    assert out.shape == (7, 96) and out.dtype == torch.bfloat16 and out.isfinite().all()
+def given(points):
+    """A plan that is a list."""
+    return lambda state: iter(points)
 
 
-def test_grouped_product_touches_the_experts_it_says():
-    op = ops.GroupedMatmul(12, 16, 2, 32, 64, active_experts=5)
-    out = build(op, ARENA, "hot")()
-    assert out.shape == (24, 32)
+def test_budget_is_kept_and_used(store):
+    machine = Machine()
+    done = sweep(machine, store, 20.0).run([], plain())
+    taken = machine.now - 1e9
+    assert 20.0 <= taken <= 20.0 + SAMPLE_S + 2 * PROBE_S
+    assert done == len(store.samples()) == len(machine.measured) > 20 / (SAMPLE_S + PROBE_S) * 0.9
+    assert machine.warm == 1
 
 
-def test_cold_case_walks_through_more_than_a_cache():
-    arena = Arena(2**28)
-    starts = set()
-    original = torch.nn.functional.linear
-
-    def spy(x, w, b):
-        starts.add(w.data_ptr())
-        return original(x, w, b)
-
-    torch.nn.functional.linear = spy
-    try:
-        run = build(ops.Matmul(1, 2048, 2048), arena, "cold")
-        for _ in range(64):
-            run()
-    finally:
-        torch.nn.functional.linear = original
-    assert len(starts) * 2048 * 2048 * 2 >= 2**27
+def test_budget_counts_what_is_stored_and_not_the_pause(store):
+    machine = Machine()
+    sweep(machine, store, 10.0).run([], plain())
+    assert spent_s(store.samples()) == pytest.approx(10.0, abs=2 * SAMPLE_S)
+    machine.now += 3600
+    assert sweep(machine, store, 10.0).run([], plain()) <= 2
+    began = machine.now = machine.now + 3600
+    sweep(machine, store, 30.0).run([], plain())
+    assert machine.now - began == pytest.approx(20.0, abs=1.0)
 
 
-def test_unsupported_shape_is_recorded_and_skipped(store):
-    window = ops.Attention(1, 8, 8, 2, 2, 64, causal=True, window=4)
-    with pytest.raises(Unsupported):
-        build(window, ARENA)
-    assert sweep([Point(window, "hot", "design")], store, 10, FAST, {}) == 1
-    assert [s.status for s in store.samples()] == ["unsupported"]
+def test_models_are_measured_when_the_budget_is_spent(store):
+    machine = Machine()
+    sweep(machine, store, 6.0).run([], plain())
+    machine.now += 60
+    before = len(store.samples())
+    assert sweep(machine, store, 6.0).run(products(5, MODEL), plain()) == 5
+    assert {s.origin for s in store.samples()[before:]} == {MODEL}
+    machine.now += 60
+    many = [Point(replace(p.op, n=65), p.cache, MODEL) for p in products(100)]
+    assert sweep(machine, store, 6.0).run(many, plain()) < 12  # a third of the budget, no more
 
 
-def test_interrupted_sweep_keeps_its_samples_and_resumes(store):
-    seen = []
-
-    def interrupt(elapsed, label):
-        seen.append(label)
-        if len(seen) == 4:
-            raise KeyboardInterrupt
-
+@pytest.mark.parametrize("kill_at", [0, 3, 17, 40])
+def test_killed_anywhere_it_resumes_without_repeating(store, kill_at):
+    first = Machine(kill_at=kill_at)
     with pytest.raises(KeyboardInterrupt):
-        sweep(plan(6), store, 60, FAST, {}, interrupt)
-    kept = store.samples()
-    assert len(kept) == 3 and all(s.probe_flops and s.probe_bandwidth for s in kept)
-    assert sweep(plan(6), store, 60, FAST, {}) == 3
+        sweep(first, store).run(products(10, MODEL), given(products(60)))
+    assert len(store.samples()) == kill_at  # the block that was broken off is kept
+    assert all(s.probe_flops and s.probe_bandwidth for s in store.samples())
+    second = Machine(now=first.now + 100)
+    sweep(second, store).run(products(10, MODEL), given(products(60)))
+    assert Counter(first.measured + second.measured).most_common(1)[0][1] == 1
+    assert {s.op.m for s in store.samples()} == set(range(1, 61))
+
+
+def test_process_that_dies_loses_at_most_a_block(store, monkeypatch):
+    """As if by SIGKILL: nothing runs after the last measurement."""
+    machine = Machine(kill_at=40)
+    sweeping = sweep(machine, store)
+    kept = sweeping._store
+    monkeypatch.setattr(sweeping, "_store", lambda *a: machine.kill_at and kept(*a))
+
+    def die(*_):
+        machine.kill_at = None
+        raise KeyboardInterrupt
+
+    sweeping.progress = lambda elapsed, label: die() if len(machine.measured) == 39 else None
+    with pytest.raises(KeyboardInterrupt):
+        sweeping.run([], given(products(60)))
+    assert 39 - BLOCK_S / SAMPLE_S - 1 <= len(store.samples()) < 39
+    again = Machine(now=machine.now)
+    assert sweep(again, store).run([], given(products(60))) == 60 - len(store.samples()) + len(
+        again.measured
+    )
+
+
+def test_what_cannot_run_is_recorded_once(store):
+    machine = Machine()
+    machine.implementations = ("torch", "triton")
+    huge = Point(ops.Matmul(2**17, 2**17, 64), "cold")
+    odd = Point(ops.Other("sort", 8, 16, dtype="int64"), "hot")
+    assert sweep(machine, store).run([], given([huge, odd, *products(2)])) == 8
+    status = {(s.op, s.implementation): s.status for s in store.samples()}
+    assert status[huge.op, "torch"] == status[huge.op, "triton"] == OUT_OF_MEMORY
+    assert (status[odd.op, "torch"], status[odd.op, "triton"]) == ("ok", UNSUPPORTED)
+    assert sweep(machine, store).run([], given([huge, odd, *products(2)])) == 0
+
+
+def test_a_sample_tells_its_circumstances(store):
+    sweep(Machine(), store, versions={"torch": "2.13"}).run([], given(products(1)))
+    (sample,) = store.samples()
+    assert (sample.method, sample.power_w, sample.origin) == ("events", 300.0, "design")
+    assert (sample.versions, sample.probe_flops) == ({"torch": "2.13"}, 1e12)
+    assert sample.started.startswith("2001-09-09T01:46:40")
+
+
+def test_block_between_probes_that_disagree_is_measured_again(store, caplog):
+    caplog.set_level("INFO")
+    machine = Machine(speeds=[1.0, 0.5])  # slower after the first block, and steady then
+    sweep(machine, store).run([], given(products(20)))
+    repeated = [entry for entry, n in Counter(machine.measured).items() if n > 1]
+    assert len(repeated) == np.ceil(BLOCK_S / SAMPLE_S)
+    assert f"{len(repeated)} samples" in caplog.text
+    assert sorted(s.op.m for s in store.samples()) == list(range(1, 21))
+    assert {s.probe_flops for s in store.samples()} == {0.5e12}
+
+
+def test_retries_are_bounded(store):
+    machine = Machine(speeds=[1.0, 0.5] * 1000)
+    sweep(machine, store, 60.0).run([], plain())
+    repeated = len(machine.measured) - len(store.samples())
+    assert 0 < repeated * SAMPLE_S <= 0.1 * 60.0 + 2 * BLOCK_S
+
+
+def test_steady_means_both_probes():
+    fast = Speed(1e12, 1e11)
+    assert steady(fast, Speed(1.1e12, 0.9e11))
+    assert not steady(fast, Speed(1.2e12, 1e11)) and not steady(fast, Speed(1e12, 0.8e11))
+
+
+def test_store_of_another_device_is_refused(store):
+    sweep(Machine(), store).run([], given(products(3)))
+    for other in (
+        SampleStore(store.folder, "card", "another card"),
+        SampleStore(store.folder, "b", "a card"),
+    ):
+        with pytest.raises(CalibError, match="expected"):
+            sweep(Machine(), other).run([], given(products(5)))
+    assert len(store.samples()) == 3
+
+
+def test_two_sweeps_of_one_device_merge(store, tmp_path):
+    sweep(Machine(), store).run([], given(products(3)))
+    sweep(Machine(2e9), store).run([], given(products(6)))
+    store.compact()
     assert sorted(s.op.m for s in store.samples()) == [1, 2, 3, 4, 5, 6]
+    assert len(list(store.folder.glob("*.parquet"))) == 1
 
 
-def test_budget_and_count_end_a_sweep(store):
-    assert sweep(plan(50), store, 0.0, FAST, {}) == 0
-    assert sweep(plan(50), store, 60, FAST, {}, most=2) == 2
+def test_models_and_design_take_turns():
+    more = iter([True] * 4 + [False] * 9)
+    points = interleave(products(3, MODEL), iter(products(99)), lambda: next(more))
+    assert [p.origin for p in points] == [MODEL, "design", "design"] * 3 + ["design"]
 
 
-def test_blocks_are_closed_in_time(store, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_S", 0.0)
-    sweep(plan(3), store, 60, FAST, {})
-    assert len(list(store.folder.glob("*.parquet"))) == 3
+def test_streams_merge_by_shares_until_all_have_ended():
+    merged = list(in_shares([iter("aaaaaa"), iter("bb"), iter([])], [1.0, 0.5, 0.3]))
+    assert "".join(merged[:6]) == "aabaab" and Counter(merged) == {"a": 6, "b": 2}
 
 
-def test_design_repeats_itself_and_models_are_interleaved():
-    first, again = (list(itertools.islice(design(3), 60)) for _ in range(2))
-    assert first == again
-    points = interleave(plan(2), (Point(op, c, "design") for op, c in design()))
-    assert [p.origin for p in itertools.islice(points, 5)] == ["design"] * 5
+def test_adaptive_plan_goes_where_the_fit_is_unsure(store):
+    fits = []
+
+    def refit(samples):
+        fits.append(len(samples))
+        return lambda some: np.array(
+            [0.4 if op.operator == "conv2d" and op.stride == 2 else 0.02 for op in some]
+        )
+
+    machine = Machine()
+    sweep(machine, store, 100.0).run([], adaptive(refit))
+    assert len(fits) == 2 and fits[0] < fits[1]  # at half of the budget and at three quarters
+    strided = [getattr(op, "stride", 0) == 2 for op, *_ in machine.measured]
+    assert np.mean(strided[fits[0] :]) > 3 * np.mean(strided[: fits[0]])
+    assert len(set(machine.measured)) == len(machine.measured)
+
+
+def test_adaptive_plan_resumes_in_its_round(store):
+    """Killed past the first round, it does not begin with the plain design again."""
+    machine = Machine()
+    sweep(machine, store, 60.0).run([], plain())
+    fits = []
+
+    def refit(samples):
+        fits.append(len(samples))
+        return lambda some: np.full(len(some), 0.1)
+
+    state = State(store.samples(), lambda: 0.6)
+    next(adaptive(refit)(state))
+    assert fits == [len(store.samples())]
+
+
+def test_most_useful_gives_an_unsure_kind_more():
+    pool = [Point(op, cache) for op, cache in itertools.islice(design(), 600)]
+    calm, unsure = (
+        Counter(p.op.operator for p in most_useful(pool, [], said, 100))
+        for said in (
+            lambda some: np.full(len(some), 0.1),
+            lambda some: np.full(len(some), 0.5 if some[0].operator == "attention" else 0.1),
+        )
+    )
+    assert sum(calm.values()) == sum(unsure.values()) == 100
+    assert unsure["attention"] > 1.8 * calm["attention"]

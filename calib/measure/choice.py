@@ -31,7 +31,7 @@ def choose(
     candidates: Sequence[Operator],
     measured: Sequence[Operator],
     count: int,
-    uncertainty: Uncertainty | None = None,
+    uncertainty: Uncertainty | np.ndarray | None = None,
     *,
     weights: np.ndarray | None = None,
     cost: np.ndarray | None = None,
@@ -39,7 +39,8 @@ def choose(
 ) -> list[int]:
     """Indices into ``candidates`` of the next ``count`` to measure, the most useful first.
 
-    Candidates and ``measured`` are of one kind. ``uncertainty``: None until there is a fit.
+    Candidates and ``measured`` are of one kind. ``uncertainty``: the function, or what it
+    said of the candidates; None until there is a fit.
     ``weights`` [n]: how much the candidate matters as a shape to be predicted; ``cost`` [n]: what
     measuring it takes. Candidates that are measured already are never chosen.
     """
@@ -47,7 +48,7 @@ def choose(
     points, known = points[: len(candidates)], points[len(candidates) :]
     done = set(measured)
     free = np.array([op not in done for op in candidates], dtype=bool)
-    spread = None if uncertainty is None else np.asarray(uncertainty(candidates))
+    spread = uncertainty(candidates) if callable(uncertainty) else uncertainty
     return choose_rows(
         points, known, count, spread, weights=weights, cost=cost, free=free, seed=seed
     )

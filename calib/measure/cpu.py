@@ -21,7 +21,7 @@ class CpuInstrument:
     product in float32 would cost more than the sample; tests compare every kind once.
     """
 
-    implementations = ("torch",)
+    implementations: tuple[str, ...] = ("torch",)
 
     def __init__(self, arena: Arena | None = None) -> None:
         self.arena = arena or Arena()

@@ -1,120 +1,213 @@
-"""The sweep: measure a plan of operators under a budget, in blocks that probes bracket.
+"""The sweep: measure operators under a budget of time, in blocks that probes bracket.
 
-Samples are appended to the store block by block, and what the store holds is not measured again:
-kill a sweep at any moment and start it again.
+A model's own shapes are measured among those of the design, which goes on until the budget is
+spent. Samples are appended to the store block by block; what the store holds is not measured again,
+and the time it took counts as spent. So a sweep may be killed at any moment: started again, it goes
+on where it was. Time is read off one clock, which tests replace, as they do the device.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
-import torch
-
-from calib.measure.cases import Arena, Unsupported, build, weight_stream
-from calib.measure.clock import StopRule, time_repeats
-from calib.measure.probes import Speed, speed
+from calib.measure.clock import StopRule
+from calib.measure.instrument import Instrument
+from calib.measure.probes import Speed
 from calib.samples import Sample, SampleStore
 from model.ops import Operator
 
+DESIGN, MODEL = "design", "model"
+"""``origin`` of a sample: a shape of the design, or a model's own, which a fit can leave out."""
 BLOCK_S = 1.5
 """Length of a block [s]: short against the drift of a shared machine, long against two probes."""
-_MOST_SAMPLE_S = 0.12
-"""A design's operator that should take longer than this [s] is left out: it costs too much."""
+STEADY = 1.15
+"""Probes around a block that differ by a larger factor have seen two machines."""
+_MODEL_SHARE = 1 / 3
+"""Of the budget: what a model's own shapes may take where the budget is already spent."""
+_RETRY_SHARE = 0.1
+"""Of the budget: what measuring unsteady blocks again may take."""
+_LONGEST_GAP_S = 10.0
+"""Where two stored samples began further apart [s] than this, there was a pause between them."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Point:
-    """One entry of a plan."""
+    """One entry of a plan: an operator, how it finds its inputs, and who asks for it."""
 
     op: Operator
     cache: str
-    origin: str
+    origin: str = DESIGN
 
 
-def interleave(models: Sequence[Point], designs: Iterable[Point]) -> Iterator[Point]:
-    """A model's own shapes among those of the design, one to two, until the budget ends it."""
-    stream = iter(designs)
+@dataclass(frozen=True)
+class Budget:
+    """Seconds that a store's samples may take in all, and those that are already spent."""
+
+    total_s: float
+    spent_s: float = 0.0
+
+    def left_s(self, origin: str) -> float:
+        """For points of ``origin`` [s]: a model's own shapes are few, and never go without."""
+        least = _MODEL_SHARE * self.total_s if origin == MODEL else 0.0
+        return max(self.total_s - self.spent_s, least)
+
+    def share(self, elapsed_s: float) -> float:
+        """Of the budget that is gone when this sweep has run for ``elapsed_s``."""
+        return (self.spent_s + elapsed_s) / self.total_s if self.total_s > 0 else 1.0
+
+
+def spent_s(samples: Sequence[Sample]) -> float:
+    """Seconds it took to measure ``samples``: from each one's start to the next, without pauses."""
+    starts = sorted(datetime.fromisoformat(s.started).timestamp() for s in samples if s.started)
+    gaps = (later - earlier for earlier, later in itertools.pairwise(starts))
+    return sum(gap for gap in gaps if gap <= _LONGEST_GAP_S)
+
+
+def steady(before: Speed, after: Speed) -> bool:
+    """Whether probes before and after a block saw the same machine."""
+    ratios = (after.flops / before.flops, after.bandwidth / before.bandwidth)
+    return all(1 / STEADY <= ratio <= STEADY for ratio in ratios)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a plan may know when it is asked for its next point.
+
+    ``samples``: all that the store holds, a list that grows; ``share``: of the budget, spent now.
+    """
+
+    samples: Sequence[Sample]
+    share: Callable[[], float]
+
+
+Designs = Callable[[State], Iterator[Point]]
+"""A plan of the design: asked for one point at a time, it may adapt to what it sees by then."""
+
+
+@dataclass
+class Block:
+    """Samples between two probes, with what it takes to measure them again."""
+
+    before: Speed
+    opened: float
+    entries: list[tuple[Point, str]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+
+@dataclass
+class Sweep:
+    """One sweep of ``instrument`` into ``store``, under a budget of ``budget_s`` seconds in all."""
+
+    instrument: Instrument
+    store: SampleStore
+    budget_s: float
+    rule: StopRule
+    versions: dict[str, str] = field(default_factory=dict)
+    progress: Callable[[float, str], None] = lambda elapsed_s, label: None
+    clock: Callable[[], float] = time.time
+
+    def run(self, models: Sequence[Point], designs: Designs) -> int:
+        """Measure until the plan or the budget ends; how many samples were taken."""
+        self.samples = self.store.samples()
+        self._known = {(s.op, s.implementation, s.cache) for s in self.samples}
+        self._budget = Budget(self.budget_s, spent_s(self.samples))
+        self._start, self._retried_s, already = self.clock(), 0.0, len(self.samples)
+        entries = self._entries(models, designs)
+        first = next(entries, None)
+        if first is not None:
+            self.instrument.warm_up()
+            self._measure(itertools.chain([first], entries))
+        return len(self.samples) - already
+
+    def _entries(self, models: Sequence[Point], designs: Designs) -> Iterator[tuple[Point, str]]:
+        """What is still to be measured, each with the implementation that is to execute it."""
+        state = State(self.samples, lambda: self._budget.share(self._elapsed_s()))
+        for point in interleave(models, designs(state), lambda: self._in_time(DESIGN)):
+            for implementation in self.instrument.implementations:
+                key = (point.op, implementation, point.cache)
+                if key not in self._known and self._in_time(point.origin):
+                    self._known.add(key)
+                    yield point, implementation
+
+    def _elapsed_s(self) -> float:
+        return self.clock() - self._start
+
+    def _in_time(self, origin: str) -> bool:
+        return self._elapsed_s() < self._budget.left_s(origin)
+
+    def _measure(self, entries: Iterator[tuple[Point, str]]) -> None:
+        """All entries in blocks; one that is broken off is stored with what it holds."""
+        block = Block(self.instrument.speed(), self.clock())
+        try:
+            for entry in entries:
+                self.progress(self._elapsed_s(), entry[0].op.operator)
+                block.samples.append(self._take(*entry))
+                block.entries.append(entry)
+                if self.clock() - block.opened >= BLOCK_S:
+                    after = self._settle(block)
+                    self._store(block, after)
+                    block = Block(after, self.clock())
+        finally:
+            if block.samples:
+                self._store(block, self.instrument.speed())
+
+    def _settle(self, block: Block) -> Speed:
+        """Probe; where the machine changed, measure ``block`` once more, while the share lasts."""
+        now = self.instrument.speed()
+        if steady(block.before, now) or self._retried_s >= _RETRY_SHARE * self.budget_s:
+            return now
+        log.info("the machine changed under %d samples: measured again", len(block.samples))
+        began = self.clock()
+        samples = [self._take(*entry) for entry in block.entries]
+        block.before, block.samples = now, samples
+        self._retried_s += self.clock() - began
+        return self.instrument.speed()
+
+    def _store(self, block: Block, after: Speed) -> None:
+        """Give the block's samples the mean of the probes around them, and store them."""
+        flops = (block.before.flops + after.flops) / 2
+        bandwidth = (block.before.bandwidth + after.bandwidth) / 2
+        probed = [replace(s, probe_flops=flops, probe_bandwidth=bandwidth) for s in block.samples]
+        self.store.append(probed)
+        self.samples.extend(probed)
+        block.samples = []
+
+    def _take(self, point: Point, implementation: str) -> Sample:
+        """One sample; what the device cannot run is recorded as such, without seconds."""
+        started = datetime.fromtimestamp(self.clock(), UTC)
+        reading = self.instrument.measure(point.op, implementation, point.cache, self.rule)
+        return Sample(
+            op=point.op,
+            seconds=list(reading.seconds),
+            hardware=self.store.hardware,
+            implementation=implementation,
+            cache=point.cache,
+            origin=point.origin,
+            status=reading.status,
+            device=self.store.device,
+            threads=self.instrument.threads,
+            method=reading.method,
+            discarded=reading.discarded,
+            started=started.isoformat(timespec="milliseconds"),
+            versions=self.versions,
+            **asdict(reading.telemetry),
+        )
+
+
+def interleave(
+    models: Sequence[Point], designs: Iterator[Point], more: Callable[[], bool]
+) -> Iterator[Point]:
+    """A model's own shapes, two of the design after each; then the design while ``more()``."""
     for point in models:
         yield point
-        yield from (next(stream), next(stream))
-    yield from stream
-
-
-def sweep(
-    plan: Iterable[Point],
-    store: SampleStore,
-    budget_s: float,
-    rule: StopRule,
-    versions: dict[str, str],
-    progress: Callable[[float, str], None] = lambda elapsed, label: None,
-    predicted: Callable[[Operator], float] = lambda op: 0.0,
-    most: int | None = None,
-) -> int:
-    """Measure until the plan, the budget [s] or ``most`` points end; how many were measured.
-
-    ``predicted`` gives a rough time [s] by which shapes of the design that are too long to be worth
-    their budget are passed over; a model's own shapes never are.
-    """
-    known = {(s.op, s.implementation, s.cache) for s in store.samples()}
-    arena, start, done = Arena(), time.perf_counter(), 0
-    block: list[Sample] = []
-    before, block_start = speed(), start
-    try:
-        for point in plan:
-            elapsed = time.perf_counter() - start
-            if elapsed >= budget_s or (most is not None and done >= most):
-                break
-            key = (point.op, "torch", point.cache)
-            long = point.origin == "design" and predicted(point.op) > _MOST_SAMPLE_S
-            if key in known or long:
-                continue
-            known.add(key)
-            progress(elapsed, point.op.operator)
-            block.append(measure(point, store, arena, rule, versions))
-            done += 1
-            if time.perf_counter() - block_start >= BLOCK_S:
-                before, block_start = _close(block, store, before), time.perf_counter()
-                block = []
-    finally:
-        if block:
-            _close(block, store, before)
-    return done
-
-
-def measure(
-    point: Point, store: SampleStore, arena: Arena, rule: StopRule, versions: dict[str, str]
-) -> Sample:
-    """One sample; a shape that torch cannot run is recorded as such, without seconds."""
-    sample = Sample(
-        op=point.op,
-        seconds=[],
-        hardware=store.hardware,
-        implementation="torch",
-        cache=point.cache,
-        origin=point.origin,
-        device=store.device,
-        threads=torch.get_num_threads(),
-        started=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        versions=versions,
-    )
-    try:
-        with torch.no_grad():
-            run = build(point.op, arena, point.cache)
-            seconds = time_repeats(run, rule, disturb=weight_stream(arena))
-    except Unsupported:
-        return replace(sample, status="unsupported")
-    except (MemoryError, torch.OutOfMemoryError):
-        return replace(sample, status="out of memory")
-    return replace(sample, seconds=seconds)
-
-
-def _close(block: Sequence[Sample], store: SampleStore, before: Speed) -> Speed:
-    """Probe again, give the block's samples the mean of both probes, and store them."""
-    after = speed()
-    flops = (before.flops + after.flops) / 2
-    bandwidth = (before.bandwidth + after.bandwidth) / 2
-    store.append([replace(s, probe_flops=flops, probe_bandwidth=bandwidth) for s in block])
-    return after
+        if more():
+            yield from itertools.islice(designs, 2)
+    while more() and (following := next(designs, None)) is not None:
+        yield following
