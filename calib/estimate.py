@@ -10,7 +10,7 @@ of its time.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 
 WEAK_SHARE = 0.05
 SUMMED = ["flops", "bytes", "roofline_s", "estimate_s", "low_s", "high_s", "estimate_unseen_s"]
+WALL = ["wall_s", "wall_low_s", "wall_high_s", "wall_unseen_s", "graph_s", "idle_s"]
+"""Of a row of operators, all passes: its part of the wall time with both ends of the interval, by a
+fit that never saw the model's shapes, as a CUDA graph, and the idle time of the device in it.
+Until ``calib.timeline`` replays them they are the kernels' own. A sum over rows is the wall time of
+what they belong to, while a sum of ``estimate_s`` is the time of its kernels."""
+WALL_OF = {
+    "estimate_s": "wall_s",
+    "low_s": "wall_low_s",
+    "high_s": "wall_high_s",
+    "estimate_unseen_s": "wall_unseen_s",
+}
+"""The column of the kernels' time -> that of the wall time."""
+LIMITS = ("host", "compute", "memory")
 
 
 def found_in_cache(op: Operator, hardware: Hardware) -> bool:
@@ -45,17 +58,21 @@ def operator_table(
     unseen: Calibration | None,
     implementation: str,
     names: Mapping[str, str],
-    host_s: float = 0.0,
+    rewritten: Mapping[str, Sequence[Call]] | None = None,
 ) -> pd.DataFrame:
     """One row a call. ``unseen``: a calibration without the model's own shapes, for its error.
 
-    ``names``: constant columns (model, workload). ``host_s``: what eager module code adds to each
-    launch [s], on a device that waits for it.
+    ``names``: constant columns (model, workload).
+    ``rewritten``: by phase, the calls that a compiler makes of a pass, in place of its own.
     """
     import pandas as pd
 
-    hardware = calibration.hardware
-    calls = [(phase, p.repeat, c) for phase, p in phases.items() for c in p.layer.calls()]
+    hardware, made = calibration.hardware, rewritten or {}
+    calls = [
+        (phase, p.repeat, c)
+        for phase, p in phases.items()
+        for c in made.get(phase) or p.layer.calls()
+    ]
     different = list(dict.fromkeys(c.op for _, _, c in calls))
     hot = [found_in_cache(op, hardware) for op in different]
     row = {op: i for i, op in enumerate(different)}
@@ -69,25 +86,28 @@ def operator_table(
         ]
     )
     times = table.pop("times").to_numpy()
-    hosts = host_s * table["launches"].to_numpy()
     for target in ("estimate_s", "low_s", "high_s"):
-        table[target] = (seconds[target].to_numpy() + hosts) * times
+        table[target] = seconds[target].to_numpy() * times
     table["roofline_s"] = seconds["floor_s"].to_numpy() * times
     table["efficiency"] = table["roofline_s"] / table["estimate_s"].where(table["estimate_s"] > 0)
     table["provenance"] = seconds["provenance"].to_numpy()
     table["estimate_unseen_s"] = float("nan")
     if unseen is not None:
         blind = unseen.estimate(different, implementation, hot).iloc[index]
-        table["estimate_unseen_s"] = (blind["estimate_s"].to_numpy() + hosts) * times
+        table["estimate_unseen_s"] = blind["estimate_s"].to_numpy() * times
+    for of_kernels, of_wall in WALL_OF.items():
+        table[of_wall] = table[of_kernels]
     empty = {"measured_s": float("nan"), "error": float("nan"), "error_unseen": float("nan")}
+    empty |= {"graph_s": float("nan"), "idle_s": 0.0}
     fixed = {"hardware": hardware.name, "implementation": implementation, **names}
     return table.assign(**empty, **fixed)[OPERATOR_COLUMNS]
 
 
 OPERATOR_COLUMNS = [
-    *("phase", "path", "kind", "shape", "dtype", "count", "launches", "flops", "bytes"),
+    *("phase", "path", "kind", "shape", "dtype", "count", "launches", "sync", "flops", "bytes"),
     *("arithmetic_intensity", "bound", "roofline_s", "efficiency", "estimate_s", "low_s"),
     *("high_s", "provenance", "estimate_unseen_s", "measured_s", "error", "error_unseen"),
+    *WALL,
     *("hardware", "implementation", "model", "workload"),
 ]
 
@@ -113,6 +133,7 @@ def _row(phase: str, repeat: int, call: Call, columns: dict[str, Any]) -> dict[s
         "path": call.path,
         "count": call.count,
         "launches": call.launches,
+        "sync": call.sync,
         "flops": columns["flops"] * times,
         "bytes": columns["bytes"] * times,
         "times": times,
@@ -133,19 +154,31 @@ def describe(op: Operator) -> str:
 
 
 class Sums:
-    """Totals over any choice of operator rows, null where a part is, and how the sum is known."""
+    """Totals over any choice of operator rows, null where a part is, and how the sum is known.
+
+    ``limited_by``: what most of the wall time goes to: the device waiting for the host (or for the
+    next node of a graph), or kernels that compute or memory bounds.
+    """
 
     def __init__(self, operators: pd.DataFrame):
-        self.values = operators[SUMMED].to_numpy(dtype=float)  # [rows, columns]
+        self.columns = [*SUMMED, *WALL]
+        self.values = operators[self.columns].to_numpy(dtype=float)  # [rows, columns]
+        computes = (operators["bound"] == "compute").to_numpy()
         seconds = operators["estimate_s"].to_numpy(dtype=float)
         known = operators["provenance"].to_numpy()
         self.by_provenance = np.stack([(known == name) * seconds for name in WEAKEST_FIRST], axis=1)
+        idle = operators["idle_s"].to_numpy(dtype=float)
+        self.by_limit = np.stack([idle, seconds * computes, seconds * ~computes], axis=1)
 
     def over(self, rows: Any) -> dict[str, Any]:
-        totals = dict(zip(SUMMED, self.values[rows].sum(axis=0).tolist(), strict=True))
+        totals = dict(zip(self.columns, self.values[rows].sum(axis=0).tolist(), strict=True))
         carried = self.by_provenance[rows].sum(axis=0)
         weakest = np.flatnonzero(carried > WEAK_SHARE * max(carried.sum(), 1e-30))
-        return {**totals, "provenance": WEAKEST_FIRST[weakest[0]] if len(weakest) else ROOFLINE}
+        return {
+            **totals,
+            "provenance": WEAKEST_FIRST[weakest[0]] if len(weakest) else ROOFLINE,
+            "limited_by": LIMITS[int(np.argmax(self.by_limit[rows].sum(axis=0)))],
+        }
 
 
 def module_table(phases: Mapping[str, Phase], operators: pd.DataFrame) -> pd.DataFrame:
@@ -234,14 +267,21 @@ def component_names(operators: pd.DataFrame) -> pd.Series:
 
 
 def component_table(operators: pd.DataFrame) -> pd.DataFrame:
-    """One row a component in order of execution, then the total."""
+    """One row a component in order of execution, then the total.
+
+    Estimate and interval are wall times; ``kernel_s`` is the time of the kernels alone.
+    """
     import pandas as pd
 
     sums, names = Sums(operators), component_names(operators).to_numpy()
     rows = [{"component": n, **sums.over(names == n)} for n in dict.fromkeys(names)]
     rows.append({"component": "total", **sums.over(slice(None))})
     unknown = dict.fromkeys(("measured_s", "error", "error_unseen", "roofline_error"), float("nan"))
-    return pd.DataFrame(rows).assign(**unknown)
+    table = pd.DataFrame(rows).assign(**unknown)
+    table["kernel_s"] = table["estimate_s"]
+    for of_kernels, of_wall in WALL_OF.items():
+        table[of_kernels] = table.pop(of_wall)
+    return table
 
 
 def figure_table(components: pd.DataFrame, decode_steps: int, batch: int) -> pd.DataFrame:

@@ -9,7 +9,7 @@ to learn from them. Where a card has no such samples, the published range of
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
@@ -46,6 +46,10 @@ _ALL = (MODULE_CODE, EAGER_OPERATOR, LAUNCH, DEPENDENT_GAP, SYNC, GRAPH_NODE, GR
 HOST_COSTS: dict[str, Other] = {op.name: op for op in _ALL}
 """Every one of them by the name under which it is stored."""
 MEASURED, PUBLISHED = "measured", "published"
+EAGER, GRAPH, COMPILED = "eager", "graph", "compiled"
+EXECUTIONS = (EAGER, GRAPH, COMPILED)
+"""How launches follow one another: each on its own; all of a pass as one graph; after a compiler
+has fused what it can (:mod:`calib.fusion`), each on its own."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class HostCosts:
-    """What a replay needs of one card and its host, each as defined above."""
+    """What a replay needs of one card and its host, each as defined above.
+
+    ``eager_operator`` has the module code around it too: a published figure contains it, and to
+    measured ones it is added.
+    """
 
     eager_operator: Cost
     launch: Cost
@@ -88,10 +96,16 @@ def host_costs(samples: Iterable[Sample], hardware: str) -> HostCosts:
     for sample in samples:
         if sample.hardware == hardware and sample.op in _ALL and sample.status == "ok":
             seconds.setdefault(vars(sample.op)["name"], []).extend(sample.seconds)
-    known = published()
-    return HostCosts(
-        **{n: _measured(seconds[n], hardware) if seconds.get(n) else known[n] for n in REPLAYED}
-    )
+    known = {n: _measured(some, hardware) for n, some in seconds.items() if some}
+    if EAGER_OPERATOR.name in known and MODULE_CODE.name in known:
+        bare, code = known[EAGER_OPERATOR.name], known[MODULE_CODE.name]
+        known[EAGER_OPERATOR.name] = replace(
+            bare,
+            estimate_s=bare.estimate_s + code.estimate_s,
+            low_s=bare.low_s + code.low_s,
+            high_s=bare.high_s + code.high_s,
+        )
+    return HostCosts(**{name: known.get(name, published()[name]) for name in REPLAYED})
 
 
 def _measured(seconds: list[float], hardware: str) -> Cost:

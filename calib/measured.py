@@ -126,7 +126,9 @@ def join_modules(
     joined = modules.copy()
     columns = ["measured_q1_s", "measured_s", "measured_q3_s"]
     joined[columns] = np.array(quartiles, dtype=float).reshape(len(modules), 3)
-    return _with_errors(joined, slowdown)
+    walls = {"estimate_s": "wall_s", "estimate_unseen_s": "wall_unseen_s"}
+    named = {k: v if v in modules else k for k, v in walls.items()}
+    return _with_errors(joined, slowdown, **named)
 
 
 def phase_gaps(measurement: Measurement) -> pd.DataFrame:
@@ -171,13 +173,22 @@ def _require(table: pd.DataFrame, columns: Sequence[str]) -> None:
         )
 
 
-def _with_errors(table: pd.DataFrame, slowdown: Mapping[str, float] | None) -> pd.DataFrame:
-    """estimate / (measured / slowdown) - 1; null where nothing, or no time at all, was measured."""
+def _with_errors(
+    table: pd.DataFrame,
+    slowdown: Mapping[str, float] | None,
+    estimate_s: str = "estimate_s",
+    estimate_unseen_s: str = "estimate_unseen_s",
+) -> pd.DataFrame:
+    """estimate / (measured / slowdown) - 1; null where nothing, or no time at all, was measured.
+
+    ``estimate_s``, ``estimate_unseen_s``: the columns to compare; of modules it is the wall time,
+    since the clock saw what lies between their operators too.
+    """
     factors = table["phase"].map(lambda phase: (slowdown or {}).get(phase, 1.0))
     measured = table["measured_s"].where(table["measured_s"] > 0) / factors
-    table["error"] = table["estimate_s"] / measured - 1
-    if "estimate_unseen_s" in table:
-        table["error_unseen"] = table["estimate_unseen_s"].astype(float) / measured - 1
+    table["error"] = table[estimate_s] / measured - 1
+    if estimate_unseen_s in table:
+        table["error_unseen"] = table[estimate_unseen_s].astype(float) / measured - 1
     return table
 
 

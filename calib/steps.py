@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from calib.device import detect_device, device_hardware
 from calib.errors import CalibError
 from calib.hardware import Hardware, hardware_from_config, hardware_names, load_hardware
+from calib.host_costs import COMPILED, EAGER, EXECUTIONS, GRAPH, HostCosts, host_costs
 from calib.samples import Sample, SampleStore, read_samples
 from model.architectures import build
 from model.layer import Call
@@ -22,13 +23,13 @@ from model.workload import Phase, Workload
 
 if TYPE_CHECKING:
     from calib.fit import Calibration
+    from calib.fusion import Fusion
     from calib.measure.probes import Speed
     from calib.measure.reference import Measurement
     from calib.report.record import RunRecord
 
 IMPLEMENTATIONS = ("torch", "triton")
 MODES = ("run", "analytic", "calibrate")
-EXECUTIONS = ("eager",)
 _LONG_S = 0.05
 """A shape of the design whose floor [s] is longer is left out: it would cost too much budget."""
 
@@ -82,6 +83,10 @@ def find_target(config: dict[str, Any]) -> Target:
             raise CalibError(
                 "hw = cpu: mode=analytic never measures, and a CPU's peaks are probed: expected "
                 f"+hw=<card>, one of {', '.join(n for n in hardware_names() if n != 'cpu')}"
+            )
+        if config["execution"] == GRAPH:
+            raise CalibError(
+                "execution = 'graph' on cpu: expected eager or compiled, since a CPU has no graphs"
             )
         from calib.host import detect_host
 
@@ -169,7 +174,7 @@ def measure_host(config: dict[str, Any], target: Target, calibration: Calibratio
     """
     from calib.measure.host import HOST, host_seconds
 
-    if not target.here or config["execution"] != "eager":
+    if not target.here or config["execution"] != EAGER:
         return 0.0
     known = [s for s in target.samples if s.op == HOST]
     if not known:
@@ -201,8 +206,13 @@ class Observed:
 
 
 def measure_model(config: dict[str, Any], target: Target, workload: Workload) -> Observed | None:
-    """Run the reference model on the device, where there is one for this architecture."""
+    """Run the reference model on the device, where there is one for this architecture.
+
+    It runs eagerly, so that other ways of execution are estimated only.
+    """
     if not target.here or config["model"]["architecture"] != "deepseek_ocr":
+        return None
+    if config["execution"] != EAGER:
         return None
     from rich.console import Console
 
@@ -259,12 +269,21 @@ def estimate(
 ) -> RunRecord:
     """Tables of operators, modules, components and figures, the measured columns beside them."""
     from calib import estimate as tables
+    from calib.fusion import fuse
     from calib.report.record import RunRecord
+    from calib.timeline import timeline_table, with_wall
 
     calibration, unseen = calibrations
     architecture = config["model"]["architecture"]
     names = {"model": architecture, "workload": workload.name}
-    operators = tables.operator_table(phases, calibration, unseen, config["implementation"], names)
+    fused = {p: fuse(v.layer.calls()) for p, v in phases.items() if config["execution"] == COMPILED}
+    rewritten = {phase: fusion.calls for phase, fusion in fused.items()}
+    operators = tables.operator_table(
+        phases, calibration, unseen, config["implementation"], names, rewritten
+    )
+    costs = issue_costs(target)
+    repeats = {phase: p.repeat for phase, p in phases.items()}
+    operators = with_wall(operators, repeats, costs, config["execution"], host_s)
     modules = tables.module_table(phases, operators)
     components = tables.component_table(operators)
     measurement, notes = None, notes_of(target)
@@ -281,6 +300,7 @@ def estimate(
             f"{int((operators['launches'] * operators['count']).sum())} launches of one pass of "
             "all phases (measured on a miniature model)."
         )
+    notes += issue_notes(costs, fused)
     fits = unseen.held_out if unseen is not None else calibration.held_out
     now = datetime.now(UTC)
     return RunRecord(
@@ -300,9 +320,34 @@ def estimate(
         figures=tables.figure_table(components, workload.decode_steps, workload.batch),
         fits=fits,
         measurement=measurement,
+        timeline=timeline_table(operators, repeats),
         notes=notes,
         environment={**versions(), "config": config, "device": target.device},
     )
+
+
+def issue_costs(target: Target) -> HostCosts | None:
+    """What issuing work to the target costs; None for a CPU, whose samples hold their dispatch."""
+    if target.hardware.name == "cpu":
+        return None
+    return host_costs(target.samples, target.hardware.name)
+
+
+def issue_notes(costs: HostCosts | None, fused: dict[str, Fusion]) -> list[str]:
+    notes = []
+    if costs and costs.published:
+        operator = costs.eager_operator
+        notes.append(
+            f"Host costs are published ranges, not measured ({', '.join(costs.published)}); an "
+            f"eager operator takes {operator.low_s * 1e6:.1f}-{operator.high_s * 1e6:.1f} "
+            f"microseconds of the host ({operator.known_by})."
+        )
+    for phase, fusion in fused.items():
+        notes.append(
+            f"Compiled, a pass of {phase} launches {fusion.launches} kernels in place of "
+            f"{fusion.launches_before} and moves {fusion.saved_bytes / 1e6:.3g} MB less."
+        )
+    return notes
 
 
 def notes_of(target: Target) -> list[str]:

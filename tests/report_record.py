@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 
 from calib.hardware import Hardware, arithmetic_intensity, bound, floor
+from calib.host_costs import host_costs
 from calib.report.record import RunRecord
+from calib.timeline import timeline_table, with_wall
 from model.deepseek_ocr import DeepseekOCRModel
 from model.layer import Call, Layer, Node
 from model.workload import Phase, Workload
@@ -49,7 +51,10 @@ COMPONENTS = {
     "prefill": ("prefill", ""),
     "decode": ("decode", ""),
 }
-SUMMED = ("flops", "bytes", "roofline_s", "estimate_s", "low_s", "high_s", "estimate_unseen_s")
+SUMMED = (
+    *("flops", "bytes", "roofline_s", "estimate_s", "low_s", "high_s", "estimate_unseen_s"),
+    *("wall_s", "idle_s", "graph_s"),
+)
 
 
 def synthetic_record(measured: bool = True, workload: Workload | None = None) -> RunRecord:
@@ -82,6 +87,7 @@ def synthetic_record(measured: bool = True, workload: Workload | None = None) ->
         else [
             "rtx5090 is not here and has no samples: run `python -m calib.run` on it to calibrate"
         ],
+        timeline=timeline_table(operators, {n: p.repeat for n, p in phases.items()}),
         environment={"python": "3.11.9", "torch": "2.13.0", "platform": "Linux", "cores": 2},
     )
 
@@ -99,7 +105,9 @@ def operator_table(phases: dict[str, Phase], hardware: Hardware, measured: bool)
         for name, phase in phases.items()
         for call in phase.layer.calls()
     ]
-    return pd.DataFrame(rows)
+    passes = {name: phase.repeat for name, phase in phases.items()}
+    costs = None if measured else host_costs([], hardware.name)
+    return with_wall(pd.DataFrame(rows), passes, costs, "eager")
 
 
 def operator_row(
@@ -119,6 +127,7 @@ def operator_row(
         "dtype": vars(op)["dtype"],
         "count": call.count,
         "launches": call.launches,
+        "sync": call.sync,
         "flops": op.flops * times,
         "bytes": op.bytes * times,
         "arithmetic_intensity": arithmetic_intensity(op),
@@ -190,6 +199,7 @@ def module_row(
         "kv_cache_bytes": layer.kv_cache_bytes(),
         **summed,
         "provenance": "interpolated" if measured else "roofline",
+        "limited_by": "memory" if measured else "host",
         "measured_s": clock,
         "measured_q1_s": clock * 0.98 if clock else None,
         "measured_q3_s": clock * 1.03 if clock else None,
@@ -211,12 +221,15 @@ def component_table(operators: pd.DataFrame, measured: bool) -> pd.DataFrame:
 
 def component_row(name: str, operators: pd.DataFrame, measured: bool) -> dict[str, Any]:
     sums = {c: float(operators[c].sum()) for c in (*SUMMED, "measured_s")}
+    kernel_s, sums["estimate_s"] = sums["estimate_s"], sums.pop("wall_s")
     clock = sums.pop("measured_s") if measured else None
     if not measured:
         sums["estimate_unseen_s"] = float("nan")
     return {
         "component": name,
         **sums,
+        "kernel_s": kernel_s,
+        "limited_by": "memory" if measured else "host",
         "provenance": "interpolated" if measured else "roofline",
         "measured_s": clock,
         "error": sums["estimate_s"] / clock - 1 if clock else None,

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from calib.errors import CalibError
-from calib.host_costs import EAGER_OPERATOR, REPLAYED, SYNC, _published, host_costs, published
+from calib.host_costs import (
+    EAGER_OPERATOR,
+    MODULE_CODE,
+    REPLAYED,
+    SYNC,
+    _published,
+    host_costs,
+    published,
+)
 from calib.samples import Sample, read_samples, write_samples
 
 
@@ -44,3 +52,10 @@ def test_a_sample_takes_the_place_of_the_range(tmp_path) -> None:
 def test_a_range_that_is_none_is_refused(entry: dict) -> None:
     with pytest.raises(CalibError, match=r"sync = .*expected low <= high"):
         _published("sync", entry)
+
+
+def test_measured_operators_carry_the_module_code_around_them() -> None:
+    bare = Sample(EAGER_OPERATOR, [4e-6] * 3, "h200", "torch")
+    code = Sample(MODULE_CODE, [3e-6] * 3, "h200", "torch")
+    assert host_costs([bare, code], "h200").eager_operator.estimate_s == pytest.approx(7e-6)
+    assert host_costs([code], "h200") == host_costs([], "h200")

@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "fit": FITTING,
     "estimate": FITTING | {"fit"},
     "cards": FITTING | {"fit", "public"},
-    "timeline": FITTING | {"fit", "estimate", "host_costs"},
+    "fusion": set(),
+    "timeline": FITTING | {"fit", "estimate", "host_costs", "fusion"},
     "trace": {"errors"},
     "measure": BOTTOM | {"hardware", "samples", "device", "host", "host_costs"},  # and never fit
     "measured": BOTTOM,
@@ -38,7 +39,7 @@ MAY_IMPORT = {
     "report": {"errors"},  # it sees tables only
     "steps": FITTING
     | {"device", "host", "public", "fit", "estimate", "timeline", "trace", "measure", "measured"}
-    | {"compare", "report", "host_costs"},
+    | {"compare", "report", "host_costs", "fusion"},
     "run": BOTTOM | {"steps", "report"},
 }
 """Parts of ``calib`` (modules and subpackages) and the other parts that each may import."""

@@ -86,8 +86,8 @@ def test_terminal_shows_errors_where_there_is_a_clock() -> None:
     measured, predicted = component_cells(run("measured")), component_cells(run("predicted"))
     assert measured.headers[-2:] == ("error", "error unseen")
     assert measured.rows[-1][0] == "total"
-    assert predicted.headers[-2:] == ("measured", "known by")
-    assert {row[-2:] for row in predicted.rows} == {(UNKNOWN, "roofline")}
+    assert predicted.headers[-3:] == ("kernels", "bound by", "known by")
+    assert {row[-2:] for row in predicted.rows} == {("host", "roofline")}
     without = run("measured").components.assign(error_unseen=None)
     assert component_cells(replace(run("measured"), components=without)).headers[-1] == "error"
 

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 
 from calib.report.schema import Doc, json_schema
 
-SCHEMA_VERSION = 1
-"""Version of the fields below. History: 1, the first."""
+SCHEMA_VERSION = 2
+"""Version of the fields below. History: 1, the first; 2, with wall times beside kernels' times."""
 
 Seconds = Annotated[float, Doc("[s]", minimum=0)]
 MaybeSeconds = Annotated[float | None, Doc("[s]; null where it is not known", minimum=0)]
@@ -26,6 +26,11 @@ Share = Annotated[float, Doc("a fraction of the whole", minimum=0, maximum=1.000
 Provenance = Annotated[
     Literal["measured", "interpolated", "extrapolated", "transferred", "roofline"],
     Doc("how the estimate is known, from the strongest to the weakest"),
+]
+
+
+Limit = Annotated[
+    Literal["host", "compute", "memory"] | None, Doc("what most of the wall time goes to")
 ]
 
 
@@ -135,6 +140,13 @@ class ModuleMetricsSnapshot:
     measured_s: MaybeSeconds
     error: Error
     provenance: Provenance
+    wall_s: Annotated[
+        float | None,
+        Doc("predicted, with the device's idle time; predicted_s is of kernels alone [s]", 0),
+    ]
+    idle_s: Annotated[float | None, Doc("device waiting for the host, in wall_s [s]", minimum=0)]
+    graph_s: Annotated[float | None, Doc("wall_s if it were a CUDA graph [s]", minimum=0)]
+    limited_by: Limit
     flops: Annotated[float, Doc("[FLOP]", minimum=0)]
     io_bytes: Annotated[float, Doc("read and written [bytes]", minimum=0)]
     weight_bytes: Annotated[float, Doc("[bytes]", minimum=0)]
@@ -161,6 +173,28 @@ class Component:
     error: Error
     error_unseen: Error
     roofline_error: Annotated[float | None, Doc("roofline / measured - 1")]
+    kernel_s: Annotated[
+        float | None, Doc("of the kernels alone; estimate_s is wall time [s]", minimum=0)
+    ]
+    idle_s: Annotated[float | None, Doc("device waiting for the host [s]", minimum=0)]
+    graph_s: Annotated[float | None, Doc("estimate_s if it were a CUDA graph [s]", minimum=0)]
+    limited_by: Limit
+
+
+@dataclass(frozen=True)
+class PhaseTimeline:
+    """One pass of a phase, replayed launch by launch."""
+
+    phase: str
+    passes: Annotated[int, Doc("in the workload", minimum=1)]
+    launches: Annotated[int, Doc("in one pass", minimum=0)]
+    wall_s: Seconds
+    low_s: MaybeSeconds
+    high_s: MaybeSeconds
+    kernel_s: Annotated[float, Doc("of the kernels alone [s]", minimum=0)]
+    idle_s: Annotated[float, Doc("device waiting for the host [s]", minimum=0)]
+    graph_s: Annotated[float | None, Doc("wall_s if it were a CUDA graph [s]", minimum=0)]
+    limited_by: Limit
 
 
 @dataclass(frozen=True)
@@ -222,9 +256,10 @@ class AnalyticModelReport:
     measured_total_s: MaybeSeconds
     provenance: Provenance
     named_share: Annotated[
-        float, Doc("of the predicted time, what named operators take", minimum=0, maximum=1.000001)
+        float, Doc("of the kernels' time, what named operators take", minimum=0, maximum=1.000001)
     ]
     components: list[Component]
+    timeline: list[PhaseTimeline]
     figures: list[Figure]
     fits: list[Fit]
     measurement: dict[str, Any] | None

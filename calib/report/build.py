@@ -18,6 +18,7 @@ from calib.report.analytic_report import (
     ModuleMetricsSnapshot,
     OperatorCategory,
     OperatorMetrics,
+    PhaseTimeline,
     WorkloadProfile,
 )
 from calib.report.record import RunRecord, known
@@ -65,6 +66,7 @@ def build_report(
         provenance=total["provenance"],
         named_share=1 - (other.share_of_module_time if other else 0),
         components=records(Component, record.components),
+        timeline=[] if record.timeline is None else records(PhaseTimeline, record.timeline),
         figures=records(Figure, record.figures),
         fits=records(Fit, record.fits),
         measurement=plain(record.measurement),
@@ -191,7 +193,7 @@ def operator_categories() -> list[OperatorCategory]:
 def module_metrics(branch: Branch, record: RunRecord) -> ModuleMetricsSnapshot:
     costs = {name: plain(value) for name, value in branch.costs.items()}
     predicted, measured = costs["estimate_s"], costs["measured_s"]
-    against = ratio(predicted, measured)
+    against = ratio(costs["wall_s"], measured)
     return ModuleMetricsSnapshot(
         module_id=branch.id,
         profile_id=str(record.workload["name"]),
@@ -211,6 +213,10 @@ def module_metrics(branch: Branch, record: RunRecord) -> ModuleMetricsSnapshot:
         measured_s=measured,
         error=None if against is None else against - 1,
         provenance=branch.provenance,  # type: ignore[arg-type]  # checked by tree.weakest
+        wall_s=costs["wall_s"],
+        idle_s=costs["idle_s"],
+        graph_s=costs["graph_s"],
+        limited_by=branch.limited_by,  # type: ignore[arg-type]  # out of calib.estimate.LIMITS
         flops=costs["flops"],
         io_bytes=costs["bytes"],
         weight_bytes=costs["weight_bytes"],

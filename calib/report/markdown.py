@@ -228,7 +228,7 @@ def module_row(branch: Branch, measured: bool) -> tuple[str, ...]:
         percent(costs["share"]),
     ]
     if measured:
-        estimate, clock = costs["estimate_s"], costs["measured_s"]
+        estimate, clock = costs["wall_s"], costs["measured_s"]
         error = estimate / clock - 1 if clock and estimate is not None else None
         cells += [seconds(clock), percent(error, signed=True)]
     return tuple(cells)

@@ -21,15 +21,19 @@ class RunRecord:
     model_config       the dimensions that the architecture was built with
     workload           the fields of ``model.workload.Workload``
     hardware           the fields of ``calib.hardware.Hardware``
-    operators          one row a call: phase, path, kind, shape, dtype, count, launches, flops,
-                       bytes, arithmetic_intensity, bound, roofline_s, efficiency, estimate_s,
-                       low_s, high_s, provenance, estimate_unseen_s, measured_s, error,
-                       error_unseen, hardware, implementation, model, workload; FLOPs, bytes and
-                       seconds are totals of the workload, ``count`` is that of one pass of the
-                       phase and ``launches`` that of one execution
+    operators          one row a call: phase, path, kind, shape, dtype, count, launches, sync,
+                       flops, bytes, arithmetic_intensity, bound, roofline_s, efficiency,
+                       estimate_s, low_s, high_s, provenance, estimate_unseen_s, measured_s, error,
+                       error_unseen, hardware, implementation, model, workload, and the columns of
+                       ``calib.estimate.WALL``; FLOPs, bytes and seconds are totals of the
+                       workload, ``count`` is that of one pass of the phase and ``launches`` that
+                       of one execution
     modules            one row a module and phase, sums over all that is below its path;
                        ``calls`` is how often it runs in the workload
-    components         one row a component, the last one ``total``
+    components         one row a component, the last one ``total``; wall times, and the time of
+                       their kernels as ``kernel_s``
+    timeline           one row a phase, seconds of one pass: wall_s, low_s, high_s, kernel_s,
+                       idle_s, graph_s (the same as a CUDA graph), limited_by; None: not replayed
     figures            name, unit, roofline, estimate, low, high, measured
     fits               one row a fit, with its held-out errors; may be empty
     measurement        how it was measured and what the machine did; None where nothing was
@@ -53,6 +57,7 @@ class RunRecord:
     measurement: dict[str, Any] | None
     notes: list[str]
     environment: dict[str, Any]
+    timeline: pd.DataFrame | None = None
 
     @property
     def total(self) -> dict[str, Any]:

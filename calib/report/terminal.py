@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
+from calib.report.lines import BOUND_BY, timeline_lines
 from calib.report.record import RunRecord, known
 from calib.report.units import figure, flops, interval, nbytes, percent, seconds
 
@@ -59,19 +60,24 @@ def headline(record: RunRecord) -> str:
 
 
 def component_cells(record: RunRecord, errors: tuple[str, ...] = ERRORS) -> Cells:
-    """Columns of errors where something was measured, else how each estimate is known.
+    """Columns of the clock and errors where something was measured; else the time of the kernels
+    alone, what bounds the component and how its estimate is known.
 
     ``errors``: which errors, if they are known, out of the keys of ``ERROR_HEADERS``.
     """
     rows = record.components.to_dict("records")
     shown = [c for c in errors if any(known(r.get(c)) for r in rows)] if record.measured else []
     last = [ERROR_HEADERS[c] for c in shown] if record.measured else ["known by"]
-    headers = ("component", "FLOPs", "bytes", "roofline", "calibrated", "interval", "measured")
+    headers = ["component", "FLOPs", "bytes", "roofline", "calibrated", "interval"]
+    headers += ["measured"] if record.measured else ["kernels", "bound by"]
     return Cells((*headers, *last), [_component(row, shown, record.measured) for row in rows])
 
 
 def _component(row: dict[Any, Any], errors: list[str], measured: bool) -> tuple[str, ...]:
-    last = [percent(row[c], signed=True) for c in errors] if measured else [str(row["provenance"])]
+    if measured:
+        last = [seconds(row["measured_s"]), *(percent(row[c], signed=True) for c in errors)]
+    else:
+        last = [seconds(row["kernel_s"]), BOUND_BY[row["limited_by"]], str(row["provenance"])]
     return (
         str(row["component"]),
         flops(row["flops"]),
@@ -79,7 +85,6 @@ def _component(row: dict[Any, Any], errors: list[str], measured: bool) -> tuple[
         seconds(row["roofline_s"]),
         seconds(row["estimate_s"]),
         interval(row["low_s"], row["high_s"]),
-        seconds(row["measured_s"]),
         *last,
     )
 
@@ -111,7 +116,7 @@ def remarks(record: RunRecord) -> list[str]:
         )
     if measurement.get("unstable"):
         found.append("This run is unstable: repeat it on a machine that does nothing else.")
-    return found + list(record.notes)
+    return found + timeline_lines(record) + list(record.notes)
 
 
 def _table(cells: Cells, last_is_total: bool = False) -> Table:

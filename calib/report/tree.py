@@ -18,7 +18,7 @@ PROVENANCES = ("measured", "interpolated", "extrapolated", "transferred", "roofl
 """How an estimate may be known, from the strongest to the weakest."""
 SUMS = (
     *("calls", "flops", "bytes", "roofline_s", "estimate_s", "low_s", "high_s"),
-    *("estimate_unseen_s", "measured_s", "share"),
+    *("estimate_unseen_s", "measured_s", "share", "wall_s", "idle_s", "graph_s"),
 )
 """Columns that add up over modules side by side; so do weights and cache, but not over phases."""
 Row = Mapping[str, Any]
@@ -42,6 +42,7 @@ class Branch:
     mirrors: str
     params: dict[str, Any]
     provenance: str
+    limited_by: str | None
     costs: dict[str, float | None]
     operators: Tally
 
@@ -141,6 +142,7 @@ class _Phase:
             mirrors=str(rows[0]["mirrors"]),
             params=shared_params(rows),
             provenance=weakest(r["provenance"] for r in rows),
+            limited_by=most((r["limited_by"], r["wall_s"]) for r in rows),
             costs=added_costs(rows),
             operators=tally,
         )
@@ -190,6 +192,14 @@ def weakest(provenances: Iterable[Any]) -> str:
     return max((str(p) for p in provenances), key=PROVENANCES.index)
 
 
+def most(named: Iterable[tuple[Any, float]]) -> str:
+    """The name that carries most seconds."""
+    carried: dict[str, float] = {}
+    for name, wall_s in named:
+        carried[str(name)] = carried.get(str(name), 0.0) + wall_s
+    return max(carried, key=lambda name: carried[name])
+
+
 def added_costs(rows: list[dict[Any, Any]]) -> dict[str, float | None]:
     """Sums over modules side by side, None where a term is not known; activations: the largest."""
     summed = (*SUMS, "weight_bytes", "kv_cache_bytes")
@@ -225,6 +235,7 @@ def _model(record: RunRecord, rows: list[dict[Any, Any]], roots: list[Branch]) -
         mirrors="",
         params=scalars(record.model_config),
         provenance=str(record.total["provenance"]),
+        limited_by=record.total["limited_by"],
         costs=costs,
         operators=tally,
     )

@@ -1,0 +1,184 @@
+"""The replay: sequences worked out by hand, a plain loop beside it, and laws that always hold."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from calib.host_costs import COMPILED, EAGER, GRAPH, Cost, HostCosts
+from calib.timeline import (
+    Launches,
+    Rates,
+    issue,
+    replay,
+    replay_passes,
+    with_wall,
+)
+
+COSTS = Rates(
+    eager_operator=5.0, launch=2.0, dependent_gap=1.0, sync=4.0, graph_node=0.5, graph_launch=3.0
+)
+
+
+def launches(host: list[float], device: list[float], sync: list[float] | None = None) -> Launches:
+    return Launches(*(np.array(a, dtype=float) for a in (host, device, sync or [0] * len(host))))
+
+
+def looped(given: Launches) -> tuple[list[float], float]:
+    """The recurrence of the module's docstring, one launch at a time."""
+    host = device = 0.0
+    ends = []
+    for issue_s, kernel, sync in zip(given.host_s, given.device_s, given.sync_s, strict=True):
+        host += issue_s
+        device = max(host, device) + kernel
+        ends.append(device)
+        if sync:
+            host = max(host, device) + sync
+    return ends, max(host, device)
+
+
+SECONDS = st.floats(0, 100)
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> Launches:
+    n = draw(st.integers(1, 30))
+    host, device = (draw(hnp.arrays(float, n, elements=SECONDS)) for _ in range(2))
+    waits = draw(hnp.arrays(bool, n))
+    return Launches(host, device, np.where(waits, 7.0, 0.0))
+
+
+def test_host_bound_by_hand() -> None:
+    """Issued at 5, 10, 15; each kernel of 2 is done before the next arrives."""
+    done = replay(launches([5, 5, 5], [2, 2, 2]))
+    assert done.enqueued.tolist() == [5, 10, 15]
+    assert done.start.tolist() == [5, 10, 15]
+    assert done.end.tolist() == [7, 12, 17]
+    assert done.wall_s == 17
+    assert done.shares().tolist() == [7, 5, 5]
+
+
+def test_device_bound_by_hand() -> None:
+    """The second kernel waits for the first, the third for the second."""
+    done = replay(launches([1, 1, 1], [10, 2, 3]))
+    assert done.start.tolist() == [1, 11, 13]
+    assert done.end.tolist() == [11, 13, 16]
+
+
+def test_a_sync_drains_the_queue_by_hand() -> None:
+    """Done at 11, then 4 to go on: the second is issued at 16."""
+    done = replay(launches([1, 1, 1], [10, 2, 3], [4, 0, 0]))
+    assert done.enqueued.tolist() == [1, 16, 17]
+    assert done.end.tolist() == [11, 18, 21]
+    ends_with_sync = replay(launches([1], [10], [4]))
+    assert ends_with_sync.wall_s == 15
+    assert ends_with_sync.shares().tolist() == [15]
+
+
+@given(sequences())
+def test_is_the_recurrence(given: Launches) -> None:
+    ends, wall = looped(given)
+    done = replay(given)
+    assert done.end == pytest.approx(ends)
+    assert done.wall_s == pytest.approx(wall)
+    assert done.shares().sum() == pytest.approx(wall)
+    assert (done.shares() >= given.device_s - 1e-9).all()
+
+
+@given(sequences(), st.integers(1, 6))
+def test_passes_are_a_long_sequence(given: Launches, repeat: int) -> None:
+    whole = Launches(*(np.tile(getattr(given, f.name), repeat) for f in fields(given)))
+    shares = replay_passes(given, repeat)
+    assert shares.sum() == pytest.approx(looped(whole)[1])
+    assert (shares >= -1e-9).all()
+
+
+@given(sequences(), st.integers(0, 29), st.sampled_from(["host_s", "device_s", "sync_s"]))
+def test_laws(given: Launches, at: int, what: str) -> None:
+    wall = replay(given).wall_s
+    assert wall >= max(given.host_s.sum(), given.device_s.sum()) - 1e-9
+    assert wall <= given.host_s.sum() + given.device_s.sum() + given.sync_s.sum() + 1e-9
+    values = getattr(given, what).copy()
+    values[at % len(values)] += 3.0
+    assert replay(replace(given, **{what: values})).wall_s >= wall - 1e-9
+
+
+def kernels(*seconds: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.array(seconds), np.zeros(len(seconds), bool), np.zeros(len(seconds), bool)
+
+
+def test_a_single_kernel_takes_its_time_after_it_is_issued() -> None:
+    assert replay(issue(*kernels(100.0), EAGER, COSTS)).wall_s == 5 + 100
+    assert replay(issue(*kernels(100.0), GRAPH, COSTS)).wall_s == 3 + 100
+
+
+def test_tiny_kernels_are_as_far_apart_as_kernels_can_follow() -> None:
+    assert replay(issue(*kernels(*[0.0] * 10), GRAPH, COSTS)).wall_s == pytest.approx(3 + 10 * 0.5)
+    assert replay(issue(*kernels(*[0.0] * 10), EAGER, COSTS)).wall_s == pytest.approx(50 + 1)
+
+
+def test_a_graph_ends_at_a_sync() -> None:
+    seconds, sync, generated = kernels(10.0, 10.0, 10.0)
+    sync[0] = True
+    assert replay(issue(seconds, sync, generated, GRAPH, COSTS)).wall_s == (3 + 10 + 4) + (3 + 20)
+
+
+@given(hnp.arrays(float, st.integers(1, 30), elements=SECONDS), st.data())
+def test_neither_compiled_nor_graph_takes_longer_than_eager(
+    seconds: np.ndarray, data: st.DataObject
+) -> None:
+    sync, generated = (data.draw(hnp.arrays(bool, len(seconds))) for _ in range(2))
+    wall = {
+        how: replay(issue(seconds, sync, generated, how, COSTS)).wall_s
+        for how in (EAGER, COMPILED, GRAPH)
+    }
+    assert max(wall[GRAPH], wall[COMPILED]) <= wall[EAGER] + 1e-9
+
+
+def table(**columns: list) -> pd.DataFrame:
+    n = len(columns["estimate_s"])
+    plain = {"phase": ["decode"] * n, "kind": ["matmul"] * n, "count": [1] * n}
+    plain |= {"launches": [1] * n, "sync": [False] * n, "bound": ["memory"] * n}
+    made = pd.DataFrame({**plain, **columns})
+    ends = {"low_s": made["estimate_s"], "high_s": made["estimate_s"]}
+    return made.assign(**{k: v for k, v in ends.items() if k not in made}, estimate_unseen_s=0.0)
+
+
+def costs() -> HostCosts:
+    """Estimates as in COSTS, ends at half and twice of them."""
+    return HostCosts(
+        **{n: Cost(v, v / 2, v * 2, "measured", "a test") for n, v in vars(COSTS).items()}
+    )
+
+
+def test_rows_add_up_to_the_wall_time() -> None:
+    """Two passes of 4 launches, 5 each to issue: 2 * 4 * 5, then the last kernel's 1."""
+    rows = table(estimate_s=[2.0, 6.0], count=[1, 3])
+    walled = with_wall(rows, {"decode": 2}, costs(), EAGER)
+    assert walled["wall_s"].sum() == pytest.approx(40 + 1)
+    assert walled["wall_low_s"].sum() == pytest.approx(20 + 1)
+    assert walled["wall_high_s"].sum() == pytest.approx(80 + 2)
+    assert walled["graph_s"].sum() == pytest.approx(3 + 8)
+    assert walled["idle_s"].sum() == pytest.approx(41 - 8)
+
+
+def test_an_end_that_is_not_known() -> None:
+    """A kernel without an upper end leaves the phase without one where it is most of the time."""
+    rows = table(estimate_s=[100.0, 1.0], high_s=[110.0, np.nan])
+    assert with_wall(rows, {"decode": 1}, costs(), EAGER)["wall_high_s"].sum() == 10 + 110 + 2
+    rows = table(estimate_s=[100.0, 60.0], high_s=[110.0, np.nan])
+    assert with_wall(rows, {"decode": 1}, costs(), EAGER)["wall_high_s"].isna().any()
+
+
+def test_without_costs_wall_time_is_the_kernels() -> None:
+    rows = table(estimate_s=[2.0, 6.0])
+    walled = with_wall(rows, {"decode": 3}, None, EAGER)
+    assert walled["wall_s"].tolist() == [2.0, 6.0]
+    assert walled["idle_s"].sum() == 0
+    assert walled["graph_s"].isna().all()
