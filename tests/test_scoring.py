@@ -4,10 +4,26 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import accuracy
+from benchmarks.scoring import report
 from benchmarks.scoring.baselines import BASELINES, log_shape
-from benchmarks.scoring.rows import Rows
+from benchmarks.scoring.cases import CASES, MARKS, Case, Mark
+from benchmarks.scoring.rows import Rows, load
+from benchmarks.scoring.score import (
+    CHOSEN,
+    OURS,
+    RANDOM,
+    chosen_rows,
+    errors,
+    intervals,
+    operators,
+    random_rows,
+    setting,
+)
 from benchmarks.scoring.splits import final_rows, split
+from calib import public
 from calib.hardware import load_hardware
+from calib.public import CARDS
 
 GROUPS = np.repeat([f"{n}/{k}" for n in range(20) for k in range(20)], 3)
 
@@ -74,3 +90,112 @@ def test_routing_of_a_mixture_is_a_number():
     sizes = dict.fromkeys(["tokens", "experts", "top_k", "hidden", "intermediate"], 8)
     rows = Rows("moe", pd.DataFrame({**sizes, "distribution": names}), np.empty(3, dtype=object))
     assert log_shape(rows)[:, -1].tolist() == [0.0, 1.01, 1.2]
+
+
+def table(root, card, card_speed):
+    """A GEMM table in the package's schema, timed by a law of our own."""
+    sizes = np.array([32, 128, 512, 2048, 8192])
+    m, n, k = (a.ravel() for a in np.meshgrid(sizes, sizes, sizes))
+    ideal = gemm_rows(m, n, k, 1.0, card).floor_s
+    folder = root / CARDS[card] / "gemm" / "vllm" / "0.24.0"
+    folder.mkdir(parents=True)
+    rows = {"m": m, "n": n, "k": k, "latency": 1e3 * (5e-6 + ideal / card_speed)}
+    rows |= {"gemm_dtype": "bfloat16", "device": card, "kernel_source": "sglang"}
+    pd.DataFrame(rows).to_parquet(folder / "gemm_perf.parquet")
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """The public tables of two cards, made up; the package is not asked for."""
+    table(tmp_path, "h200", 0.7)
+    monkeypatch.setattr(public, "package_data", lambda: tmp_path)
+    load.cache_clear()
+    yield tmp_path
+    load.cache_clear()
+
+
+def test_a_case_is_scored_once_and_resumed(tables, tmp_path, monkeypatch, capsys):
+    case = Case("gemm", "h200", 24)
+    first = accuracy.score(case, True, tmp_path / "work", (0,))
+    assert capsys.readouterr().err.count("gemm-h200-24 seed 0") == 2
+    monkeypatch.setattr(accuracy, "setting", None)  # nothing is to be scored again
+    again = accuracy.score(case, True, tmp_path / "work", (0,))
+    pd.testing.assert_frame_equal(first, again)
+    ours = first[first["method"] == OURS].set_index("selection")
+    assert set(ours.index) == {RANDOM, CHOSEN}
+    assert (ours["learned"] == 24).all()
+    assert ours.loc[CHOSEN, "mean"] < first.set_index("method").loc["constant efficiency", "mean"]
+    assert {"coverage", "width", "share interpolated"} <= set(ours)
+
+
+def test_no_held_out_group_is_learned(tables):
+    for final in (False, True):
+        s = setting(Case("gemm", "h200", 24), 0, final)
+        held_out = set(s.held_out.groups)
+        for learned in (random_rows(s), chosen_rows(s)):
+            assert len(learned) == 24
+            assert held_out.isdisjoint(learned.groups)
+            assert len({(o.m, o.n, o.k) for o in operators(learned)}) == 24
+
+
+def test_errors_and_intervals_by_hand():
+    seconds = np.array([1.0, 1.0, 2.0, 4.0])
+    found = errors(np.array([1.1, 0.9, 2.0, 2.0]), seconds)
+    assert found["mean"] == pytest.approx(0.7 / 4)
+    assert found["median"] == pytest.approx(0.1)
+    assert found["bias"] == pytest.approx(-0.5 / 4)
+    estimates = pd.DataFrame({"estimate_s": 1.0, "low_s": 0.5, "high_s": [1.5, 1.5, 2.5, 2.5]})
+    estimates["provenance"] = ["interpolated", "interpolated", "interpolated", "extrapolated"]
+    found = intervals(estimates, seconds)
+    assert found["coverage"] == 0.75
+    assert found["coverage interpolated"] == 1.0
+    assert found["coverage extrapolated"] == 0.0
+    assert found["width interpolated"] == 0.5
+    assert found["share extrapolated"] == 0.25
+
+
+def scored(case, method, selection, mean, seed=0):
+    row = {"case": case, "method": method, "selection": selection, "mean": mean, "seed": seed}
+    return row | dict.fromkeys(["median", "p90", "bias", "part_s", "learned", "held_out"], 0.1)
+
+
+def test_a_mark_takes_chosen_samples_and_the_better_trees():
+    case = "gemm-h200-300"
+    rows = [
+        scored(case, OURS, RANDOM, 0.01),
+        scored(case, OURS, CHOSEN, 0.05),
+        scored(case, OURS, CHOSEN, 0.07, seed=1),
+        scored(case, "boosted trees", RANDOM, 0.08),
+        scored(case, "boosted trees", CHOSEN, 0.02),
+    ]
+    summed = report.summary(pd.DataFrame(rows))
+    mark = Mark("GEMM", (case,), mark=6.5, stretch=5.0, peer=7.3)
+    found = report.mark_figures(summed, mark)
+    assert found["error"] == pytest.approx(6.0)
+    assert found["trees"] == pytest.approx(8.0)
+    assert (found["met"], found["stretch_met"]) == (True, False)
+    assert report.mark_figures(summed, Mark("GEMM", (case, "other"), 1.0, 1.0, None)) is None
+
+
+def test_every_mark_is_of_cases_that_are_scored():
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+    for mark in MARKS:
+        assert set(mark.cases) <= set(names)
+
+
+def test_the_report_says_what_was_missed(tmp_path):
+    rows = []
+    for budget in ("all", "300"):
+        rows += [scored(f"gemm-h200-{budget}", OURS, RANDOM, 0.036)]
+        rows += [scored(f"gemm-h200-{budget}", "boosted trees", RANDOM, 0.04)]
+    scores = pd.DataFrame(rows).assign(coverage=0.9, width=0.1, fit_s=1.0)
+    noise = {"table": "gemm", "card": "h200", "engine": "sglang", "held_out": 9}
+    noise = pd.DataFrame([noise | dict.fromkeys(["mean", "median", "p90"], 0.05)])
+    report.write(scores, noise, tmp_path, final=True, variants="3")
+    text = (tmp_path / "accuracy.md").read_text("utf-8")
+    assert "| GEMM, all samples, h200 | 3.60 | ± - | 4.00 | 3.9 | 3.5 | 3.0 | **missed** |" in text
+    assert "| GEMM, 300 samples, h200 | 3.60 | ± - | 4.00 | 7.3 | 5.5 | 4.5 | stretch met |" in text
+    assert "run: 3." in text
+    assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+    assert len(pd.read_parquet(tmp_path / "accuracy.parquet")) == len(scores)
