@@ -77,7 +77,7 @@ def operator_table(
     hot = [found_in_cache(op, hardware) for op in different]
     row = {op: i for i, op in enumerate(different)}
     index = [row[c.op] for _, _, c in calls]
-    seconds = calibration.estimate(different, implementation, hot).iloc[index]
+    seconds = seconds_of(calibration, different, implementation, hot).iloc[index]
     known = [_columns(op, hardware) for op in different]
     table = pd.DataFrame(
         [
@@ -103,6 +103,23 @@ def operator_table(
     return table.assign(**empty, **fixed)[OPERATOR_COLUMNS]
 
 
+UNKNOWN = "unknown"
+"""The provenance of a time on a device without peaks, and what its operators are bound by."""
+
+
+def seconds_of(
+    calibration: Calibration, ops: list[Operator], implementation: str, hot: list[bool]
+) -> pd.DataFrame:
+    """What ``Calibration.estimate`` says, or nulls for a device whose peaks nobody knows."""
+    import pandas as pd
+
+    if not calibration.hardware.unprobed:
+        return calibration.estimate(ops, implementation, hot)
+    names = ("floor_s", "estimate_s", "low_s", "high_s")
+    unknown = {**dict.fromkeys(names, float("nan")), "provenance": UNKNOWN}
+    return pd.DataFrame(unknown, index=range(len(ops)))
+
+
 OPERATOR_COLUMNS = [
     *("phase", "path", "kind", "shape", "dtype", "count", "launches", "sync", "flops", "bytes"),
     *("arithmetic_intensity", "bound", "roofline_s", "efficiency", "estimate_s", "low_s"),
@@ -121,7 +138,7 @@ def _columns(op: Operator, hardware: Hardware) -> dict[str, Any]:
         "flops": float(op.flops),
         "bytes": float(op.bytes),
         "arithmetic_intensity": arithmetic_intensity(op),
-        "bound": bound(op, hardware),
+        "bound": UNKNOWN if hardware.unprobed else bound(op, hardware),
     }
 
 
@@ -173,6 +190,8 @@ class Sums:
     def over(self, rows: Any) -> dict[str, Any]:
         totals = dict(zip(self.columns, self.values[rows].sum(axis=0).tolist(), strict=True))
         carried = self.by_provenance[rows].sum(axis=0)
+        if np.isnan(totals["estimate_s"]):
+            return {**totals, "provenance": UNKNOWN}
         weakest = np.flatnonzero(carried > WEAK_SHARE * max(carried.sum(), 1e-30))
         return {
             **totals,
@@ -188,7 +207,7 @@ def module_table(phases: Mapping[str, Phase], operators: pd.DataFrame) -> pd.Dat
     """
     import pandas as pd
 
-    total, sums, rows = operators["estimate_s"].sum(), Sums(operators), []
+    total, sums, rows = operators["estimate_s"].sum(skipna=False), Sums(operators), []
     known: dict[
         tuple[Layer, ...], dict[str, float]
     ] = {}  # equal layers, such as a decoder's, cost the same

@@ -79,11 +79,6 @@ def find_target(config: dict[str, Any]) -> Target:
         hardware = device_hardware(found) if found else load_hardware("cpu")
     folder = Path(config["samples"]["dir"] or default_samples_dir()).expanduser() / hardware.name
     if hardware.name == "cpu":
-        if config["mode"] == "analytic":
-            raise CalibError(
-                "hw = cpu: mode=analytic never measures, and a CPU's peaks are probed: expected "
-                f"+hw=<card>, one of {', '.join(n for n in hardware_names() if n != 'cpu')}"
-            )
         if config["execution"] == GRAPH:
             raise CalibError(
                 "execution = 'graph' on cpu: expected eager or compiled, since a CPU has no graphs"
@@ -91,7 +86,8 @@ def find_target(config: dict[str, Any]) -> Target:
         from calib.host import detect_host
 
         device = detect_host().device
-        return Target(hardware, True, device, SampleStore(folder, "cpu", device))
+        here = config["mode"] != "analytic"  # which never measures
+        return Target(hardware, here, device, SampleStore(folder, "cpu", device))
     device = found.name if found else ""
     # Timing on a CUDA card is not built yet: one that is here is predicted like one that is not.
     if config["mode"] == "calibrate":
@@ -351,6 +347,12 @@ def issue_notes(costs: HostCosts | None, fused: dict[str, Fusion]) -> list[str]:
 
 
 def notes_of(target: Target) -> list[str]:
+    if target.hardware.unprobed:
+        return [
+            "No times: mode=analytic never measures, and only probes tell what this CPU can do. "
+            "For times give a card, +hw=<card>, one of "
+            f"{', '.join(n for n in hardware_names() if n != 'cpu')}, or measure with mode=run."
+        ]
     if target.samples:
         return []
     return [

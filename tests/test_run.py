@@ -1,12 +1,15 @@
 """The command line as a user meets it: a card that is not here, and input that is wrong."""
 
+import json
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
+from jsonschema import Draft202012Validator
 
 from calib.checkout import ROOT
+from calib.report.analytic_report import report_schema
 
 
 def calib(*overrides, folder):
@@ -78,3 +81,34 @@ def test_multirun_ends_with_one_merged_table(tmp_path):
     merged = pd.read_parquet(tmp_path / "all" / "estimates.parquet")
     assert set(merged["hardware"]) == {"rtx5090", "h200"}
     assert set(merged["workload"]) == {"ocr_tiny", "ocr_base"}
+
+
+def test_without_a_card_the_analytic_mode_tells_costs_and_no_times(tmp_path):
+    code = (
+        "import sys\n"
+        "from calib import device, run\n"
+        "device.detect_device = lambda: None\n"
+        "sys.argv = ['calib.run', *sys.argv[1:]]\n"
+        "run.main()\n"
+        "print([n for n in ('torch', 'transformers', 'sklearn', 'scipy') if n in sys.modules])"
+    )
+    overrides = ["mode=analytic", "workload=ocr_gundam", f"hydra.run.dir={tmp_path}/run"]
+    command = [sys.executable, "-c", code, *overrides, f"samples.dir={tmp_path}/samples"]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "No times: " in done.stdout and "+hw=<card>" in done.stdout
+    report = json.loads((tmp_path / "run" / "report.json").read_text("utf-8"))
+    Draft202012Validator(json.loads(report_schema())).validate(report)
+    root = report["module_metrics"][0]
+    unknown = ("predicted_s", "total_time_ms", "share_of_model_time", "roofline_s", "measured_s")
+    assert {root[name] for name in unknown} == {None}
+    assert root["flops"] > 4e12 and root["io_bytes"] > 6e10 and root["weight_bytes"] > 6e9
+    assert report["predicted_total_time_ms"] is None and report["provenance"] == "unknown"
+    assert 0.9 < report["named_share"] <= 1
+    kinds = root["operator_breakdown"]
+    assert sum(k["share_of_module_flops"] for k in kinds) == pytest.approx(1)
+    assert (tmp_path / "run" / "layers" / "index.md").is_file()
+    assert not list((tmp_path / "run").glob("*.png"))
+    text = (tmp_path / "run" / "report.md").read_text("utf-8")
+    assert "nan" not in text and "None" not in text.replace("None of", "")

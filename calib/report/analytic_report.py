@@ -17,15 +17,18 @@ from typing import Annotated, Any, Literal
 from calib.report.schema import Doc, json_schema
 
 SCHEMA_VERSION = 2
-"""Version of the fields below. History: 1, the first; 2, with wall times beside kernels' times."""
+"""Version of the fields below. History: 1, the first; 2, wall times beside kernels' times, and
+times and shares of them may be null (mode=analytic without a card)."""
 
-Seconds = Annotated[float, Doc("[s]", minimum=0)]
-MaybeSeconds = Annotated[float | None, Doc("[s]; null where it is not known", minimum=0)]
+Seconds = Annotated[float | None, Doc("[s]; null where it is not known", minimum=0)]
 Error = Annotated[float | None, Doc("estimate / measured - 1; null where nothing was measured")]
-Share = Annotated[float, Doc("a fraction of the whole", minimum=0, maximum=1.000001)]
+Milliseconds = Annotated[float | None, Doc("[ms]; null where it is not known", minimum=0)]
+Share = Annotated[
+    float | None, Doc("a fraction of the whole; null without times", minimum=0, maximum=1.000001)
+]
 Provenance = Annotated[
-    Literal["measured", "interpolated", "extrapolated", "transferred", "roofline"],
-    Doc("how the estimate is known, from the strongest to the weakest"),
+    Literal["measured", "interpolated", "extrapolated", "transferred", "roofline", "unknown"],
+    Doc("how the estimate is known, from the strongest to the weakest; unknown: there is none"),
 ]
 
 
@@ -125,7 +128,7 @@ class ModuleMetricsSnapshot:
     module_id: str
     profile_id: str
     calls: Annotated[int, Doc("forward passes in the workload", minimum=0)]
-    total_time_ms: Annotated[float, Doc("predicted [ms]", minimum=0)]
+    total_time_ms: Milliseconds
     total_flops_tflops: Annotated[float, Doc("[TFLOP]", minimum=0)]
     total_io_tb: Annotated[float, Doc("bytes read and written, weights included [terabit]", 0)]
     memory_weights_gb: Annotated[float, Doc("[GB]", minimum=0)]
@@ -134,10 +137,10 @@ class ModuleMetricsSnapshot:
     share_of_model_time: Share
     operator_breakdown: list[OperatorMetrics]
     predicted_s: Seconds
-    low_s: MaybeSeconds
-    high_s: MaybeSeconds
+    low_s: Seconds
+    high_s: Seconds
     roofline_s: Seconds
-    measured_s: MaybeSeconds
+    measured_s: Seconds
     error: Error
     provenance: Provenance
     wall_s: Annotated[
@@ -163,13 +166,13 @@ class Component:
     bytes: Annotated[float, Doc("read and written [bytes]", minimum=0)]
     roofline_s: Seconds
     estimate_s: Seconds
-    low_s: MaybeSeconds
-    high_s: MaybeSeconds
+    low_s: Seconds
+    high_s: Seconds
     provenance: Provenance
     estimate_unseen_s: Annotated[
         float | None, Doc("by a fit that never saw this model's own shapes [s]", minimum=0)
     ]
-    measured_s: MaybeSeconds
+    measured_s: Seconds
     error: Error
     error_unseen: Error
     roofline_error: Annotated[float | None, Doc("roofline / measured - 1")]
@@ -238,8 +241,8 @@ class AnalyticModelReport:
     operator_categories: list[OperatorCategory]
     module_metrics: list[ModuleMetricsSnapshot]
     profile_run_id: Annotated[str | None, Doc("the run that measured; null where none did")]
-    predicted_total_time_ms: Annotated[float, Doc("[ms]", minimum=0)]
-    measured_total_time_ms: Annotated[float | None, Doc("[ms]", minimum=0)]
+    predicted_total_time_ms: Milliseconds
+    measured_total_time_ms: Milliseconds
     predicted_vs_measured_ratio: Annotated[float | None, Doc("predicted / measured", minimum=0)]
     notes: str
     layer_docs_dir: Annotated[str | None, Doc("absolute path; null where none were written")]
@@ -250,13 +253,18 @@ class AnalyticModelReport:
     execution: str
     hardware: dict[str, Any]
     predicted_total_s: Seconds
-    low_s: MaybeSeconds
-    high_s: MaybeSeconds
+    low_s: Seconds
+    high_s: Seconds
     roofline_total_s: Seconds
-    measured_total_s: MaybeSeconds
+    measured_total_s: Seconds
     provenance: Provenance
     named_share: Annotated[
-        float, Doc("of the kernels' time, what named operators take", minimum=0, maximum=1.000001)
+        float,
+        Doc(
+            "what named operators take of the kernels' time, without times of the bytes",
+            minimum=0,
+            maximum=1.000001,
+        ),
     ]
     components: list[Component]
     timeline: list[PhaseTimeline]

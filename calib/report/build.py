@@ -38,7 +38,6 @@ def build_report(
     total = {k: plain(v) for k, v in record.total.items()}
     model = build_model(record)
     root, measured = module_metrics(tree[0], record), total["measured_s"]
-    other = next((o for o in root.operator_breakdown if o.category_id == OTHER), None)
     return AnalyticModelReport(
         report_id=record.run_id,
         model=model_spec(record, vars(model)),
@@ -47,8 +46,8 @@ def build_report(
         operator_categories=operator_categories(),
         module_metrics=[root, *(module_metrics(b, record) for b in tree[1:])],
         profile_run_id=record.run_id if measured is not None else None,
-        predicted_total_time_ms=total["estimate_s"] / MILLI,
-        measured_total_time_ms=None if measured is None else measured / MILLI,
+        predicted_total_time_ms=milliseconds(total["estimate_s"]),
+        measured_total_time_ms=milliseconds(measured),
         predicted_vs_measured_ratio=ratio(total["estimate_s"], measured),
         notes="\n".join(record.notes),
         layer_docs_dir=str(layer_docs_dir.resolve()) if layer_docs_dir else None,
@@ -64,7 +63,7 @@ def build_report(
         roofline_total_s=total["roofline_s"],
         measured_total_s=measured,
         provenance=total["provenance"],
-        named_share=1 - (other.share_of_module_time if other else 0),
+        named_share=named_share(root),
         components=records(Component, record.components),
         timeline=[] if record.timeline is None else records(PhaseTimeline, record.timeline),
         figures=records(Figure, record.figures),
@@ -198,7 +197,7 @@ def module_metrics(branch: Branch, record: RunRecord) -> ModuleMetricsSnapshot:
         module_id=branch.id,
         profile_id=str(record.workload["name"]),
         calls=int(costs["calls"]),
-        total_time_ms=predicted / MILLI,
+        total_time_ms=milliseconds(predicted),
         total_flops_tflops=costs["flops"] / TERA,
         total_io_tb=costs["bytes"] / TERABIT,
         memory_weights_gb=costs["weight_bytes"] / GIGA,
@@ -225,11 +224,26 @@ def module_metrics(branch: Branch, record: RunRecord) -> ModuleMetricsSnapshot:
     )
 
 
+def named_share(root: ModuleMetricsSnapshot) -> float:
+    """What operators with a formula take of the time, or of the bytes where no time is known."""
+    parts = root.operator_breakdown
+    moved = shares([o.io_bytes for o in parts])
+    of_whole = [
+        by_bytes if o.share_of_module_time is None else o.share_of_module_time
+        for o, by_bytes in zip(parts, moved, strict=True)
+    ]
+    return sum(s for s, o in zip(of_whole, parts, strict=True) if o.category_id != OTHER)
+
+
+def milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds / MILLI
+
+
 def breakdown(branch: Branch) -> list[OperatorMetrics]:
     """The module's operators by kind, the costliest first; shares of each column sum to 1."""
     tally = branch.operators
     by_flops = shares([v[1] for v in tally.values()]) or shares([v[2] for v in tally.values()])
-    by_time = shares([v[4] for v in tally.values()]) or by_flops
+    by_time: list[Any] = [plain(s) for s in shares([v[4] for v in tally.values()])] or by_flops
     found = [
         OperatorMetrics(
             category_id=kind,
@@ -240,13 +254,13 @@ def breakdown(branch: Branch) -> list[OperatorMetrics]:
             share_of_module_time=of_time,
             flops=flops,
             io_bytes=moved,
-            predicted_s=seconds,
+            predicted_s=plain(seconds),
         )
         for (kind, (calls, flops, moved, _, seconds)), of_flops, of_time in zip(
             tally.items(), by_flops, by_time, strict=True
         )
     ]
-    return sorted(found, key=lambda o: -o.predicted_s)
+    return sorted(found, key=lambda o: (-(o.predicted_s or 0), -o.io_bytes))
 
 
 def shares(values: list[float]) -> list[float]:
@@ -255,8 +269,8 @@ def shares(values: list[float]) -> list[float]:
     return [v / whole for v in values] if whole else []
 
 
-def ratio(value: float, reference: float | None) -> float | None:
-    return value / reference if reference else None
+def ratio(value: float | None, reference: float | None) -> float | None:
+    return value / reference if reference and value is not None else None
 
 
 Record = TypeVar("Record")

@@ -111,7 +111,7 @@ def index(report: AnalyticModelReport, uses: dict[type[Layer], list[Use]], numbe
     rows: list[tuple[str, ...]] = []
     for cls, found in uses.items():
         of_class = [m for metrics in numbers.get(cls.__name__, {}).values() for m in metrics]
-        share = sum(m.share_of_model_time for m in of_class)
+        share = summed(m.share_of_model_time for m in of_class)
         phases = ", ".join(dict.fromkeys(use.phase for use in found))
         name, mirrors = f"[{cls.__name__}]({cls.__name__}.md)", f"`{cls.mirrors}`"
         rows.append((name, mirrors, phases, first_paragraph(cls), percent(share)))
@@ -311,8 +311,6 @@ def in_this_run(cls: type[Layer], numbers: Numbers) -> str:
     """Sums over all layers of the class, phase by phase."""
     rows: list[tuple[str, ...]] = []
     for phase, metrics in numbers.get(cls.__name__, {}).items():
-        clocks = [m.measured_s for m in metrics]
-        measured = None if None in clocks else sum(c for c in clocks if c is not None)
         rows.append(
             (
                 phase,
@@ -322,10 +320,16 @@ def in_this_run(cls: type[Layer], numbers: Numbers) -> str:
                 nbytes(sum(m.weight_bytes for m in metrics)),
                 nbytes(max(m.activation_bytes for m in metrics)),
                 nbytes(sum(m.kv_cache_bytes for m in metrics)),
-                seconds(sum(m.roofline_s for m in metrics)),
-                seconds(sum(m.predicted_s for m in metrics)),
-                seconds(measured),
+                seconds(summed(m.roofline_s for m in metrics)),
+                seconds(summed(m.predicted_s for m in metrics)),
+                seconds(summed(m.measured_s for m in metrics)),
             )
         )
     headers = ("phase", "passes", "FLOPs", "bytes", "weights", "activations", "KV cache")
     return table(Cells((*headers, "roofline", "calibrated", "measured"), rows))
+
+
+def summed(values: Iterable[float | None]) -> float | None:
+    """Null where one of the values is."""
+    found = list(values)
+    return None if None in found else sum(v for v in found if v is not None)

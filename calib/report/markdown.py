@@ -65,8 +65,10 @@ COMPONENT_NOTE = (
 
 
 def answer(record: RunRecord) -> str:
-    """How long, where it goes, how sure."""
+    """How long, where it goes, how sure; without times, how much."""
     total = record.total
+    if not record.timed:
+        return how_much(record)
     span = interval(total["low_s"], total["high_s"])
     between = "" if span == UNKNOWN else f" (between {span.replace('-', ' and ')})"
     parts = record.components[record.components["component"] != TOTAL]
@@ -78,6 +80,15 @@ def answer(record: RunRecord) -> str:
         f"`{record.workload['name']}`, run by {record.implementation} ({record.execution}). "
         f"Of it, {where}; by kind of operator, {largest(kinds.index, kinds)}. "
         f"{verdict(record)} {grounds(record)}"
+    )
+
+
+def how_much(record: RunRecord) -> str:
+    total, kinds = record.total, record.operators.groupby("kind", sort=False)["bytes"].sum()
+    return (
+        f"**{flops(total['flops'])}** and **{nbytes(total['bytes'])}** moved is what "
+        f"`{record.model}` costs with the workload `{record.workload['name']}`. Of the bytes, "
+        f"{largest(kinds.index, kinds)}. No time is known: no card was given."
     )
 
 
@@ -149,9 +160,9 @@ def kind_cells(record: RunRecord) -> Cells:
         memory_s=operators["estimate_s"].where(operators["bound"] == "memory", 0.0),
     )
     columns = ["calls", "launches", "flops", "bytes", "memory_s", "roofline_s", "estimate_s"]
-    sums = operators.groupby("kind", sort=False)[columns].sum()
-    whole = sums["estimate_s"].sum() or 1
-    ordered = sums.sort_values("estimate_s", ascending=False).to_dict("index")
+    sums = operators.groupby("kind", sort=False)[columns].sum(min_count=1)
+    whole = sums["estimate_s"].sum(skipna=False) or 1
+    ordered = sums.sort_values(["estimate_s", "bytes"], ascending=False).to_dict("index")
     clock = measured_by_kind(record)
     headers = ["kind", "calls", "launches", "FLOPs", "bytes", "memory-bound", "roofline"]
     headers += ["calibrated", "share", "efficiency"]
@@ -203,13 +214,15 @@ def fit_section(record: RunRecord) -> str:
 
 
 def module_section(record: RunRecord, tree: list[Branch]) -> str:
-    shown = [b for b in tree if (b.costs["share"] or 0) >= LEAST_SHARE]
+    cost = "estimate_s" if record.timed else "bytes"
+    least = LEAST_SHARE * (tree[0].costs[cost] or 0)
+    shown = [b for b in tree if (b.costs[cost] or 0) >= least]
     headers = ["module", "class", "instances", "FLOPs", "bytes", "weights", "roofline"]
     headers += ["calibrated", "share"] + (["measured", "error"] if record.measured else [])
     rows = [module_row(branch, record.measured) for branch in shown]
     return (
         f"Sums over all instances and everything below them; identical siblings are folded. "
-        f"Modules below {percent(LEAST_SHARE)} of the time are in `modules.parquet` only.\n\n"
+        f"Modules below {percent(LEAST_SHARE)} of the {'time' if record.timed else 'bytes'} are in `modules.parquet` only.\n\n"
         + table(Cells(tuple(headers), rows, left=2))
     )
 
@@ -286,12 +299,13 @@ def _number(key: str, value: float) -> str:
 def run_section(record: RunRecord, layers: str | None) -> str:
     hardware = record.hardware
     peaks = ", ".join(f"{d} {rate / 1e12:.4g}" for d, rate in hardware["peak_flops"].items())
+    bandwidth = f"{hardware['bandwidth'] / 1e9:.4g} GB/s" if known(hardware["bandwidth"]) else ""
     rows: list[tuple[str, ...]] = [
         ("run", f"`{record.run_id}`, {record.created}"),
         ("workload", ", ".join(f"{k} {v}" for k, v in record.workload.items() if v is not None)),
         ("hardware", f"{', '.join(hardware['device_names'])} ({hardware['provenance']} peaks)"),
-        ("peaks [TFLOP/s]", peaks),
-        ("bandwidth", f"{hardware['bandwidth'] / 1e9:.4g} GB/s"),
+        ("peaks [TFLOP/s]", peaks or UNKNOWN),
+        ("bandwidth", bandwidth or UNKNOWN),
         *((k, str(v)) for k, v in record.environment.items() if not isinstance(v, dict | list)),
     ]
     files = dict(FILES)

@@ -73,6 +73,11 @@ class RunRecord:
         return self.operators["count"] * self.operators["phase"].map(passes)
 
     @property
+    def timed(self) -> bool:
+        """Whether any time is known: without peaks of a device there are costs only."""
+        return known(self.total["estimate_s"])
+
+    @property
     def measured(self) -> bool:
         """Whether a measured time of the whole is known."""
         return known(self.total["measured_s"])

@@ -14,7 +14,7 @@ from typing import Any
 
 from calib.report.record import RunRecord, known
 
-PROVENANCES = ("measured", "interpolated", "extrapolated", "transferred", "roofline")
+PROVENANCES = ("measured", "interpolated", "extrapolated", "transferred", "roofline", "unknown")
 """How an estimate may be known, from the strongest to the weakest."""
 SUMS = (
     *("calls", "flops", "bytes", "roofline_s", "estimate_s", "low_s", "high_s"),

@@ -51,7 +51,7 @@ def write_report(
     documents = layers if layers is not None else pictures or record.mode == "analytic"
     with renamed_at_the_end(target) as (staging, written):
         write_tables(record, staging)
-        images = _draw(record, staging) if pictures else []
+        images = _draw(record, staging) if pictures and record.timed else []
         tree = branches(record)
         report = build_report(record, tree, target / LAYERS if documents else None)
         write_data(report, staging)
