@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -63,6 +64,7 @@ def main(config: DictConfig) -> None:
 def cli() -> None:
     """The command line: what Hydra finds wrong before a run starts is one clear error too."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    gc.set_threshold(50_000, 20, 20)  # what imports and tables create stays: a search is in vain
     try:
         main()
     except (OSError, HydraException, OmegaConfBaseException) as error:

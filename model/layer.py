@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,11 @@ class Layer:
         """The steps of one forward pass, in order of execution."""
         raise NotImplementedError
 
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """Those of ``forward``, found once: a layer never changes, and every sum asks for them."""
+        return tuple(self.forward())
+
     def parameters(self) -> Any:
         """Parameters that the layer itself owns, its children's left out."""
         return 0
@@ -127,7 +133,7 @@ class Layer:
     def children(self) -> dict[str, Layer]:
         """The parts by name; of a part that runs twice, its first run."""
         found: dict[str, Layer] = {}
-        for step in self.forward():
+        for step in self.steps:
             if isinstance(step, Child):
                 found.setdefault(step.name, step.layer)
         return found
@@ -137,7 +143,7 @@ class Layer:
         return list(self._walk(path))
 
     def _walk(self, path: str) -> Iterator[Call]:
-        for step in self.forward():
+        for step in self.steps:
             if isinstance(step, Child):
                 yield from step.layer._walk(join(path, step.name))
             elif isinstance(step, Call):
@@ -152,7 +158,7 @@ class Layer:
     def nodes(self, path: str = "", parent: str = "") -> list[Node]:
         """This layer and all below it, parents first; a path that runs twice is one module."""
         found = {path: Node(path, (self,), parent)}
-        for step in self.forward():
+        for step in self.steps:
             if isinstance(step, Child):
                 for node in step.layer.nodes(join(path, step.name), path):
                     before = found.get(node.path)
@@ -205,7 +211,7 @@ class Layer:
     def live_bytes(self) -> tuple[Any, Any]:
         """Bytes alive beside those before the pass: at worst, and at its end."""
         peak = live = 0
-        for step in self.forward():
+        for step in self.steps:
             worst = 0
             if isinstance(step, Child):
                 worst, kept = step.layer.live_bytes()

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -56,6 +57,19 @@ def is_floating(dtype: str) -> bool:
     return "float" in dtype or dtype == "tf32"
 
 
+def _below(value: Any, least: int) -> bool:
+    """Whether a number, or one of an array of them, is less; a symbol is not."""
+    if isinstance(value, int | float):
+        return value < least
+    return isinstance(value, np.ndarray | np.number) and bool(np.any(value < least))
+
+
+@cache
+def _sized(cls: type[Operator]) -> tuple[str, ...]:
+    """The fields of an operator that may hold a size: all but its flags."""
+    return tuple(f.name for f in fields(cls) if not isinstance(f.default, bool))
+
+
 def _least(a: Any, b: Any) -> Any:
     """min(a, b) in plain arithmetic, exact on integers."""
     return (a + b - abs(a - b)) // 2
@@ -81,8 +95,7 @@ class Operator:
     def __post_init__(self) -> None:
         for name, value in self.shape().items():
             least = 0 if name in self.may_be_zero else 1
-            is_number = isinstance(value, int | float | np.ndarray | np.number)
-            if is_number and np.any(np.asarray(value) < least):
+            if _below(value, least):
                 kind = "a positive number" if least else "zero or a positive number"
                 raise ValueError(f"{type(self).__name__}.{name} = {value}: expected {kind}")
         for name, value in vars(self).items():
@@ -91,8 +104,8 @@ class Operator:
 
     def shape(self) -> dict[str, Any]:
         """The numeric fields by name (no dtypes, flags or fields left at None)."""
-        sized = (f.name for f in fields(self) if not isinstance(f.default, bool))
-        pairs = ((name, getattr(self, name)) for name in sized)
+        values = vars(self)
+        pairs = ((name, values[name]) for name in _sized(type(self)))
         return {n: v for n, v in pairs if v is not None and not isinstance(v, str)}
 
     @property

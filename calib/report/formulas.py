@@ -202,10 +202,9 @@ def layer_form(layer: Layer) -> tuple[Any, ...]:
     return tuple(_step_form(step) for step in executed(layer))
 
 
-@cache
 def executed(layer: Layer) -> tuple[Call | Child, ...]:
     """The steps that compute: operators and parts, without the release of tensors."""
-    return tuple(step for step in layer.forward() if isinstance(step, Call | Child))
+    return tuple(step for step in layer.steps if isinstance(step, Call | Child))
 
 
 def _step_form(step: Call | Child) -> Any:
@@ -242,12 +241,12 @@ def layer_totals(layer: Layer, symbolic: Layer, names: dict[str, str]) -> dict[s
 
     if not names or height(layer) > TALLEST:
         return {}
-    values = {_field_symbol(layer, n, s): vars(layer)[n] for n, s in names.items()}
+    values = {_field_symbol(layer, n, s): sympify(vars(layer)[n]) for n, s in names.items()}
     found = {}
     for name, cost in TOTALS.items():
         try:
             formula = sympify(cost(symbolic))
-            holds = formula.subs(values) == cost(layer)
+            holds = formula.xreplace(values) == cost(layer)
         except (TypeError, ValueError, AttributeError):
             continue
         if holds and formula != 0:

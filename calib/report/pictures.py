@@ -5,6 +5,7 @@ Colours are those of Okabe and Ito, told apart by the colour-blind; kinds differ
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,13 +96,22 @@ def canvas(
 
 
 def logarithmic(axes: Axes, x: bool = True, y: bool = True) -> None:
-    """Decades, each with a tick and a label, and no more: minor ticks take most of the time."""
-    from matplotlib.ticker import NullLocator
+    """Decades, each with a tick and a plain text: minor ticks and typesetting take long to draw."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     for wanted, axis, name in ((x, axes.xaxis, "x"), (y, axes.yaxis, "y")):
         if wanted:
             axes.set(**{f"{name}scale": "log"})
             axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
+
+
+def power_of_ten(value: float) -> str:
+    """1e-12 -> "10\u207b\u00b9\u00b2", 100 -> "100"; what is near 1 is written out."""
+    exponent = round(math.log10(value))
+    if -3 < exponent < 4:
+        return f"{value:g}"
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def roofline_picture(record: RunRecord, distinct: pd.DataFrame) -> tuple[Figure, str]:
