@@ -191,7 +191,7 @@ class Sums:
         totals = dict(zip(self.columns, self.values[rows].sum(axis=0).tolist(), strict=True))
         carried = self.by_provenance[rows].sum(axis=0)
         if np.isnan(totals["estimate_s"]):
-            return {**totals, "provenance": UNKNOWN}
+            return {**totals, "provenance": UNKNOWN, "limited_by": None}
         weakest = np.flatnonzero(carried > WEAK_SHARE * max(carried.sum(), 1e-30))
         return {
             **totals,
@@ -208,9 +208,7 @@ def module_table(phases: Mapping[str, Phase], operators: pd.DataFrame) -> pd.Dat
     import pandas as pd
 
     total, sums, rows = operators["estimate_s"].sum(skipna=False), Sums(operators), []
-    known: dict[
-        tuple[Layer, ...], dict[str, float]
-    ] = {}  # equal layers, such as a decoder's, cost the same
+    known: dict[tuple[Layer, ...], dict[str, float]] = {}  # equal layers hold the same
     for phase, passes in phases.items():
         own = np.flatnonzero(operators["phase"] == phase)
         under = _rows_under(operators["path"].iloc[own].tolist())

@@ -105,7 +105,7 @@ class Operator:
     def shape(self) -> dict[str, Any]:
         """The numeric fields by name (no dtypes, flags or fields left at None)."""
         values = vars(self)
-        pairs = ((name, values[name]) for name in _sized(type(self)))
+        pairs = ((name, values[name]) for name in _sized(type(self)))  # type: ignore[arg-type]
         return {n: v for n, v in pairs if v is not None and not isinstance(v, str)}
 
     @property

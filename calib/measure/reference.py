@@ -95,8 +95,8 @@ def measure_reference(
     ``between`` is called before each phase of each repeat and after the last, with a name such as
     ``timed 0 prefill``, on a CPU before each further decode step of a timed repeat too
     (``timed 0 decode step 3``): the place for probes. ``profiled_steps``: decode steps, spread over
-    all, that each of the ``profiles`` operator passes records. After ``limit_s`` seconds without the
-    build no further repeat or profile begins, but there is one of each; a note says so.
+    all, that each of the ``profiles`` operator passes records. After ``limit_s`` seconds without
+    the build no further repeat or profile begins, but there is one of each; a note says so.
 
     Raises ``CalibError`` as ``build_reference`` does.
     """

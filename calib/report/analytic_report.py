@@ -192,10 +192,10 @@ class PhaseTimeline:
     passes: Annotated[int, Doc("in the workload", minimum=1)]
     launches: Annotated[int, Doc("in one pass", minimum=0)]
     wall_s: Seconds
-    low_s: MaybeSeconds
-    high_s: MaybeSeconds
-    kernel_s: Annotated[float, Doc("of the kernels alone [s]", minimum=0)]
-    idle_s: Annotated[float, Doc("device waiting for the host [s]", minimum=0)]
+    low_s: Seconds
+    high_s: Seconds
+    kernel_s: Annotated[float | None, Doc("of the kernels alone [s]", minimum=0)]
+    idle_s: Annotated[float | None, Doc("device waiting for the host [s]", minimum=0)]
     graph_s: Annotated[float | None, Doc("wall_s if it were a CUDA graph [s]", minimum=0)]
     limited_by: Limit
 

@@ -214,7 +214,7 @@ def fit_section(record: RunRecord) -> str:
 
 
 def module_section(record: RunRecord, tree: list[Branch]) -> str:
-    cost = "estimate_s" if record.timed else "bytes"
+    cost, of_what = ("estimate_s", "time") if record.timed else ("bytes", "bytes")
     least = LEAST_SHARE * (tree[0].costs[cost] or 0)
     shown = [b for b in tree if (b.costs[cost] or 0) >= least]
     headers = ["module", "class", "instances", "FLOPs", "bytes", "weights", "roofline"]
@@ -222,7 +222,7 @@ def module_section(record: RunRecord, tree: list[Branch]) -> str:
     rows = [module_row(branch, record.measured) for branch in shown]
     return (
         f"Sums over all instances and everything below them; identical siblings are folded. "
-        f"Modules below {percent(LEAST_SHARE)} of the {'time' if record.timed else 'bytes'} are in `modules.parquet` only.\n\n"
+        f"Modules below {percent(LEAST_SHARE)} of the {of_what} are in `modules.parquet` only.\n\n"
         + table(Cells(tuple(headers), rows, left=2))
     )
 

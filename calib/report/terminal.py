@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from calib.report.lines import BOUND_BY, timeline_lines
 from calib.report.record import RunRecord, known
-from calib.report.units import figure, flops, interval, nbytes, percent, seconds
+from calib.report.units import UNKNOWN, figure, flops, interval, nbytes, percent, seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,7 +77,11 @@ def _component(row: dict[Any, Any], errors: list[str], measured: bool) -> tuple[
     if measured:
         last = [seconds(row["measured_s"]), *(percent(row[c], signed=True) for c in errors)]
     else:
-        last = [seconds(row["kernel_s"]), BOUND_BY[row["limited_by"]], str(row["provenance"])]
+        last = [
+            seconds(row["kernel_s"]),
+            BOUND_BY.get(row["limited_by"], UNKNOWN),
+            str(row["provenance"]),
+        ]
     return (
         str(row["component"]),
         flops(row["flops"]),

@@ -192,10 +192,12 @@ def weakest(provenances: Iterable[Any]) -> str:
     return max((str(p) for p in provenances), key=PROVENANCES.index)
 
 
-def most(named: Iterable[tuple[Any, float]]) -> str:
-    """The name that carries most seconds."""
+def most(named: Iterable[tuple[Any, float]]) -> str | None:
+    """The name that carries most seconds; null where one is."""
     carried: dict[str, float] = {}
     for name, wall_s in named:
+        if not known(name):
+            return None
         carried[str(name)] = carried.get(str(name), 0.0) + wall_s
     return max(carried, key=lambda name: carried[name])
 
