@@ -1,4 +1,8 @@
-"""What a fit sees of an operator: its two floors and the logarithms of its shape.
+"""What a fit sees of an operator: its two floors, its shape, and how it falls onto the device.
+
+Time is counted in cycles of the device's rated clock, in which cards differ least. Columns that
+start with ``tile`` say how a GPU divides the work (:mod:`calib.tiles`); they come in steps, so the
+trees read them and the smooth process does not.
 
 Operators of one kind are stacked into grids (one array a field), so that the formulas of
 ``model.ops`` are evaluated once for all of them, be it ten or ten million.
@@ -13,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from calib.hardware import Hardware, peak
+from calib.tiles import tile_columns, work
 from model.ops import Operator, is_grid
 
 COLD, HOT = "cold", "hot"
@@ -22,21 +27,50 @@ COLD, HOT = "cold", "hot"
 class Features:
     """Of ``n`` operators of one kind and dtype.
 
-    ``compute_s``, ``memory_s``: [n] the two floors in seconds; ``hot``: [n] bool; ``columns``:
-    name -> [n], natural logarithms of the shape's dimensions and flags as 0 or 1.
+    ``compute_s``, ``memory_s``: [n] the two floors in seconds; ``hot``: [n] bool; ``clock_hz``: [n]
+    cycles a second; ``columns``: name -> [n], natural logarithms of the floors in cycles and of the
+    shape's dimensions, flags as 0 or 1, and the tile columns.
     """
 
     compute_s: np.ndarray
     memory_s: np.ndarray
     hot: np.ndarray
+    clock_hz: np.ndarray
     columns: dict[str, np.ndarray]
 
     @property
     def floor_s(self) -> np.ndarray:
         return np.maximum(self.compute_s, self.memory_s)
 
+    @property
+    def log_compute(self) -> np.ndarray:
+        """[n] of the compute floor in cycles."""
+        return self.columns["compute"]
+
+    @property
+    def log_memory(self) -> np.ndarray:
+        """[n] of the memory floor in cycles."""
+        return self.columns["memory"]
+
+    @property
+    def log_depth(self) -> np.ndarray:
+        """[n] of the terms that one output sums; zero where it is no sum."""
+        return self.columns["depth"]
+
+    @property
+    def smooth_names(self) -> list[str]:
+        """Columns over which time changes smoothly: all but the tiles."""
+        return [name for name in sorted(self.columns) if not name.startswith("tile ")]
+
     def __len__(self) -> int:
         return len(self.compute_s)
+
+    def rows(self, keep: np.ndarray | slice) -> Features:
+        """Those rows: a mask, positions or a slice."""
+        columns = {name: values[keep] for name, values in self.columns.items()}
+        return Features(
+            self.compute_s[keep], self.memory_s[keep], self.hot[keep], self.clock_hz[keep], columns
+        )
 
     def matrix(self, names: Sequence[str]) -> np.ndarray:
         """[n, len(names)], zero for a column that this kind of operator does not have."""
@@ -51,16 +85,25 @@ def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -
     n = max(len(compute), len(memory))
     compute, memory = np.broadcast_to(compute, n), np.broadcast_to(memory, n)
     is_hot = np.broadcast_to(np.asarray(hot, dtype=bool), n)
+    view = work(op)
     columns = {
-        "compute": np.log(np.maximum(compute, 1e-12)),
-        "memory": np.log(np.maximum(memory, 1e-12)),
+        "compute": np.log(np.maximum(compute, _LEAST_S) * hardware.clock_hz),
+        "memory": np.log(np.maximum(memory, _LEAST_S) * hardware.clock_hz),
+        "depth": np.log(np.atleast_1d(np.asarray(view.depth if view else 1, dtype=float))),
         "hot": is_hot.astype(float),
+        **_numbers(op),
     }
-    for name, value in _numbers(op).items():
-        columns[name] = np.broadcast_to(value, n)
+    if hardware.compute_capability is not None:
+        columns["tile ridge"] = columns["compute"] - columns["memory"]
+        columns |= tile_columns(op, hardware)
     for name, label in _labels(op).items():
-        columns[f"{name}={label}"] = np.ones(n)
-    return Features(compute, memory, is_hot, columns)
+        columns[f"{name}={label}"] = np.ones(1)
+    columns = {name: np.broadcast_to(value, n) for name, value in columns.items()}
+    return Features(compute, memory, is_hot, np.broadcast_to(hardware.clock_hz, n), columns)
+
+
+_LEAST_S = 1e-12
+"""Stands for a floor of zero where its logarithm is taken [s]."""
 
 
 def _numbers(op: Operator) -> dict[str, np.ndarray]:
@@ -99,6 +142,7 @@ def concatenate(parts: Sequence[Features]) -> Features:
         np.concatenate([p.compute_s for p in parts]),
         np.concatenate([p.memory_s for p in parts]),
         np.concatenate([p.hot for p in parts]),
+        np.concatenate([p.clock_hz for p in parts]),
         {name: columns[:, i] for i, name in enumerate(names)},
     )
 
@@ -110,13 +154,7 @@ def features_of_list(
     is_hot = np.broadcast_to(np.asarray(hot, dtype=bool), len(ops))
     stacks = stack(ops)
     parts = concatenate([features(grid, hardware, is_hot[rows]) for grid, rows in stacks])
-    order = np.argsort(np.concatenate([rows for _, rows in stacks]))
-    return Features(
-        parts.compute_s[order],
-        parts.memory_s[order],
-        parts.hot[order],
-        {name: values[order] for name, values in parts.columns.items()},
-    )
+    return parts.rows(np.argsort(np.concatenate([rows for _, rows in stacks])))
 
 
 def stack(ops: Sequence[Operator]) -> list[tuple[Operator, np.ndarray]]:

@@ -1,34 +1,30 @@
 """Samples in, a calibration out: seconds of any operator, with an interval and how it is known.
 
-For each (implementation, kind, dtype) a prior (:mod:`calib.prior`) plus a residual process
-(:mod:`calib.residual`) is fitted to the logarithm of the drift-corrected median seconds. Intervals
-are split-conformal: groups of shapes are held out whole, their error is measured in units of the
-predicted spread, and the quantile of that error scales the spread (Lei et al., JASA 113, 2018).
-The same held-out predictions give the error that is reported, beside those of the plain roofline
-and of one constant efficiency on the same samples.
+Each (implementation, kind, dtype) has a fit of its own (:mod:`calib.kind`) to the logarithm of the
+drift-corrected median seconds. Of the device itself groups of shapes are held out whole; of other
+devices, each device in turn. The held-out predictions scale the intervals and give the error that
+is reported, beside those of the plain roofline and of one constant efficiency on the same samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from calib.errors import CalibError
-from calib.features import HOT, Features, features, features_of_list, whole
-from calib.hardware import Hardware, floor, peak
-from calib.prior import Prior, fit_prior
-from calib.residual import Residual, fit_residual
+from calib.features import HOT, Features, concatenate, features, features_of_list, whole
+from calib.hardware import Hardware, load_hardware, peak
+from calib.kind import HeldOut, KindFit, conformal, fit_kind
 from calib.samples import Sample
-from model.ops import Operator, Other, is_grid
+from model.ops import Operator, Other, TensorCoreOperator, is_grid
 
-CONFIDENCE = 0.9
 _FOLDS = 5
-_MARGIN = np.log(1.25)
-"""A shape within a quarter of the sampled range's edge still counts as interpolated."""
+_MOST_OF_A_DEVICE = 6000
+"""Samples of another device that a transfer learns from."""
 
 MEASURED, INTERPOLATED, EXTRAPOLATED = "measured", "interpolated", "extrapolated"
 TRANSFERRED, ROOFLINE = "transferred", "roofline"
@@ -39,37 +35,12 @@ Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class KindFit:
-    """The fit of one (implementation, kind, dtype)."""
-
-    prior: Prior
-    residual: Residual
-    quantile: float
-    low: dict[str, float]
-    high: dict[str, float]
-
-    def log_seconds(self, x: Features) -> tuple[np.ndarray, np.ndarray]:
-        """[n] predicted log seconds and [n] half-width of the interval, in log."""
-        mean, spread = self.residual.predict(x)
-        return self.prior.log_seconds(x) + mean, self.quantile * spread
-
-    def inside(self, x: Features) -> np.ndarray:
-        """[n] whether every column lies within the sampled range."""
-        inside = np.ones(len(x), dtype=bool)
-        for name, values in x.columns.items():
-            low, high = self.low.get(name, 0.0), self.high.get(name, 0.0)
-            inside &= (values >= low - _MARGIN) & (values <= high + _MARGIN)
-        return inside
-
-
-@dataclass(frozen=True)
 class Calibration:
     """What ``fit`` returns. ``held_out``: one row a fit, its error on groups it never saw."""
 
     hardware: Hardware
     kinds: dict[Key, KindFit]
     held_out: pd.DataFrame
-    transferred: bool = False
     measured: dict[tuple[str, Operator, str], tuple[float, float, float]] = field(
         default_factory=dict
     )
@@ -122,9 +93,7 @@ class Calibration:
             known_as = np.full(len(x), ROOFLINE, dtype=object)
             return _table(x.floor_s, x.floor_s, x.floor_s, unknown, known_as)
         centre, half = fitted.log_seconds(x)
-        known_as = np.where(fitted.inside(x), INTERPOLATED, EXTRAPOLATED).astype(object)
-        if self.transferred:
-            known_as[:] = TRANSFERRED
+        known_as = _known_as(fitted, x)
         return _table(
             x.floor_s, np.exp(centre), np.exp(centre - half), np.exp(centre + half), known_as
         )
@@ -143,6 +112,13 @@ class Calibration:
                 columns["provenance"][i] = MEASURED
         order = ("floor_s", "estimate_s", "low_s", "high_s", "provenance")
         return _table(*(columns[name] for name in order))
+
+
+def _known_as(fitted: KindFit, x: Features) -> np.ndarray:
+    """[n] provenance: outside the own range, other devices' samples still tell something."""
+    elsewhere = TRANSFERRED if fitted.base else EXTRAPOLATED
+    inside = np.where(fitted.inside(x), INTERPOLATED, elsewhere).astype(object)
+    return np.full(len(x), TRANSFERRED, dtype=object) if fitted.transferred else inside
 
 
 def _table(
@@ -215,29 +191,83 @@ def fit(
 ) -> Calibration:
     """Fit every (implementation, kind, dtype) among ``samples`` that has at least four shapes.
 
-    ``hardware`` is the device to estimate. Samples of other devices only give a transferred
-    calibration. Raises ``CalibError`` when samples of the target and of others are mixed.
+    ``hardware`` is the device to estimate. Samples of other devices, described in ``conf/hw``, give
+    a transferred fit; samples of the device beside them refine it, and alone stand by themselves.
+
+    Raises ``CalibError`` for another device that ``conf/hw`` does not describe by figures.
     """
     usable = [s for s in samples if s.status == "ok" and len(s.seconds)]
-    own = {s.hardware == hardware.name for s in usable}
-    if len(own) > 1:
-        names = ", ".join(sorted({s.hardware for s in usable}))
-        raise CalibError(f"samples: hardware = {names}: expected {hardware.name} only, or none")
     groups: dict[Key, list[Sample]] = {}
     for sample in usable:
         key = (sample.implementation, kind_of(sample.op), dtype_of(sample.op))
         groups.setdefault(key, []).append(sample)
     kinds, held_out = {}, []
-    is_own = own != {False}
     for key, some in groups.items():
         progress(" ".join(key))
-        seconds = drift_corrected(some, hardware)
-        if len({s.op for s in some}) >= 4:
-            kinds[key], row = _fit_kind(some, seconds, hardware)
+        fitted, row = _fit_key(some, hardware)
+        if fitted is not None:
+            kinds[key] = fitted
             held_out.append(dict(zip(HELD_OUT_COLUMNS, (*key, *row), strict=True)))
     table = pd.DataFrame(held_out, columns=HELD_OUT_COLUMNS)
-    measured = measured_shapes(usable, hardware) if is_own else {}
-    return Calibration(hardware, kinds, table, not is_own, measured)
+    own = [s for s in usable if s.hardware == hardware.name]
+    return Calibration(hardware, kinds, table, measured_shapes(own, hardware))
+
+
+def _fit_key(
+    samples: Sequence[Sample], hardware: Hardware
+) -> tuple[KindFit | None, tuple[Any, ...]]:
+    """The fit of one kind and its row of ``HELD_OUT_COLUMNS``; None for fewer than four shapes."""
+    own = [s for s in samples if s.hardware == hardware.name]
+    others: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.hardware != hardware.name:
+            others.setdefault(sample.hardware, []).append(sample)
+    fitted, row = _fit_others(others, hardware) if others else (None, ())
+    if len({s.op for s in own}) < _LEAST_SHAPES:
+        return fitted, row
+    data = _data_of(own, hardware)
+    folds = _folds(data.groups)
+    refined, seen = fit_kind(data.x, data.seconds, folds, fitted)
+    return refined, _row(data, folds, refined, seen)
+
+
+_LEAST_SHAPES = 4
+
+
+def _fit_others(
+    others: dict[str, list[Sample]], hardware: Hardware
+) -> tuple[KindFit | None, tuple[Any, ...]]:
+    """A fit of other devices; where they are several, each is held out from the rest."""
+    parts = []
+    for name, some in others.items():
+        device = load_hardware(name)
+        if device.unprobed:
+            raise CalibError(
+                f"samples: hardware = {name!r}: expected {hardware.name!r}, or a device that "
+                "conf/hw describes by figures"
+            )
+        if dtype_of(some[0].op) in device.peak_flops or not isinstance(
+            some[0].op, TensorCoreOperator
+        ):
+            parts.append(_data_of(_thinned(some), device))
+    if not parts or sum(len(p.seconds) for p in parts) < _LEAST_SHAPES:
+        return None, ()
+    data = _Data(
+        concatenate([p.x for p in parts]),
+        np.concatenate([p.seconds for p in parts]),
+        np.concatenate([p.groups for p in parts]),
+    )
+    devices = np.repeat(np.arange(len(parts)), [len(p.seconds) for p in parts])
+    folds = devices if len(parts) > 1 else _folds(data.groups)
+    fitted, seen = fit_kind(data.x, data.seconds, folds)
+    return replace(fitted, transferred=True), _row(data, folds, fitted, seen)
+
+
+def _thinned(samples: list[Sample]) -> list[Sample]:
+    if len(samples) <= _MOST_OF_A_DEVICE:
+        return samples
+    some = np.random.default_rng(0).permutation(len(samples))[:_MOST_OF_A_DEVICE]
+    return [samples[i] for i in sorted(some)]
 
 
 def measured_shapes(
@@ -245,7 +275,9 @@ def measured_shapes(
 ) -> dict[tuple[str, Operator, str], tuple[float, float, float]]:
     """Median, 5th and 95th percentile of the repeats of each shape, drift-corrected."""
     usable = [s for s in samples if s.status == "ok" and len(s.seconds)]
-    known = {}
+    known: dict[tuple[str, Operator, str], tuple[float, float, float]] = {}
+    if not usable:
+        return known
     for sample, corrected in zip(usable, drift_corrected(usable, hardware), strict=True):
         low, high = np.quantile(sample.seconds, [0.05, 0.95]) * corrected / sample.median
         key = (sample.implementation, sample.op, sample.cache)
@@ -268,34 +300,48 @@ HELD_OUT_COLUMNS = [
 ]
 
 
-def _fit_kind(
-    samples: Sequence[Sample], seconds: np.ndarray, hardware: Hardware
-) -> tuple[KindFit, tuple[Any, ...]]:
-    ops = [s.op for s in samples]
-    x = features_of_list(ops, hardware, [s.cache == HOT for s in samples])
-    y = np.log(seconds)
+@dataclass(frozen=True)
+class _Data:
+    """Samples of one kind as arrays [n]: features, drift-corrected seconds, groups."""
+
+    x: Features
+    seconds: np.ndarray
+    groups: np.ndarray
+
+
+def _data_of(samples: Sequence[Sample], hardware: Hardware) -> _Data:
+    hot = [s.cache == HOT for s in samples]
+    x = features_of_list([s.op for s in samples], hardware, hot)
     groups = np.array([group_of(s) for s in samples])
-    folds = _folds(groups)
-    centre, spread, constant = _held_out(x, y, folds)
-    scores = np.abs(y - centre) / spread
-    quantile = _conformal(scores)
-    prior = fit_prior(x, y)
-    residual = fit_residual(x, y - prior.log_seconds(x))
-    low = {name: float(values.min()) for name, values in x.columns.items()}
-    high = {name: float(values.max()) for name, values in x.columns.items()}
-    floors = np.maximum(np.array([float(floor(op, hardware)) for op in ops]), _LEAST_S)
-    error = np.abs(np.expm1(centre - y))
-    row = (
-        len(samples),
-        len(set(groups)),
+    return _Data(x, drift_corrected(samples, hardware), groups)
+
+
+def _row(data: _Data, folds: np.ndarray, fitted: KindFit, seen: HeldOut) -> tuple[Any, ...]:
+    """The figures of ``HELD_OUT_COLUMNS`` after the key."""
+    y, floors = np.log(data.seconds), np.log(np.maximum(data.x.floor_s, _LEAST_S))
+    scores = np.abs(y - seen.centre) / seen.spread
+    error = np.abs(np.expm1(seen.centre - y))
+    constant = floors - _blind_median(floors - y, folds)
+    return (
+        len(y),
+        len(set(data.groups)),
         float(np.median(error)),
         float(np.quantile(error, 0.9)),
-        float(np.median(np.abs(floors / seconds - 1))),
+        float(np.median(np.abs(np.expm1(floors - y)))),
         float(np.median(np.abs(np.expm1(constant - y)))),
         _coverage(scores, folds),
-        float(np.median(np.expm1(quantile * spread))),
+        float(np.median(np.expm1(fitted.quantile * seen.spread))),
     )
-    return KindFit(prior, residual, quantile, low, high), row
+
+
+_LEAST_S = 1e-12
+"""Stands for the floor of an operator that touches no memory, where its logarithm is taken [s]."""
+
+
+def _blind_median(values: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """[n] median over the samples of the other folds; zero where there is no other fold."""
+    others = {f: values[folds != f] for f in np.unique(folds)}
+    return np.array([np.median(others[f]) if len(others[f]) else 0.0 for f in folds])
 
 
 def _folds(groups: np.ndarray) -> np.ndarray:
@@ -306,50 +352,10 @@ def _folds(groups: np.ndarray) -> np.ndarray:
     return np.array([fold[name] for name in groups])
 
 
-def _held_out(
-    x: Features, y: np.ndarray, folds: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """[n] prediction, spread and constant-efficiency prediction by fits without the fold."""
-    centre, spread, constant = np.empty_like(y), np.empty_like(y), np.empty_like(y)
-    for number in np.unique(folds):
-        test, train = _rows(x, folds == number), _rows(x, folds != number)
-        known = y[folds != number]
-        if len(known) == 0:  # a single group: nothing to learn from
-            centre[:], spread[:], constant[:] = _log_floor(x), 1.0, _log_floor(x)
-            break
-        prior = fit_prior(train, known)
-        residual = fit_residual(train, known - prior.log_seconds(train))
-        mean, some = residual.predict(test)
-        centre[folds == number] = prior.log_seconds(test) + mean
-        spread[folds == number] = some
-        efficiency = np.median(_log_floor(train) - known)
-        constant[folds == number] = _log_floor(test) - efficiency
-    return centre, spread, constant
-
-
-_LEAST_S = 1e-12
-"""Stands for the floor of an operator that touches no memory, where its logarithm is taken [s]."""
-
-
-def _log_floor(x: Features) -> np.ndarray:
-    return np.asarray(np.log(np.maximum(x.floor_s, _LEAST_S)))
-
-
-def _rows(x: Features, keep: np.ndarray) -> Features:
-    columns = {name: values[keep] for name, values in x.columns.items()}
-    return Features(x.compute_s[keep], x.memory_s[keep], x.hot[keep], columns)
-
-
-def _conformal(scores: np.ndarray) -> float:
-    """The finite-sample quantile of held-out scores; the largest where they are too few."""
-    rank = min(int(np.ceil((len(scores) + 1) * CONFIDENCE)), len(scores))
-    return float(np.sort(scores)[rank - 1])
-
-
 def _coverage(scores: np.ndarray, folds: np.ndarray) -> float:
     """Share of samples inside an interval whose quantile comes from the other folds."""
     hits = [
-        np.mean(scores[folds == f] <= _conformal(scores[folds != f])) * np.sum(folds == f)
+        np.mean(scores[folds == f] <= conformal(scores[folds != f])) * np.sum(folds == f)
         for f in np.unique(folds)
         if np.any(folds != f)
     ]

@@ -1,8 +1,10 @@
-"""What physics leaves unexplained: a Gaussian process over the logarithm of the shape.
+"""What changes smoothly beyond the physics: a Gaussian process over the logarithm of the shape.
 
-It reverts to zero, hence to the prior, with the distance from what was sampled, and its spread
-widens with it. scikit-learn chooses its length scales; what is kept of it is arrays, so a
-prediction needs numpy only and a stored fit is data.
+It reverts to zero, hence to the prior, with the distance from what was sampled. Up to a few hundred
+samples each is a point of the process, and its spread widens with the distance from them. Of more
+samples the process keeps the points that lie farthest apart and fits their weights to all (the
+subset of regressors; Quinonero-Candela and Rasmussen, JMLR 6, 2005); it then tells no spread.
+scikit-learn chooses the length scales; what is kept is arrays, so predicting needs numpy only.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ import numpy as np
 
 from calib.features import Features
 
-_CHUNK = 20_000
-"""Rows predicted at a time: bounds the memory of the cross-covariance."""
+MOST_EXACT = 400
+"""More samples than these are summarised by ``_POINTS`` of them."""
+_POINTS = 160
 
 
 @dataclass(frozen=True)
 class Residual:
-    """A fitted process. ``points`` [n, d] are scaled by the length scales; ``inverse`` [n, n]."""
+    """A fitted process. ``points`` [p, d] in length scales; ``inverse`` [p, p], or empty."""
 
     names: tuple[str, ...]
     centre: np.ndarray
@@ -33,17 +36,27 @@ class Residual:
     noise: float
 
     def predict(self, x: Features) -> tuple[np.ndarray, np.ndarray]:
-        """[n] mean and [n] standard deviation of the log residual, noise included."""
-        rows = (x.matrix(self.names) - self.centre) / self.scale
-        parts = [self._predict(rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK)]
-        mean, spread = (np.concatenate(p) for p in zip(*parts, strict=True))
-        return mean, spread
+        """[n] mean and [n] standard deviation of the log residual, noise included.
 
-    def _predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        across = self.variance * _matern(rows, self.points)  # [rows, n]
-        known = np.einsum("ij,ij->i", across @ self.inverse, across)
+        The deviation is that of the process far from all points where it tells no spread.
+        """
+        rows = ((x.matrix(self.names) - self.centre) / self.scale).astype(np.float32)
+        across = self.variance * _matern(rows, self.points.astype(np.float32))  # [n, p]
+        mean = across @ self.weights
+        known = np.einsum("ij,ij->i", across @ self.inverse, across) if self.inverse.size else 0.0
         variance = np.maximum(self.variance - known, 0.0) + self.noise
-        return across @ self.weights, np.sqrt(variance)
+        return mean, np.sqrt(np.broadcast_to(variance, len(x)))
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What a process over ``names`` is before it sees a sample: scales, variance, noise."""
+
+    names: tuple[str, ...]
+    centre: np.ndarray
+    scale: np.ndarray
+    variance: float
+    noise: float
 
 
 def _matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -53,20 +66,42 @@ def _matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray((1 + distance + distance**2 / 3) * np.exp(-distance))
 
 
-def fit_residual(x: Features, residual: np.ndarray) -> Residual:
-    """Fit the log ``residual`` [n] of the prior over every column that varies."""
-    names = tuple(n for n in sorted(x.columns) if np.ptp(x.columns[n]) > 0)
+def fit_lengths(x: Features, residual: np.ndarray) -> Lengths:
+    """Length scales over every smooth column that varies, from the log ``residual`` [n]."""
+    names = tuple(n for n in x.smooth_names if np.ptp(x.columns[n]) > 0)
     rows = x.matrix(names)
     centre = rows.mean(0) if names else np.zeros(0)
     spread = rows.std(0) if names else np.ones(0)
-    scaled = (rows - centre) / spread
-    lengths, variance, noise = _hyperparameters(scaled, residual)
-    points = scaled / lengths
-    covariance = variance * _matern(points, points) + noise * np.eye(len(residual))
-    inverse = np.linalg.inv(covariance)
-    weights = inverse @ residual
-    scale = spread * lengths
-    return Residual(names, centre, scale, points, weights, inverse, variance, noise)
+    lengths, variance, noise = _hyperparameters((rows - centre) / spread, residual)
+    return Lengths(names, centre, spread * lengths, variance, noise)
+
+
+def fit_residual(lengths: Lengths, x: Features, residual: np.ndarray) -> Residual:
+    """Condition the process on the log ``residual`` [n]."""
+    rows = (x.matrix(lengths.names) - lengths.centre) / lengths.scale
+    variance, noise = lengths.variance, lengths.noise
+    if len(rows) <= MOST_EXACT:
+        covariance = variance * _matern(rows, rows) + noise * np.eye(len(rows))
+        points, inverse = rows, np.linalg.inv(covariance)
+        weights = inverse @ residual
+    else:
+        points, inverse = rows[_far_apart(rows, _POINTS)], np.zeros((0, 0))
+        across = variance * _matern(rows, points)
+        within = variance * _matern(points, points) + 1e-6 * variance * np.eye(len(points))
+        weights = np.linalg.solve(noise * within + across.T @ across, across.T @ residual)
+    return Residual(
+        lengths.names, lengths.centre, lengths.scale, points, weights, inverse, variance, noise
+    )
+
+
+def _far_apart(rows: np.ndarray, count: int) -> np.ndarray:
+    """[count] positions, each the farthest from those before it."""
+    chosen = [int(((rows - rows.mean(0)) ** 2).sum(1).argmin())]
+    nearest = np.full(len(rows), np.inf)
+    for _ in range(count - 1):
+        nearest = np.minimum(nearest, ((rows - rows[chosen[-1]]) ** 2).sum(1))
+        chosen.append(int(nearest.argmax()))
+    return np.array(chosen)
 
 
 _MOST_FOR_LENGTHS = 160

@@ -1,5 +1,7 @@
 """The fit against devices whose law is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -89,9 +91,25 @@ def test_other_cards_samples_give_a_transferred_calibration():
     assert list(table["provenance"]) == ["transferred"]
 
 
-def test_mixed_cards_are_refused():
-    with pytest.raises(CalibError, match="h100, h200"):
-        fit(made_up(4) + made_up(4, hardware="h100"), H200)
+def test_own_samples_refine_what_other_cards_tell():
+    """A handful of the card's own, on top of another card's that follow the same law faster."""
+    others = made_up(100, hardware="h100")
+    few = [replace(s, seconds=[1.3 * t for t in s.seconds]) for s in made_up(12)]
+    fresh = [s.op for s in made_up(200)]
+    true = np.array([1.3 * truth(op) for op in fresh])
+
+    def error(samples):
+        return np.median(np.abs(fit(samples, H200).estimate(fresh)["estimate_s"] / true - 1))
+
+    both = error(others + few)
+    assert both < error(others) and both < error(few)
+    table = fit(others + few, H200).estimate([few[0].op, ops.Matmul(2**20, 64, 64)])
+    assert list(table["provenance"]) == ["measured", "transferred"]
+
+
+def test_a_device_without_figures_gives_nothing_to_transfer():
+    with pytest.raises(CalibError, match="cpu"):
+        fit(made_up(8, hardware="cpu"), H200)
 
 
 def test_failed_samples_are_left_out():

@@ -14,7 +14,16 @@ from calib.checkout import ROOT, check_packages
 from calib.errors import CalibError
 
 BOTTOM = {"errors", "checkout"}
-FITTING = BOTTOM | {"hardware", "samples", "features", "prior", "residual"}
+FITTING = BOTTOM | {
+    "hardware",
+    "samples",
+    "tiles",
+    "features",
+    "prior",
+    "residual",
+    "trees",
+    "kind",
+}
 MAY_IMPORT = {
     "errors": set(),
     "checkout": {"errors"},
@@ -24,9 +33,12 @@ MAY_IMPORT = {
     "host": BOTTOM | {"hardware"},
     "host_costs": BOTTOM | {"samples"},
     "public": BOTTOM | {"hardware", "samples"},
-    "features": BOTTOM | {"hardware"},
+    "tiles": BOTTOM | {"hardware"},
+    "features": BOTTOM | {"hardware", "tiles"},
     "prior": BOTTOM | {"features"},
     "residual": BOTTOM | {"features"},
+    "trees": BOTTOM,
+    "kind": BOTTOM | {"features", "prior", "residual", "trees"},
     "fit": FITTING,
     "estimate": FITTING | {"fit"},
     "cards": FITTING | {"fit", "public"},
