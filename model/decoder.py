@@ -126,8 +126,7 @@ class SelfAttention(Layer):
             repeat = Copy(self.new_keys, dtype=self.dtype, out_elements=self.queries)
             yield call(repeat, count=2)
         yield call(Other("scalar_tensor", written=item, dtype=self.dtype), 2, gradient="none")
-        read = pairs * item_bytes("bool") + 2 * item
-        where = Other("where", read=read, written=pairs * item, dtype=self.dtype)
+        where = Elementwise(pairs, dtype="bool", broadcast=2 * int(item), out_dtype=self.dtype)
         yield call(where, gradient="none")
         yield call(self.attention())
         yield free(pairs + 2 * self.new_keys + 2, self.dtype)

@@ -19,6 +19,7 @@ from model.ops import (
     GroupedMatmul,
     Matmul,
     Other,
+    Reduction,
     Softmax,
     item_bytes,
 )
@@ -92,9 +93,7 @@ class NormalisedRouter(Router):
         if self.dtype != "float32":
             yield free(rows * experts, "float32")
         yield best(rows, experts, self.top_k)
-        number = item_bytes("float32")
-        read, written = chosen * number, rows * number
-        yield call(Other("sum", read=read, written=written, arithmetic=chosen, dtype="float32"))
+        yield call(Reduction(rows, self.top_k, dtype="float32"))
         # Divided in place.
         yield free(chosen, "float32")
         yield call(Elementwise(chosen, dtype="float32", broadcast=rows))
@@ -216,9 +215,7 @@ class Experts(Layer):
         yield free(pairs, "int64")
         yield call(Gather(pairs, self.hidden, dtype=self.score_dtype))
         yield free(features, self.score_dtype)
-        read, written = features * number, rows * number
-        summed = Other("sum", read, written, arithmetic=features, dtype=self.score_dtype)
-        yield call(summed)
+        yield call(Reduction(rows, self.top_k, dtype=self.score_dtype))
         yield from cast(rows, self.score_dtype, self.dtype)
         yield free(features, self.score_dtype)
         if self.dtype != self.score_dtype:

@@ -33,9 +33,12 @@ ITEM_BYTES = {
     "float32": 4,
     "tf32": 4,
     "int32": 4,
+    "complex64": 8,
     "bfloat16": 2,
     "float16": 2,
+    "int16": 2,
     "float8_e4m3fn": 1,
+    "float8_e5m2": 1,
     "int8": 1,
     "uint8": 1,
     "bool": 1,
@@ -149,9 +152,7 @@ class Operator:
         """Where there is a bias: the sum of the output's gradient over its rows."""
         if not getattr(self, "bias", False):
             return ()
-        item = item_bytes(dtype)
-        read, written = rows * cols * item, cols * item
-        return (Other("sum", read=read, written=written, arithmetic=rows * cols, dtype=dtype),)
+        return (Reduction(cols, rows, dtype=dtype),)
 
 
 class TensorCoreOperator(Operator):
@@ -503,6 +504,68 @@ class Conv2d(TensorCoreOperator):
 
 
 @dataclass(frozen=True)
+class Convolution(TensorCoreOperator):
+    """A convolution of one, two or three dimensions of any form, or a transposed one.
+
+    Its cost depends on counts only: ``in_positions`` and ``out_positions`` of one feature map,
+    ``taps`` of the window. [batch, in_channels, *positions], weights of [out_channels,
+    in_channels / groups, *window]; transposed, of [in_channels, out_channels / groups, *window].
+    """
+
+    operator: ClassVar[str] = "convolution"
+    batch: int
+    in_channels: int
+    out_channels: int
+    in_positions: int
+    out_positions: int
+    taps: int
+    groups: int = 1
+    transposed: bool = False
+    dtype: str = "bfloat16"
+    bias: bool = False
+
+    @property
+    def weights(self) -> Any:
+        return self.in_channels * self.out_channels // self.groups * self.taps
+
+    @property
+    def windows(self) -> Any:
+        """Places at which the window is applied: of the output, or, transposed, of the input."""
+        return self.out_positions + +self.transposed * (self.in_positions - self.out_positions)
+
+    @property
+    def tensor_core_flops(self) -> Any:
+        return 2 * self.batch * self.windows * self.weights
+
+    @property
+    def outputs(self) -> Any:
+        return self.batch * self.out_channels * self.out_positions
+
+    @property
+    def cuda_core_flops(self) -> Any:
+        return +self.bias * self.outputs
+
+    @property
+    def weight_bytes_read(self) -> Any:
+        return (self.weights + +self.bias * self.out_channels) * item_bytes(self.dtype)
+
+    @property
+    def bytes_read(self) -> Any:
+        inputs = self.batch * self.in_channels * self.in_positions
+        return inputs * item_bytes(self.dtype) + self.weight_bytes_read
+
+    @property
+    def bytes_written(self) -> Any:
+        return self.outputs * item_bytes(self.dtype)
+
+    def backward(self) -> tuple[Operator, ...]:
+        """Input gradient and weight gradient, each with the FLOPs of forward."""
+        plain = replace(self, bias=False)
+        positions = self.batch * self.out_positions
+        return (plain, plain, *self.bias_gradient(positions, self.out_channels, self.dtype))
+
+
+@dataclass(frozen=True)
 class Norm(Operator):
     """``rmsnorm`` or ``layernorm`` of each of ``rows`` rows of ``cols``, then scale (and shift).
 
@@ -552,6 +615,52 @@ class Norm(Operator):
 
 
 @dataclass(frozen=True)
+class ChannelNorm(Operator):
+    """A norm whose scale goes by channel: ``batchnorm`` by known statistics, or ``groupnorm``.
+
+    ``elements`` of the feature map; ``vectors`` of one number a channel: scale and shift, and for
+    ``batchnorm`` mean and variance.
+    """
+
+    operator: ClassVar[str] = "channel_norm"
+    may_be_zero: ClassVar[tuple[str, ...]] = ("vectors",)
+    elements: int
+    channels: int
+    kind: str = "batchnorm"
+    dtype: str = "bfloat16"
+    vectors: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in ("batchnorm", "groupnorm"):
+            raise ValueError(f"ChannelNorm.kind = {self.kind!r}: expected batchnorm or groupnorm")
+
+    @property
+    def cuda_core_flops(self) -> Any:
+        """batchnorm: centre, divide, scale, shift; groupnorm: what a layernorm does."""
+        return self.elements * {"batchnorm": 4, "groupnorm": 7}[self.kind]
+
+    @property
+    def weight_bytes_read(self) -> Any:
+        return self.vectors * self.channels * item_bytes(self.dtype)
+
+    @property
+    def bytes_read(self) -> Any:
+        return self.elements * item_bytes(self.dtype) + self.weight_bytes_read
+
+    @property
+    def bytes_written(self) -> Any:
+        return self.elements * item_bytes(self.dtype)
+
+    def backward(self) -> tuple[Operator, ...]:
+        """Reads the input, its vectors and the output's gradient; writes those of the first two."""
+        gradient = self.elements * item_bytes(self.dtype)
+        name, twice = f"{self.kind}_backward", 2 * self.cuda_core_flops
+        read, written = self.bytes_read + gradient, gradient + self.weight_bytes_read
+        return (Other(name, read=read, written=written, arithmetic=twice, dtype=self.dtype),)
+
+
+@dataclass(frozen=True)
 class Softmax(Operator):
     """Softmax over each of ``rows`` rows of ``cols``; the result in ``out_dtype``."""
 
@@ -578,6 +687,35 @@ class Softmax(Operator):
         """y * (dy - sum(y * dy)), from the result and its gradient."""
         elements, dtype = self.rows * self.cols, self.out_dtype or self.dtype
         return (Elementwise(elements, 2, flops_per_element=4, dtype=dtype, out_dtype=self.dtype),)
+
+
+@dataclass(frozen=True)
+class Reduction(Operator):
+    """``cols`` numbers of each of ``rows`` to one (a sum, a mean, a maximum), or to ``outputs``."""
+
+    operator: ClassVar[str] = "reduction"
+    rows: int
+    cols: int
+    dtype: str = "bfloat16"
+    out_dtype: str | None = None
+    outputs: int = 1
+
+    @property
+    def cuda_core_flops(self) -> Any:
+        return self.rows * self.cols
+
+    @property
+    def bytes_read(self) -> Any:
+        return self.rows * self.cols * item_bytes(self.dtype)
+
+    @property
+    def bytes_written(self) -> Any:
+        return self.rows * self.outputs * item_bytes(self.out_dtype or self.dtype)
+
+    def backward(self) -> tuple[Operator, ...]:
+        """Each number's gradient from that of its sum; nothing of the input is read again."""
+        elements, dtype = self.rows * self.cols, self.out_dtype or self.dtype
+        return (Elementwise(elements, 0, 1, 1, dtype, self.rows, self.dtype),)
 
 
 @dataclass(frozen=True)
@@ -718,8 +856,11 @@ OPERATORS: dict[str, type[Operator]] = {
         Attention,
         AttentionBackward,
         Conv2d,
+        Convolution,
         Norm,
+        ChannelNorm,
         Softmax,
+        Reduction,
         Elementwise,
         Gather,
         Copy,

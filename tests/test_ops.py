@@ -15,7 +15,9 @@ from model.ops import (
     OPERATORS,
     Attention,
     AttentionBackward,
+    ChannelNorm,
     Conv2d,
+    Convolution,
     Copy,
     Elementwise,
     Gather,
@@ -25,6 +27,7 @@ from model.ops import (
     Norm,
     Operator,
     Other,
+    Reduction,
     Softmax,
     distinct_experts,
     grid,
@@ -40,7 +43,10 @@ SAMPLES: dict[str, Operator] = {
     "moe_mlp": MoeMlp(11, 8, 2, hidden=6, intermediate=4),
     "attention": Attention(2, 5, 9, heads=4, kv_heads=2, head_dim=8, causal=True),
     "conv2d": Conv2d(2, 6, 4, 9, 11, kernel=3, stride=2, padding=1, groups=2, bias=True),
+    "convolution": Convolution(2, 6, 4, 99, 180, taps=5, groups=2, transposed=True, bias=True),
     "norm": Norm(5, 7, kind="layernorm"),
+    "channel_norm": ChannelNorm(35, 7, kind="groupnorm", vectors=2),
+    "reduction": Reduction(5, 7, dtype="float32"),
     "softmax": Softmax(5, 7, dtype="float32", out_dtype="bfloat16"),
     "elementwise": Elementwise(35, inputs=2, broadcast=7),
     "gather": Gather(5, 7),
@@ -120,6 +126,18 @@ def test_convolution_flops_and_shapes_are_torchs(
     both = counted(lambda: layer(image).sum().backward())
     # The counter forgets that a group's weights see the channels of that group only.
     assert both == op.flops + inputs.flops + weights.flops * groups
+
+
+def test_a_square_convolution_is_one_of_any_form() -> None:
+    square = Conv2d(2, 6, 4, 9, 11, kernel=3, stride=2, padding=1, groups=2, bias=True)
+    positions = square.out_height * square.out_width
+    same = Convolution(2, 6, 4, 99, positions, taps=9, groups=2, bias=True)
+    for name in ("flops", "cuda_core_flops", "weight_bytes_read", "bytes_read", "bytes_written"):
+        assert getattr(same, name) == getattr(square, name)
+    # Transposed, the roles of input and output are exchanged.
+    back = Convolution(2, 4, 6, positions, 99, taps=9, groups=2, transposed=True)
+    assert back.flops == same.flops
+    assert back.bytes == replace(same, bias=False).bytes
 
 
 @pytest.mark.parametrize(("q_len", "kv_len", "kv_heads"), [(5, 9, 4), (1, 33, 2), (17, 17, 1)])

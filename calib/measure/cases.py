@@ -313,6 +313,17 @@ def _copy(op: ops.Copy, arena: Arena) -> Case:
     return partial(torch.Tensor.contiguous, x)
 
 
+def _reduction(op: ops.Reduction, arena: Arena) -> Case:
+    """Over few numbers, as over the experts of a token, from rows apart; over many along a row."""
+    if op.out_dtype == "int64":
+        return partial(torch.argmax, arena.take(op.rows, op.cols, dtype=op.dtype), -1)
+    if op.cols <= _FEW:
+        return partial(torch.sum, arena.take(op.cols, op.rows, dtype=op.dtype), 0)
+    return partial(torch.sum, arena.take(op.rows, op.cols, dtype=op.dtype), -1)
+
+
+_FEW = 16
+
 _MAKERS: dict[str, Callable[..., Case]] = {
     "matmul": _matmul,
     "grouped_matmul": _grouped_matmul,
@@ -320,6 +331,7 @@ _MAKERS: dict[str, Callable[..., Case]] = {
     "conv2d": _conv2d,
     "norm": _norm,
     "softmax": _softmax,
+    "reduction": _reduction,
     "elementwise": _elementwise,
     "gather": _gather,
     "copy": _copy,
@@ -349,12 +361,6 @@ def _histc(op: ops.Other, arena: Arena) -> Case:
 def _cumsum(op: ops.Other, arena: Arena) -> Case:
     x = arena.take(_items(op.read, torch.float32), dtype="float32")
     return partial(torch.cumsum, x, 0, dtype=torch.int32)
-
-
-def _sum(op: ops.Other, arena: Arena) -> Case:
-    outputs = _items(op.written, torch.float32)
-    x = arena.take(max(1, _items(op.read, torch.float32) // outputs), outputs, dtype="float32")
-    return partial(torch.sum, x, 0)
 
 
 def _index_put(op: ops.Other, arena: Arena) -> Case:
@@ -398,7 +404,6 @@ _OTHERS: dict[str, Callable[..., Case]] = {
     "sort": _sort,
     "histc": _histc,
     "cumsum": _cumsum,
-    "sum": _sum,
     "index_put": _index_put,
     "arange": _created(partial(torch.arange), 8),
     "new_zeros": _created(partial(torch.zeros, dtype=torch.bool), 1),

@@ -234,6 +234,8 @@ def _rowwise(reach: int) -> list[Domain]:
     rows, cols = Axis(1, 4096 * reach), Axis(256, 4096 * min(reach, 2), 64)
     scores = {"rows": Axis(64, 16384 * reach), "cols": Axis(64, 1024 * reach)}
     table = {"rows": Axis(1, 2048 * reach), "cols": Axis(1, 2048 * min(reach, 2))}
+    few = {"rows": Axis(64, 2**19 * reach), "cols": OneOf((2, 4, 6, 8))}
+    row = {"rows": rows, "cols": Axis(64, 8192)}
     return [
         Domain("layernorm", 2, {"rows": rows, "cols": cols}, _layernorm, "hot"),
         Domain("norm across", 1, _GRIDS, _norm_across, "hot"),
@@ -242,6 +244,10 @@ def _rowwise(reach: int) -> list[Domain]:
         Domain("scores' softmax", 0.5, scores, ops.Softmax, "hot"),
         Domain("rows", 1.5, table, ops.Gather, "hot"),
         Domain("rows in float32", 1, table, _gather_float32, "hot"),
+        Domain("sum of few", 0.35, few, _sum("bfloat16"), "hot"),
+        Domain("sum of few in float32", 0.35, few, _sum("float32"), "hot"),
+        Domain("sum of a row", 0.35, row, _sum("bfloat16"), "hot"),
+        Domain("sum of a row in float32", 0.35, row, _sum("float32"), "hot"),
     ]
 
 
@@ -259,6 +265,10 @@ def _softmax(rows: int, cols: int) -> Operator:
 
 def _gather_float32(rows: int, cols: int) -> Operator:
     return ops.Gather(rows, cols, "float32")
+
+
+def _sum(dtype: str) -> Callable[..., Operator]:
+    return lambda rows, cols: ops.Reduction(rows, cols, dtype)
 
 
 _CASTS = (
@@ -321,7 +331,6 @@ _OTHERS = (
     ("histc", 4, 4, "float32"),
     ("cumsum", 4, 4, "float32"),
     ("index_put", 16, 8, "int64"),
-    ("sum", 6 * 512, 512, "float32"),
     ("arange", 0, 8, "int64"),
     ("new_ones", 0, 1, "bool"),
     ("new_zeros", 0, 1, "bool"),
