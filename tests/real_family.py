@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from dispatched import Dispatched, record
+from dispatched import record
 from live_memory import live_memory
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,6 +21,7 @@ from benchmarks.reference_models import (  # noqa: E402  (after the check above)
     build_reference,
     without_initial_values,
 )
+from model.layer import Call  # noqa: E402
 
 
 def build(name: str, implementation: dict[str, str]) -> Any:
@@ -73,9 +74,7 @@ def language_passes(
     return cache, lambda: run(inputs), lambda: run({"input_ids": one})
 
 
-def dispatched_language(
-    name: str, tokens: int, batch: int = 1
-) -> tuple[list[Dispatched], list[Dispatched]]:
+def dispatched_language(name: str, tokens: int, batch: int = 1) -> tuple[list[Call], list[Call]]:
     mode, model = fake_model(name)
     with mode:
         _, prefill, decode = language_passes(model, tokens, batch)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from dispatched import Dispatched, record
+from dispatched import record
 from live_memory import live_memory
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,6 +29,7 @@ from benchmarks.reference_models import (  # noqa: E402  (after the checks above
     build_reference,
     deepseek_ocr,
 )
+from model.layer import Call  # noqa: E402
 
 Tiles = tuple[int, int] | None
 
@@ -107,28 +108,26 @@ def image_features(model: Any, side: int, tiles: Tiles, batch: int) -> Callable[
     return lambda: model.model.get_image_features(page, **local)
 
 
-def dispatched_vision(side: int, tiles: Tiles = None, batch: int = 1) -> list[Dispatched]:
+def dispatched_vision(side: int, tiles: Tiles = None, batch: int = 1) -> list[Call]:
     mode, model = fake_model()
     with mode:
         return record(model.model, image_features(model, side, tiles, batch), "model")
 
 
-def dispatched_language(tokens: int, batch: int = 1) -> tuple[list[Dispatched], list[Dispatched]]:
+def dispatched_language(tokens: int, batch: int = 1) -> tuple[list[Call], list[Call]]:
     """A prefill of ``tokens`` and the decode step after it, at full size."""
     mode, model = fake_model()
     with mode:
         return run_language(model, tokens, batch)
 
 
-def run_language(
-    model: Any, tokens: int, batch: int = 1
-) -> tuple[list[Dispatched], list[Dispatched]]:
+def run_language(model: Any, tokens: int, batch: int = 1) -> tuple[list[Call], list[Call]]:
     text = model.model.language_model
     cache = transformers.DynamicCache(config=model.config.text_config)
     features = torch.randn(batch, tokens, text.config.hidden_size).to(model.lm_head.weight.dtype)
     ids = torch.zeros(batch, 1, dtype=torch.long)
 
-    def run(**inputs: Any) -> list[Dispatched]:
+    def run(**inputs: Any) -> list[Call]:
         passed = {"past_key_values": cache, "use_cache": True, **inputs}
         return record(model, lambda: model.lm_head(text(**passed).last_hidden_state))
 

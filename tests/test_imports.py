@@ -44,7 +44,8 @@ MAY_IMPORT = {
     "cards": FITTING | {"fit", "public"},
     "fusion": set(),
     "timeline": FITTING | {"fit", "estimate", "host_costs", "fusion"},
-    "trace": {"errors"},
+    "tracing": {"errors"},
+    "trace": {"errors", "tracing"},
     "measure": BOTTOM | {"hardware", "samples", "device", "host", "host_costs"},  # and never fit
     "measured": BOTTOM,
     "compare": FITTING | {"fit", "estimate", "measured"},
@@ -57,7 +58,7 @@ MAY_IMPORT = {
 """Parts of ``calib`` (modules and subpackages) and the other parts that each may import."""
 KERNELS_TOO = {"measure"}
 """Parts that execute work, and so may import ``kernels`` beside ``model``."""
-TORCH_AT_THE_TOP = {"measure", "trace"}
+TORCH_AT_THE_TOP = {"measure", "trace", "tracing"}
 
 
 def imports(source: str, everywhere: bool = True) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from dispatched import record
+from dispatched import dispatched
 
 from calib.errors import CalibError
 from calib.measure import reference_model
@@ -161,7 +161,7 @@ def test_operators_are_those_that_the_dispatcher_saw(
     }[phase]
     whole: Any = passes.reference.model
     module, start = (whole.model, "model") if phase == "vision" else (whole, "")
-    seen = [(r.path, r.name) for r in record(module, run, start)]
+    seen = [(r.path, r.name) for r in dispatched(module, run, start)]
     table = measurement.operators[measurement.operators["phase"] == phase]
     profiled = [
         (path, aten.partition(".")[0])

@@ -1,0 +1,1 @@
+"""From a torch operator, as it is dispatched, to operators of ``model.ops``."""
