@@ -96,7 +96,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = load(options.card, "gemm")
     rng = np.random.default_rng(0)
-    samples = list(rows.take(rng.permutation(len(rows))[:_ROWS]).samples)
+    samples = rows.take(rng.permutation(len(rows))[:_ROWS]).samples()
     hardware = load_hardware(options.card)
     fit(samples[:300], hardware)  # imports scikit-learn
     start = time.perf_counter()

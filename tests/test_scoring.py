@@ -34,7 +34,7 @@ def gemm_rows(m, n, k, seconds, card="h200"):
     frame = pd.DataFrame({"m": m, "n": n, "k": k, "seconds": seconds, "hardware": card})
     frame["flops"], frame["bytes"] = 2.0 * m * n * k, 2.0 * (m * k + n * k + m * n)
     frame["group"] = [f"{a}/{b}" for a, b in zip(n, k, strict=True)]
-    return Rows("gemm", frame, np.empty(len(frame), dtype=object))
+    return Rows("gemm", frame)
 
 
 @pytest.mark.parametrize("final", [False, True])
@@ -88,7 +88,7 @@ def test_what_learns_finds_a_constant_efficiency(name):
 def test_routing_of_a_mixture_is_a_number():
     names = ["balanced", "power_law_1.01", "power_law_1.2"]
     sizes = dict.fromkeys(["tokens", "experts", "top_k", "hidden", "intermediate"], 8)
-    rows = Rows("moe", pd.DataFrame({**sizes, "distribution": names}), np.empty(3, dtype=object))
+    rows = Rows("moe", pd.DataFrame({**sizes, "distribution": names}))
     assert log_shape(rows)[:, -1].tolist() == [0.0, 1.01, 1.2]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
@@ -20,18 +20,20 @@ class Rows:
     """``n`` rows of one table of one card or several.
 
     ``frame``: the columns of :func:`calib.public.read_table`, with ``flops`` (unmasked work only)
-    and ``bytes`` [n]; ``samples``: [n] object array of the same rows.
+    and ``bytes`` [n].
     """
 
     table: str
     frame: pd.DataFrame
-    samples: np.ndarray
 
     def __len__(self) -> int:
         return len(self.frame)
 
     def take(self, index: np.ndarray) -> Rows:
-        return Rows(self.table, self.frame.iloc[index], self.samples[index])
+        return Rows(self.table, self.frame.iloc[index])
+
+    def samples(self) -> list[Sample]:
+        return samples_of(self.frame, self.table)
 
     def column(self, name: str) -> np.ndarray:
         """[n] a column as an array; where there is no window, 0."""
@@ -74,7 +76,7 @@ def _figure(card: str, figure: str) -> float:
 
 def join(parts: Sequence[Rows]) -> Rows:
     frame = pd.concat([p.frame for p in parts], ignore_index=True)
-    return Rows(parts[0].table, frame, np.concatenate([p.samples for p in parts]))
+    return Rows(parts[0].table, frame)
 
 
 @lru_cache(maxsize=32)
@@ -95,13 +97,7 @@ def load(card: str, table: str, engine: str = "vllm", pooled: bool = False) -> R
         op = grid(operator, **columns)
         flops[some.index], moved[some.index] = op.min_flops, op.bytes
     frame = frame.assign(flops=flops, bytes=moved)
-    return Rows(table, frame, _objects(samples_of(frame, table)))
-
-
-def _objects(samples: list[Sample]) -> np.ndarray:
-    array = np.empty(len(samples), dtype=object)
-    array[:] = samples
-    return array
+    return Rows(table, frame)
 
 
 def of_kernel(rows: Rows, implementation: str | None = None) -> Rows:
@@ -109,7 +105,3 @@ def of_kernel(rows: Rows, implementation: str | None = None) -> Rows:
     names = rows.frame["implementation"]
     wanted = implementation or names.value_counts().index[0]
     return rows.take(np.flatnonzero(names == wanted))
-
-
-def as_implementation(samples: Sequence[Sample], name: str) -> list[Sample]:
-    return [replace(sample, implementation=name) for sample in samples]

@@ -109,11 +109,11 @@ def _spread(calibration: Calibration, like: Rows) -> Callable[[Any], np.ndarray]
 
 
 def operators(rows: Rows) -> list[Operator]:
-    return [sample.op for sample in rows.samples]
+    return [sample.op for sample in rows.samples()]
 
 
 def _fit(rows: Rows, card: str) -> Calibration:
-    return fit(list(rows.samples), load_hardware(card))
+    return fit(rows.samples(), load_hardware(card))
 
 
 _FITTED: dict[str, Calibration] = {}
