@@ -126,6 +126,20 @@ def _derived_peaks(properties: DeviceProperties) -> dict[str, float]:
     }
 
 
+def clock_true_peak(hardware: Hardware, dtype: str, clock_hz: float) -> float | None:
+    """FLOP/s of products of ``dtype`` at ``clock_hz``: what the matrix units could do at the clock
+    that they really ran at. None where the table above does not hold the card."""
+    table = FLOP_PER_CLOCK_AND_SM.get(hardware.compute_capability or "", {})
+    if dtype not in table:
+        return None
+    return table[dtype] * hardware.sm_count * clock_hz / (2 if _is_halved(hardware, dtype) else 1)
+
+
+def _is_halved(hardware: Hardware, dtype: str) -> bool:
+    is_geforce = any("GeForce" in name for name in hardware.device_names)
+    return is_geforce and hardware.compute_capability in GEFORCE and dtype in HALVED_ON_GEFORCE
+
+
 _SEEN = "seen: reported by the driver"
 _DERIVED_SOURCES = {
     "sm_count": _SEEN,
@@ -221,6 +235,22 @@ def _power_limit(driver: Any, device: ctypes.c_int) -> float | None:
         try:
             handle = pynvml.nvmlDeviceGetHandleByPciBusId(bus.value)
             return float(pynvml.nvmlDeviceGetPowerManagementDefaultLimit(handle)) / 1e3
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+
+
+def driver_version() -> str | None:
+    """Of the NVIDIA driver, from NVML; None where NVML is not there."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        try:
+            return str(pynvml.nvmlSystemGetDriverVersion())
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError:

@@ -24,9 +24,10 @@ def run(config: dict[str, Any], folder: Path) -> None:
     from calib import steps
     from calib.report.terminal import print_report
     from calib.report.write import write_report
+    from calib.target import find_target
 
     model, workload = steps.model_and_workload(config)
-    target = steps.find_target(config)
+    target = find_target(config)
     if target.here:
         target = steps.measure_operators(config, target, model.phases(workload))
     if config["mode"] == "calibrate":

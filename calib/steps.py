@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib.device import detect_device, device_hardware
+from calib.device import driver_version
 from calib.errors import CalibError
-from calib.hardware import Hardware, hardware_from_config, hardware_names, load_hardware
-from calib.host_costs import COMPILED, EAGER, EXECUTIONS, GRAPH, HostCosts, host_costs
-from calib.samples import Sample, SampleStore, read_samples
+from calib.hardware import hardware_names
+from calib.host_costs import COMPILED, EAGER, EXECUTIONS, HostCosts, host_costs
+from calib.samples import Sample
+from calib.target import Target, open_instrument, probed
 from model.architectures import build
 from model.layer import Call
+from model.ops import Operator
 from model.workload import Phase, Workload
 
 if TYPE_CHECKING:
     from calib.fit import Calibration
     from calib.fusion import Fusion
+    from calib.measure.instrument import Instrument
     from calib.measure.probes import Speed
     from calib.measure.reference import Measurement
     from calib.report.record import RunRecord
@@ -32,17 +34,8 @@ IMPLEMENTATIONS = ("torch", "triton")
 MODES = ("run", "analytic", "calibrate")
 _LONG_S = 0.05
 """A shape of the design whose floor [s] is longer is left out: it would cost too much budget."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """The device that the estimates are for. ``here``: it is this machine's and can be measured."""
-
-    hardware: Hardware
-    here: bool
-    device: str
-    store: SampleStore
-    samples: list[Sample] = field(default_factory=list)
+PROBE_BYTES = 2**30
+"""Of random inputs for probes beside a model on a card."""
 
 
 def model_and_workload(config: dict[str, Any]) -> tuple[Any, Workload]:
@@ -69,64 +62,15 @@ def model_and_workload(config: dict[str, Any]) -> tuple[Any, Workload]:
         raise CalibError(f"model: {error}") from None
 
 
-def find_target(config: dict[str, Any]) -> Target:
-    """The card that the configuration names, else the device found, else the CPU."""
-    found = detect_device()
-    chosen = config.get("hw")
-    if isinstance(chosen, dict):
-        hardware = hardware_from_config(chosen)
-    else:
-        hardware = device_hardware(found) if found else load_hardware("cpu")
-    folder = Path(config["samples"]["dir"] or default_samples_dir()).expanduser() / hardware.name
-    if hardware.name == "cpu":
-        if config["execution"] == GRAPH:
-            raise CalibError(
-                "execution = 'graph' on cpu: expected eager or compiled, since a CPU has no graphs"
-            )
-        from calib.host import detect_host
-
-        device = detect_host().device
-        here = config["mode"] != "analytic"  # which never measures
-        return Target(hardware, here, device, SampleStore(folder, "cpu", device))
-    device = found.name if found else ""
-    # Timing on a CUDA card is not built yet: one that is here is predicted like one that is not.
-    if config["mode"] == "calibrate":
-        raise CalibError(
-            f"mode = 'calibrate' on {hardware.name}: expected +hw=cpu, since only the CPU that "
-            "this runs on can be measured yet"
-        )
-    samples = read_samples(folder, hardware.name) if folder.exists() else []
-    return Target(hardware, False, device, SampleStore(folder, hardware.name, device), samples)
-
-
-def default_samples_dir() -> Path:
-    """The user's data directory, as the XDG base directory specification names it."""
-    import os
-
-    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "calib" / "samples"
-
-
-def probed(target: Target) -> Target:
-    """The target with the peaks that only probes can tell."""
-    if not target.hardware.unprobed:
-        return target
-    from calib.host import detect_host, with_probes
-    from calib.measure.probes import peaks
-
-    found = peaks()
-    hardware = with_probes(target.hardware, detect_host(), found.peak_flops, found.bandwidth)
-    return replace(target, hardware=hardware)
-
-
 def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, Phase]) -> Target:
     """Probe the device, then sweep until the budget is spent, earlier sweeps' time included."""
     from calib.measure.allocator import keep_freed_memory
 
     keep_freed_memory()
+    from calib.ceilings import ORIGIN, ceiling_operators
     from calib.estimate import found_in_cache
     from calib.features import whole
     from calib.hardware import floor
-    from calib.measure.cpu import CpuInstrument
     from calib.measure.design import plain
     from calib.measure.sweep import MODEL, Point, Sweep
 
@@ -134,18 +78,20 @@ def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, 
     hardware, limits = target.hardware, config["sweep"]
     calls = [whole(c.op) for p in phases.values() for c in p.layer.calls()]
     caches = {op: "hot" if found_in_cache(op, hardware) else "cold" for op in calls}
-    models = [Point(op, cache, MODEL) for op, cache in caches.items()]
-    instrument = CpuInstrument()
+    models = [Point(op, cache, ORIGIN) for op, cache in ceiling_operators(hardware)]
+    models += [Point(op, cache, MODEL) for op, cache in caches.items()]
+    instrument = open_instrument(target, config["seed"])
     with progress("measuring operators", limits["budget_s"]) as advance:
         sweep = Sweep(
             instrument,
             target.store,
             limits["budget_s"],
             instrument.rule(limits),
-            versions(),
+            versions(target),
             advance,
         )
         sweep.run(models, plain(config["seed"], lambda op: float(floor(op, hardware)) < _LONG_S))
+    measure_costs(target, instrument)
     target.store.compact()
     return replace(target, samples=target.store.samples())
 
@@ -164,33 +110,54 @@ def progress(title: str, total_s: float) -> Iterator[Any]:
 
 
 def measure_host(config: dict[str, Any], target: Target, calibration: Calibration) -> float:
-    """Seconds that eager module code adds to a launch; 0 where launches do not wait for it.
+    """Seconds that eager module code adds to a launch of a CPU; 0 where launches do not wait for
+    it. (What a card's host costs is measured with its operators.)
 
     Measured once on a miniature model and kept with the samples.
     """
-    from calib.measure.host import HOST, host_seconds
+    from calib.host_costs import MODULE_CODE
+    from calib.measure.host import host_seconds
 
-    if not target.here or config["execution"] != EAGER:
+    if not target.here or target.on_card or config["execution"] != EAGER:
         return 0.0
-    known = [s for s in target.samples if s.op == HOST]
+    known = [s for s in target.samples if s.op == MODULE_CODE]
     if not known:
 
         def operators(calls: Sequence[Call]) -> float:
             seconds = calibration.estimate([c.op for c in calls], hot=True)["estimate_s"]
             return float(sum(s * c.count for s, c in zip(seconds, calls, strict=True)))
 
-        sample = Sample(
-            op=HOST,
-            seconds=host_seconds(operators),
-            hardware=target.store.hardware,
-            implementation=config["implementation"],
-            origin="host",
-            device=target.device,
-            versions=versions(),
-        )
-        target.store.append([sample])
-        known = [sample]
+        known = store_costs(target, {MODULE_CODE: host_seconds(operators)})
     return statistics.median(s.median for s in known)
+
+
+def measure_costs(target: Target, instrument: Instrument) -> None:
+    """What host and queue cost beside the operators, once."""
+    from calib.host_costs import EAGER_OPERATOR
+
+    if not any(s.op == EAGER_OPERATOR for s in target.store.samples()):
+        store_costs(target, instrument.costs())
+
+
+def store_costs(target: Target, costs: Mapping[Operator, list[float]]) -> list[Sample]:
+    """Append the raw seconds of each cost to the target's store."""
+    from calib.host_costs import ORIGIN
+
+    samples = [
+        Sample(
+            op=op,
+            seconds=seconds,
+            hardware=target.store.hardware,
+            implementation="torch",
+            origin=ORIGIN,
+            device=target.device,
+            versions=versions(target),
+        )
+        for op, seconds in costs.items()
+    ]
+    if samples:
+        target.store.append(samples)
+    return samples
 
 
 @dataclass(frozen=True)
@@ -212,22 +179,38 @@ def measure_model(config: dict[str, Any], target: Target, workload: Workload) ->
         return None
     from rich.console import Console
 
-    from calib.measure.probes import speed
     from calib.measure.reference import measure_reference
-    from calib.measure.reference_run import STEP
 
     dimensions = {k: v for k, v in config["model"].items() if k != "architecture"}
     speeds: dict[str, Speed] = {}
+    probe = open_probe(target)
     with Console(stderr=True).status("measuring the model") as status:
 
         def between(name: str) -> None:
             status.update(f"measuring the model: {name}")
-            speeds[name] = speed(repeats=3 if STEP in name else 9)
+            speeds[name] = probe(name)
 
         measurement = measure_reference(
-            workload, dimensions, repeats=config["repeats"], between=between, seed=config["seed"]
+            workload,
+            dimensions,
+            device=target.torch_device,
+            repeats=config["repeats"],
+            between=between,
+            seed=config["seed"],
         )
     return Observed(measurement, speeds)
+
+
+def open_probe(target: Target) -> Callable[[str], Speed]:
+    """What says how fast the device is, before the pass of a given name."""
+    from calib.measure.probes import speed
+    from calib.measure.reference_run import STEP
+
+    if not target.on_card:
+        return lambda name: speed(repeats=3 if STEP in name else 9)
+    instrument = open_instrument(target, arena_bytes=PROBE_BYTES)
+    instrument.warm_up()
+    return lambda name: instrument.speed()
 
 
 def routing(observed: Observed | None) -> dict[str, list[float]] | None:
@@ -362,12 +345,19 @@ def notes_of(target: Target) -> list[str]:
     ]
 
 
-def versions() -> dict[str, str]:
-    """Versions of what measures, and of the system."""
+def versions(target: Target | None = None) -> dict[str, str]:
+    """Versions of what measures, and of the system; of a card that is measured, its driver's too.
+
+    The last needs torch.
+    """
     found = {"python": platform.python_version(), "system": platform.system()}
     for name in ("calib", "torch", "triton", "transformers", "numpy", "scikit-learn"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    if target is not None and target.here and target.on_card:
+        import torch
+
+        found |= {"cuda": str(torch.version.cuda), "driver": driver_version() or "not known"}
     return found

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "host": BOTTOM | {"hardware"},
     "host_costs": BOTTOM | {"samples"},
     "public": BOTTOM | {"hardware", "samples"},
+    "ceilings": BOTTOM | {"hardware", "samples", "device", "host_costs"},
     "tiles": BOTTOM | {"hardware"},
     "features": BOTTOM | {"hardware", "tiles"},
     "prior": BOTTOM | {"features"},
@@ -48,12 +49,13 @@ MAY_IMPORT = {
     "trace": {"errors", "tracing"},
     "measure": BOTTOM | {"hardware", "samples", "device", "host", "host_costs"},  # and never fit
     "measured": BOTTOM,
+    "target": BOTTOM | {"hardware", "samples", "device", "host", "host_costs", "measure"},
     "compare": FITTING | {"fit", "estimate", "measured"},
     "report": {"errors"},  # it sees tables only
     "steps": FITTING
     | {"device", "host", "public", "fit", "estimate", "timeline", "trace", "measure", "measured"}
-    | {"compare", "report", "host_costs", "fusion"},
-    "run": BOTTOM | {"steps", "report"},
+    | {"compare", "report", "host_costs", "fusion", "ceilings", "target"},
+    "run": BOTTOM | {"steps", "target", "report"},
 }
 """Parts of ``calib`` (modules and subpackages) and the other parts that each may import."""
 KERNELS_TOO = {"measure"}

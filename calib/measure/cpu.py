@@ -48,3 +48,8 @@ class CpuInstrument:
 
     def speed(self) -> Speed:
         return speed()
+
+    def costs(self) -> dict[Operator, list[float]]:
+        """None: a sample holds its operator's dispatch. Module code needs the fit, and is measured
+        after it (``calib.measure.host``)."""
+        return {}

@@ -33,18 +33,19 @@ def host_seconds(
     estimate: Callable[[Sequence[Call]], float],
     repeats: int = 30,
     disturb: Callable[[], Any] = lambda: None,
+    device: str = "cpu",
 ) -> list[float]:
-    """Raw seconds a launch of ``repeats`` decode steps of the miniature.
+    """Raw seconds a launch of ``repeats`` decode steps of the miniature on ``device``.
 
     ``estimate``: the operators' own seconds of a list of calls.
     """
     import torch
 
     from calib.measure.reference_model import build_reference
-    from calib.measure.reference_run import Passes, make_inputs
+    from calib.measure.reference_run import Passes, make_inputs, synchronise
 
     workload = Workload("miniature", side=64, decode_steps=1, prompt_tokens=32)
-    reference = build_reference(MINIATURE, workload)
+    reference = build_reference(MINIATURE, workload, device)
     passes = Passes(reference, workload, make_inputs(reference, workload))
     model: DeepseekOCRModel = reference.dimensions
     calls = model.decode_step(context=36 + repeats // 2)
@@ -55,7 +56,9 @@ def host_seconds(
         state = passes.step(passes.prefill())
         for _ in range(repeats):
             disturb()
+            synchronise(device)
             start = time.perf_counter()
             state = passes.step(state)
+            synchronise(device)
             seconds.append(max(time.perf_counter() - start - operators, 0.0) / launches)
     return seconds

@@ -71,3 +71,7 @@ class Instrument(Protocol):
 
     def speed(self) -> Speed:
         """What probes reach just now."""
+
+    def costs(self) -> dict[Operator, list[float]]:
+        """Raw seconds of what the host and the queue cost (``calib.host_costs``); empty where the
+        samples of operators hold them already."""

@@ -261,6 +261,7 @@ def available_memory(device: str) -> float:
     import torch
 
     if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps for later is free too
         return float(torch.cuda.mem_get_info(device)[0])
     import psutil
 

@@ -14,6 +14,7 @@ from calib.hardware import Hardware
 from calib.measure.cases import Arena, Unsupported, torch_cases
 from calib.measure.check import error_of
 from calib.measure.clock import StopRule
+from calib.measure.cuda.costs import open_costs
 from calib.measure.cuda.stream import Run, Stream, TorchStream, wait
 from calib.measure.cuda.telemetry import Sensor, around, open_sensor, settled, unfit
 from calib.measure.cuda.timer import Timed, Timer, measure_spin, time_operator
@@ -55,10 +56,18 @@ class Bench(Protocol):
 class CudaInstrument:
     """Times operators on ``stream``, watches ``sensor``, and throws away what it must."""
 
-    implementations = ("torch", "triton")
+    implementations: tuple[str, ...] = ("torch", "triton")
     threads: int | None = None
 
-    def __init__(self, hardware: Hardware, stream: Stream, sensor: Sensor, bench: Bench) -> None:
+    def __init__(
+        self,
+        hardware: Hardware,
+        stream: Stream,
+        sensor: Sensor,
+        bench: Bench,
+        device: str = "cuda:0",
+    ) -> None:
+        self.device = device
         self.hardware, self.stream, self.sensor, self.bench = hardware, stream, sensor, bench
         self.timer = Timer(stream)
         self._right: set[tuple[Operator, str]] = set()
@@ -151,6 +160,9 @@ class CudaInstrument:
             )
         return Speed(PROBE_PRODUCT.flops / product, PROBE_COPY.bytes / copy)
 
+    def costs(self) -> dict[Operator, list[float]]:
+        return open_costs(self.timer, self.device)
+
 
 class TorchBench:
     """Torch's operators and our kernels on random data in an arena on the card."""
@@ -176,11 +188,13 @@ class TorchBench:
             return ""
 
 
-def open_cuda(hardware: Hardware, device: str = "cuda:0", seed: int = 0) -> CudaInstrument:
+def open_cuda(
+    hardware: Hardware, device: str = "cuda:0", seed: int = 0, arena_bytes: int | None = None
+) -> CudaInstrument:
     """The card that torch calls ``device``, ready to be warmed up.
 
-    Its arena takes a fifth of the free memory for bfloat16, at most 8 GiB, and half of that for
-    every other dtype that is asked for.
+    ``arena_bytes``: of bfloat16, and half of that for every other dtype that is asked for; None
+    means a fifth of the free memory, at most 8 GiB.
     """
     torch.cuda.init()
     properties: Any = torch.cuda.get_device_properties(device)
@@ -189,9 +203,9 @@ def open_cuda(hardware: Hardware, device: str = "cuda:0", seed: int = 0) -> Cuda
         f"{properties.pci_device_id:02x}.0"
     )
     free, _ = torch.cuda.mem_get_info(device)
-    arena = Arena(min(free // 5, 2**33), seed, device)
+    arena = Arena(arena_bytes or min(free // 5, 2**33), seed, device)
     stream = TorchStream(device, hardware.l2_bytes)
-    return CudaInstrument(hardware, stream, open_sensor(bus_id), TorchBench(arena))
+    return CudaInstrument(hardware, stream, open_sensor(bus_id), TorchBench(arena), device)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,136 @@
+"""Which device a run is for: the one named, the one found, and whether it can be measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from calib import target as module
+from calib.device import DeviceProperties
+from calib.errors import CalibError
+from calib.hardware import load_hardware
+from calib.measure.cpu import CpuInstrument
+from calib.samples import Sample, write_samples
+from calib.target import find_target, open_instrument
+from model import ops
+
+H200 = DeviceProperties(
+    name="NVIDIA H200",
+    compute_capability="9.0",
+    sm_count=132,
+    clock_hz=1.98e9,
+    memory_clock_hz=3.2e9,
+    bus_width_bits=6144,
+    memory_bytes=2**37,
+    l2_bytes=50 * 2**20,
+    shared_memory_per_block=232_448,
+    threads_per_sm=2048,
+)
+UNKNOWN = replace(H200, name="NVIDIA H999")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Say which card this machine has."""
+
+    def has(card):
+        monkeypatch.setattr(module, "detect_device", lambda: card)
+
+    return has
+
+
+def config(folder, hw=None, mode="run"):
+    chosen = {} if hw is None else {"hw": dict(vars(load_hardware(hw)))}
+    return {"mode": mode, "execution": "eager", "samples": {"dir": str(folder)}, **chosen}
+
+
+def test_a_card_that_is_here_is_measured(machine, tmp_path):
+    machine(H200)
+    found = find_target(config(tmp_path))
+    assert (found.hardware.name, found.here, found.device) == ("h200", True, "NVIDIA H200")
+    assert (found.on_card, found.torch_device) == (True, "cuda:0")
+    assert (found.store.hardware, found.store.folder) == ("h200", tmp_path / "h200")
+
+
+def test_a_card_without_a_file_is_measured_too(machine, tmp_path):
+    machine(UNKNOWN)
+    found = find_target(config(tmp_path, mode="calibrate"))
+    assert found.here and found.hardware.provenance == "derived"
+
+
+def test_a_card_that_is_named_and_not_here_is_predicted(machine, tmp_path):
+    sample = Sample(ops.Copy(4), [1.0], "rtx5090", "torch", device="NVIDIA GeForce RTX 5090")
+    write_samples(tmp_path / "rtx5090" / "000001.parquet", [sample])
+    for card in (H200, None):
+        machine(card)
+        found = find_target(config(tmp_path, "rtx5090"))
+        assert not found.here and found.samples == [sample]
+
+
+def test_analytic_never_measures(machine, tmp_path):
+    machine(H200)
+    assert not find_target(config(tmp_path, mode="analytic")).here
+
+
+def test_a_card_that_is_not_here_cannot_be_calibrated(machine, tmp_path):
+    machine(H200)
+    with pytest.raises(CalibError, match=r"on rtx5090: .* this machine, NVIDIA H200"):
+        find_target(config(tmp_path, "rtx5090", "calibrate"))
+    machine(None)
+    with pytest.raises(CalibError, match="no CUDA card"):
+        find_target(config(tmp_path, "rtx5090", "calibrate"))
+
+
+def test_without_a_card_the_cpu_is_measured(machine, tmp_path):
+    machine(None)
+    found = find_target(config(tmp_path))
+    assert (found.hardware.name, found.here, found.torch_device) == ("cpu", True, "cpu")
+    assert isinstance(open_instrument(found), CpuInstrument)
+
+
+def test_a_torch_without_cuda_is_told_and_nothing_hangs(machine, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this torch has CUDA")
+    machine(H200)
+    with pytest.raises(CalibError, match="cannot use it: expected a build of torch"):
+        open_instrument(find_target(config(tmp_path)))
+
+
+def test_a_card_is_swept_with_both_implementations(machine, tmp_path, monkeypatch):
+    """From the configuration to stored samples, on a simulated card."""
+    from simulated_gpu import KernelBench, SimulatedCard, Trace
+
+    from calib import ceilings, steps
+    from calib.host_costs import EAGER_OPERATOR, LAUNCH
+    from calib.measure.cuda.instrument import CudaInstrument
+    from calib.measure.sweep import Point
+    from model.workload import Workload
+
+    def simulated(target, seed=0):
+        card = SimulatedCard()
+        instrument = CudaInstrument(target.hardware, card, Trace(card), KernelBench(card))
+        instrument.costs = lambda: {EAGER_OPERATOR: [7e-6], LAUNCH: [2e-6]}
+        return instrument
+
+    machine(H200)
+    monkeypatch.setattr(steps, "open_instrument", simulated)
+    monkeypatch.setattr(steps, "versions", lambda target: {"driver": "made up"})
+    few = [Point(ops.Matmul(m, 64, 64), "cold") for m in (1, 2, 3)]
+    monkeypatch.setattr("calib.measure.design.plain", lambda *_: lambda state: iter(few))
+    limits = {"budget_s": 600.0, "spread": 0.01, "cap_s": 0.1, "least": 5, "most": 20}
+    asked = config(tmp_path, mode="calibrate") | {"sweep": limits, "seed": 0}
+    model = steps.build("vit")
+    phases = model.phases(Workload("tiny", side=224))
+    done = steps.measure_operators(asked, find_target(asked), phases)
+    swept = [s for s in done.samples if s.origin != "host"]
+    assert {s.implementation for s in swept} == {"torch", "triton"}
+    assert {s.origin for s in swept} >= {"ceiling", "model", "design"}
+    assert all(s.sm_clock_hz and s.probe_flops and s.power_w for s in swept)
+    assert {s.op for s in done.samples if s.origin == "host"} == {EAGER_OPERATOR, LAUNCH}
+    figures = {c.name: c for c in ceilings.ceilings(done.samples, done.hardware)}
+    assert figures["product of bfloat16"].clock_share and figures["eager operator"].measured == 7e-6
+    again = steps.measure_operators(asked, find_target(asked), phases)
+    assert again.samples == done.samples, "what is stored is not measured again"
