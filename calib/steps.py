@@ -249,6 +249,7 @@ def estimate(
     """Tables of operators, modules, components and figures, the measured columns beside them."""
     from calib import estimate as tables
     from calib.fusion import fuse
+    from calib.memory import memory
     from calib.report.record import RunRecord
     from calib.timeline import timeline_table, with_wall
 
@@ -300,6 +301,7 @@ def estimate(
         fits=fits,
         measurement=measurement,
         timeline=timeline_table(operators, repeats),
+        memory=memory(model, workload, target.hardware.memory_bytes).as_dict(),
         notes=notes,
         environment={**versions(), "config": config, "device": target.device},
     )

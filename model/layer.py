@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache, wraps
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,21 @@ def join(path: str, name: str) -> str:
     return f"{path}.{name}" if path and name else path or name
 
 
+def once(cost: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``cost`` remembered for equal layers, as a decoder has them; not for arrays of shapes."""
+    known = lru_cache(maxsize=4096)(cost)
+
+    @wraps(cost)
+    def remembered(layer: Any) -> Any:
+        try:
+            hash(layer)
+        except TypeError:
+            return cost(layer)
+        return known(layer)
+
+    return remembered
+
+
 class Layer:
     """Base of all layers. Subclasses are frozen dataclasses of dimensions that define ``forward``.
 
@@ -186,6 +201,7 @@ class Layer:
     def own_kv_cache_bytes(self) -> Any:
         return 0
 
+    @once
     def kv_cache_bytes(self) -> Any:
         """Memory of the keys and values kept after the pass, those kept before it included."""
         return self.own_kv_cache_bytes() + sum(c.kv_cache_bytes() for c in self.children().values())
@@ -208,6 +224,7 @@ class Layer:
         """
         return self.live_bytes()[0]
 
+    @once
     def live_bytes(self) -> tuple[Any, Any]:
         """Bytes alive beside those before the pass: at worst, and at its end."""
         peak = live = 0

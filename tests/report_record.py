@@ -12,6 +12,7 @@ import pandas as pd
 
 from calib.hardware import Hardware, arithmetic_intensity, bound, floor
 from calib.host_costs import host_costs
+from calib.memory import memory
 from calib.report.record import RunRecord
 from calib.timeline import timeline_table, with_wall
 from model.deepseek_ocr import DeepseekOCRModel
@@ -88,6 +89,7 @@ def synthetic_record(measured: bool = True, workload: Workload | None = None) ->
             "rtx5090 is not here and has no samples: run `python -m calib.run` on it to calibrate"
         ],
         timeline=timeline_table(operators, {n: p.repeat for n, p in phases.items()}),
+        memory=memory(model, asked, hardware.memory_bytes).as_dict(),
         environment={"python": "3.11.9", "torch": "2.13.0", "platform": "Linux", "cores": 2},
     )
 

@@ -185,6 +185,23 @@ class Component:
 
 
 @dataclass(frozen=True)
+class MemoryNeed:
+    """What the workload needs of the device's memory, and the largest one that fits."""
+
+    weight_bytes: Annotated[float, Doc("of the whole model [bytes]", minimum=0)]
+    kv_cache_bytes: Annotated[float, Doc("at the end of the phase [bytes]", minimum=0)]
+    activation_bytes: Annotated[float, Doc("at their peak in the phase [bytes]", minimum=0)]
+    phase: Annotated[str, Doc("the one that needs most")]
+    needed_bytes: Annotated[float, Doc("all three [bytes]", minimum=0)]
+    memory_bytes: Annotated[float, Doc("of the device [bytes]", minimum=0)]
+    fits: bool
+    largest_batch: Annotated[int, Doc("that fits with this context; 0: none", minimum=0)]
+    largest_context: Annotated[
+        int | None, Doc("tokens of a sequence that fit at this batch; 0: none", minimum=0)
+    ]
+
+
+@dataclass(frozen=True)
 class PhaseTimeline:
     """One pass of a phase, replayed launch by launch."""
 
@@ -268,6 +285,7 @@ class AnalyticModelReport:
     ]
     components: list[Component]
     timeline: list[PhaseTimeline]
+    memory: MemoryNeed | None
     figures: list[Figure]
     fits: list[Fit]
     measurement: dict[str, Any] | None

@@ -1,11 +1,11 @@
-"""Sentences of the report: what bounds each phase, and what would help."""
+"""Sentences of the report: what bounds each phase, what would help, and whether it fits."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from calib.report.record import RunRecord, known
-from calib.report.units import percent, seconds
+from calib.report.units import nbytes, percent, seconds
 
 BOUND_BY = {"host": "host", "compute": "compute", "memory": "bandwidth"}
 WORTH_SAYING = 0.05
@@ -33,3 +33,36 @@ def _phase(row: dict[Any, Any], execution: str) -> str:
     if execution != "graph" and saved > WORTH_SAYING * row["wall_s"]:
         text += f"; a CUDA graph would save {seconds(saved)} ({percent(saved / row['wall_s'])})"
     return text + "."
+
+
+def memory_lines(record: RunRecord) -> list[str]:
+    """Whether the workload fits the device's memory, and the largest that does."""
+    memory = record.memory
+    if memory is None:
+        return []
+    parts = {name: memory[f"{name}_bytes"] for name in ("weight", "kv_cache", "activation")}
+    named = (
+        f"weights {nbytes(parts['weight'])}, KV cache {nbytes(parts['kv_cache'])}, "
+        f"activations {nbytes(parts['activation'])} ({memory['phase']})"
+    )
+    needs, has = nbytes(memory["needed_bytes"]), nbytes(memory["memory_bytes"])
+    if not memory["fits"]:
+        return [f"It does not fit: it needs {needs}, the device has {has}. {_why(parts, memory)}"]
+    text = f"Memory: {needs} of {has}: {named}. The largest batch that fits is "
+    text += f"{memory['largest_batch']:,}"
+    if memory["largest_context"] is not None:
+        text += f", the longest sequence {memory['largest_context']:,} tokens"
+        text += f" at batch {record.workload['batch']}"
+    return [text + "."]
+
+
+def _why(parts: dict[str, float], memory: dict[str, Any]) -> str:
+    """The part that does not fit by itself, or else what all of them add up to."""
+    if parts["weight"] > memory["memory_bytes"]:
+        return f"The weights alone take {nbytes(parts['weight'])}."
+    words = {"weight": "the weights", "kv_cache": "the KV cache", "activation": "activations"}
+    order = sorted(parts, key=lambda name: -parts[name])
+    listed = ", ".join(f"{words[name]} {nbytes(parts[name])}" for name in order)
+    batch = memory["largest_batch"]
+    fits = f"; batch {batch:,} would fit" if batch else "; not even one page would fit"
+    return f"In {memory['phase']} {listed} are needed{fits}."

@@ -34,6 +34,7 @@ class RunRecord:
                        their kernels as ``kernel_s``
     timeline           one row a phase, seconds of one pass: wall_s, low_s, high_s, kernel_s,
                        idle_s, graph_s (the same as a CUDA graph), limited_by; None: not replayed
+    memory             the fields of ``calib.memory.Memory`` and what follows from them
     figures            name, unit, roofline, estimate, low, high, measured
     fits               one row a fit, with its held-out errors; may be empty
     measurement        how it was measured and what the machine did; None where nothing was
@@ -58,6 +59,7 @@ class RunRecord:
     notes: list[str]
     environment: dict[str, Any]
     timeline: pd.DataFrame | None = None
+    memory: dict[str, Any] | None = None
 
     @property
     def total(self) -> dict[str, Any]:

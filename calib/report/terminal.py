@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from calib.report.lines import BOUND_BY, timeline_lines
+from calib.report.lines import BOUND_BY, memory_lines, timeline_lines
 from calib.report.record import RunRecord, known
 from calib.report.units import UNKNOWN, figure, flops, interval, nbytes, percent, seconds
 
@@ -120,7 +120,7 @@ def remarks(record: RunRecord) -> list[str]:
         )
     if measurement.get("unstable"):
         found.append("This run is unstable: repeat it on a machine that does nothing else.")
-    return found + timeline_lines(record) + list(record.notes)
+    return found + timeline_lines(record) + memory_lines(record) + list(record.notes)
 
 
 def _table(cells: Cells, last_is_total: bool = False) -> Table:
