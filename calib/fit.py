@@ -166,22 +166,22 @@ def group_of(sample: Sample) -> str:
 
 
 def drift_corrected(samples: Sequence[Sample], hardware: Hardware) -> np.ndarray:
-    """[n] median seconds at the store's typical machine state.
+    """[n] expected seconds at the store's typical machine state.
 
     A block whose probes ran slower than the median of all blocks had a slower machine: its times
     are divided by that factor, the compute probe's and the bandwidth probe's blended by the share
     of each floor. Samples without probes are taken as they are.
     """
-    medians = np.array([s.median for s in samples])
+    expected = np.array([s.expected for s in samples])
     if any(s.probe_flops is None or s.probe_bandwidth is None for s in samples):
-        return medians
+        return expected
     flops = np.array([s.probe_flops for s in samples], dtype=float)
     bandwidth = np.array([s.probe_bandwidth for s in samples], dtype=float)
     compute = np.array([float(s.op.min_flops) / peak(s.op, hardware) for s in samples])
     memory = np.array([float(s.op.bytes) / hardware.bandwidth for s in samples])
     share = compute / np.maximum(compute + memory, 1e-30)
     speed = share * flops / np.median(flops) + (1 - share) * bandwidth / np.median(bandwidth)
-    return np.asarray(medians * speed)
+    return np.asarray(expected * speed)
 
 
 def fit(
@@ -273,13 +273,13 @@ def _thinned(samples: list[Sample]) -> list[Sample]:
 def measured_shapes(
     samples: Sequence[Sample], hardware: Hardware
 ) -> dict[tuple[str, Operator, str], tuple[float, float, float]]:
-    """Median, 5th and 95th percentile of the repeats of each shape, drift-corrected."""
+    """Expected seconds, 5th and 95th percentile of the repeats of each shape, drift-corrected."""
     usable = [s for s in samples if s.status == "ok" and len(s.seconds)]
     known: dict[tuple[str, Operator, str], tuple[float, float, float]] = {}
     if not usable:
         return known
     for sample, corrected in zip(usable, drift_corrected(usable, hardware), strict=True):
-        low, high = np.quantile(sample.seconds, [0.05, 0.95]) * corrected / sample.median
+        low, high = np.quantile(sample.seconds, [0.05, 0.95]) * corrected / sample.expected
         key = (sample.implementation, sample.op, sample.cache)
         known[key] = (float(corrected), float(low), float(high))
     return known

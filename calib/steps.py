@@ -122,13 +122,18 @@ def measure_host(config: dict[str, Any], target: Target, calibration: Calibratio
         return 0.0
     known = [s for s in target.samples if s.op == MODULE_CODE]
     if not known:
+        from calib.estimate import found_in_cache
+        from calib.measure.cases import Arena, weight_stream
 
         def operators(calls: Sequence[Call]) -> float:
-            seconds = calibration.estimate([c.op for c in calls], hot=True)["estimate_s"]
+            ops = [c.op for c in calls]
+            hot = [found_in_cache(op, target.hardware) for op in ops]
+            seconds = calibration.estimate(ops, hot=hot)["estimate_s"]
             return float(sum(s * c.count for s, c in zip(seconds, calls, strict=True)))
 
-        known = store_costs(target, {MODULE_CODE: host_seconds(operators)})
-    return statistics.median(s.median for s in known)
+        disturb = weight_stream(Arena())
+        known = store_costs(target, {MODULE_CODE: host_seconds(operators, disturb=disturb)})
+    return statistics.median(s.expected for s in known)
 
 
 def measure_costs(target: Target, instrument: Instrument) -> None:

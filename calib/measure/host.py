@@ -9,35 +9,40 @@ the cost that each launch of an eager model carries on this host.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from calib.host_costs import MODULE_CODE
 from model.deepseek_ocr import DeepseekOCRModel
 from model.layer import Call
 from model.workload import Workload
 
+if TYPE_CHECKING:
+    import torch
+
 HOST = MODULE_CODE
 """The operator under which the cost of a launch is stored."""
 MINIATURE = {
     **{"sam_hidden": 64, "sam_layers": 1, "sam_heads": 2, "sam_intermediate": 128, "sam_neck": 32},
     **{"sam_global_layers": (0,), "sam_downsample": (32, 64), "clip_hidden": 64, "clip_layers": 1},
-    **{"clip_heads": 2, "clip_intermediate": 128, "hidden": 128, "layers": 4, "heads": 2},
-    **{"kv_heads": 2, "head_dim": 64, "intermediate": 256, "experts": 8, "top_k": 2},
-    **{"expert_intermediate": 64, "vocabulary": 512},
+    **{"clip_heads": 2, "clip_intermediate": 128, "hidden": 256, "layers": 4, "heads": 4},
+    **{"kv_heads": 4, "head_dim": 64, "intermediate": 512, "experts": 8, "top_k": 2},
+    **{"expert_intermediate": 512, "vocabulary": 512},
 }
 """Dimensions so small that the host is all there is, and the calls those of the full model."""
 
 
 def host_seconds(
     estimate: Callable[[Sequence[Call]], float],
-    repeats: int = 30,
+    repeats: int = 60,
     disturb: Callable[[], Any] = lambda: None,
     device: str = "cpu",
 ) -> list[float]:
     """Raw seconds a launch of ``repeats`` decode steps of the miniature on ``device``.
 
-    ``estimate``: the operators' own seconds of a list of calls.
+    ``estimate``: the operators' own seconds of a list of calls. ``disturb``: what ran between the
+    repeats of their samples.
     """
     import torch
 
@@ -52,13 +57,38 @@ def host_seconds(
     launches = sum(c.launches * c.count for c in calls)
     operators = estimate(calls)
     seconds = []
-    with torch.no_grad():
+    with torch.no_grad(), paused_before_products(reference.model, disturb) as pauses:
         state = passes.step(passes.prefill())
         for _ in range(repeats):
-            disturb()
             synchronise(device)
+            pauses.clear()
             start = time.perf_counter()
             state = passes.step(state)
             synchronise(device)
-            seconds.append(max(time.perf_counter() - start - operators, 0.0) / launches)
+            taken = time.perf_counter() - start - sum(pauses)
+            seconds.append(max(taken - operators, 0.0) / launches)
     return seconds
+
+
+@contextmanager
+def paused_before_products(
+    model: torch.nn.Module, disturb: Callable[[], Any]
+) -> Iterator[list[float]]:
+    """``disturb`` before every linear layer, as a real one streams its weights: caches are then as
+    cold as between a sample's repeats. Yields the seconds of each pause."""
+    import torch
+
+    pauses: list[float] = []
+
+    def pause(*_: Any) -> None:
+        start = time.perf_counter()
+        disturb()
+        pauses.append(time.perf_counter() - start)
+
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    handles = [m.register_forward_pre_hook(pause) for m in linear]
+    try:
+        yield pauses
+    finally:
+        for handle in handles:
+            handle.remove()
