@@ -173,14 +173,21 @@ def drift_corrected(samples: Sequence[Sample], hardware: Hardware) -> np.ndarray
     of each floor. Samples without probes are taken as they are.
     """
     expected = np.array([s.expected for s in samples])
-    if any(s.probe_flops is None or s.probe_bandwidth is None for s in samples):
+    probed = np.array(
+        [s.probe_flops is not None and s.probe_bandwidth is not None for s in samples]
+    )
+    if not probed.any():
         return expected
-    flops = np.array([s.probe_flops for s in samples], dtype=float)
-    bandwidth = np.array([s.probe_bandwidth for s in samples], dtype=float)
-    compute = np.array([float(s.op.min_flops) / peak(s.op, hardware) for s in samples])
-    memory = np.array([float(s.op.bytes) / hardware.bandwidth for s in samples])
+    some = [s for s, known in zip(samples, probed, strict=True) if known]
+    flops = np.array([s.probe_flops for s in some], dtype=float)
+    bandwidth = np.array([s.probe_bandwidth for s in some], dtype=float)
+    compute = np.array([float(s.op.min_flops) / peak(s.op, hardware) for s in some])
+    memory = np.array([float(s.op.bytes) / hardware.bandwidth for s in some])
     share = compute / np.maximum(compute + memory, 1e-30)
-    speed = share * flops / np.median(flops) + (1 - share) * bandwidth / np.median(bandwidth)
+    speed = np.ones(len(samples))
+    speed[probed] = share * flops / np.median(flops) + (1 - share) * bandwidth / np.median(
+        bandwidth
+    )
     return np.asarray(expected * speed)
 
 

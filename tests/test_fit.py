@@ -50,7 +50,7 @@ def test_unseen_shapes_are_within_a_few_percent_and_beat_both_baselines(calibrat
 def test_intervals_cover_what_they_say(calibration):
     fresh = made_up(300)
     table = calibration.estimate([s.op for s in fresh])
-    seen = np.array([s.median for s in fresh])
+    seen = np.array([s.expected for s in fresh])
     inside = (table["low_s"] <= seen) & (seen <= table["high_s"])
     assert 0.82 <= inside.mean() <= 0.99
 
