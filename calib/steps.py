@@ -256,7 +256,7 @@ def estimate(
     from calib.fusion import fuse
     from calib.memory import memory
     from calib.report.record import RunRecord
-    from calib.timeline import timeline_table, with_wall
+    from calib.timeline import launch_table, timeline_table, with_wall
 
     calibration, unseen = calibrations
     architecture = config["model"]["architecture"]
@@ -286,6 +286,7 @@ def estimate(
             "all phases (measured on a miniature model)."
         )
     notes += issue_notes(costs, fused)
+    last = list(phases)[-1]
     fits = unseen.held_out if unseen is not None else calibration.held_out
     now = datetime.now(UTC)
     return RunRecord(
@@ -306,6 +307,9 @@ def estimate(
         fits=fits,
         measurement=measurement,
         timeline=timeline_table(operators, repeats),
+        launches=launch_table(operators, last, repeats[last], costs, config["execution"])
+        if config["report"].get("trace")
+        else None,
         memory=memory(model, workload, target.hardware.memory_bytes).as_dict(),
         notes=notes,
         environment={**versions(), "config": config, "device": target.device},

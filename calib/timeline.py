@@ -269,3 +269,34 @@ def timeline_table(operators: pd.DataFrame, repeats: Mapping[str, int]) -> pd.Da
             }
         )
     return pd.DataFrame(rows)
+
+
+def launch_table(
+    operators: pd.DataFrame, phase: str, repeat: int, costs: HostCosts | None, execution: str
+) -> pd.DataFrame:
+    """One row a launch of one pass of ``phase`` that begins idle, seconds since it began.
+
+    path, kind, shape, bound, issue_s and issued_s (host), wait_s (until when the host then waits),
+    start_s and end_s (device). Without ``costs`` the host computes: both stand for the same time.
+    """
+    import pandas as pd
+
+    rows = operators[operators["phase"] == phase]
+    lay = _Layout(rows, repeat)
+    what = rows[["path", "kind", "shape", "bound"]].iloc[lay.row].reset_index(drop=True)
+    if costs is None:
+        end = np.cumsum((rows["wall_s"].to_numpy(dtype=float) / lay.times)[lay.row])
+        start = np.concatenate([[0.0], end[:-1]])
+        times = {"issue_s": start, "issued_s": end, "wait_s": end, "start_s": start, "end_s": end}
+        return pd.concat([what, pd.DataFrame(times)], axis=1)
+    launches = issue(lay.kernel_s("estimate_s"), lay.sync, lay.generated, execution, rates(costs))
+    done = replay(launches)
+    waited = np.maximum(done.enqueued, done.end) + launches.sync_s
+    times = {
+        "issue_s": done.enqueued - launches.host_s,
+        "issued_s": done.enqueued,
+        "wait_s": np.where(launches.sync_s > 0, waited, done.enqueued),
+        "start_s": done.start,
+        "end_s": done.end,
+    }
+    return pd.concat([what, pd.DataFrame(times)], axis=1)

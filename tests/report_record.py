@@ -14,7 +14,7 @@ from calib.hardware import Hardware, arithmetic_intensity, bound, floor
 from calib.host_costs import host_costs
 from calib.memory import memory
 from calib.report.record import RunRecord
-from calib.timeline import timeline_table, with_wall
+from calib.timeline import launch_table, timeline_table, with_wall
 from model.deepseek_ocr import DeepseekOCRModel
 from model.layer import Call, Layer, Node
 from model.workload import Phase, Workload
@@ -89,6 +89,13 @@ def synthetic_record(measured: bool = True, workload: Workload | None = None) ->
             "rtx5090 is not here and has no samples: run `python -m calib.run` on it to calibrate"
         ],
         timeline=timeline_table(operators, {n: p.repeat for n, p in phases.items()}),
+        launches=launch_table(
+            operators,
+            "decode",
+            asked.decode_steps,
+            None if measured else host_costs([], hardware.name),
+            "eager",
+        ),
         memory=memory(model, asked, hardware.memory_bytes).as_dict(),
         environment={"python": "3.11.9", "torch": "2.13.0", "platform": "Linux", "cores": 2},
     )

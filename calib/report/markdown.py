@@ -309,6 +309,8 @@ def run_section(record: RunRecord, layers: str | None) -> str:
         *((k, str(v)) for k, v in record.environment.items() if not isinstance(v, dict | list)),
     ]
     files = dict(FILES)
+    if record.launches is not None:
+        files["trace.json"] = "one pass of the last phase on host and device, for Perfetto"
     if layers:
         files[f"{layers}/index.md"] = "what each layer computes, with its formulas"
     listed = "\n".join(f"- [`{name}`]({name}): {what}" for name, what in files.items())

@@ -34,6 +34,8 @@ class RunRecord:
                        their kernels as ``kernel_s``
     timeline           one row a phase, seconds of one pass: wall_s, low_s, high_s, kernel_s,
                        idle_s, graph_s (the same as a CUDA graph), limited_by; None: not replayed
+    launches           one row a launch of one pass of the last phase (a decode step), as
+                       ``calib.timeline.launch_table`` makes it
     memory             the fields of ``calib.memory.Memory`` and what follows from them
     figures            name, unit, roofline, estimate, low, high, measured
     fits               one row a fit, with its held-out errors; may be empty
@@ -60,6 +62,7 @@ class RunRecord:
     environment: dict[str, Any]
     timeline: pd.DataFrame | None = None
     memory: dict[str, Any] | None = None
+    launches: pd.DataFrame | None = None
 
     @property
     def total(self) -> dict[str, Any]:

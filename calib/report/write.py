@@ -21,6 +21,7 @@ from calib.report.analytic_report import AnalyticModelReport
 from calib.report.build import build_report, plain
 from calib.report.markdown import report_markdown
 from calib.report.record import RunRecord
+from calib.report.trace_file import chrome_trace
 from calib.report.tree import branches
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ def write_report(
         tree = branches(record)
         report = build_report(record, tree, target / LAYERS if documents else None)
         write_data(report, staging)
+        if record.launches is not None:
+            trace = json.dumps(chrome_trace(record.launches, record.hardware["name"]))
+            (staging / "trace.json").write_text(trace, encoding="utf-8")
         text = report_markdown(record, tree, images, LAYERS if documents else None)
         (staging / "report.md").write_text(text, encoding="utf-8")
         (staging / "environment.json").write_text(_json(plain(record.environment)), "utf-8")
