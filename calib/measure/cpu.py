@@ -9,13 +9,15 @@ import torch
 
 from calib.measure.cases import Arena, Unsupported, build, weight_stream
 from calib.measure.clock import StopRule, time_repeats
+from calib.measure.contention import undisturbed
 from calib.measure.instrument import OUT_OF_MEMORY, UNSUPPORTED, Reading
 from calib.measure.probes import Speed, speed
 from model.ops import Operator
 
 
 class CpuInstrument:
-    """Operators run as eager torch calls them, weights streamed past between repeats.
+    """Operators run as eager torch calls them, weights streamed past between repeats. What another
+    process kept from its cores is measured again (:mod:`calib.measure.contention`).
 
     Outputs are not compared with a reference here, since the operators are torch's own and a
     product in float32 would cost more than the sample; tests compare every kind once.
@@ -39,15 +41,16 @@ class CpuInstrument:
         try:
             with torch.no_grad():
                 run = build(op, self.arena, cache)
-                seconds = time_repeats(run, rule, disturb=weight_stream(self.arena))
+                stream = weight_stream(self.arena)
+                seconds, *others = undisturbed(lambda: time_repeats(run, rule, disturb=stream))
         except Unsupported as error:
             return Reading(status=UNSUPPORTED, reason=str(error))
         except (MemoryError, torch.OutOfMemoryError) as error:
             return Reading(status=OUT_OF_MEMORY, reason=str(error).partition("\n")[0])
-        return Reading(tuple(seconds), method="wall")
+        return Reading(tuple(seconds), method="wall", discarded=sum(map(len, others)))
 
     def speed(self) -> Speed:
-        return speed()
+        return undisturbed(speed)[0]
 
     def costs(self) -> dict[Operator, list[float]]:
         """None: a sample holds its operator's dispatch. Module code needs the fit, and is measured
