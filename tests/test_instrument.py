@@ -21,7 +21,7 @@ def cpu():
 
 def test_a_product_is_timed_by_the_wall_clock(cpu):
     reading = cpu.measure(PRODUCT, "torch", "cold", FAST)
-    assert (reading.status, reading.method, reading.discarded) == ("ok", "wall", 0)
+    assert (reading.status, reading.method) == ("ok", "wall")
     assert 2 <= len(reading.seconds) <= 3 and all(s > 0 for s in reading.seconds)
     assert cpu.threads == torch.get_num_threads()
 
