@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,6 @@ def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, 
     from calib.ceilings import ORIGIN, ceiling_operators
     from calib.estimate import found_in_cache
     from calib.features import whole
-    from calib.hardware import floor
     from calib.measure.design import plain
     from calib.measure.sweep import MODEL, Point, Sweep
 
@@ -90,10 +90,19 @@ def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, 
             versions(target),
             advance,
         )
-        sweep.run(models, plain(config["seed"], lambda op: float(floor(op, hardware)) < _LONG_S))
+        reach = 4 if target.on_card else 1
+        keep = partial(_short, hardware=hardware)
+        sweep.run(models, plain(config["seed"], keep, reach))
     measure_costs(target, instrument)
     target.store.compact()
     return replace(target, samples=target.store.samples())
+
+
+def _short(op: Operator, hardware: Hardware) -> bool:
+    """Whether a shape of the design is worth its time."""
+    from calib.hardware import floor
+
+    return float(floor(op, hardware)) < _LONG_S
 
 
 @contextmanager

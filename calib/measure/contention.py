@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 TOLERATED = 0.15
-"""Share of the time that threads may have waited for a core; the median shields a sample from less."""
+"""Of a sample's time: what threads may have waited for a core. The median hides less than that."""
 T = TypeVar("T")
 
 
