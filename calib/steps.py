@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib.device import driver_version
 from calib.errors import CalibError
-from calib.hardware import hardware_names
+from calib.hardware import Hardware, hardware_names
 from calib.host_costs import COMPILED, EAGER, EXECUTIONS, HostCosts, host_costs
 from calib.samples import Sample
 from calib.target import Target, open_instrument, probed
