@@ -1,10 +1,14 @@
 # make run: calibrate this machine and report on DeepSeek-OCR.  make test: the test suite.
+# make gpu: the checklist of an NVIDIA card.  make wheels: packages for a card without a network.
 # make public: other people's measured tables, which benchmarks and regenerated cards read.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test check kernels public clean
+# A card's own Python has torch with CUDA; what else it lacks comes from wheels/, if that is there.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+.PHONY: run test check kernels gpu wheels public clean
 
 run: $(READY)
 	$(BIN)/python -m calib.run $(ARGS)
@@ -19,6 +23,12 @@ check: $(READY)
 
 kernels: $(READY)
 	$(BIN)/python -m kernels.resources --jobs 2 --write docs/kernels.md $(ARGS)
+
+gpu:
+	$(GPU_PYTHON) -m benchmarks.card $(ARGS)
+
+wheels: $(READY)
+	$(BIN)/python -m benchmarks.card.wheels --collect wheels
 
 public: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[public]'

@@ -191,7 +191,8 @@ def group_ends(op: ops.GroupedMatmul, arena: Arena) -> torch.Tensor:
 
 
 def _attention(op: ops.Attention, arena: Arena) -> Case:
-    if op.window is not None or (op.causal and op.q_len != op.kv_len):
+    causal = op.causal and op.q_len > 1  # one query sees all keys
+    if op.window is not None or (causal and op.q_len != op.kv_len):
         raise Unsupported("scaled_dot_product_attention has no window and no offset causal mask")
 
     def heads(length: int, count: int) -> torch.Tensor:
@@ -206,7 +207,7 @@ def _attention(op: ops.Attention, arena: Arena) -> Case:
     bias = arena.take(*shape, dtype=op.dtype) if op.bias or op.mask else None
     gqa = op.heads != op.kv_heads
     attend = F.scaled_dot_product_attention
-    return partial(attend, q, k, v, attn_mask=bias, is_causal=op.causal, enable_gqa=gqa)
+    return partial(attend, q, k, v, attn_mask=bias, is_causal=causal, enable_gqa=gqa)
 
 
 def _conv2d(op: ops.Conv2d, arena: Arena) -> Case:

@@ -1,0 +1,190 @@
+"""The order of work on a card, under a budget of time: each step a process with a limit.
+
+A step that fails or runs out of time is reported and stops nothing; one that was done is not done
+again. Nothing here imports torch, so a process that takes the card down takes only itself down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+DONE, FAILED, TIMED_OUT, LEFT = "done", "failed", "timed out", "no time left"
+LONGEST_S = 530.0
+"""No step takes longer: where a command is ended after ten minutes, each one fits."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One process. ``least_s``: with less time than this [s] left it is not begun."""
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    limit_s: float
+    least_s: float = 20.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step; ``detail``: the end of its log where it did not succeed."""
+
+    name: str
+    status: str
+    seconds: float = 0.0
+    detail: str = ""
+
+
+Execute = Callable[[Step, float], Outcome]
+"""Runs a step within a limit [s]."""
+
+
+def steps(work: Path, python: str = sys.executable) -> list[Step]:
+    """The checklist in order of worth."""
+    samples = f"samples.dir={work / 'samples'}"
+    calib = (python, "-m", "calib.run", "sweep=standard", samples)
+    own = ("--samples", str(work / "samples"), "--out", str(work))
+    return [
+        Step(
+            "tests",
+            "every kernel against its float32 reference",
+            (python, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "tests"),
+            300.0,
+        ),
+        Step(
+            "sweep",
+            "operators, torch and triton",
+            (*calib, "mode=calibrate", f"hydra.run.dir={work / 'sweep'}"),
+            480.0,
+            60.0,
+        ),
+        Step(
+            "model",
+            "DeepSeek-OCR module by module, eager",
+            (*calib, "workload=ocr_base", f"hydra.run.dir={work / 'model'}"),
+            420.0,
+            60.0,
+        ),
+        Step(
+            "graph",
+            "a decode step under a CUDA graph",
+            (python, "-m", "benchmarks.card.graph_decode", "--out", str(work)),
+            180.0,
+        ),
+        Step(
+            "kernels",
+            "our kernels beside the vendor's",
+            (python, "-m", "benchmarks.kernels", "--out", str(work / "kernels")),
+            300.0,
+        ),
+        Step(
+            "tables",
+            "our samples beside public tables of the same card",
+            (python, "-m", "benchmarks.card.tables", *own),
+            180.0,
+        ),
+        Step(
+            "repeat",
+            "the same shapes once more",
+            (python, "-m", "benchmarks.card.repeat", *own),
+            180.0,
+        ),
+    ]
+
+
+def run(
+    plan: Sequence[Step],
+    budget_s: float,
+    before: Mapping[str, Outcome],
+    execute: Execute,
+    store: Callable[[Mapping[str, Outcome]], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Outcome]:
+    """Outcomes by name, in order. ``before``: those of an earlier call, whose done steps stay
+    done; ``store`` is told after every step."""
+    start, outcomes = clock(), dict(before)
+    for step in plan:
+        if step.name in before and before[step.name].status == DONE:
+            continue
+        left = budget_s - (clock() - start)
+        if left < step.least_s:
+            outcomes.setdefault(step.name, Outcome(step.name, LEFT))
+            continue
+        outcomes[step.name] = execute(step, min(step.limit_s, left, LONGEST_S))
+        store(outcomes)
+    store(outcomes)
+    return {step.name: outcomes[step.name] for step in plan}
+
+
+def execute_in(work: Path, environment: Mapping[str, str]) -> Execute:
+    """Runs steps as processes of their own, their output in ``work/<name>.log``."""
+
+    def execute(step: Step, limit_s: float) -> Outcome:
+        log, start = work / f"{step.name}.log", time.monotonic()
+        with log.open("w", encoding="utf-8") as stream:
+            process = subprocess.Popen(
+                step.command,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+            try:
+                code: int | None = process.wait(limit_s)
+            except subprocess.TimeoutExpired:
+                code = None
+                end(process)
+            except BaseException:
+                end(process)
+                raise
+        seconds = time.monotonic() - start
+        if code == 0:
+            return Outcome(step.name, DONE, seconds)
+        status = TIMED_OUT if code is None else FAILED
+        return Outcome(step.name, status, seconds, last_lines(log))
+
+    return execute
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started: asked first, and after five seconds not asked."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(5.0)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+        except ProcessLookupError:
+            process.wait()
+            return
+
+
+def last_lines(log: Path, count: int = 12) -> str:
+    """The last lines of a log that hold something, each cut to 200 characters."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(line[:200] for line in [x for x in lines if x.strip()][-count:])
+
+
+def load(path: Path) -> dict[str, Outcome]:
+    """Outcomes of an earlier call; none where there was no earlier one."""
+    if not path.exists():
+        return {}
+    return {name: Outcome(**o) for name, o in json.loads(path.read_text("utf-8")).items()}
+
+
+def store_in(path: Path) -> Callable[[Mapping[str, Outcome]], None]:
+    def store(outcomes: Mapping[str, Outcome]) -> None:
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({n: asdict(o) for n, o in outcomes.items()}, indent=1), "utf-8")
+        os.replace(part, path)
+
+    return store

@@ -1,0 +1,119 @@
+"""Repeatability: shapes of a store measured once more in another process.
+
+    python -m benchmarks.card.repeat --samples <folder> --out <folder>
+
+Works on a CPU too. Times are compared as they are and brought to one machine speed by the probes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib.errors import CalibError
+from calib.fit import drift_corrected
+from calib.hardware import Hardware
+from calib.samples import Sample
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib.measure.instrument import Instrument
+
+LONG_S = 1e-3
+LIMITS = {"spread": 0.01, "cap_s": 0.5, "least": 10, "most": 100}
+
+
+def chosen(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """At most ``most`` of the design's samples that succeeded, evenly over the store."""
+    usable = [s for s in samples if s.status == "ok" and s.origin == "design"]
+    step = max(1, -(-len(usable) // most))
+    return usable[::step]
+
+
+def measured_again(samples: Sequence[Sample], instrument: Instrument) -> list[Sample]:
+    """The same operators, probes around every ten of them; those that now fail are left out."""
+    instrument.warm_up()
+    again: list[Sample] = []
+    before = instrument.speed()
+    rule = instrument.rule(LIMITS)
+    for start in range(0, len(samples), 10):
+        block = []
+        for sample in samples[start : start + 10]:
+            reading = instrument.measure(sample.op, sample.implementation, sample.cache, rule)
+            block.append(replace(sample, seconds=list(reading.seconds), status=reading.status))
+        after = instrument.speed()
+        flops, bandwidth = (
+            (before.flops + after.flops) / 2,
+            (before.bandwidth + after.bandwidth) / 2,
+        )
+        again += [replace(s, probe_flops=flops, probe_bandwidth=bandwidth) for s in block]
+        before = after
+    return again
+
+
+def compare(first: Sequence[Sample], second: Sequence[Sample], hardware: Hardware) -> pd.DataFrame:
+    """A row a shape: both medians, their ratio, and the ratio at one machine speed."""
+    import pandas as pd
+
+    pairs = [(a, b) for a, b in zip(first, second, strict=True) if b.status == "ok"]
+    both = [a for a, _ in pairs] + [b for _, b in pairs]
+    corrected = drift_corrected(both, hardware)
+    count = len(pairs)
+    rows = [
+        {
+            "kind": a.op.operator,
+            "implementation": a.implementation,
+            "cache": a.cache,
+            "method": a.method,
+            "first_s": a.median,
+            "second_s": b.median,
+            "ratio": b.median / a.median,
+            "ratio_normalised": corrected[count + i] / corrected[i],
+        }
+        for i, (a, b) in enumerate(pairs)
+    ]
+    return pd.DataFrame(rows)
+
+
+def figures(table: pd.DataFrame) -> dict[str, Any]:
+    """Median and 90th percentile of the difference, of all and of what takes over a millisecond."""
+    found: dict[str, Any] = {"shapes": len(table)}
+    for name, part in (("all", table), ("over_1_ms", table[table["first_s"] > LONG_S])):
+        for column in ("ratio", "ratio_normalised"):
+            off = np.abs(np.asarray(part[column], dtype=float) - 1)
+            label = f"{name}_{'raw' if column == 'ratio' else 'normalised'}"
+            found[f"{label}_median"] = float(np.median(off)) if len(off) else None
+            found[f"{label}_p90"] = float(np.quantile(off, 0.9)) if len(off) else None
+    found["over_1_ms"] = int((table["first_s"] > LONG_S).sum())
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    from calib.target import find_target, open_instrument, probed
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.card.repeat")
+    parser.add_argument("--samples", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--most", type=int, default=200)
+    options = parser.parse_args(arguments)
+    config = {"mode": "run", "execution": "eager", "samples": {"dir": str(options.samples)}}
+    target = probed(find_target(config))
+    first = chosen(target.store.samples(), options.most)
+    if not first:
+        raise CalibError(f"{options.samples} holds no samples of {target.device}: sweep first")
+    table = compare(first, measured_again(first, open_instrument(target)), target.hardware)
+    table.to_parquet(options.out / "repeat.parquet")
+    (options.out / "repeat.json").write_text(json.dumps(figures(table), indent=1), "utf-8")
+    print(json.dumps(figures(table)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

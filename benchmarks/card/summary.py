@@ -1,0 +1,143 @@
+"""What a checklist leaves behind: a page, and few small files beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.card.checklist import DONE, Outcome, Step
+
+MOST_FILES, MOST_BYTES = 8, 16 * 2**20
+RESULTS = (
+    *("model/modules.parquet", "model/estimates.parquet", "kernels/kernels.parquet"),
+    *("tables.parquet", "repeat.parquet"),
+)
+"""Files of the steps that are kept, beside the samples, the outcomes and the page."""
+
+
+def data_card(samples: Sequence[Any]) -> dict[str, str]:
+    """What the samples are of: device, versions, clocks, how they were timed, what is discarded."""
+    if not samples:
+        return {}
+    first = samples[0]
+    clocks = sorted(s.sm_clock_hz / 1e6 for s in samples if s.sm_clock_hz)
+    discarded = [s for s in samples if s.discarded]
+    started = sorted(s.started for s in samples if s.started)
+    card = {
+        "device": f"{first.device} ({first.hardware})",
+        "versions": ", ".join(f"{k} {v}" for k, v in sorted(samples[-1].versions.items())),
+        "measured": f"{started[0]} to {started[-1]}" if started else "",
+        "samples": _counts(s.implementation for s in samples),
+        "status": _counts(s.status for s in samples),
+        "timed by": _counts(s.method or "-" for s in samples),
+        "throttled by": _counts(s.throttle for s in samples if s.throttle) or "nothing",
+        "discarded": f"{sum(s.discarded for s in discarded)} repeats of {len(discarded)} samples",
+    }
+    if clocks:
+        card["SM clock [MHz]"] = f"{clocks[0]:.0f} to {clocks[-1]:.0f}, median " + (
+            f"{clocks[len(clocks) // 2]:.0f}"
+        )
+    return card
+
+
+def _counts(values: Any) -> str:
+    return ", ".join(f"{name} {count}" for name, count in Counter(values).most_common())
+
+
+def ceiling_rows(samples: Sequence[Any], hardware: Any) -> list[tuple[str, ...]]:
+    """Measured ceilings beside the datasheet, and beside what the clock would allow."""
+    from calib.ceilings import SECONDS, ceilings
+
+    rows = []
+    for c in ceilings(samples, hardware):
+        scale, unit = {"FLOP/s": (1e12, "TFLOP/s"), "bytes/s": (1e9, "GB/s")}.get(
+            c.unit, (1e-6, "us")
+        )
+        share = "-" if c.share is None else f"{c.share:.0%}"
+        true = "-" if c.clock_share is None else f"{c.clock_share:.0%}"
+        sheet = "-" if c.datasheet is None else f"{c.datasheet / scale:.4g}"
+        clock = "-" if c.clock_hz is None else f"{c.clock_hz / 1e6:.0f}"
+        figure = f"{c.measured / scale:.3g}" if c.unit == SECONDS else f"{c.measured / scale:.4g}"
+        rows.append((c.name, f"{figure} {unit}", sheet, share, clock, true))
+    return rows
+
+
+def step_rows(plan: Sequence[Step], outcomes: Mapping[str, Outcome]) -> list[tuple[str, ...]]:
+    return [
+        (s.name, s.title, outcomes[s.name].status, f"{outcomes[s.name].seconds:.0f} s")
+        for s in plan
+    ]
+
+
+def page(
+    plan: Sequence[Step],
+    outcomes: Mapping[str, Outcome],
+    work: Path,
+    samples: Sequence[Any],
+    hardware: Any,
+    notes: Sequence[str] = (),
+) -> str:
+    """The summary as Markdown: steps, data card, ceilings, figures of the steps, failures."""
+    parts = [
+        "# What ran on this card",
+        table(("step", "what", "outcome", "took"), step_rows(plan, outcomes)),
+    ]
+    parts += [f"- {note}" for note in notes]
+    if samples:
+        parts += ["## Samples", table(("what", "value"), list(data_card(samples).items()))]
+        headers = (
+            "ceiling",
+            "measured",
+            "datasheet",
+            "share",
+            "SM clock [MHz]",
+            "of the clock's peak",
+        )
+        parts += ["## Ceilings", table(headers, ceiling_rows(samples, hardware))]
+    for name, title in (
+        ("tables", "Beside public tables (ours over theirs)"),
+        ("repeat", "The same shapes twice (difference)"),
+        ("graph", "A decode step"),
+    ):
+        path = work / f"{name}.json"
+        if outcomes[name].status == DONE and path.exists():
+            found = json.loads(path.read_text("utf-8"))
+            rows = [(k, _short(v)) for k, v in found.items() if not isinstance(v, list)]
+            parts += [f"## {title}", table(("what", "value"), rows)]
+    for path in (work / "kernels" / "kernels.md", work / "model" / "report.md"):
+        if path.exists():
+            parts.append(path.read_text("utf-8").replace("\n# ", "\n## ").strip())
+    for name, outcome in outcomes.items():
+        if outcome.detail:
+            parts += [f"## Why {name} {outcome.status}", f"```\n{outcome.detail}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_short(v)}" for k, v in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join("| " + " | ".join(str(c) for c in line) + " |" for line in lines)
+
+
+def collect(work: Path, out: Path) -> list[str]:
+    """Copy the results into ``out``; what was too large, in words."""
+    out.mkdir(parents=True, exist_ok=True)
+    notes = []
+    for name in RESULTS:
+        source = work / name
+        if not source.exists():
+            continue
+        if source.stat().st_size > MOST_BYTES:
+            notes.append(f"{name} has {source.stat().st_size / 2**20:.0f} MiB and stays in {work}")
+            continue
+        shutil.copyfile(source, out / source.name)
+    return notes

@@ -1,0 +1,244 @@
+"""The checklist of a card without a card: order, budget, limits, resuming, results, wheels."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+
+import pytest
+from simulated_gpu import KernelBench, SimulatedCard, Trace
+
+from benchmarks.card import checklist, summary, tables, wheels
+from benchmarks.card import repeat as again
+from benchmarks.card.checklist import DONE, FAILED, LEFT, TIMED_OUT, Outcome, Step
+from calib.checkout import ROOT
+from calib.hardware import load_hardware
+from calib.host_costs import LAUNCH
+from calib.measure.cuda.instrument import CudaInstrument
+from calib.samples import Sample
+from model import ops
+
+H200 = load_hardware("h200")
+
+
+class Clock:
+    """Steps take what they are told to, and nothing else takes time."""
+
+    def __init__(self, seconds, statuses=None):
+        self.now, self.seconds, self.statuses = 0.0, seconds, statuses or {}
+        self.limits, self.stored = {}, []
+
+    def execute(self, step, limit_s):
+        taken = min(self.seconds[step.name], limit_s)
+        self.limits[step.name] = limit_s
+        self.now += taken
+        late = self.seconds[step.name] > limit_s
+        return Outcome(step.name, TIMED_OUT if late else self.statuses.get(step.name, DONE), taken)
+
+    def run(self, plan, budget_s, before=None):
+        store = lambda outcomes: self.stored.append(dict(outcomes))  # noqa: E731
+        return checklist.run(plan, budget_s, before or {}, self.execute, store, lambda: self.now)
+
+
+PLAN = [Step(name, name, (name,), 100.0) for name in "abc"]
+
+
+def test_a_failure_is_reported_and_stops_nothing():
+    clock = Clock({"a": 10, "b": 10, "c": 10}, {"b": FAILED})
+    found = clock.run(PLAN, 100)
+    assert [o.status for o in found.values()] == [DONE, FAILED, DONE]
+    assert [len(s) for s in clock.stored] == [1, 2, 3, 3]
+
+
+def test_limits_shrink_with_the_budget_and_what_finds_none_is_left():
+    clock = Clock({"a": 90, "b": 500, "c": 1})
+    found = clock.run(PLAN, 150)
+    assert clock.limits == {"a": 100, "b": 60}
+    assert [o.status for o in found.values()] == [DONE, TIMED_OUT, LEFT]
+
+
+def test_what_is_done_stays_done_and_the_rest_is_tried_again():
+    first = Clock({"a": 90, "b": 500, "c": 1}).run(PLAN, 150)
+    clock = Clock({"b": 20, "c": 1})
+    assert all(o.status == DONE for o in clock.run(PLAN, 150, first).values())
+    assert set(clock.limits) == {"b", "c"}
+
+
+def test_no_step_takes_longer_than_nine_minutes():
+    long = Step("a", "a", ("a",), 1e6)
+    clock = Clock({"a": 1.0})
+    clock.run([long], 1e6)
+    assert clock.limits["a"] < 540
+    assert all(s.limit_s < 540 for s in checklist.steps(ROOT))
+
+
+def test_the_order_of_worth():
+    names = [s.name for s in checklist.steps(ROOT)]
+    assert names == ["tests", "sweep", "model", "graph", "kernels", "tables", "repeat"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "detail"),
+    [
+        ("print('fine')", DONE, ""),
+        ("print('a'); raise SystemExit('broken')", FAILED, "a\nbroken"),
+        ("import time; print('begun', flush=True); time.sleep(60)", TIMED_OUT, "begun"),
+    ],
+)
+def test_steps_are_processes_with_a_limit(tmp_path, code, status, detail):
+    execute = checklist.execute_in(tmp_path, {})
+    outcome = execute(Step("s", "s", (sys.executable, "-c", code), 3.0), 3.0)
+    assert outcome.status == status and outcome.detail.startswith(detail)
+    assert outcome.seconds < 12
+
+
+def test_outcomes_survive_a_process(tmp_path):
+    outcomes = {"a": Outcome("a", FAILED, 3.0, "why")}
+    checklist.store_in(tmp_path / "o.json")(outcomes)
+    assert checklist.load(tmp_path / "o.json") == outcomes
+    assert checklist.load(tmp_path / "none.json") == {}
+
+
+def test_without_a_card_it_says_so_at_once():
+    if pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("this machine has a card")
+    command = [sys.executable, "-m", "benchmarks.card"]
+    kept = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run(command, check=False, **kept)
+    assert done.returncode == 2 and "no CUDA device" in done.stderr
+
+
+def sample(m=64, seconds=1e-3, **more):
+    known = {"probe_flops": 1e12, "probe_bandwidth": 1e11, "device": "NVIDIA H200"}
+    return Sample(ops.Matmul(m, 64, 64), [seconds] * 3, "h200", "torch", **(known | more))
+
+
+def test_the_page_tells_steps_samples_ceilings_and_failures(tmp_path):
+    plan = checklist.steps(tmp_path)
+    outcomes = {s.name: Outcome(s.name, DONE, 5.0) for s in plan}
+    outcomes["kernels"] = Outcome("kernels", FAILED, 5.0, "no kernel image")
+    (tmp_path / "graph.json").write_text(json.dumps({"speedup": 4.2, "eager_s": [1.0]}))
+    large = ops.Matmul(8192, 8192, 8192)
+    ceiling = replace(sample(), op=large, seconds=[large.flops / 700e12], origin="ceiling")
+    samples = [
+        sample(sm_clock_hz=1.5e9, method="graph", versions={"driver": "1.2"}, discarded=12),
+        sample(status="throttled", throttle="hardware slowdown"),
+        replace(ceiling, sm_clock_hz=1.5e9),
+        replace(sample(), op=LAUNCH, seconds=[2e-6], origin="host"),
+    ]
+    text = summary.page(plan, outcomes, tmp_path, samples, H200, ["a note"])
+    for expected in (
+        "| kernels | our kernels beside the vendor's | failed | 5 s |",
+        "- a note",
+        "| discarded | 12 repeats of 1 samples |",
+        "| throttled by | hardware slowdown 1 |",
+        "| product of bfloat16 | 700 TFLOP/s | 989 | 71% | 1500 | 86% |",
+        "| launch | 2 us | - | - | - | - |",
+        "| speedup | 4.2 |",
+        "## Why kernels failed",
+    ):
+        assert expected in text
+    assert "eager_s" not in text
+
+
+def test_results_are_few_and_small(tmp_path, monkeypatch):
+    work, out = tmp_path / "work", tmp_path / "out"
+    for name in summary.RESULTS:
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_bytes(b"x" * 10)
+    monkeypatch.setattr(summary, "MOST_BYTES", 20)
+    (work / summary.RESULTS[0]).write_bytes(b"x" * 21)
+    notes = summary.collect(work, out)
+    assert len(list(out.iterdir())) == len(summary.RESULTS) - 1
+    assert len(summary.RESULTS) + 3 <= summary.MOST_FILES  # samples, outcomes and the page
+    assert len(notes) == 1 and "modules.parquet" in notes[0]
+
+
+def simulated(noise=1.0):
+    card = SimulatedCard(noise=lambda: noise)
+    return CudaInstrument(H200, card, Trace(card), KernelBench(card, 5e-3, 5e-3))
+
+
+def test_repeating_on_a_slower_machine_is_normalised():
+    first = [sample(m, 5e-3) for m in range(64, 104)]
+    probes = simulated().speed()
+    first = [replace(s, probe_flops=probes.flops, probe_bandwidth=probes.bandwidth) for s in first]
+    second = again.measured_again(again.chosen(first, 20), simulated(noise=1.25))
+    found = again.figures(again.compare(again.chosen(first, 20), second, H200))
+    assert found["shapes"] == found["over_1_ms"] == 20
+    assert found["all_raw_median"] == pytest.approx(0.25, rel=0.01)
+    assert found["over_1_ms_normalised_p90"] < 0.01
+
+
+def test_tables_are_measured_hot_and_compared_by_kind():
+    table = [sample(m, 4e-3, origin="public", cache="hot") for m in range(64, 74)]
+    found = tables.figures(tables.measured(table, simulated()))
+    assert found["matmul"]["shapes"] == 10
+    assert found["matmul"]["median_ratio"] == pytest.approx(1.25, rel=0.01)
+
+
+def test_carried_tables_are_read_before_the_package(tmp_path):
+    from calib.samples import write_samples
+
+    write_samples(tmp_path / "public_h200.parquet", [sample(origin="public")])
+    assert [s.origin for s in tables.public("h200", tmp_path)] == ["public"]
+
+
+def test_a_decode_step_is_timed_eagerly_and_replayed():
+    import torch
+
+    from benchmarks.card.graph_decode import measure, open_passes
+    from calib.measure.host import MINIATURE
+    from model.workload import Workload
+
+    replays = []
+
+    def capture(runs):
+        lengths = []
+
+        def replay():
+            replays.append(1)
+            lengths.append([run().cache for run in runs])
+
+        return replay
+
+    with torch.no_grad():
+        passes, state = open_passes(MINIATURE, Workload("small", side=64, decode_steps=2), "cpu")
+        before = state.cache.layers[0].keys.shape[-2]
+        found = measure(passes, state, capture, repeats=3)
+    assert len(found["eager_s"]) == len(found["graph_s"]) == len(replays) == 3
+    assert state.cache.layers[0].keys.shape[-2] == before and found["context"] == before + 1
+
+
+def wheel(folder, name, version, requires=()):
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    lines = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {r}" for r in requires)]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}-{version}.dist-info/METADATA", "\n".join(lines))
+    return wheels.read_wheel(path)
+
+
+def test_only_what_is_missing_or_too_old_is_installed(tmp_path):
+    offered = [
+        wheel(tmp_path, "hydra_core", "1.3.8", ["omegaconf>=2.2", "packaging"]),
+        wheel(tmp_path, "omegaconf", "2.3.1", ["PyYAML>=5", "x; sys_platform == 'win32'"]),
+        wheel(tmp_path, "transformers", "5.23.0", ["numpy>=1.17", "tokenizers<=0.23.3,>=0.23"]),
+        wheel(tmp_path, "tokenizers", "0.23.3"),
+        wheel(tmp_path, "packaging", "26.3"),
+    ]
+    has = {"packaging": "25.0", "PyYAML": "6.0", "numpy": "2.4", "transformers": "5.17.0"}
+    has |= {"tokenizers": "0.22.1"}
+    roots = ("hydra-core>=1.3.2,<1.4", "transformers>=5.23", "nowhere>=1")
+    chosen, unmet = wheels.missing(offered, roots, has.get)
+    assert {w.name for w in chosen} == {"hydra-core", "omegaconf", "transformers", "tokenizers"}
+    assert unmet == ["nowhere>=1"]
+
+
+def test_the_closure_holds_what_a_card_s_machine_lacks_and_nothing_large():
+    found = wheels.closure()
+    assert {"hydra-core", "omegaconf", "antlr4-python3-runtime", "transformers"} <= found
+    assert not found & set(wheels.LARGE)
+    assert found <= set(wheels.pins())
