@@ -20,15 +20,15 @@ import numpy as np
 
 from calib.features import Features
 from calib.prior import Prior, fit_prior
-from calib.residual import Residual, fit_lengths, fit_residual
-from calib.trees import Trees, bin_edges, fit_trees, mean_of
+from calib.residual import MOST_EXACT, Residual, fit_lengths, fit_residual
+from calib.trees import Growth, Trees, bin_edges, bins_of, fit_trees, mean_of, sum_of
 
 CONFIDENCE = 0.9
 _MARGIN = float(np.log(1.25))
 """A shape within a quarter of the sampled range's edge still counts as inside."""
 _REACH = float(np.log(4.0))
 """Distance from the sampled range, in log, at which what was learned counts for a third."""
-_LEAST_FOR_TREES, _LEAST_FOR_SHARES = 60, 30
+_LEAST_FOR_TREES = 60
 _CHUNK = 16_384
 
 
@@ -128,7 +128,7 @@ class HeldOut:
 def fit_kind(
     x: Features, seconds: np.ndarray, folds: np.ndarray, base: KindFit | None = None
 ) -> tuple[KindFit, HeldOut]:
-    """Fit ``seconds`` [n]; ``folds`` [n] numbers the parts that are held out together."""
+    """Fit ``seconds`` [n]; ``folds`` [n] numbers the parts held out together, -1 what never is."""
     y = np.log(seconds) + np.log(x.clock_hz) - (base.learned(x) if base else 0.0)
     start = base.prior if base else None
     prior = fit_prior(x, y, start)
@@ -136,18 +136,19 @@ def fit_kind(
     left = y - prior.log_cycles(x)
     process, smooth, deviation = _smooth(x, left, blind, folds)
     trees, steps = _steps(x, left, folds)
-    shares = _shares(blind, smooth, steps)
+    scored = folds >= 0
+    shares = _shares(blind[scored], smooth[scored], steps[scored])
     error = blind - shares[0] * smooth - shares[1] * steps
     spread, widths = _spread(x, error, deviation, folds)
     fitted = KindFit(
         prior=prior,
-        process=process,
-        trees=trees,
+        process=process if shares[0] or spread is None else None,
+        trees=trees if shares[1] else None,
         spread=spread,
         process_share=shares[0],
         trees_share=shares[1],
-        quantile=conformal(np.abs(error) / widths),
-        outside=conformal(np.abs(blind)),
+        quantile=conformal((np.abs(error) / widths)[scored]),
+        outside=conformal(np.abs(blind[scored])),
         low={n: float(x.columns[n].min()) for n in x.smooth_names},
         high={n: float(x.columns[n].max()) for n in x.smooth_names},
         base=base,
@@ -155,61 +156,68 @@ def fit_kind(
     return fitted, HeldOut(np.log(seconds) - error, widths)
 
 
+def _parts(folds: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(held out, learned from), masks [n] for each fold; none where nothing would be left."""
+    parts = [(folds == number, folds != number) for number in np.unique(folds[folds >= 0])]
+    return [(test, train) for test, train in parts if train.any()]
+
+
 def _held_out_priors(
     x: Features, y: np.ndarray, folds: np.ndarray, start: Prior | None
 ) -> np.ndarray:
-    """[n] log cycles by priors that never saw the fold."""
-    blind = np.empty_like(y)
-    for number in np.unique(folds):
-        test, train = folds == number, folds != number
-        if not train.any():  # a single group: nothing to learn from
-            return np.maximum(x.log_compute, x.log_memory)
+    """[n] log cycles by priors that never saw the fold; the floor where there is no other."""
+    blind = np.maximum(x.log_compute, x.log_memory)
+    for test, train in _parts(folds):
         blind[test] = fit_prior(x.rows(train), y[train], start).log_cycles(x.rows(test))
     return blind
 
 
 def _smooth(
     x: Features, left: np.ndarray, blind: np.ndarray, folds: np.ndarray
-) -> tuple[Residual, np.ndarray, np.ndarray | None]:
+) -> tuple[Residual | None, np.ndarray, np.ndarray | None]:
     """The process; [n] its held-out mean and, where it tells one, its held-out spread."""
-    lengths = fit_lengths(x, left)
     mean, spread = np.zeros(len(left)), np.ones(len(left))
-    for number in np.unique(folds):
-        test, train = folds == number, folds != number
-        if train.any():
-            part = fit_residual(lengths, x.rows(train), blind[train])
-            mean[test], spread[test] = part.predict(x.rows(test))
+    if len(left) > _MOST_FOR_PROCESS:
+        return None, mean, None
+    lengths = fit_lengths(x, left)
+    for test, train in _parts(folds):
+        part = fit_residual(lengths, x.rows(train), blind[train])
+        mean[test], spread[test] = part.predict(x.rows(test))
     process = fit_residual(lengths, x, left)
-    return process, mean, spread if process.inverse.size else None
+    return process, mean, spread if len(left) <= MOST_EXACT else None
 
 
 def _steps(x: Features, left: np.ndarray, folds: np.ndarray) -> tuple[Trees | None, np.ndarray]:
-    """A forest a fold, each blind to its own; together they are the mean. [n] held-out answers."""
-    names, numbers = tuple(sorted(x.columns)), np.unique(folds)
-    blind = np.zeros(len(left))
-    if len(left) < _LEAST_FOR_TREES or len(numbers) < 2:
+    """The forest and [n] held-out answers.
+
+    Each fold has a forest that is blind to it; together they are their mean. Where some samples are
+    never held out, one forest grows on those first and on all of them then.
+    """
+    blind, parts = np.zeros(len(left)), _parts(folds)
+    if len(left) < _LEAST_FOR_TREES or not parts:
         return None, blind
-    rows = x.matrix(names).T.astype(np.float32)
-    edges, forests = bin_edges(rows), []
-    many = len(left) > 3000
-    for number in numbers:
-        test, train = folds == number, folds != number
-        forest = fit_trees(
-            names,
-            rows[:, train],
-            left[train],
-            200,
-            rate=0.15 if many else 0.08,
-            depth=6 if many else 4,
-            row_share=0.5 if many else 0.7,
-            seed=int(number),
-            edges=edges,
-        )
+    names = tuple(sorted(x.columns))
+    rows = x.matrix(names).T
+    edges = bin_edges(rows)
+    binned, forests = bins_of(rows, edges), []
+    is_one = bool(np.any(folds < 0))
+    growth = _MANY if is_one else _SOME if len(left) > _MOST_FOR_PROCESS else _FEW
+    for i, (test, train) in enumerate(parts):
+        forest = fit_trees(names, binned[:, train], edges, left[train], growth, i)
         blind[test] = forest.predict(rows[:, test])
         forests.append(forest)
-    return mean_of(forests), blind
+    if not is_one:
+        return mean_of(forests), blind
+    after = left - forests[0].predict(rows)
+    return sum_of(forests[0], fit_trees(names, binned, edges, after, _AFTER, 1)), blind
 
 
+_MOST_FOR_PROCESS = 3000
+_FEW = Growth(trees=150, rate=0.1, depth=4, row_share=0.7)
+_SOME = Growth(trees=150, rate=0.2, depth=6)
+_MANY = Growth(trees=600, rate=0.15, depth=8)
+_AFTER = Growth(trees=100, rate=0.15, depth=8)
+_OF_SPREAD = Growth(trees=60, rate=0.15, depth=4)
 _SHARES = np.linspace(0, 1, 11)
 
 
@@ -217,9 +225,9 @@ def _shares(left: np.ndarray, smooth: np.ndarray, steps: np.ndarray) -> tuple[fl
     """The shares of process and trees with the least held-out mean absolute error."""
     if not np.any(steps):
         return 1.0, 0.0
-    if len(left) < _LEAST_FOR_SHARES:
-        return 0.5, 0.5
     pairs = [(a, b) for a in _SHARES for b in _SHARES if a + b <= 1.0 + 1e-9]
+    if not np.any(smooth):
+        pairs = [(0.0, 1.0)]
     errors = [np.abs(left - a * smooth - b * steps).mean() for a, b in pairs]
     best = pairs[int(np.argmin(errors))]
     return float(best[0]), float(best[1])
@@ -231,21 +239,22 @@ _LEAST_ERROR = 1e-3
 def _spread(
     x: Features, error: np.ndarray, deviation: np.ndarray | None, folds: np.ndarray
 ) -> tuple[Trees | None, np.ndarray]:
-    """Trees of the logarithm of the held-out error, where the process tells no spread."""
+    """Trees of the logarithm of the held-out error, where the process tells no spread.
+
+    [n] spreads by trees that never saw the sample.
+    """
     if deviation is not None:
         return None, deviation
-    names = tuple(sorted(x.columns))
-    rows = x.matrix(names).T.astype(np.float32)
-    target, edges = np.log(np.abs(error) + _LEAST_ERROR), bin_edges(rows)
-    blind, forests = np.zeros(len(error)), []
-    for number in np.unique(folds):
-        test, train = folds == number, folds != number
-        forest = fit_trees(
-            names, rows[:, train], target[train], 20, depth=4, edges=edges, seed=int(number)
-        )
-        blind[test] = forest.predict(rows[:, test])
+    names, held = tuple(sorted(x.columns)), np.flatnonzero(folds >= 0)
+    rows = x.matrix(names).T[:, held]
+    edges, target = bin_edges(rows), np.log(np.abs(error[held]) + _LEAST_ERROR)
+    binned, forests, widths = bins_of(rows, edges), [], np.ones(len(error))
+    halves = folds[held] if len(np.unique(folds[held])) > 1 else np.arange(len(held)) % 5
+    for test, train in _parts(halves):
+        forest = fit_trees(names, binned[:, train], edges, target[train], _OF_SPREAD)
+        widths[held[test]] = np.exp(forest.predict(rows[:, test]))
         forests.append(forest)
-    return mean_of(forests), np.exp(blind)
+    return mean_of(forests), widths
 
 
 def conformal(scores: np.ndarray) -> float:
