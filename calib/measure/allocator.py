@@ -15,7 +15,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """``M_TRIM_THRESHOLD`` and ``M_MMAP_THRESHOLD`` of mallopt(3)."""
 _NEVER = 2**31 - 1
 _LARGEST_MMAP_THRESHOLD = 2**25
-_RESERVE_BYTES, _BLOCK_BYTES = 2**29, 2**24
+_BLOCK_BYTES = 2**24
 """mallopt accepts at most half of a heap's largest size, 32 MiB on 64-bit systems."""
 
 
@@ -30,15 +30,15 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     accepted = mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
-    if not accepted or not mallopt(_TRIM_THRESHOLD, _NEVER):
-        return False
-    reserve(_RESERVE_BYTES)
-    return True
+    return bool(accepted and mallopt(_TRIM_THRESHOLD, _NEVER))
 
 
-def reserve(nbytes: int) -> None:
-    """Touch ``nbytes`` of heap and free them: small blocks that outlive a large tensor, such as a
-    profiler's events, then no longer push the next large tensor to pages never touched before."""
+def reserve(nbytes: int = 2**29) -> None:
+    """Touch ``nbytes`` of heap and free them, once a model's weights have their places.
+
+    Small blocks that outlive a large tensor, such as a profiler's events, then no longer push the
+    next large tensor to pages never touched before.
+    """
     libc = ctypes.CDLL(None)
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]

@@ -127,6 +127,7 @@ def measure_built(
     """As :func:`measure_reference`, on a model that is there already."""
     import torch
 
+    from calib.measure.allocator import reserve
     from calib.measure.operators import event_seconds
     from calib.measure.reference_run import (
         PHASES,
@@ -141,6 +142,8 @@ def measure_built(
     )
 
     end = time.monotonic() + limit_s
+    if reference.device == "cpu":
+        reserve()
     passes = Passes(reference, workload, make_inputs(reference, workload))
     steps = workload.decode_steps
     repeat = {phase: steps if phase == "decode" else 1 for phase in PHASES}
