@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import sys
 import time
@@ -28,28 +29,26 @@ from benchmarks.scoring.score import Setting, baseline_scores, calib_scores, dis
 from benchmarks.scoring.splits import DEVELOPMENT_SEEDS, FINAL_SEEDS
 from calib.checkout import ROOT
 from calib.errors import CalibError
+from calib.hardware import load_hardware
+from calib.public import TABLES
 
 Scores = Callable[[Setting], Iterator[dict[str, Any]]]
+_SCORING = tuple(f"benchmarks/scoring/{n}.py" for n in ("baselines", "rows", "score", "splits"))
 PARTS: dict[str, tuple[Scores, tuple[str, ...]]] = {
-    "baselines": (
-        baseline_scores,
-        ("benchmarks/scoring/*.py", "calib/public.py", "model/ops.py", "conf/hw/*.yaml"),
-    ),
-    "calib": (
-        calib_scores,
-        ("benchmarks/scoring/*.py", "calib/*.py", "model/ops.py", "conf/hw/*.yaml")
-        + ("calib/measure/choice.py",),
-    ),
+    "baselines": (baseline_scores, (*_SCORING, "calib/public.py")),
+    "calib": (calib_scores, (*_SCORING, "calib/*.py", "calib/measure/choice.py")),
 }
 """Part of a case -> what scores it, and the files that its rows depend on."""
 
 
-def fingerprint(patterns: Iterable[str]) -> str:
-    """Of the content of all files that match, the report's own code left out."""
-    digest = hashlib.sha256()
+def fingerprint(case: Case, patterns: Iterable[str]) -> str:
+    """Of the code and the data that the rows of a case depend on, cards and formulas included."""
+    operator = TABLES[case.table].operator
+    cards = [load_hardware(card) for card in (case.card, *case.donors)]
+    digest = hashlib.sha256(repr((case, cards)).encode())
+    digest.update(inspect.getsource(operator).encode())
     for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
-        if path.name != "report.py":
-            digest.update(path.read_bytes())
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -58,7 +57,7 @@ def score(case: Case, final: bool, work: Path, seeds: tuple[int, ...]) -> pd.Dat
     parts = []
     for seed in seeds:
         for part, (scores, files) in PARTS.items():
-            path = work / f"{case.name}-{seed}-{part}-{fingerprint(files)}.parquet"
+            path = work / f"{case.name}-{seed}-{part}-{fingerprint(case, files)}.parquet"
             if not path.exists():
                 start = time.perf_counter()
                 rows = pd.DataFrame(scores(setting(case, seed, final)))

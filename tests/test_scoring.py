@@ -1,5 +1,7 @@
 """How accuracy is scored: whole groups held out, final ones unseen, baselines by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -169,11 +171,13 @@ def test_a_mark_takes_chosen_samples_and_the_better_trees():
         scored(case, "boosted trees", CHOSEN, 0.02),
     ]
     summed = report.summary(pd.DataFrame(rows))
-    mark = Mark("GEMM", (case,), mark=6.5, stretch=5.0, peer=7.3)
+    mark = Mark("GEMM", (case,), mark=6.5, stretch=5.0, peer=7.3, chosen=True)
     found = report.mark_figures(summed, mark)
     assert found["error"] == pytest.approx(6.0)
     assert found["trees"] == pytest.approx(8.0)
     assert (found["met"], found["stretch_met"]) == (True, False)
+    found = report.mark_figures(summed, replace(mark, chosen=False))
+    assert found["error"] == pytest.approx(1.0)
     assert report.mark_figures(summed, Mark("GEMM", (case, "other"), 1.0, 1.0, None)) is None
 
 
@@ -194,8 +198,13 @@ def test_the_report_says_what_was_missed(tmp_path):
     noise = pd.DataFrame([noise | dict.fromkeys(["mean", "median", "p90"], 0.05)])
     report.write(scores, noise, tmp_path, final=True, variants="3")
     text = (tmp_path / "accuracy.md").read_text("utf-8")
-    assert "| GEMM, all samples, h200 | 3.60 | ± - | 4.00 | 3.9 | 3.5 | 3.0 | **missed** |" in text
-    assert "| GEMM, 300 samples, h200 | 3.60 | ± - | 4.00 | 7.3 | 5.5 | 4.5 | stretch met |" in text
+    assert (
+        "| GEMM, all samples, h200 | 3.60 | ± - | - | 4.00 | 3.9 | 3.5 | 3.0 | **missed** |" in text
+    )
+    assert (
+        "| GEMM, 300 samples, h200 | 3.60 | ± - | - | 4.00 | 7.3 | 5.5 | 4.5 | stretch met |"
+        in text
+    )
     assert "run: 3." in text
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
     assert len(pd.read_parquet(tmp_path / "accuracy.parquet")) == len(scores)

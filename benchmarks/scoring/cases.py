@@ -78,7 +78,8 @@ CASES: list[Case] = [
 class Mark:
     """One figure that was asked for: the mean of a method's error over ``cases``.
 
-    ``peer``: an easy baseline's error as published to us, None where there was none.
+    ``peer``: an easy baseline's error as published to us, None where there was none. ``chosen``:
+    asked for on samples that the sweep's rule chose; otherwise on random ones, as the baseline's.
     """
 
     title: str
@@ -86,6 +87,7 @@ class Mark:
     mark: float | None
     stretch: float
     peer: float | None
+    chosen: bool = False
 
 
 def _names(table: str, budget: int | str, cards: tuple[str, ...], suffix: str = "") -> list[str]:
@@ -105,7 +107,14 @@ def _per_card() -> list[Mark]:
         (generation, "300"): ((9.3, 7.0, 5.0), (14.0, 7.0, 5.0)),
     }
     return [
-        Mark(f"{TITLES[table]}, {budget} samples, {card}", (f"{table}-{card}-{budget}",), m, s, p)
+        Mark(
+            f"{TITLES[table]}, {budget} samples, {card}",
+            (f"{table}-{card}-{budget}",),
+            mark=m,
+            stretch=s,
+            peer=p,
+            chosen=(table, budget) == ("gemm", "300"),
+        )
         for (table, budget), both in figures.items()
         for card, (p, m, s) in zip(BOTH, both, strict=True)
     ]
