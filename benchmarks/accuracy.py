@@ -3,6 +3,7 @@
     python -m benchmarks.accuracy                    development groups, one seed
     python -m benchmarks.accuracy --only gemm-h200   cases whose name contains it
     python -m benchmarks.accuracy --final            final groups, five seeds, docs/accuracy.md
+    python -m benchmarks.accuracy --final --stored   the report of what such a run has scored so far
 
 Needs the public tables (``make public``). Rows of a case are kept in the work folder under a
 fingerprint of the code that made them, so a run that was stopped goes on where it was. The last
@@ -52,12 +53,19 @@ def fingerprint(case: Case, patterns: Iterable[str]) -> str:
     return digest.hexdigest()[:12]
 
 
-def score(case: Case, final: bool, work: Path, seeds: tuple[int, ...]) -> pd.DataFrame:
-    """All methods on all seeds of a case; what the work folder holds is not computed again."""
+def score(
+    case: Case, final: bool, work: Path, seeds: tuple[int, ...], stored: bool = False
+) -> list[pd.DataFrame]:
+    """All methods on all seeds of a case; what the work folder holds is not computed again.
+
+    ``stored``: and what it does not hold is left out.
+    """
     parts = []
     for seed in seeds:
         for part, (scores, files) in PARTS.items():
             path = work / f"{case.name}-{seed}-{part}-{fingerprint(case, files)}.parquet"
+            if stored and not path.exists():
+                continue
             if not path.exists():
                 start = time.perf_counter()
                 rows = pd.DataFrame(scores(setting(case, seed, final)))
@@ -65,7 +73,20 @@ def score(case: Case, final: bool, work: Path, seeds: tuple[int, ...]) -> pd.Dat
                 _write(rows, path)
                 print(_line(rows, part), file=sys.stderr, flush=True)
             parts.append(pd.read_parquet(path))
-    return pd.concat(parts, ignore_index=True)
+    return parts
+
+
+def _units(cases: Iterable[Case], seeds: tuple[int, ...]) -> list[tuple[Case, tuple[int, ...]]]:
+    """What one process does at a time, the longest last: a seed of a case.
+
+    Without a sample of the card all seeds share one fit, so they stay together.
+    """
+    units = [
+        (case, some)
+        for case in cases
+        for some in ([seeds] if case.budget == 0 else [(seed,) for seed in seeds])
+    ]
+    return sorted(units, key=lambda unit: (bool(unit[0].donors and unit[0].budget), unit[1][0]))
 
 
 def _write(rows: pd.DataFrame, path: Path) -> None:
@@ -82,7 +103,7 @@ def _line(rows: pd.DataFrame, part: str) -> str:
     return f"{head}: {'; '.join(figures)}"
 
 
-def run(only: str, final: bool, work: Path, jobs: int) -> pd.DataFrame:
+def run(only: str, final: bool, work: Path, jobs: int, stored: bool = False) -> pd.DataFrame:
     """One row a case, seed, method and selection."""
     from joblib import Parallel, delayed
 
@@ -92,21 +113,27 @@ def run(only: str, final: bool, work: Path, jobs: int) -> pd.DataFrame:
         raise CalibError(f"--only = {only!r}: expected a part of one of {names}")
     seeds = FINAL_SEEDS if final else DEVELOPMENT_SEEDS
     folder = work / ("final" if final else "development")
-    parts = Parallel(n_jobs=jobs)(delayed(score)(case, final, folder, seeds) for case in wanted)
-    return pd.concat(parts, ignore_index=True)
+    units = _units(wanted, seeds)
+    parts = Parallel(n_jobs=jobs)(delayed(score)(c, final, folder, s, stored) for c, s in units)
+    rows = [rows for unit in parts for rows in unit]
+    if not rows:
+        raise CalibError(f"--stored: {folder} holds no score of this code: expected a run before")
+    return pd.concat(rows, ignore_index=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_KeepLines)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--final", action="store_true", help="the final groups, five seeds")
+    parser.add_argument("--stored", action="store_true", help="score nothing, report what there is")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "accuracy")
     parser.add_argument("--out", type=Path, help="default: docs with --final, else the work folder")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--variants", default="not stated", help="how many models were tried")
     options = parser.parse_args()
     try:
-        scores = run(options.only, options.final, options.work, options.jobs)
+        stored = options.stored
+        scores = run(options.only, options.final, options.work, options.jobs, stored)
         noise = disagreement(options.final)
     except CalibError as error:
         sys.exit(str(error))

@@ -118,10 +118,11 @@ def tables(tmp_path, monkeypatch):
 
 def test_a_case_is_scored_once_and_resumed(tables, tmp_path, monkeypatch, capsys):
     case = Case("gemm", "h200", 24)
-    first = accuracy.score(case, True, tmp_path / "work", (0,))
+    assert accuracy.score(case, True, tmp_path / "work", (0,), stored=True) == []
+    first = pd.concat(accuracy.score(case, True, tmp_path / "work", (0,)))
     assert capsys.readouterr().err.count("gemm-h200-24 seed 0") == 2
     monkeypatch.setattr(accuracy, "setting", None)  # nothing is to be scored again
-    again = accuracy.score(case, True, tmp_path / "work", (0,))
+    again = pd.concat(accuracy.score(case, True, tmp_path / "work", (0,), stored=True))
     pd.testing.assert_frame_equal(first, again)
     ours = first[first["method"] == OURS].set_index("selection")
     assert set(ours.index) == {RANDOM, CHOSEN}
@@ -199,10 +200,11 @@ def test_the_report_says_what_was_missed(tmp_path):
     report.write(scores, noise, tmp_path, final=True, variants="3")
     text = (tmp_path / "accuracy.md").read_text("utf-8")
     assert (
-        "| GEMM, all samples, h200 | 3.60 | ± - | - | 4.00 | 3.9 | 3.5 | 3.0 | **missed** |" in text
+        "| GEMM, all samples, h200 | 3.60 | ± - (1) | - | 4.00 | 3.9 | 3.5 | 3.0 | **missed** |"
+        in text
     )
     assert (
-        "| GEMM, 300 samples, h200 | 3.60 | ± - | - | 4.00 | 7.3 | 5.5 | 4.5 | stretch met |"
+        "| GEMM, 300 samples, h200 | 3.60 | ± - (1) | - | 4.00 | 7.3 | 5.5 | 4.5 | stretch met |"
         in text
     )
     assert "run: 3." in text

@@ -30,9 +30,10 @@ Models tried on the development groups before this run: {variants}.
 MARKS_TEXT = """## What was aimed at
 
 `calib`: on random samples, like the trees; for "GEMM, 300 samples" on those that the sweep's rule
-chose. `seeds`: standard deviation over seeds, each with its own held-out groups. `chosen`: calib on
-samples that the sweep's rule chose. `trees`: the better of the two boosted-tree baselines in this
-run. `published`: such a baseline's figure that was to be beaten, on a split of its own.
+chose. `seeds`: standard deviation over seeds (their number), each with its own held-out groups.
+`chosen`: calib on samples that the sweep's rule chose. `trees`: the better of the two boosted-tree
+baselines in this run. `published`: such a baseline's figure that was to be beaten, on a split of its
+own.
 
 """
 METHODS_TEXT = """## All methods
@@ -101,6 +102,7 @@ def mark_figures(table: pd.DataFrame, mark: Mark) -> dict[str, Any] | None:
         "selection": selection,
         "error": error,
         "spread": float(ours[ours.index == selection]["spread"].mean()),
+        "seeds": int(ours[ours.index == selection]["seeds"].min()),
         "random": float(errors[RANDOM]),
         "chosen": float(errors.get(CHOSEN, np.nan)),
         "trees": float(rows[is_tree].groupby("method")["mean"].mean().min()),
@@ -191,7 +193,7 @@ def _marks(table: pd.DataFrame) -> str:
         [
             f["title"],
             _number(f["error"], 2),
-            f"± {_number(f['spread'], 2)}",
+            f"± {_number(f['spread'], 2)} ({f['seeds']})",
             _number(f["chosen"], 2),
             _number(f["trees"], 2),
             _number(f["published"]),
