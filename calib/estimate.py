@@ -12,11 +12,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from calib.fit import ROOFLINE, WEAKEST_FIRST, Calibration, dtype_of
+from calib.fit import ROOFLINE, WEAKEST_FIRST, dtype_of
 from calib.hardware import Hardware, arithmetic_intensity, bound
 from model.layer import Call, Layer, Node
 from model.ops import GroupedMatmul, MoeMlp, Operator
@@ -42,6 +42,23 @@ WALL_OF = {
 LIMITS = ("host", "compute", "memory")
 
 
+class Estimator(Protocol):
+    """What a table needs of a calibration, be it fitted here, shipped, or in layers."""
+
+    @property
+    def hardware(self) -> Hardware: ...
+
+    @property
+    def held_out(self) -> pd.DataFrame: ...
+
+    def estimate(
+        self,
+        ops: Sequence[Operator] | Operator,
+        implementation: str = ...,
+        hot: Sequence[bool] | np.ndarray | bool | None = ...,
+    ) -> pd.DataFrame: ...
+
+
 def found_in_cache(op: Operator, hardware: Hardware) -> bool:
     """Whether a model finds the operator's inputs in the last cache.
 
@@ -54,8 +71,8 @@ def found_in_cache(op: Operator, hardware: Hardware) -> bool:
 
 def operator_table(
     phases: Mapping[str, Phase],
-    calibration: Calibration,
-    unseen: Calibration | None,
+    calibration: Estimator,
+    unseen: Estimator | None,
     implementation: str,
     names: Mapping[str, str],
     rewritten: Mapping[str, Sequence[Call]] | None = None,
@@ -108,7 +125,7 @@ UNKNOWN = "unknown"
 
 
 def seconds_of(
-    calibration: Calibration, ops: list[Operator], implementation: str, hot: list[bool]
+    calibration: Estimator, ops: list[Operator], implementation: str, hot: list[bool]
 ) -> pd.DataFrame:
     """What ``Calibration.estimate`` says, or nulls for a device whose peaks nobody knows."""
     import pandas as pd
@@ -299,6 +316,18 @@ def component_table(operators: pd.DataFrame) -> pd.DataFrame:
     for of_kernels, of_wall in WALL_OF.items():
         table[of_kernels] = table.pop(of_wall)
     return table
+
+
+def known_by(operators: pd.DataFrame) -> str:
+    """ "matmul interpolated 97%, transferred 3%; norm transferred": by share of the time."""
+    seconds = operators["estimate_s"].groupby(operators["kind"]).sum()
+    words = []
+    for kind in seconds.sort_values(ascending=False).index:
+        rows = operators[operators["kind"] == kind]
+        parts = rows["estimate_s"].groupby(rows["provenance"]).sum().sort_values(ascending=False)
+        shares = [f"{name} {part / seconds[kind]:.0%}" for name, part in parts.items() if part > 0]
+        words.append(f"{kind} {parts.index[0] if len(shares) < 2 else ', '.join(shares)}")
+    return "; ".join(words)
 
 
 def figure_table(components: pd.DataFrame, decode_steps: int, batch: int) -> pd.DataFrame:

@@ -108,12 +108,12 @@ _LEAST_S = 1e-12
 
 def _numbers(op: Operator) -> dict[str, np.ndarray]:
     """Dimensions as logarithms (a zero as a half), flags as 0 or 1."""
-    numbers = {}
+    numbers, flags = {}, {f.name for f in fields(op) if isinstance(f.default, bool)}
     for name, value in vars(op).items():
         if value is None or isinstance(value, str):
             continue
         array = np.atleast_1d(np.asarray(value, dtype=float))
-        if isinstance(value, bool) or name in ("bias", "causal"):
+        if name in flags:  # by the class, since stacked flags are numbers
             numbers[name] = array
         else:
             numbers[name] = np.log(np.maximum(array, 0.5))

@@ -24,6 +24,9 @@ from model.ops import Operator
 from model.workload import Phase, Workload
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib.estimate import Estimator
     from calib.fit import Calibration
     from calib.fusion import Fusion
     from calib.measure.instrument import Instrument
@@ -118,7 +121,7 @@ def progress(title: str, total_s: float) -> Iterator[Any]:
         yield lambda elapsed, label: bar.update(task, completed=elapsed, at=label)
 
 
-def measure_host(config: dict[str, Any], target: Target, calibration: Calibration) -> float:
+def measure_host(config: dict[str, Any], target: Target, calibration: Estimator) -> float:
     """Seconds that eager module code adds to a launch of a CPU; 0 where launches do not wait for
     it. (What a card's host costs is measured with its operators.)
 
@@ -232,16 +235,26 @@ def routing(observed: Observed | None) -> dict[str, list[float]] | None:
     return observed.measurement.experts_touched if observed else None
 
 
-def fit_samples(target: Target) -> tuple[Calibration, Calibration | None]:
+def fit_samples(target: Target) -> tuple[Estimator, Estimator | None]:
     """The calibration of all that is known, and one that never saw a model's own shapes.
 
-    Both share one fit, to the design's samples; the first knows the measured shapes besides.
+    Both share one fit, to the design's samples; the first knows the measured shapes besides. A kind
+    without samples goes to the card's shipped calibration, and without one to the roofline.
     """
-    from calib.fit import fit, measured_shapes, uncalibrated
+    from calib.cards.shipped import Layered, load_card
+    from calib.fit import uncalibrated
 
+    card = load_card(target.hardware)
     if not target.samples:
-        return uncalibrated(target.hardware), None
+        return card or uncalibrated(target.hardware), None
+    seen, unseen = _fit_own(target)
+    return (Layered((seen, card)), Layered((unseen, card))) if card else (seen, unseen)
+
+
+def _fit_own(target: Target) -> tuple[Calibration, Calibration]:
     from rich.console import Console
+
+    from calib.fit import fit, measured_shapes
 
     designs = [s for s in target.samples if s.origin == "design"]
     with Console(stderr=True).status("fitting") as status:
@@ -256,7 +269,7 @@ def estimate(
     model: Any,
     workload: Workload,
     phases: dict[str, Phase],
-    calibrations: tuple[Calibration, Calibration | None],
+    calibrations: tuple[Estimator, Estimator | None],
     observed: Observed | None,
     host_s: float = 0.0,
 ) -> RunRecord:
@@ -280,7 +293,7 @@ def estimate(
     operators = with_wall(operators, repeats, costs, config["execution"], host_s)
     modules = tables.module_table(phases, operators)
     components = tables.component_table(operators)
-    measurement, notes = None, notes_of(target)
+    measurement, notes = None, notes_of(target, operators)
     if observed:
         from calib.compare import compare
 
@@ -349,20 +362,31 @@ def issue_notes(costs: HostCosts | None, fused: dict[str, Fusion]) -> list[str]:
     return notes
 
 
-def notes_of(target: Target) -> list[str]:
+def notes_of(target: Target, operators: pd.DataFrame) -> list[str]:
+    """Where the times come from: the user's samples, the card that ships, or nothing."""
+    from calib import estimate as tables
+    from calib.cards.shipped import about_card
+
     if target.hardware.unprobed:
         return [
             "No times: mode=analytic never measures, and only probes tell what this CPU can do. "
             "For times give a card, +hw=<card>, one of "
             f"{', '.join(n for n in hardware_names() if n != 'cpu')}, or measure with mode=run."
         ]
-    if target.samples:
-        return []
-    return [
-        f"{target.hardware.name} has no samples, so every time is the roofline: a lower bound, "
-        "often 2-5x below the clock. To calibrate it, put a Parquet file of its samples "
-        f"(calib.samples) into {target.store.folder}."
-    ]
+    name, notes = target.hardware.name, []
+    about = about_card(name)
+    if about:
+        behind = "Kinds that your samples lack come from the" if target.samples else "The"
+        notes.append(f"{behind} calibration that ships: {about['summary']}")
+    if not (target.samples or about):
+        notes.append(
+            f"{name} has no samples and no calibration that ships, so every time is the roofline: "
+            "a lower bound, often 2-5x below the clock. To calibrate it, put a Parquet file of its "
+            f"samples (calib.samples) into {target.store.folder}."
+        )
+    if about:
+        notes.append(f"How the times of each kind are known: {tables.known_by(operators)}.")
+    return notes
 
 
 def versions(target: Target | None = None) -> dict[str, str]:

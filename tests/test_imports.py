@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "report": {"errors"},  # it sees tables only
     "steps": FITTING
     | {"device", "host", "public", "fit", "estimate", "timeline", "trace", "measure", "measured"}
-    | {"compare", "report", "host_costs", "fusion", "memory", "ceilings", "target"},
+    | {"cards", "compare", "report", "host_costs", "fusion", "memory", "ceilings", "target"},
     "run": BOTTOM | {"steps", "target", "report"},
 }
 """Parts of ``calib`` (modules and subpackages) and the other parts that each may import."""

@@ -38,12 +38,12 @@ def write_record(path: Path, record: Any) -> Path:
 
     Raises ``TypeError`` for a field whose type is not understood: that is a mistake in the class.
     """
-    arrays: list[np.ndarray] = []
+    arrays: dict[str, np.ndarray] = {}
     tree = {"schema": SCHEMA_VERSION, "value": _pack(type(record), record, arrays)}
     text = np.frombuffer(json.dumps(tree, separators=(",", ":")).encode(), dtype=np.uint8)
     temporary = path.with_name(f".{path.stem}-{os.getpid()}.npz")
     try:
-        np.savez_compressed(temporary, **{_TEXT: text, **_named(arrays)})  # type: ignore[arg-type]
+        np.savez_compressed(temporary, **{_TEXT: text, **arrays})  # type: ignore[arg-type]
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -71,26 +71,22 @@ def read_record(path: Path, record: type[T]) -> T:
         raise StoredError(f"{path} does not hold a {record.__name__} ({error})") from None
 
 
-def _named(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
-    return {str(i): array for i, array in enumerate(arrays)}
-
-
 @cache
 def _hints(record: type) -> dict[str, Any]:
     hints = get_type_hints(record)
     return {f.name: hints[f.name] for f in fields(record)}
 
 
-def _pack(hint: Any, value: Any, arrays: list[np.ndarray]) -> Any:
-    """What stands for ``value`` in the JSON text; its arrays are appended to ``arrays``."""
+def _pack(hint: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """What stands for ``value`` in the JSON text; its arrays are added to ``arrays``, numbered."""
     origin, of = get_origin(hint), get_args(hint)
     if hint is np.ndarray:
         kept = value.astype(np.float32) if value.dtype == np.float64 else value
-        arrays.append(kept)
+        arrays[str(len(arrays))] = kept
         return [len(arrays) - 1, str(value.dtype)]
     if _is_record(hint):
         hints = _hints(hint)
-        return [_pack(hints[name], getattr(value, name), arrays) for name in hints]
+        return [_pack(hints[n], getattr(value, n), arrays) for n in hints]
     if origin in (Union, types.UnionType):
         member = next(i for i, m in enumerate(of) if _is_a(m, value))
         return [member, _pack(of[member], value, arrays)]

@@ -1,0 +1,262 @@
+"""Fit every card that ships from the public tables: ``python -m calib.cards.build [card ...]``.
+
+Needs the extra ``public``. A card with tables is fitted to its own; one without, and a kind that
+its tables lack, to all other cards' (``transferred``). Beside each ``<card>.npz`` goes a data card
+that says what went in and how well it does on what it never saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calib import public
+from calib.cards.card import Card, Figures, clocked, nearness, published_clock_ratio
+from calib.cards.cold import Caches
+from calib.cards.shipped import FOLDER, load_card
+from calib.cards.stand_ins import NOTES
+from calib.cards.stored import SCHEMA_VERSION, write_record
+from calib.cards.tables import (
+    ENGINE,
+    borrowed_caches,
+    caches_of,
+    disagreements,
+    read_tables,
+    widths,
+)
+from calib.errors import CalibError
+from calib.fit import Calibration, fit
+from calib.hardware import Hardware, load_hardware
+from calib.samples import Sample
+
+CARDS = ("a100", "b200", "h100", "h200", "l40s", "rtx4090", "rtx5090", "rtx_pro_6000")
+MOST_CHANGED = 1e-3
+"""By how much storing may change an estimate."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """One card's tables: samples by table, what was dropped, how engines disagree, its caches."""
+
+    samples: dict[str, list[Sample]]
+    dropped: list[str]
+    disagreements: list[dict[str, Any]]
+    caches: dict[str, Caches]
+
+
+@cache
+def tables_of(card: str) -> Tables:
+    samples, dropped = read_tables(card)
+    everything = [s for table in samples.values() for s in table]
+    return Tables(samples, dropped, disagreements(card), caches_of(everything, load_hardware(card)))
+
+
+def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
+    """The figures of ``card``, its data card, and the samples that they were fitted to."""
+    hardware = load_hardware(card)
+    own = tables_of(card) if card in public.CARDS else Tables({}, [], [], {})
+    mine = [s for table in own.samples.values() for s in table]
+    lent = _lent(hardware, {s.op.operator for s in mine})
+    unseen = _error_on_unseen_cards(frozenset(k for s in lent.values() for k in _kinds(s)))
+    samples = mine + [s for some in lent.values() for s in some]
+    ratio = 1.0 if mine else published_clock_ratio(hardware)
+    fits = fit(samples, clocked(hardware, ratio), lambda name: _say(f"{card}: fitting {name}"))
+    others = [c for c in public.CARDS if c != card]
+    disagree = own.disagreements or [r for c in others for r in tables_of(c).disagreements]
+    caches = borrowed_caches(hardware, {c: tables_of(c).caches for c in others}) | own.caches
+    carried = {row["kind"]: float(np.log1p(row["p90_error"])) for row in unseen}
+    figures = Figures(card, fits.kinds, caches, widths(disagree), carried, ratio)
+    seen = [r for r in _rows(fits) if r["kind"] not in carried]
+    return figures, _about(card, own, lent, figures, seen + unseen, disagree), samples
+
+
+def _rows(fits: Calibration) -> list[dict[str, Any]]:
+    return [{str(name): v for name, v in row.items()} for row in fits.held_out.to_dict("records")]
+
+
+def _kinds(samples: Sequence[Sample]) -> set[str]:
+    return {s.op.operator for s in samples}
+
+
+def _lent(hardware: Hardware, known: Collection[str]) -> dict[str, list[Sample]]:
+    """Card -> its samples of kinds other than ``known``.
+
+    Cards of the same compute capability lend first: two Hopper cards predict each other's products
+    better by a third than all five others do. What those lack comes from all.
+    """
+    others = [c for c in public.CARDS if c != hardware.name]
+    alike = [
+        c for c in others if load_hardware(c).compute_capability == hardware.compute_capability
+    ]
+    near = _one_kernel(alike, known)
+    found = {kind for samples in near.values() for kind in _kinds(samples)}
+    far = _one_kernel(others, {*known, *found})
+    return {c: samples for c in others if (samples := near.get(c, []) + far[c])}
+
+
+def _one_kernel(cards: Sequence[str], known: Collection[str]) -> dict[str, list[Sample]]:
+    """Card -> its samples of kinds other than ``known``, of the kernel that most cards measured.
+
+    One kernel a kind: a transferred fit cannot tell which kernel a shape would be run by.
+    """
+    lent = {
+        card: [s for t in tables_of(card).samples.values() for s in t if s.op.operator not in known]
+        for card in cards
+    }
+    spread: dict[str, dict[str, set[str]]] = {}
+    for card, samples in lent.items():
+        for s in samples:
+            spread.setdefault(s.op.operator, {}).setdefault(s.implementation, set()).add(card)
+    chosen = {
+        kind: min(by, key=lambda name, by=by: (-len(by[name]), nearness(name)))  # type: ignore[misc]
+        for kind, by in spread.items()
+    }
+    return {
+        card: [s for s in samples if s.implementation == chosen[s.op.operator]]
+        for card, samples in lent.items()
+    }
+
+
+@cache
+def _error_on_unseen_cards(kinds: frozenset[str]) -> list[dict[str, Any]]:
+    """Held-out rows of a fit to all cards that leaves out each card in turn, of those ``kinds``."""
+    known = {s.op.operator for c in public.CARDS for t in tables_of(c).samples.values() for s in t}
+    samples = [s for some in _one_kernel(list(public.CARDS), known - kinds).values() for s in some]
+    # Whichever device the estimates are for: none of these samples is its own.
+    stranger = replace(load_hardware("rtx5090"), name="none of them")
+    fits = fit(samples, stranger, lambda name: _say(f"unseen cards: fitting {name}"))
+    return [{**row, "held_out": "cards"} for row in _rows(fits)]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _about(
+    card: str,
+    own: Tables,
+    lent: Mapping[str, Sequence[Sample]],
+    figures: Figures,
+    held_out: Sequence[Mapping[str, Any]],
+    disagree: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The data card."""
+    donors = {c: dict(Counter(s.op.operator for s in some)) for c, some in lent.items() if some}
+    engines = ([card] if own.samples else []) + list(donors)
+    return {
+        "card": card,
+        "summary": summary(card, own, donors, held_out),
+        "created": datetime.now(UTC).date().isoformat(),
+        "command": f"python -m calib.cards.build {card}",
+        "schema": SCHEMA_VERSION,
+        "calib": version("calib"),
+        "source": {
+            "package": public.PACKAGE,
+            "version": version(public.PACKAGE),
+            "licence": "Apache-2.0",
+            "engines": {c: f"{ENGINE} {public.engine_version(c, ENGINE)}" for c in engines},
+        },
+        "rows": {table: len(samples) for table, samples in own.samples.items()},
+        "dropped": own.dropped,
+        "rows_of_other_cards": donors,
+        "clock_ratio": figures.clock_ratio,
+        "held_out": [{"held_out": "groups of shapes", **row} for row in held_out],
+        "engines_disagree": list(disagree),
+        "hot_to_cold": {kind: asdict(caches) for kind, caches in figures.caches.items()},
+        "stand_ins": NOTES,
+    }
+
+
+def summary(
+    card: str, own: Tables, donors: Mapping[str, Any], held_out: Sequence[Mapping[str, Any]]
+) -> str:
+    """One line for the notes of a report."""
+    rows, parts = sum(map(len, own.samples.values())), []
+    if rows:
+        engine = f"{ENGINE} {public.engine_version(card, ENGINE)}"
+        parts.append(f"fitted to {rows} public rows of {engine} on this card")
+    for names, kinds in _lenders(donors).items():
+        parts.append(f"{', '.join(kinds)} transferred from {', '.join(names)}")
+    largest: dict[str, Mapping[str, Any]] = {}
+    for row in held_out:  # of a kind's kernels, the one with most samples
+        if row["kind"] not in largest or row["samples"] > largest[row["kind"]]["samples"]:
+            largest[row["kind"]] = row
+    errors = ", ".join(f"{kind} {row['median_error']:.1%}" for kind, row in largest.items())
+    source = f"{public.PACKAGE} {version(public.PACKAGE)}"
+    where = "shapes" if rows else "cards"
+    return f"{card}: {'; '.join(parts)} ({source}). Median error on held-out {where}: {errors}."
+
+
+def _lenders(donors: Mapping[str, Mapping[str, int]]) -> dict[tuple[str, ...], list[str]]:
+    """Cards -> the kinds that they lend together."""
+    kinds = sorted({kind for lent in donors.values() for kind in lent})
+    together: dict[tuple[str, ...], list[str]] = {}
+    for kind in kinds:
+        lenders = tuple(card for card, lent in donors.items() if kind in lent)
+        together.setdefault(lenders, []).append(kind)
+    return together
+
+
+def change_by_storing(before: Card, after: Card, samples: Sequence[Sample]) -> float:
+    """The largest relative difference between two cards' estimates of the samples' shapes."""
+    largest = 0.0
+    for key in before.figures.kinds:
+        ops = [s.op for s in samples if (s.implementation, s.op.operator) == key[:2]]
+        some = ops[:: max(1, len(ops) // 500)]
+        pair = [card.estimate(some, key[0]) for card in (before, after)]
+        for column in ("estimate_s", "low_s", "high_s"):
+            ratio = pair[1][column].to_numpy() / pair[0][column].to_numpy()
+            largest = max(largest, float(abs(ratio - 1).max()))
+    return largest
+
+
+def build(card: str, folder: Path = FOLDER) -> str:
+    """Fit, store, read back and compare ``card``; the data card's summary.
+
+    Raises ``CalibError`` where storing changed an estimate by more than a thousandth.
+    """
+    figures, about, samples = fit_card(card)
+    hardware = load_hardware(card)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_text(folder / f"{card}.json", json.dumps(about, indent=1, default=float) + "\n")
+    write_record(folder / f"{card}.npz", figures)
+    stored = load_card(hardware, folder)
+    assert stored is not None
+    changed = change_by_storing(Card(hardware, figures, about), stored, samples)
+    if changed > MOST_CHANGED:
+        raise CalibError(f"{card}: storing changed an estimate by {changed:.2%}: expected <= 0.1%")
+    return str(about["summary"])
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("cards", nargs="*", metavar="card", help=f"default: {' '.join(CARDS)}")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    arguments = parser.parse_args()
+    try:
+        for card in arguments.cards or CARDS:
+            print(build(card, arguments.folder), flush=True)
+    except CalibError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

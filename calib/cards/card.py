@@ -1,0 +1,248 @@
+"""A card's calibration as it ships: fitted to public tables, asked for what torch would take.
+
+The tables are timed by inference engines, hot, and know some kinds only. An estimate therefore
+goes through three steps, each of which says itself in the interval or in the provenance: the
+operator's stand-in in the tables (:mod:`calib.cards.stand_ins`), from hot to cold
+(:mod:`calib.cards.cold`), and the width by which engines disagree on the same shape of the same
+card. Only where the table timed the very kernel that torch runs, an estimate keeps the provenance
+of the fit; everything else is ``transferred``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib.cards.cold import Caches, hot_to_cold
+from calib.cards.stand_ins import StandIn, stand_in
+from calib.features import stack
+from calib.fit import (
+    INTERPOLATED,
+    ROOFLINE,
+    TRANSFERRED,
+    WEAKEST_FIRST,
+    Calibration,
+    Key,
+    KindFit,
+    dtype_of,
+    kind_of,
+)
+from calib.hardware import Hardware, floor
+from model.ops import Operator, is_grid
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
+"""Kernels by how near they are to what torch runs; any other comes after these, by name."""
+TORCH = "torch"
+
+
+def nearness(implementation: str) -> tuple[int, str]:
+    """What sorts implementations by how near their kernel is to torch's."""
+    kernel = implementation.partition("/")[2]
+    known = KERNELS_FIRST.index(kernel) if kernel in KERNELS_FIRST else len(KERNELS_FIRST)
+    return known, kernel
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a card's file holds.
+
+    ``kinds``: the fits, by (implementation, kind, dtype). ``caches``: kind -> rates of hot and cold
+    reads. ``disagreement``: kind -> half-width in log seconds within which 90% of the same shapes
+    lie when another engine times them. ``carried``: kind that was transferred -> half-width within
+    which 90% of a held-out card's shapes lie. ``clock_ratio``: the clock that the fits take the
+    card to run at, over its rated one.
+    """
+
+    hardware: str
+    kinds: dict[Key, KindFit]
+    caches: dict[str, Caches]
+    disagreement: dict[str, float]
+    carried: dict[str, float]
+    clock_ratio: float = 1.0
+
+
+def clocked(hardware: Hardware, ratio: float) -> Hardware:
+    """``hardware`` at ``ratio`` times its rated clock: arithmetic follows, main memory does not."""
+    return replace(
+        hardware,
+        clock_hz=hardware.clock_hz * ratio,
+        peak_flops={dtype: rate * ratio for dtype, rate in hardware.peak_flops.items()},
+        cuda_core_flops=hardware.cuda_core_flops * ratio,
+    )
+
+
+def published_clock_ratio(hardware: Hardware) -> float:
+    """How far above the rated clock a card runs, by the published ceiling of its bfloat16 rate.
+
+    The middle of the ceiling's range over the datasheet's rate; 1 where no file states one, or
+    where it is lower: then what was measured was no ceiling.
+    """
+    ceiling = hardware.measured.get("peak_flops.bfloat16")
+    if ceiling is None:
+        return 1.0
+    middle = (ceiling["low"] + ceiling["high"]) / 2
+    return max(1.0, float(middle / hardware.peak_flops["bfloat16"]))
+
+
+@dataclass(frozen=True)
+class Times:
+    """[n] seconds, low and high ends of the interval, and the rank of the provenance."""
+
+    seconds: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    rank: np.ndarray
+
+    def __add__(self, other: Times) -> Times:
+        return Times(
+            self.seconds + other.seconds,
+            self.low + other.low,
+            self.high + other.high,
+            np.minimum(self.rank, other.rank),
+        )
+
+
+@dataclass(frozen=True)
+class Card:
+    """The shipped calibration of ``hardware``; ``about`` is its data card."""
+
+    hardware: Hardware
+    figures: Figures
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The tables' fits, for the card as it clocks."""
+        none: Any = None  # what a build reports of them is in the data card
+        return Calibration(
+            clocked(self.hardware, self.figures.clock_ratio), self.figures.kinds, none
+        )
+
+    @property
+    def held_out(self) -> pd.DataFrame:
+        """One row a fit: its error on groups that it never saw, as the data card has it."""
+        import pandas as pd
+
+        return pd.DataFrame(self.about.get("held_out", []))
+
+    def estimate(
+        self,
+        ops: Sequence[Operator] | Operator,
+        implementation: str = TORCH,
+        hot: Sequence[bool] | np.ndarray | bool | None = None,
+    ) -> pd.DataFrame:
+        """As ``Calibration.estimate``; ``hot``: None means as the tables were timed, which is hot.
+
+        Implementations other than torch are those of the tables; all else is the roofline.
+        """
+        if isinstance(ops, Operator):
+            ops = [ops] if not is_grid(ops) else ops
+        grids: list[tuple[Operator, np.ndarray]]
+        if isinstance(ops, Operator):
+            floors = np.atleast_1d(floor(ops, self.hardware))
+            grids = [(ops, np.arange(len(floors)))]
+        else:
+            grids, floors = stack(ops), np.zeros(len(ops))
+        flags = np.broadcast_to(np.asarray(True if hot is None else hot, dtype=bool), len(floors))
+        columns = np.full((4, len(floors)), np.nan)
+        for grid, rows in grids:
+            known = self._alike(grid, implementation, flags[rows])
+            floors[rows] = floor(grid, self.hardware)
+            columns[:, rows] = np.broadcast_arrays(*vars(known).values()) if known else np.nan
+        return _table(floors, columns)
+
+    def _alike(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
+        """Times of a grid of one kind; ``None`` where no table tells."""
+        if implementation != TORCH:
+            return self._measured(op, [implementation], hot)
+        meant = stand_in(op)
+        times: Times | None = None
+        for stand in meant.ops:
+            found = self._measured(stand, self._implementations(stand), hot)
+            if found is None:
+                return None
+            times = found if times is None else times + found
+        return self._as_torch(op, meant, times) if times else None
+
+    def _as_torch(self, op: Operator, meant: StandIn, times: Times) -> Times:
+        """Scaled to the work of ``op``, the interval widened by what standing in adds."""
+        scale = meant.scale(op, self.hardware)
+        kind = meant.ops[0].operator
+        known = (self.figures.disagreement.get(kind, 0.0), self.figures.carried.get(kind, 0.0))
+        width = np.hypot(np.hypot(*known), meant.spread)
+        low = times.seconds / np.exp(np.hypot(np.log(times.seconds / times.low), width))
+        high = times.seconds * np.exp(np.hypot(np.log(times.high / times.seconds), width))
+        weakest = np.where(meant.own_kernel, np.inf, WEAKEST_FIRST.index(TRANSFERRED))
+        rank = np.minimum(times.rank, weakest)
+        return Times(times.seconds * scale, low * scale, high * scale, rank)
+
+    def _implementations(self, op: Operator) -> list[str]:
+        """Implementations that were fitted for the kind of ``op``, nearest to torch first."""
+        wanted = (kind_of(op), dtype_of(op))
+
+        return sorted({i for i, *k in self.figures.kinds if tuple(k) == wanted}, key=nearness)
+
+    def _measured(
+        self, op: Operator, implementations: Sequence[str], hot: np.ndarray
+    ) -> Times | None:
+        """What the tables' fits say: of the first implementation that was sampled around a shape,
+        else of the first; with the weights brought to main memory where they are not ``hot``."""
+        times: Times | None = None
+        for implementation in implementations:
+            found = self._fitted(op, implementation)
+            if found is not None:
+                times = _better(times, found)
+        if times is None:
+            return None
+        caches = self.figures.caches.get(op.operator)
+        if caches is None or hot.all():
+            return times
+        cold = hot_to_cold(times.seconds, times.low, times.high, op, self.hardware, caches)
+        kept = (times.seconds, times.low, times.high)
+        mixed = [np.where(hot, h, c) for h, c in zip(kept, cold, strict=True)]
+        return Times(mixed[0], mixed[1], mixed[2], times.rank)
+
+    def _fitted(self, op: Operator, implementation: str) -> Times | None:
+        if (implementation, kind_of(op), dtype_of(op)) not in self.figures.kinds:
+            return None
+        table = self.calibration.estimate(op if is_grid(op) else [op], implementation, True)
+        rank = np.array([WEAKEST_FIRST.index(p) for p in table["provenance"]])
+        seconds, low, high = (table[n].to_numpy() for n in ("estimate_s", "low_s", "high_s"))
+        return Times(seconds, low, high, rank)
+
+
+def _better(first: Times | None, other: Times) -> Times:
+    """Row by row ``first``, unless only ``other`` was sampled around the shape."""
+    if first is None:
+        return other
+    inside = WEAKEST_FIRST.index(INTERPOLATED)
+    take = (first.rank < inside) & (other.rank >= inside)
+    pairs = zip(vars(first).values(), vars(other).values(), strict=True)
+    return Times(*(np.where(take, b, a) for a, b in pairs))
+
+
+def _table(floors: np.ndarray, columns: np.ndarray) -> pd.DataFrame:
+    """``columns``: [4, n] seconds, low, high, rank; NaN where nothing is known."""
+    import pandas as pd
+
+    seconds, low, high, rank = columns
+    unknown = np.isnan(seconds)
+    seconds = np.where(unknown, floors, seconds)
+    names = np.array([*WEAKEST_FIRST, ROOFLINE], dtype=object)
+    return pd.DataFrame(
+        {
+            "floor_s": floors,
+            "estimate_s": seconds,
+            "low_s": np.where(unknown, floors, low),
+            "high_s": high,
+            "efficiency": floors / np.where(seconds > 0, seconds, np.nan),
+            "provenance": names[np.where(unknown, -1, rank).astype(int)],
+        }
+    )

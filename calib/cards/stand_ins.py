@@ -1,0 +1,154 @@
+"""Which measured kernel stands in for an operator that no table measured.
+
+Public tables hold products, attention, whole expert layers and one pointwise kernel. Every other
+operator is brought to one of those with the same work for the same units, and takes that one's
+time:
+
+    time = sum over the stand-ins of their times * max(1, floor / floor of the stand-ins)
+
+- a product of another dtype: the bfloat16 product whose inner dimension has as many bytes. On a
+  card whose rates double when the bytes halve, its two floors are the same;
+- a batched product: one with all rows, ``batch * m``;
+- a convolution: the product that it is, once its patches are laid out (an implicit GEMM);
+- an expert layer's grouped product: the whole expert layer, by the ratio of the floors, which also
+  carries the experts touched;
+- whatever only streams (norm, softmax, pointwise, gather, copy): a pointwise kernel that moves as
+  many bytes. An rmsnorm is the eight kernels that the models' Python starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from calib.hardware import Hardware, floor
+from model.ops import (
+    Attention,
+    AttentionBackward,
+    Conv2d,
+    Elementwise,
+    GroupedMatmul,
+    Matmul,
+    MoeMlp,
+    Norm,
+    Operator,
+    item_bytes,
+)
+
+STREAM_BYTES = 3
+"""Bytes an element of the pointwise kernel in the tables: bfloat16 read, float8 written."""
+ANOTHER_KERNEL = float(np.log(1.5))
+"""What standing in adds to the interval, as a half-width of log seconds, where the work is of the
+same kind. A judgement: no table here could measure it."""
+ANOTHER_ALGORITHM = float(np.log(2.5))
+"""The same where the operator is executed by an algorithm of its own (sort, top-k, scan)."""
+
+NOTES = {
+    "matmul": "torch's own linear layer was timed (cuBLAS); a batch counts as more rows, another "
+    "dtype as the bfloat16 product of as many bytes, a bias as nothing",
+    "attention": "the engine's fused attention kernel; a bias or mask enters by its bytes",
+    "attention_backward": "the forward kernel, by the ratio of the floors",
+    "grouped_matmul": "the engine's whole expert layer, by the ratio of the floors",
+    "conv2d": "the product that it is once its patches are laid out",
+    "norm, softmax, elementwise, gather, copy": "one pointwise kernel (a tensor scaled into "
+    "float8) that moves as many bytes; an rmsnorm is eight of them, as models write it",
+    "other": "the same pointwise kernel: for a sort, a scan or a top-k no more than an order",
+}
+"""What stands in for each kind, in words for the data card."""
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """``ops``: executed one after another, each in a table. ``spread``: half-width that it adds, in
+    log. ``own_kernel``: the table timed the very kernel that torch runs. ``by_floor``: scale by the
+    ratio of the floors both ways, not only upwards. Numbers and flags are arrays for a grid."""
+
+    ops: tuple[Operator, ...]
+    spread: Any = ANOTHER_KERNEL
+    own_kernel: Any = False
+    by_floor: bool = False
+
+    def scale(self, op: Operator, hardware: Hardware) -> Any:
+        """Factor on the stand-ins' time; an array for a grid."""
+        ratio = floor(op, hardware) / np.maximum(sum(floor(o, hardware) for o in self.ops), 1e-30)
+        return ratio if self.by_floor else np.maximum(1.0, ratio)
+
+
+def stand_in(op: Operator) -> StandIn:
+    """What is looked up in the tables for ``op``, an operator or a grid."""
+    make = next((f for cls, f in _MAKERS.items() if isinstance(op, cls)), None)
+    if make is not None:
+        return make(op)
+    spread = ANOTHER_ALGORITHM if op.operator == "other" else ANOTHER_KERNEL
+    return StandIn((_stream(op.bytes),), spread)
+
+
+def _stream(nbytes: Any) -> Operator:
+    """The tables' pointwise kernel, moving ``nbytes``."""
+    elements = np.maximum(np.rint(np.asarray(nbytes, dtype=float) / STREAM_BYTES), 1)
+    whole: Any = elements.astype(np.int64) if elements.ndim else int(elements)
+    return Elementwise(whole, dtype="bfloat16", out_dtype="float8_e4m3fn")
+
+
+def _matmul(op: Matmul) -> StandIn:
+    """A bias is added by the product's own epilogue; only its bytes are left out."""
+    inner = np.maximum(op.k * item_bytes(op.dtype) / item_bytes("bfloat16"), 1)
+    own = np.equal(op.batch, 1) & (op.dtype == "bfloat16") & (op.weight_dtype in (None, op.dtype))
+    spread = np.where(own, 0.0, ANOTHER_KERNEL)
+    return StandIn((Matmul(op.m * op.batch, op.n, _whole(inner)),), spread, own)
+
+
+def _whole(value: Any) -> Any:
+    rounded = np.rint(value)
+    return rounded.astype(np.int64) if np.ndim(rounded) else int(rounded)
+
+
+def _grouped_matmul(op: GroupedMatmul) -> StandIn:
+    """The expert layer of that width: of its three products' floors, as much as this one has."""
+    layer = MoeMlp(op.tokens, op.experts, op.top_k, op.k, _whole(np.maximum(op.n / 2, 1)))
+    return StandIn((layer,), by_floor=True)
+
+
+def _attention(op: Attention) -> StandIn:
+    """Tables have no bias and no mask: their bytes enter by the floor, and torch's fused kernel
+    for them is another one."""
+    plain = np.equal(op.bias, False) & np.equal(op.mask, False)
+    spread = np.where(plain & (op.dtype == "bfloat16"), 0.0, ANOTHER_KERNEL)
+    return StandIn((replace(op, bias=False, mask=False, dtype="bfloat16"),), spread)
+
+
+def _attention_backward(op: AttentionBackward) -> StandIn:
+    names = ("batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim", "causal", "window")
+    return StandIn((Attention(**{n: getattr(op, n) for n in names}),))
+
+
+def _conv2d(op: Conv2d) -> StandIn:
+    rows = op.batch * op.out_height * op.out_width * op.groups
+    inner = (op.in_channels // op.groups) * op.kernel**2
+    return StandIn((Matmul(rows, op.out_channels // op.groups, inner),))
+
+
+def _norm(op: Norm) -> StandIn:
+    """A layernorm is one kernel. An rmsnorm, as models write it: cast to float32, square, mean,
+    add, reciprocal root, multiply, cast back, scale."""
+    if op.kind == "layernorm":
+        return StandIn((_stream(op.bytes),))
+    elements, item = op.rows * op.cols, item_bytes(op.dtype)
+    wide = (item + 4, 4 + 4, 4, 4 + 4, 4 + item, 2 * item)
+    whole = tuple(_stream(elements * nbytes) for nbytes in wide)
+    return StandIn((*whole, *(_stream(op.rows * 8) for _ in range(2))))
+
+
+_MAKERS: dict[type[Operator], Callable[[Any], StandIn]] = {
+    Matmul: _matmul,
+    GroupedMatmul: _grouped_matmul,
+    MoeMlp: lambda op: StandIn((op,), 0.0),
+    AttentionBackward: _attention_backward,
+    Attention: _attention,
+    Conv2d: _conv2d,
+    Norm: _norm,
+}
+"""By class, the first that an operator is an instance of."""

@@ -1,0 +1,122 @@
+"""The public tables of a card as a build takes them, and what they tell beside their times."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from calib import public
+from calib.cards.cold import Caches, fit_caches
+from calib.features import stack
+from calib.hardware import Hardware, load_hardware
+from calib.samples import Sample
+
+ENGINE = "vllm"
+RESIDENT_SHARE = {"matmul": 1 / 6}
+"""Of the L2, what one operator keeps there between replays; 1 for kinds not named. Products are
+replayed over several copies of their weights: on the cards whose L2 is faster than their memory
+the rate of one-row products falls between a sixth and a ninth of the L2, that of attention and
+pointwise kernels at the whole of it."""
+
+
+class _Heard(logging.Handler):
+    """Keeps what the reader of the tables says that it dropped."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def read_tables(card: str) -> tuple[dict[str, list[Sample]], list[str]]:
+    """Table -> samples of ``card``, and what was dropped on the way."""
+    heard, level = _Heard(), public.log.level
+    public.log.addHandler(heard)
+    public.log.setLevel(logging.INFO)
+    try:
+        tables = {t: public.public_samples(card, [t], pooled=True) for t in public.TABLES}
+    finally:
+        public.log.removeHandler(heard)
+        public.log.setLevel(level)
+    return {t: samples for t, samples in tables.items() if samples}, heard.lines
+
+
+def caches_of(samples: Iterable[Sample], hardware: Hardware) -> dict[str, Caches]:
+    """Kind -> rates of hot and cold reads, where the samples show them."""
+    by_kind: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_kind.setdefault(sample.op.operator, []).append(sample)
+    found = {}
+    for kind, same in by_kind.items():
+        seconds = np.array([s.median for s in same])
+        largest = max(stack([s.op for s in same]), key=lambda grid: len(grid[1]))
+        caches = fit_caches(
+            largest[0], seconds[largest[1]], hardware, RESIDENT_SHARE.get(kind, 1.0)
+        )
+        if caches:
+            found[kind] = caches
+    return found
+
+
+def borrowed_caches(
+    hardware: Hardware, known: Mapping[str, dict[str, Caches]]
+) -> dict[str, Caches]:
+    """Of the cards of the same compute capability, else the median of all."""
+    same = [c for c in known if load_hardware(c).compute_capability == hardware.compute_capability]
+    donors = [known[c] for c in same or known]
+    kinds = sorted({kind for donor in donors for kind in donor})
+    return {kind: _median([d[kind] for d in donors if kind in d]) for kind in kinds}
+
+
+def _median(caches: Sequence[Caches]) -> Caches:
+    return Caches(*(float(v) for v in np.median([list(vars(c).values()) for c in caches], axis=0)))
+
+
+def disagreements(card: str) -> list[dict[str, Any]]:
+    """How far another engine's times of the same shapes lie from this one's: a row a kind, engine.
+
+    ``p90``: the half-width in log seconds that holds 90% of the shapes.
+    """
+    return [
+        {"kind": kind, "engine": other, "shapes": len(all_), **_spread(all_)}
+        for other in public.ENGINES
+        if other != ENGINE
+        for kind, all_ in _ratios(card, other).items()
+    ]
+
+
+def widths(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Kind -> the ``p90`` of the engine that agrees best: torch runs the same vendor's products
+    and the same family of attention kernels, and not the slowest engine's."""
+    kinds = sorted({row["kind"] for row in rows})
+    return {kind: min(row["p90"] for row in rows if row["kind"] == kind) for kind in kinds}
+
+
+def _spread(ratios: np.ndarray) -> dict[str, float]:
+    return {"median": float(np.median(ratios)), "p90": float(np.quantile(ratios, 0.9))}
+
+
+def _ratios(card: str, other: str) -> dict[str, np.ndarray]:
+    """Kind -> [n] absolute log ratios of the other engine's seconds to this one's."""
+    found: dict[str, list[np.ndarray]] = {}
+    for table, spec in public.TABLES.items():
+        if public.has_table(card, table, ENGINE) and public.has_table(card, table, other):
+            pairs = [_by_shape(card, table, engine) for engine in (ENGINE, other)]
+            mine, theirs = pairs[0].align(pairs[1], join="inner")
+            ratio = np.abs(np.log(mine.to_numpy() / theirs.to_numpy()))
+            found.setdefault(spec.operator.operator, []).append(ratio)
+    return {kind: np.concatenate(parts) for kind, parts in found.items() if sum(map(len, parts))}
+
+
+def _by_shape(card: str, table: str, engine: str) -> pd.Series:
+    """Seconds by shape; the least where an engine has several kernels for one."""
+    rows = public.read_table(card, table, engine=engine)
+    circumstances = {"seconds", "hardware", "group", "implementation", "inputs", "device"}
+    shape = [c for c in rows if c not in circumstances]
+    return rows.groupby(shape, dropna=False)["seconds"].min()
