@@ -11,7 +11,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -49,11 +49,6 @@ def main(config: DictConfig) -> None:
     try:
         check_packages()
         run(plain, folder)  # type: ignore[arg-type]
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            from calib.report.write import merge_estimates
-
-            done = sorted(f.parent for f in folder.parent.glob("*/estimates.parquet"))
-            merge_estimates(done, folder.parent / "estimates.parquet")
     except (CalibError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -62,13 +57,33 @@ def main(config: DictConfig) -> None:
         sys.exit(130)
 
 
+class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
+    """Hydra calls it once all runs of ``-m`` are done, in whatever process each was."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Raises ``SystemExit``: of other errors Hydra makes a warning."""
+        from calib.report.what_if import merge_runs
+
+        try:
+            written = merge_runs(Path(config.hydra.sweep.dir), config.report.pictures)
+        except CalibError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        print("all runs: " + ", ".join(str(path) for path in written))
+
+
+MERGE = "+hydra.callbacks.merge_runs._target_=calib.run.MergeRuns"
+"""Names the class here, since nothing in the configuration is code."""
+
+
 def cli() -> None:
     """The command line: what Hydra finds wrong before a run starts is one clear error too."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     gc.set_threshold(50_000, 20, 20)  # what imports and tables create stays: a search is in vain
+    sys.argv.append(MERGE)
     try:
         main()
-    except (OSError, HydraException, OmegaConfBaseException) as error:
+    except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

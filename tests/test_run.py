@@ -10,6 +10,7 @@ from jsonschema import Draft202012Validator
 
 from calib.checkout import ROOT
 from calib.report.analytic_report import report_schema
+from calib.report.what_if import cost_picture, merge_runs
 
 
 def calib(*overrides, folder):
@@ -70,8 +71,9 @@ def test_output_folder_that_cannot_be_written(tmp_path):
 def test_multirun_ends_with_one_merged_table(tmp_path):
     done = calib(
         "-m",
-        "+hw=rtx5090,h200",
+        "+hw=rtx5090",
         "workload=ocr_tiny,ocr_base",
+        "workload.batch=1,4",
         "report.pictures=false",
         "report.layers=false",
         f"hydra.sweep.dir={tmp_path}/all",
@@ -79,8 +81,24 @@ def test_multirun_ends_with_one_merged_table(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     merged = pd.read_parquet(tmp_path / "all" / "estimates.parquet")
-    assert set(merged["hardware"]) == {"rtx5090", "h200"}
     assert set(merged["workload"]) == {"ocr_tiny", "ocr_base"}
+    assert not (tmp_path / "all" / "cost.png").exists()
+    runs = pd.read_parquet(tmp_path / "all" / "runs.parquet").set_index("run")
+    assert len(runs) == 4 and runs.index.is_unique
+    assert set(zip(runs["batch"], runs["tokens"], strict=True)) == {
+        (batch, tokens) for batch in (1, 4) for tokens in (83, 283)
+    }
+    sums = merged.groupby("run")[["flops", "bytes"]].sum().reindex(runs.index)
+    assert runs["flops"].tolist() == pytest.approx(sums["flops"].tolist())
+    assert runs["io_bytes"].tolist() == pytest.approx(sums["bytes"].tolist())
+    assert (runs["wall_s"] >= runs["predicted_s"]).all()
+    written = merge_runs(tmp_path / "all")
+    assert {path.name for path in written} == {"estimates.parquet", "runs.parquet", "cost.png"}
+    figure = cost_picture(runs.reset_index())
+    assert len(figure.axes) == 3
+    labels = {line.get_label(): line for line in figure.axes[0].lines}
+    assert set(labels) == {"batch 1", "batch 4"}
+    assert list(labels["batch 4"].get_xdata()) == [83, 283]
 
 
 def test_without_a_card_the_analytic_mode_tells_costs_and_no_times(tmp_path):
