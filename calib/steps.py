@@ -330,9 +330,11 @@ def estimate(
         measurement=measurement,
         timeline=timeline_table(operators, repeats),
         launches=launch_table(operators, last, repeats[last], costs, config["execution"])
-        if config["report"].get("trace")
+        if config["report"].get("trace") and not target.hardware.unprobed
         else None,
-        memory=memory(model, workload, target.hardware.memory_bytes).as_dict(),
+        memory=memory(model, workload, target.hardware.memory_bytes).as_dict()
+        if target.hardware.memory_bytes
+        else None,
         notes=notes,
         environment={**versions(), "config": config, "device": target.device},
     )

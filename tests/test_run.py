@@ -116,6 +116,7 @@ def test_without_a_card_the_analytic_mode_tells_costs_and_no_times(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
     assert "No times: " in done.stdout and "+hw=<card>" in done.stdout
+    assert "does not fit" not in done.stdout
     report = json.loads((tmp_path / "run" / "report.json").read_text("utf-8"))
     Draft202012Validator(json.loads(report_schema())).validate(report)
     root = report["module_metrics"][0]
