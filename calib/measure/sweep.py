@@ -23,7 +23,7 @@ from model.ops import Operator
 
 DESIGN, MODEL = "design", "model"
 """``origin`` of a sample: a shape of the design, or a model's own, which a fit can leave out."""
-BLOCK_S = 1.5
+BLOCK_S = 0.8
 """Length of a block [s]: short against the drift of a shared machine, long against two probes."""
 STEADY = 1.15
 """Probes around a block that differ by a larger factor have seen two machines."""
