@@ -1,13 +1,12 @@
-"""Error against the number of samples: shapes chosen by the sweep's rule, by its start alone, at random.
+"""Error against the number of samples: shapes chosen by the sweep's rule, or drawn at random.
 
     python -m benchmarks.learning_curve                       # public tables and this CPU's samples
     python -m benchmarks.learning_curve --samples DIR ...     # stores of `calib.run mode=calibrate`
 
 Candidates are what was measured: rows of public tables (the extra ``public``), or a CPU's samples.
-Of each, a quarter of the groups of shapes is held out; the rules choose among the rest, one fit is
-made of what each has chosen, and its error is taken on the held-out rows. All rules see the same
-candidates and the same held-out rows; each seed draws its own. ``random`` draws uniformly, so it has
-the advantage that candidates and held-out rows are of one distribution.
+A quarter of the groups of shapes is held out; each rule chooses among the rest, one fit is made of
+what it has chosen, and its error is taken on the held-out rows. All rules see the same candidates
+and held-out rows; each seed draws its own. ``start only`` is the rule without a fit to ask.
 """
 
 from __future__ import annotations
@@ -107,7 +106,7 @@ RULES: dict[str, Rule] = {"random": at_random, "start only": by_design, "active"
 
 
 def curve(table: Table, rule: Rule, seed: int) -> list[dict[str, float]]:
-    """Error on held-out groups after each of ``COUNTS`` samples, each batch chosen upon the last."""
+    """Error on held-out groups at each of ``COUNTS`` samples, each batch chosen upon the last."""
     pool, held = split(table.samples, seed)
     have: list[int] = []
     known, rows = None, []
@@ -195,9 +194,16 @@ def main() -> None:
     results = run(tables, chosen.seeds)
     results.to_parquet(chosen.out / "learning_curve.parquet")
     draw(results, chosen.out / "learning_curve.png")
-    shown = summary(results).map(lambda v: f"{v:.1%}")
-    shown.columns = [f"{rule}, {figure}" for figure, rule in shown.columns]
-    (chosen.out / "learning_curve.md").write_text(shown.reset_index().to_markdown(index=False))
+    (chosen.out / "learning_curve.md").write_text(markdown(summary(results)), "utf-8")
+
+
+def markdown(means: pd.DataFrame) -> str:
+    """Rows: table and number of samples; columns: each figure of each rule."""
+    names = ["table", "samples", *(f"{rule}, {figure}" for figure, rule in means.columns)]
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for (table, count), row in means.iterrows():
+        lines.append(f"| {table} | {count} | " + " | ".join(f"{v:.1%}" for v in row) + " |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from calib.estimate import Estimator
     from calib.fit import Calibration
     from calib.fusion import Fusion
+    from calib.measure.choice import Uncertainty
     from calib.measure.instrument import Instrument
     from calib.measure.probes import Speed
     from calib.measure.reference import Measurement
@@ -74,7 +75,7 @@ def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, 
     from calib.ceilings import ORIGIN, ceiling_operators
     from calib.estimate import found_in_cache
     from calib.features import whole
-    from calib.measure.design import plain
+    from calib.measure.design import adaptive
     from calib.measure.sweep import MODEL, Point, Sweep
 
     target = probed(target)
@@ -95,10 +96,31 @@ def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, 
         )
         reach = 4 if target.on_card else 1
         keep = partial(_short, hardware=hardware)
-        sweep.run(models, plain(config["seed"], keep, reach))
+        refit = partial(_uncertainty, hardware=hardware)
+        sweep.run(models, adaptive(refit, config["seed"], keep, reach))
     measure_costs(target, instrument)
     target.store.compact()
     return replace(target, samples=target.store.samples())
+
+
+def _uncertainty(samples: Sequence[Sample], hardware: Hardware) -> Uncertainty:
+    """How unsure a fit to ``samples`` is of operators: half of its interval, in log seconds.
+
+    Where too few shapes of a kind succeeded for a fit, it is unsure by a factor of e.
+    """
+    import numpy as np
+
+    from calib.fit import ROOFLINE, fit
+
+    first = [s for s in samples if s.implementation == samples[0].implementation]
+    known = replace(fit(first, hardware), measured={})
+
+    def spread(ops: Sequence[Operator]) -> Any:
+        table = known.estimate(ops, first[0].implementation)
+        half = np.log((table["high_s"] / table["low_s"]).to_numpy()) / 2
+        return np.where(table["provenance"] == ROOFLINE, 1.0, half)
+
+    return spread
 
 
 def _short(op: Operator, hardware: Hardware) -> bool:

@@ -247,14 +247,18 @@ def test_adaptive_plan_resumes_in_its_round(store):
     assert fits == [len(store.samples())]
 
 
-def test_most_useful_gives_an_unsure_kind_more():
+def test_most_useful_keeps_the_shares_of_kinds_and_picks_within_them():
     pool = [Point(op, cache) for op, cache in itertools.islice(design(), 600)]
-    calm, unsure = (
-        Counter(p.op.operator for p in most_useful(pool, [], said, 100))
-        for said in (
-            lambda some: np.full(len(some), 0.1),
-            lambda some: np.full(len(some), 0.5 if some[0].operator == "attention" else 0.1),
-        )
-    )
-    assert sum(calm.values()) == sum(unsure.values()) == 100
-    assert unsure["attention"] > 1.8 * calm["attention"]
+
+    def of_length(some):
+        return np.array([0.5 if getattr(op, "q_len", 0) > 300 else 0.05 for op in some])
+
+    chosen = most_useful(pool, [], of_length, 100)
+    assert len(chosen) == len({p.op for p in chosen}) == 100
+    share = [sum(p.op.operator == "attention" for p in some) / len(some) for some in (chosen, pool)]
+    assert share[0] == pytest.approx(share[1], abs=0.05)
+    long = [
+        np.mean([p.op.q_len > 300 for p in some if p.op.operator == "attention"])
+        for some in (chosen, pool)
+    ]
+    assert long[0] > 1.5 * long[1]

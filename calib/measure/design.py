@@ -12,8 +12,6 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-import numpy as np
-
 from calib.measure.choice import Uncertainty, choose
 from calib.measure.domains import domains
 from calib.measure.sweep import DESIGN, Designs, Point, State
@@ -104,20 +102,20 @@ def _round(stream: Iterator[Point], state: State, refit: Refit, until: float) ->
 def most_useful(
     pool: Sequence[Point], measured: Sequence[Operator], uncertainty: Uncertainty, count: int
 ) -> list[Point]:
-    """About ``count`` points of ``pool``, best first. A kind gets the more, the more of the pool is
-    of it and the less sure the fit is of it."""
+    """About ``count`` points of ``pool``, best first, each kind with its share of the pool.
+
+    Kinds are not weighed by their spread: that of a tiny operator is noise which no sample removes.
+    """
     kinds: dict[tuple[str, str], list[Point]] = {}
     for point in pool:
         kinds.setdefault(_kind(point.op), []).append(point)
-    spreads = {k: np.asarray(uncertainty([p.op for p in some])) for k, some in kinds.items()}
-    total = sum(float(spread.sum()) for spread in spreads.values())
     streams, shares = [], []
     for kind, some in kinds.items():
         known = [op for op in measured if _kind(op) == kind]
-        wanted = min(round(count * float(spreads[kind].sum()) / total) + 1, len(some))
-        rows = choose([p.op for p in some], known, wanted, spreads[kind])
+        shares.append(len(some) / len(pool))
+        wanted = min(round(count * shares[-1]) + 1, len(some))
+        rows = choose([p.op for p in some], known, wanted, uncertainty)
         streams.append(iter([some[i] for i in rows]))
-        shares.append(wanted / count)
     return list(itertools.islice(in_shares(streams, shares), count))
 
 
