@@ -215,8 +215,8 @@ def _steps(x: Features, left: np.ndarray, folds: np.ndarray) -> tuple[Trees | No
 _MOST_FOR_PROCESS = 3000
 _FEW = Growth(trees=150, rate=0.1, depth=4, row_share=0.7)
 _SOME = Growth(trees=150, rate=0.2, depth=6)
-_MANY = Growth(trees=600, rate=0.15, depth=8)
-_AFTER = Growth(trees=100, rate=0.15, depth=8)
+_MANY = Growth(trees=500, rate=0.2, depth=8, row_share=0.4)
+_AFTER = Growth(trees=60, rate=0.2, depth=8, row_share=0.4)
 _OF_SPREAD = Growth(trees=60, rate=0.15, depth=4)
 _SHARES = np.linspace(0, 1, 11)
 
