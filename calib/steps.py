@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib.device import driver_version
@@ -52,6 +53,8 @@ def model_and_workload(config: dict[str, Any]) -> tuple[Any, Workload]:
     ):
         if config[key] not in accepted:
             raise CalibError(f"{key} = {config[key]!r}: expected one of {', '.join(accepted)}")
+    if config["measured"] and not Path(config["measured"]).is_file():
+        raise CalibError(f"measured = {config['measured']!r}: expected a trace of torch.profiler")
     dimensions = dict(config["model"])
     architecture = dimensions.pop("architecture", None)
     shape = dict(config["workload"])
@@ -214,7 +217,7 @@ def measure_model(config: dict[str, Any], target: Target, workload: Workload) ->
     """
     if not target.here or config["model"]["architecture"] != "deepseek_ocr":
         return None
-    if config["execution"] != EAGER:
+    if config["execution"] != EAGER or config["measured"]:
         return None
     from rich.console import Console
 
@@ -323,6 +326,15 @@ def estimate(
             operators, modules, components, observed.measurement, observed.speeds, target.samples
         )
         notes += observed.measurement.notes
+    if config["measured"]:
+        from calib.compare import compare_recorded
+        from calib.measure.recorded import read_trace
+
+        recorded = read_trace(config["measured"], modules, repeats, tables.plain(workload))
+        operators, modules, components, measurement = compare_recorded(
+            operators, modules, components, recorded
+        )
+        notes += recorded.notes
     if host_s:
         notes.append(
             f"Eager module code adds {host_s * 1e6:.1f} microseconds to each of the "

@@ -268,6 +268,9 @@ def measurement_section(record: RunRecord) -> str:
     rows: list[tuple[str, ...]] = [
         (MEASURED_AS.get(key, _name(key)), _measured(key, value)) for key, value in found.items()
     ]
+    if "trace" in record.measurement:
+        how = "A trace of torch.profiler was read; what recording costs is in its times.\n\n"
+        return how + table(Cells(("what", "value"), rows, left=2))
     return (
         "The model ran with random weights, its modules under a clock. Probes (a fixed matmul and "
         "a fixed copy) bracket the repeats: measured times are normalised by them, and the drift "
