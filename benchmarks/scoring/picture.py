@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -40,9 +40,10 @@ def draw(table: pd.DataFrame, noise: pd.DataFrame, path: Path) -> None:
         for j, name in enumerate(TABLES):
             _against_samples(figure.add_subplot(grid[i, j]), table, noise, name, card)
     _unseen(figure.add_subplot(grid[2, :]), table)
-    handles = {
-        h.get_label(): h for axes in figure.axes for h in axes.get_legend_handles_labels()[0]
-    }
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(text, handle)
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False
     )
@@ -118,11 +119,11 @@ def _unseen(axes: Axes, table: pd.DataFrame) -> None:
             if np.isfinite(some):
                 axes.plot(x + offset + 0.25, some, marker, color=colour, markersize=6, label=text)
             drawn += [v for v in (none, some) if np.isfinite(v)]
-    axes.set_xticks(
-        [x + shift for x in range(len(SIX)) for shift in (-0.22, 0.23)],
-        [text for card in SIX for text in (f"{card}\nno sample", f"{card}\n100")],
-        size=8,
-    )
+    places = [x + shift for x in range(len(SIX)) for shift in (-0.22, 0.23)]
+    axes.set_xticks(places, ["no sample", "100 samples"] * len(SIX), size=7.5)
+    axes.set_xticks(range(len(SIX)), [f"\n{card}" for card in SIX], minor=True, size=9.5)
+    axes.tick_params(axis="x", which="minor", length=0)
+    axes.set_xlim(-0.5, len(SIX) - 0.5)
     axes.set_title(
         "GEMM on a card that was left out, learned from five others", loc="left", size=10.5
     )

@@ -32,8 +32,8 @@ MARKS_TEXT = """## What was aimed at
 `calib`: on random samples, like the trees; for "GEMM, 300 samples" on those that the sweep's rule
 chose. `seeds`: standard deviation over seeds (their number), each with its own held-out groups.
 `chosen`: calib on samples that the sweep's rule chose. `trees`: the better of the two boosted-tree
-baselines in this run. `published`: such a baseline's figure that was to be beaten, on a split of its
-own.
+baselines in this run. `published`: the figure of such a baseline that was to be beaten, on a split
+of its own.
 
 """
 METHODS_TEXT = """## All methods
