@@ -207,6 +207,7 @@ def test_the_report_says_what_was_missed(tmp_path):
         "| GEMM, 300 samples, h200 | 3.60 | ± - (1) | - | 4.00 | 7.3 | 5.5 | 4.5 | stretch met |"
         in text
     )
+    assert "| MoE MLP, all samples, h200 | - | - | - | - | - | 6.0 | 4.0 | not scored yet |" in text
     assert "run: 3." in text
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
     assert len(pd.read_parquet(tmp_path / "accuracy.parquet")) == len(scores)

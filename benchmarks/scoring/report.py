@@ -182,8 +182,9 @@ def _marks(table: pd.DataFrame) -> str:
         "mean error",
         "calib",
         "seeds",
-        "trees here",
-        "trees published",
+        "chosen",
+        "trees",
+        "published",
         "mark",
         "stretch",
         "",
@@ -203,6 +204,11 @@ def _marks(table: pd.DataFrame) -> str:
         ]
         for f in found
     ]
+    scored = {f["title"] for f in found}
+    for mark in MARKS:
+        if mark.title not in scored:
+            asked = [_number(figure) for figure in (mark.peer, mark.mark, mark.stretch)]
+            rows.append([mark.title, "-", "-", "-", "-", *asked, "not scored yet"])
     return MARKS_TEXT + _grid(header, rows)
 
 
