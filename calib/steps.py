@@ -369,9 +369,22 @@ def estimate(
         memory=memory(model, workload, target.hardware.memory_bytes).as_dict()
         if target.hardware.memory_bytes
         else None,
+        ceilings=ceiling_table(target),
         notes=notes,
         environment={**versions(), "config": config, "device": target.device},
     )
+
+
+def ceiling_table(target: Target) -> pd.DataFrame | None:
+    """What the device was measured to reach at best, beside its datasheet; None: not measured."""
+    from dataclasses import asdict
+
+    import pandas as pd
+
+    from calib.ceilings import ceilings
+
+    found = ceilings(target.samples, target.hardware)
+    return pd.DataFrame([asdict(c) for c in found]) if found else None
 
 
 def issue_costs(target: Target) -> HostCosts | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from calib.ceilings import Ceiling
 from calib.hardware import Hardware, arithmetic_intensity, bound, floor
 from calib.host_costs import host_costs
 from calib.memory import memory
@@ -88,6 +89,7 @@ def synthetic_record(measured: bool = True, workload: Workload | None = None) ->
         else [
             "rtx5090 is not here and has no samples: run `python -m calib.run` on it to calibrate"
         ],
+        ceilings=ceiling_table() if measured else None,
         timeline=timeline_table(operators, {n: p.repeat for n, p in phases.items()}),
         launches=launch_table(
             operators,
@@ -275,6 +277,15 @@ def fit_table() -> pd.DataFrame:
         *("roofline_median_error", "constant_median_error", "coverage", "halfwidth"),
     ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def ceiling_table() -> pd.DataFrame:
+    found = [
+        Ceiling("product of bfloat16", "FLOP/s", 1.9e12, 2e12, 0.95),
+        Ceiling("bandwidth", "bytes/s", 21e9, 20e9, 1.05, 1.5e9, 0.8),
+        Ceiling("launch", "s", 2.5e-6),
+    ]
+    return pd.DataFrame([vars(c) for c in found])
 
 
 def measurement() -> dict[str, Any]:

@@ -135,8 +135,8 @@ def test_the_page_tells_steps_samples_ceilings_and_failures(tmp_path):
         "- a note",
         "| discarded | 12 repeats of 1 samples |",
         "| throttled by | hardware slowdown 1 |",
-        "| product of bfloat16 | 700 TFLOP/s | 989 | 71% | 1500 | 86% |",
-        "| launch | 2 us | - | - | - | - |",
+        "| product of bfloat16 | 700 TFLOP/s | 989 TFLOP/s | 71% | 1500 MHz | 86% |",
+        "| launch | 2.00 µs | - | - | - | - |",
         "| speedup | 4.2 |",
         "## Why kernels failed",
     ):

@@ -122,7 +122,7 @@ def test_markdown_is_well_formed(name: str) -> None:
             widths[-1].append(0)
         if token.type in ("td_open", "th_open"):
             widths[-1][-1] += 1
-    assert len(widths) == {"measured": 7, "predicted": 5}[name]
+    assert len(widths) == {"measured": 8, "predicted": 5}[name]
     assert all(len(set(rows)) == 1 and len(rows) > 1 for rows in widths)
     texts = [t.content for t in tokens if t.type == "inline"]
     assert not [text for text in texts if "|" in text]

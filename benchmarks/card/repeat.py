@@ -96,6 +96,9 @@ def figures(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    from calib.measure.allocator import keep_freed_memory
+
+    keep_freed_memory()  # as the sweep does, before torch is imported
     from calib.target import find_target, open_instrument, probed
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.card.repeat")

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +49,13 @@ def _counts(values: Any) -> str:
     return ", ".join(f"{name} {count}" for name, count in Counter(values).most_common())
 
 
-def ceiling_rows(samples: Sequence[Any], hardware: Any) -> list[tuple[str, ...]]:
+def ceiling_section(samples: Sequence[Any], hardware: Any) -> list[str]:
     """Measured ceilings beside the datasheet, and beside what the clock would allow."""
-    from calib.ceilings import SECONDS, ceilings
+    from calib.ceilings import ceilings
+    from calib.report.ceilings import INTRODUCTION, ceiling_cells
 
-    rows = []
-    for c in ceilings(samples, hardware):
-        scale, unit = {"FLOP/s": (1e12, "TFLOP/s"), "bytes/s": (1e9, "GB/s")}.get(
-            c.unit, (1e-6, "us")
-        )
-        share = "-" if c.share is None else f"{c.share:.0%}"
-        true = "-" if c.clock_share is None else f"{c.clock_share:.0%}"
-        sheet = "-" if c.datasheet is None else f"{c.datasheet / scale:.4g}"
-        clock = "-" if c.clock_hz is None else f"{c.clock_hz / 1e6:.0f}"
-        figure = f"{c.measured / scale:.3g}" if c.unit == SECONDS else f"{c.measured / scale:.4g}"
-        rows.append((c.name, f"{figure} {unit}", sheet, share, clock, true))
-    return rows
+    cells = ceiling_cells([asdict(c) for c in ceilings(samples, hardware)])
+    return ["## Ceilings", INTRODUCTION, table(cells.headers, cells.rows)]
 
 
 def step_rows(plan: Sequence[Step], outcomes: Mapping[str, Outcome]) -> list[tuple[str, ...]]:
@@ -89,15 +81,7 @@ def page(
     parts += [f"- {note}" for note in notes]
     if samples:
         parts += ["## Samples", table(("what", "value"), list(data_card(samples).items()))]
-        headers = (
-            "ceiling",
-            "measured",
-            "datasheet",
-            "share",
-            "SM clock [MHz]",
-            "of the clock's peak",
-        )
-        parts += ["## Ceilings", table(headers, ceiling_rows(samples, hardware))]
+        parts += ceiling_section(samples, hardware)
     for name, title in (
         ("tables", "Beside public tables (ours over theirs)"),
         ("repeat", "The same shapes twice (difference)"),

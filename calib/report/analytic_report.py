@@ -231,6 +231,19 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class CeilingFigure:
+    """What the device reaches at best, measured on random data, or what its host costs."""
+
+    name: str
+    unit: Literal["FLOP/s", "bytes/s", "s"]
+    measured: float
+    datasheet: Annotated[float | None, Doc("of the same unit; of a CPU: its probes")]
+    share: Annotated[float | None, Doc("measured over datasheet")]
+    clock_hz: Annotated[float | None, Doc("SM clock while it was measured [Hz]")]
+    clock_share: Annotated[float | None, Doc("measured over the matrix units' peak at that clock")]
+
+
+@dataclass(frozen=True)
 class Fit:
     """One fit and its relative errors on samples held out by group."""
 
@@ -288,6 +301,7 @@ class AnalyticModelReport:
     memory: MemoryNeed | None
     figures: list[Figure]
     fits: list[Fit]
+    ceilings: list[CeilingFigure]
     measurement: dict[str, Any] | None
     environment: dict[str, Any]
 

@@ -11,6 +11,7 @@ from calib.report.analytic_report import (
     SCHEMA_VERSION,
     AnalyticModelReport,
     AnalyticModuleNode,
+    CeilingFigure,
     Component,
     Figure,
     Fit,
@@ -70,6 +71,7 @@ def build_report(
         memory=MemoryNeed(**plain(record.memory)) if record.memory else None,
         figures=records(Figure, record.figures),
         fits=records(Fit, record.fits),
+        ceilings=[] if record.ceilings is None else records(CeilingFigure, record.ceilings),
         measurement=plain(record.measurement),
         environment=plain(record.environment),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from calib.report.ceilings import INTRODUCTION, ceiling_cells, ceiling_rows
 from calib.report.record import TOTAL, RunRecord, known
 from calib.report.terminal import ERROR_HEADERS, Cells, component_cells, figure_cells, remarks
 from calib.report.tree import Branch
@@ -47,6 +48,7 @@ def report_markdown(
         module_section(record, tree),
         "## How it was measured",
         measurement_section(record),
+        *ceiling_section(record),
         "## This run",
         run_section(record, layers),
     ]
@@ -211,6 +213,14 @@ def fit_section(record: RunRecord) -> str:
         "shapes. Beside them, on the same samples, the plain roofline and one constant efficiency "
         "fitted to the rest.\n\n" + table(Cells(tuple(headers), rows))
     )
+
+
+def ceiling_section(record: RunRecord) -> list[str]:
+    """Heading and table; nothing where no ceiling was measured."""
+    rows = ceiling_rows(record)
+    if not rows:
+        return []
+    return ["## What the device reaches", INTRODUCTION, table(ceiling_cells(rows))]
 
 
 def module_section(record: RunRecord, tree: list[Branch]) -> str:

@@ -39,6 +39,7 @@ class RunRecord:
     memory             the fields of ``calib.memory.Memory`` and what follows from them
     figures            name, unit, roofline, estimate, low, high, measured
     fits               one row a fit, with its held-out errors; may be empty
+    ceilings           one row a figure, the fields of ``calib.ceilings.Ceiling``; None: no samples
     measurement        how it was measured and what the machine did; None where nothing was
     """
 
@@ -63,6 +64,7 @@ class RunRecord:
     timeline: pd.DataFrame | None = None
     memory: dict[str, Any] | None = None
     launches: pd.DataFrame | None = None
+    ceilings: pd.DataFrame | None = None
 
     @property
     def total(self) -> dict[str, Any]:
