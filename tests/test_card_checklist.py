@@ -18,7 +18,7 @@ from calib.checkout import ROOT
 from calib.hardware import load_hardware
 from calib.host_costs import LAUNCH
 from calib.measure.cuda.instrument import CudaInstrument
-from calib.samples import Sample
+from calib.samples import Sample, SampleStore
 from model import ops
 
 H200 = load_hardware("h200")
@@ -162,11 +162,13 @@ def simulated(noise=1.0):
     return CudaInstrument(H200, card, Trace(card), KernelBench(card, 5e-3, 5e-3))
 
 
-def test_repeating_on_a_slower_machine_is_normalised():
+def test_repeating_on_a_slower_machine_is_normalised(tmp_path):
     first = [sample(m, 5e-3) for m in range(64, 104)]
     probes = simulated().speed()
     first = [replace(s, probe_flops=probes.flops, probe_bandwidth=probes.bandwidth) for s in first]
-    second = again.measured_again(again.chosen(first, 20), simulated(noise=1.25))
+    store = SampleStore(tmp_path, "h200", "NVIDIA H200")
+    second = again.measured_again(again.chosen(first, 20), simulated(noise=1.25), store)
+    assert {s.implementation for s in second} == {"torch", "triton"}
     found = again.figures(again.compare(again.chosen(first, 20), second, H200))
     assert found["shapes"] == found["over_1_ms"] == 20
     assert found["all_raw_median"] == pytest.approx(0.25, rel=0.01)

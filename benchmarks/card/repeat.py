@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ import numpy as np
 from calib.errors import CalibError
 from calib.fit import drift_corrected
 from calib.hardware import Hardware
-from calib.samples import Sample
+from calib.samples import Sample, SampleStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from calib.measure.instrument import Instrument
 
 LONG_S = 1e-3
+BUDGET_S = 120.0
 LIMITS = {"spread": 0.01, "cap_s": 0.5, "least": 10, "most": 100}
 
 
@@ -37,32 +37,24 @@ def chosen(samples: Sequence[Sample], most: int) -> list[Sample]:
     return usable[::step]
 
 
-def measured_again(samples: Sequence[Sample], instrument: Instrument) -> list[Sample]:
-    """The same operators, probes around every ten of them; those that now fail are left out."""
-    instrument.warm_up()
-    again: list[Sample] = []
-    before = instrument.speed()
-    rule = instrument.rule(LIMITS)
-    for start in range(0, len(samples), 10):
-        block = []
-        for sample in samples[start : start + 10]:
-            reading = instrument.measure(sample.op, sample.implementation, sample.cache, rule)
-            block.append(replace(sample, seconds=list(reading.seconds), status=reading.status))
-        after = instrument.speed()
-        flops, bandwidth = (
-            (before.flops + after.flops) / 2,
-            (before.bandwidth + after.bandwidth) / 2,
-        )
-        again += [replace(s, probe_flops=flops, probe_bandwidth=bandwidth) for s in block]
-        before = after
-    return again
+def measured_again(
+    samples: Sequence[Sample], instrument: Instrument, store: SampleStore
+) -> list[Sample]:
+    """The same operators swept into ``store``, in time; those that failed there are left out."""
+    from calib.measure.sweep import Point, Sweep
+
+    points = list(dict.fromkeys(Point(s.op, s.cache) for s in samples))
+    sweep = Sweep(instrument, store, BUDGET_S, instrument.rule(LIMITS))
+    sweep.run(points, lambda state: iter(()))
+    return [s for s in store.samples() if s.status == "ok"]
 
 
 def compare(first: Sequence[Sample], second: Sequence[Sample], hardware: Hardware) -> pd.DataFrame:
-    """A row a shape: both medians, their ratio, and the ratio at one machine speed."""
+    """A row a shape of both: the medians, their ratio, and the ratio at one machine speed."""
     import pandas as pd
 
-    pairs = [(a, b) for a, b in zip(first, second, strict=True) if b.status == "ok"]
+    found = {s.key: s for s in second}
+    pairs = [(s, found[s.key]) for s in first if s.key in found]
     both = [a for a, _ in pairs] + [b for _, b in pairs]
     corrected = drift_corrected(both, hardware)
     count = len(pairs)
@@ -109,9 +101,10 @@ def main(arguments: list[str] | None = None) -> int:
     config = {"mode": "run", "execution": "eager", "samples": {"dir": str(options.samples)}}
     target = probed(find_target(config))
     first = chosen(target.store.samples(), options.most)
+    store = SampleStore(options.out / "repeat", target.store.hardware, target.device)
     if not first:
         raise CalibError(f"{options.samples} holds no samples of {target.device}: sweep first")
-    table = compare(first, measured_again(first, open_instrument(target)), target.hardware)
+    table = compare(first, measured_again(first, open_instrument(target), store), target.hardware)
     table.to_parquet(options.out / "repeat.parquet")
     (options.out / "repeat.json").write_text(json.dumps(figures(table), indent=1), "utf-8")
     print(json.dumps(figures(table)))
