@@ -119,7 +119,7 @@ def test_a_card_is_swept_with_both_implementations(machine, tmp_path, monkeypatc
     monkeypatch.setattr(steps, "open_instrument", simulated)
     monkeypatch.setattr(steps, "versions", lambda target: {"driver": "made up"})
     few = [Point(ops.Matmul(m, 64, 64), "cold") for m in (1, 2, 3)]
-    monkeypatch.setattr("calib.measure.design.plain", lambda *_: lambda state: iter(few))
+    monkeypatch.setattr("calib.measure.design.adaptive", lambda *_: lambda state: iter(few))
     limits = {"budget_s": 600.0, "spread": 0.01, "cap_s": 0.1, "least": 5, "most": 20}
     asked = config(tmp_path, mode="calibrate") | {"sweep": limits, "seed": 0}
     model = steps.build("vit")
