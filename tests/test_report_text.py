@@ -212,4 +212,5 @@ def test_links_are_to_files_of_the_run() -> None:
         "report.json",
         "environment.json",
         "layers/index.md",
+        "trace.json",
     }
