@@ -12,6 +12,8 @@ from benchmarks.scoring.cases import CASES, MARKS, TITLES, Case, Mark
 from benchmarks.scoring.score import CHOSEN, OURS, RANDOM
 from benchmarks.scoring.splits import FINAL_SEEDS, FINAL_SHARE, HELD_OUT_SHARE
 
+MISSES = Path(__file__).with_name("misses.md")
+"""Written by hand after the final scoring."""
 TREES = "boosted trees"
 PROVENANCES = ("interpolated", "extrapolated", "transferred")
 DETAILS = ("mean", "median", "p90", "bias", "coverage", "width")
@@ -149,6 +151,7 @@ def markdown(scores: pd.DataFrame, noise: pd.DataFrame, final: bool, variants: s
         _head(final, variants),
         _marks(table),
         "## Error against the number of samples\n\n![Error against samples](accuracy.png)\n",
+        MISSES.read_text("utf-8") if final else "",
         _methods(table),
         _intervals(table),
         _noise(noise),
