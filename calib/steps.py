@@ -429,9 +429,9 @@ def notes_of(target: Target, operators: pd.DataFrame) -> list[str]:
         notes.append(f"{behind} calibration that ships: {about['summary']}")
     if not (target.samples or about):
         notes.append(
-            f"{name} has no samples and no calibration that ships, so every time is the roofline: "
-            "a lower bound, often 2-5x below the clock. To calibrate it, put a Parquet file of its "
-            f"samples (calib.samples) into {target.store.folder}."
+            f"{name} has no samples and no calibration that ships, so every kernel takes its "
+            "roofline: a lower bound, often 2-5x below the clock. To calibrate it, put a Parquet "
+            f"file of its samples (calib.samples) into {target.store.folder}."
         )
     if about:
         notes.append(f"How the times of each kind are known: {tables.known_by(operators)}.")

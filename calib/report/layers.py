@@ -187,7 +187,7 @@ def listed(values: Iterable[Any], most: int = 5) -> str:
 def what_runs(use: Use, alone: bool) -> list[str]:
     """The diagram and the table of one form, and its totals as formulas."""
     symbolic, names = symbolic_layer(use.layer)
-    where = "" if alone else f"As in {use.phase}, `{use.path or 'the root'}`."
+    where = "" if alone and names else f"As in {use.phase}, `{use.path or 'the root'}`."
     fixed = [f"`{n}` = {vars(use.layer)[n]}" for n in sizes_of(use.layer) if n not in names]
     if fixed:
         where += f" What runs depends on {', '.join(fixed)}, which stays a number below."
@@ -231,7 +231,7 @@ def steps(layer: Layer) -> str:
     rows: list[tuple[str, ...]] = []
     for (name, of, sizes, launches, times), run in run_lengths(map(step_cells, executed(layer))):
         rows.append((name, of, sizes, launches, in_latex(run * times)))
-    headers = ("step", "of", "sizes", "launches each", "times")
+    headers = ("step", "of", "sizes other than 0 and 1", "launches each", "times")
     return table(Cells(headers, rows, left=3))
 
 
@@ -283,7 +283,7 @@ def formula_sections(forms: list[Use]) -> list[str]:
     found: dict[type, dict[Any, ops.Operator]] = {}
     for use in forms:
         for step in executed(use.layer):
-            if isinstance(step, Call) and not isinstance(step.op, ops.Other):
+            if isinstance(step, Call):
                 found.setdefault(type(step.op), {}).setdefault(operator_form(step.op), step.op)
     if not found:
         return ["## Formulas", "Its own pass calls no operator that has a formula: see its parts."]

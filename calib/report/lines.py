@@ -42,8 +42,8 @@ def memory_lines(record: RunRecord) -> list[str]:
         return []
     parts = {name: memory[f"{name}_bytes"] for name in ("weight", "kv_cache", "activation")}
     named = (
-        f"weights {nbytes(parts['weight'])}, KV cache {nbytes(parts['kv_cache'])}, "
-        f"activations {nbytes(parts['activation'])} ({memory['phase']})"
+        f"at the peak, in {memory['phase']}, weights {nbytes(parts['weight'])}, KV cache "
+        f"{nbytes(parts['kv_cache'])}, activations {nbytes(parts['activation'])}"
     )
     needs, has = nbytes(memory["needed_bytes"]), nbytes(memory["memory_bytes"])
     if not memory["fits"]:

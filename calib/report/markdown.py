@@ -80,7 +80,8 @@ def answer(record: RunRecord) -> str:
         f"**{seconds(total['estimate_s'])}**{between} is the time predicted for "
         f"`{record.model}` on `{record.hardware['name']}` with the workload "
         f"`{record.workload['name']}`, run by {record.implementation} ({record.execution}). "
-        f"Of it, {where}; by kind of operator, {largest(kinds.index, kinds)}. "
+        f"Of it, {where}; of the {seconds(kinds.sum())} of kernels, "
+        f"{largest(kinds.index, kinds)}. "
         f"{verdict(record)} {grounds(record)}"
     )
 
@@ -130,7 +131,7 @@ def grounds(record: RunRecord) -> str:
     if list(shares.index) == ["roofline"]:
         return (
             "It is a bound rather than a forecast: no samples of this device or of any like it are "
-            "known, so every operator is taken to run at the peaks of the data sheet."
+            "known, so every kernel is taken to run at the peaks of the data sheet."
         )
     listed = ", ".join(f"{percent(share)} {name}" for name, share in shares.items())
     return f"How the estimate is known, by time: {listed}."
@@ -232,8 +233,19 @@ def module_section(record: RunRecord, tree: list[Branch]) -> str:
     rows = [module_row(branch, record.measured) for branch in shown]
     return (
         f"Sums over all instances and everything below them; identical siblings are folded. "
-        f"Modules below {percent(LEAST_SHARE)} of the {of_what} are in `modules.parquet` only.\n\n"
-        + table(Cells(tuple(headers), rows, left=2))
+        f"Modules below {percent(LEAST_SHARE)} of the {of_what} are in `modules.parquet` only."
+        f"{kernels_only(record)}\n\n" + table(Cells(tuple(headers), rows, left=2))
+    )
+
+
+def kernels_only(record: RunRecord) -> str:
+    """That modules sum kernels, where the whole takes longer than its kernels do."""
+    kernels, whole = record.total["kernel_s"], record.total["estimate_s"]
+    if record.measured or not known(whole) or kernels >= whole:
+        return ""
+    return (
+        f" Times are those of kernels, {seconds(kernels)} in all; of the {seconds(whole)} above, "
+        "the rest is what the device waits for the host."
     )
 
 
@@ -319,7 +331,7 @@ def run_section(record: RunRecord, layers: str | None) -> str:
         ("hardware", f"{', '.join(hardware['device_names'])} ({hardware['provenance']} peaks)"),
         ("peaks [TFLOP/s]", peaks or UNKNOWN),
         ("bandwidth", bandwidth or UNKNOWN),
-        *((k, str(v)) for k, v in record.environment.items() if not isinstance(v, dict | list)),
+        *((k, str(v)) for k, v in record.environment.items() if v and isinstance(v, str)),
     ]
     files = dict(FILES)
     if record.launches is not None:

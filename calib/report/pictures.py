@@ -30,6 +30,7 @@ KINDS = {
     "softmax": ("#b8a800", "X"),
     "copy": ("#7a5195", "<"),
     "gather": ("#6b6b6b", ">"),
+    "reduction": ("#8c564b", "p"),
     "other": ("#a0a0a0", "*"),
 }
 """Colour and marker of each kind of operator; one that is not here is drawn as ``other``."""
@@ -136,7 +137,8 @@ def roofline_picture(record: RunRecord, distinct: pd.DataFrame) -> tuple[Figure,
     return figure, (
         f"Each point is an operator of one shape at its {how} rate; the larger, the more of the "
         f"time it takes. Operators without arithmetic, and those below {NEGLIGIBLE:.3%} of the "
-        f"time, are left out: {rest} of the time."
+        f"time, are left out: {rest} of the time. Causal attention may lie above its roof: its "
+        "FLOPs count masked work, its time does not."
     )
 
 
