@@ -44,6 +44,8 @@ OPERATOR_FIELDS = {
     "in_positions": (r"x_{in}", "positions of the input"),
     "out_positions": (r"x_{out}", "positions of the result"),
     "groups": ("g", "groups of channels"),
+    "channels": ("C", "channels"),
+    "vectors": ("v", "vectors of channels"),
     "rows": ("r", "rows"),
     "cols": ("c", "columns"),
     "elements": ("e", "elements of a tensor"),
