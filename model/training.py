@@ -26,7 +26,8 @@ class AdamW:
 
     def state_bytes(self, layer: Layer) -> Any:
         """Memory of both moments, and of the wide copy, of all parameters of ``layer``."""
-        return sum(node.layer.parameters() * self.state_item(node.layer) for node in layer.nodes())
+        owners = (node.layer for node in layer.nodes() if node.layer.parameters())
+        return sum(owner.parameters() * self.state_item(owner) for owner in owners)
 
     def step(self, layer: Layer, path: str = "") -> list[Call]:
         """One update of every module's own parameters: reads them, their gradients and the

@@ -167,6 +167,13 @@ def test_an_optimizer_step_reads_and_writes_every_parameter_once() -> None:
     assert total(step, lambda op: op.bytes_written) == count * (2 + 3 * 4)
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_state_of_a_whole_model_is_two_moments_a_parameter(name: str) -> None:
+    """Layers that only hold others have neither parameters nor a dtype."""
+    for root in ROOTS[name](build(name)):
+        assert AdamW().state_bytes(root) == 2 * root.weight_bytes()
+
+
 def test_the_model_imports_no_torch() -> None:
     code = (
         "import sys\n"

@@ -211,7 +211,6 @@ def test_links_are_to_files_of_the_run() -> None:
         "modules.parquet",
         "report.json",
         "environment.json",
-        "trace.json",
         "layers/index.md",
         "trace.json",
     }
