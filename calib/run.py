@@ -80,7 +80,8 @@ def cli() -> None:
     """The command line: what Hydra finds wrong before a run starts is one clear error too."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     gc.set_threshold(50_000, 20, 20)  # what imports and tables create stays: a search is in vain
-    sys.argv.append(MERGE)
+    first = (i for i, word in enumerate(sys.argv) if "=" in word and not word.startswith("-"))
+    sys.argv.insert(next(first, len(sys.argv)), MERGE)  # overrides must stand beside one another
     try:
         main()
     except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
