@@ -20,8 +20,21 @@ def calib(*overrides, folder):
     return subprocess.run(command, check=False, **kept)
 
 
-def test_absent_card_is_predicted_and_says_how_it_is_known(tmp_path):
+def test_absent_card_is_predicted_by_the_calibration_that_ships(tmp_path):
     done = calib("+hw=rtx5090", "report.pictures=false", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "The calibration that ships: rtx5090:" in said
+    assert "matmul transferred" in said
+    table = pd.read_parquet(tmp_path / "run" / "estimates.parquet")
+    assert set(table["provenance"]) == {"transferred"}
+    assert table["measured_s"].isna().all()
+    assert (table["low_s"] <= table["estimate_s"]).all()
+    assert (table["estimate_s"] <= table["high_s"]).all()
+
+
+def test_absent_card_without_a_calibration_is_the_roofline_and_says_so(tmp_path):
+    done = calib("+hw=l4", "report.pictures=false", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "has no samples" in done.stdout
     table = pd.read_parquet(tmp_path / "run" / "estimates.parquet")

@@ -172,7 +172,7 @@ def _about(
         "dropped": own.dropped,
         "rows_of_other_cards": donors,
         "clock_ratio": figures.clock_ratio,
-        "held_out": [{"held_out": "groups of shapes", **row} for row in held_out],
+        "held_out": [{**row, "held_out": _held_out_by(row)} for row in held_out],
         "engines_disagree": list(disagree),
         "hot_to_cold": {kind: asdict(caches) for kind, caches in figures.caches.items()},
         "stand_ins": NOTES,
@@ -193,10 +193,17 @@ def summary(
     for row in held_out:  # of a kind's kernels, the one with most samples
         if row["kind"] not in largest or row["samples"] > largest[row["kind"]]["samples"]:
             largest[row["kind"]] = row
-    errors = ", ".join(f"{kind} {row['median_error']:.1%}" for kind, row in largest.items())
-    source = f"{public.PACKAGE} {version(public.PACKAGE)}"
-    where = "shapes" if rows else "cards"
-    return f"{card}: {'; '.join(parts)} ({source}). Median error on held-out {where}: {errors}."
+    source, errors = f"{public.PACKAGE} {version(public.PACKAGE)}", []
+    for where in dict.fromkeys(_held_out_by(row) for row in largest.values()):
+        same = [(kind, row) for kind, row in largest.items() if _held_out_by(row) == where]
+        found = ", ".join(f"{kind} {row['median_error']:.1%}" for kind, row in same)
+        errors.append(f"on held-out {where}: {found}")
+    return f"{card}: {'; '.join(parts)} ({source}). Median error {'; '.join(errors)}."
+
+
+def _held_out_by(row: Mapping[str, Any]) -> str:
+    """What was held out whole when the row's errors were made: "shapes", or "cards"."""
+    return str(row.get("held_out", "shapes"))
 
 
 def _lenders(donors: Mapping[str, Mapping[str, int]]) -> dict[tuple[str, ...], list[str]]:

@@ -1,0 +1,70 @@
+"""The calibrations that ship: all of them, small, whole, and saying what they are."""
+
+import numpy as np
+import pytest
+
+from calib.cards.shipped import FOLDER, about_card, load_card, shipped_cards
+from calib.fit import TRANSFERRED, WEAKEST_FIRST
+from calib.hardware import load_hardware
+from model import ops
+
+SHIPPED = ("a100", "b200", "h100", "h200", "l40s", "rtx4090", "rtx5090", "rtx_pro_6000")
+EVERY_KIND = [
+    ops.Matmul(64, 1280, 1280),
+    ops.Matmul(64, 1280, 1280, bias=True),
+    ops.Matmul(64, 64, 1280, dtype="float32"),
+    ops.Matmul(64, 1280, 1280, dtype="float16"),
+    ops.Matmul(196, 14, 64, batch=12),
+    ops.GroupedMatmul(8, 64, 6, 1792, 1280),
+    ops.MoeMlp(8, 64, 6, 1280, 896),
+    ops.Attention(1, 256, 256, 16, 16, 64),
+    ops.Attention(1, 1, 500, 10, 10, 128),
+    ops.Conv2d(1, 3, 768, 1024, 1024, kernel=16, stride=16),
+    ops.Norm(64, 1280),
+    ops.Norm(64, 1280, kind="layernorm"),
+    ops.Softmax(64, 64, dtype="float32"),
+    ops.Elementwise(100_000, inputs=2),
+    ops.Gather(64, 1280),
+    ops.Copy(100_000, out_dtype="float32"),
+    ops.Other("sort", read=4096, written=8192, dtype="int64"),
+]
+
+
+def test_every_card_that_is_promised_ships_and_no_other_is_made_up():
+    assert set(SHIPPED) == set(shipped_cards())
+    assert load_card(load_hardware("cpu")) is None and about_card("l4") is None
+
+
+def test_what_ships_is_small():
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 5e6
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_card_knows_every_kind(name):
+    hardware = load_hardware(name)
+    found = load_card(hardware)
+    with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as held:
+        assert all(held[n].dtype != object for n in held.files)
+    table = found.estimate(EVERY_KIND, hot=False)
+    assert table["estimate_s"].between(5e-7, 5e-3).all()
+    assert (table["low_s"] <= table["estimate_s"]).all()
+    assert (table["estimate_s"] <= table["high_s"]).all()
+    assert set(table["provenance"]) <= set(WEAKEST_FIRST[1:])
+    if name in ("rtx4090", "rtx5090"):
+        assert set(table["provenance"]) == {TRANSFERRED}
+    else:
+        assert table["provenance"].iloc[0] == "interpolated"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_data_card_says_what_went_in_and_how_well_it_does(name):
+    about = about_card(name)
+    assert about["summary"].startswith(f"{name}: ")
+    assert about["source"]["package"] == "aiconfigurator-core" and about["source"]["version"]
+    assert (name in ("rtx4090", "rtx5090")) == (not about["rows"])
+    assert {"matmul", "attention", "moe_mlp", "elementwise"} <= {
+        r["kind"] for r in about["held_out"]
+    }
+    for row in about["held_out"]:
+        assert 0 < row["median_error"] < row["roofline_median_error"]
+    assert about["command"] == f"python -m calib.cards.build {name}"
