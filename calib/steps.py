@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from calib.report.record import RunRecord
 
 IMPLEMENTATIONS = ("torch", "triton")
+HF = "hf"
+"""The architecture that is a configuration of ``transformers``, and traced."""
 MODES = ("run", "analytic", "calibrate")
 _LONG_S = 0.05
 """A shape of the design whose floor [s] is longer is left out: it would cost too much budget."""
@@ -64,6 +66,10 @@ def model_and_workload(config: dict[str, Any]) -> tuple[Any, Workload]:
         workload = Workload(**shape)
     except (TypeError, ValueError) as error:
         raise CalibError(f"workload: {error}") from None
+    if architecture == HF:
+        from calib.hf import load
+
+        return load(config["hf"]["config"], config["hf"]["dtype"]), workload
     try:
         return build(architecture, **dimensions), workload
     except (TypeError, ValueError) as error:
@@ -307,7 +313,8 @@ def estimate(
 
     calibration, unseen = calibrations
     architecture = config["model"]["architecture"]
-    names = {"model": architecture, "workload": workload.name}
+    name = getattr(model, "name", architecture)
+    names = {"model": name, "workload": workload.name}
     fused = {p: fuse(v.layer.calls()) for p, v in phases.items() if config["execution"] == COMPILED}
     rewritten = {phase: fusion.calls for phase, fusion in fused.items()}
     operators = tables.operator_table(
@@ -318,7 +325,12 @@ def estimate(
     operators = with_wall(operators, repeats, costs, config["execution"], host_s)
     modules = tables.module_table(phases, operators)
     components = tables.component_table(operators)
-    measurement, notes = None, notes_of(target, operators)
+    measurement, notes = None, notes_of(target, operators) + getattr(model, "notes", [])
+    if architecture == HF:
+        from calib.hf import agreement, formula_columns
+
+        modules = formula_columns(modules, model.formulas(workload))
+        notes += agreement(modules)
     if observed:
         from calib.compare import compare
 
@@ -346,11 +358,11 @@ def estimate(
     fits = unseen.held_out if unseen is not None else calibration.held_out
     now = datetime.now(UTC)
     return RunRecord(
-        run_id=f"{architecture}-{workload.name}-{target.hardware.name}-{now:%Y%m%dT%H%M%S}",
+        run_id=f"{name}-{workload.name}-{target.hardware.name}-{now:%Y%m%dT%H%M%S}",
         created=now.isoformat(timespec="seconds"),
-        model=architecture,
+        model=name,
         architecture=architecture,
-        model_config=config["model"],
+        model_config={**config["model"], **getattr(model, "dimensions", {})},
         workload=tables.plain(workload),
         hardware=tables.plain(target.hardware),
         implementation=config["implementation"],
@@ -367,7 +379,7 @@ def estimate(
         if config["report"].get("trace") and not target.hardware.unprobed
         else None,
         memory=memory(model, workload, target.hardware.memory_bytes).as_dict()
-        if target.hardware.memory_bytes
+        if target.hardware.memory_bytes and architecture != HF
         else None,
         ceilings=ceiling_table(target),
         notes=notes,

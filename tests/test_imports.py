@@ -46,8 +46,9 @@ MAY_IMPORT = {
     "fusion": set(),
     "memory": set(),
     "timeline": FITTING | {"fit", "estimate", "host_costs", "fusion"},
-    "tracing": {"errors"},
+    "tracing": {"errors", "trace"},
     "trace": {"errors", "tracing"},
+    "hf": {"errors", "tracing"},
     "measure": BOTTOM | {"hardware", "samples", "device", "host", "host_costs"},  # and never fit
     "measured": BOTTOM,
     "target": BOTTOM | {"hardware", "samples", "device", "host", "host_costs", "measure"},
@@ -55,7 +56,7 @@ MAY_IMPORT = {
     "report": {"errors"},  # it sees tables only
     "steps": FITTING
     | {"device", "host", "public", "fit", "estimate", "timeline", "trace", "measure", "measured"}
-    | {"cards", "compare", "report", "host_costs", "fusion", "memory", "ceilings", "target"},
+    | {"cards", "compare", "report", "hf", "host_costs", "fusion", "memory", "ceilings", "target"},
     "run": BOTTOM | {"steps", "target", "report"},
 }
 """Parts of ``calib`` (modules and subpackages) and the other parts that each may import."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 from calib.report.analytic_report import (
@@ -80,6 +81,8 @@ def build_report(
 def build_model(record: RunRecord) -> Any:
     """The model of the run, as configured. Raises ``ValueError`` for one that does not exist."""
     given = {k: v for k, v in record.model_config.items() if k != "architecture"}
+    if record.architecture not in ARCHITECTURES:  # traced: its dimensions are all that is known
+        return SimpleNamespace(**given)
     return build(record.architecture, **given)
 
 

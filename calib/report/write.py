@@ -23,6 +23,7 @@ from calib.report.markdown import report_markdown
 from calib.report.record import RunRecord
 from calib.report.trace_file import chrome_trace
 from calib.report.tree import branches
+from model.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +51,7 @@ def write_report(
     """
     target = Path(folder)
     documents = layers if layers is not None else pictures or record.mode == "analytic"
+    documents = documents and record.architecture in ARCHITECTURES  # others have no formulas
     with renamed_at_the_end(target) as (staging, written):
         write_tables(record, staging)
         images = _draw(record, staging) if pictures and record.timed else []

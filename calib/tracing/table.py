@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from calib.tracing import moves, pointwise, products
 from calib.tracing.rows import Row, Rule
@@ -38,22 +38,28 @@ def waits(row: Row) -> bool:
     return row.base in ("_to_copy", "copy") and len(devices) > 1
 
 
-def calls_of(rows: Iterable[Row]) -> Iterator[Call]:
-    """One row's operators, or those of rows that are one norm, as calls in order."""
-    listed = list(rows)
-    norms = {first: (end, norm) for first, end, norm in pointwise.rms_norms(listed)}
+def spans(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
+    """[first, end) of what becomes calls together: a row, or the rows that are one norm."""
+    norms = {first: end for first, end, _ in pointwise.rms_norms(rows)}
     position = 0
-    while position < len(listed):
-        row = listed[position]
-        if position in norms:
-            end, norm = norms[position]
-            yield Call(row.path, norm, launches=end - position)
-            position = end
+    while position < len(rows):
+        end = norms.get(position, position + 1)
+        yield position, end
+        position = end
+
+
+def calls_of(rows: Iterable[Row]) -> Iterator[Call]:
+    """Rows as calls, in order."""
+    listed = list(rows)
+    norms = {first: norm for first, _, norm in pointwise.rms_norms(listed)}
+    for first, end in spans(listed):
+        row = listed[first]
+        if first in norms:
+            yield Call(row.path, norms[first], launches=end - first)
             continue
         for op in operators_of(row):
             belongs = isinstance(op, Other) and op.name == products.REST
             yield Call(row.path, op, launches=0 if belongs else 1, sync=waits(row))
-        position += 1
 
 
 def unknown(calls: Iterable[Call]) -> dict[str, int]:
