@@ -162,6 +162,7 @@ def document(card: Card, table: pd.DataFrame, groups: Sequence[dict[str, Any]]) 
         summary=card.about["summary"],
         ratio=card.figures.clock_ratio,
         afterwards=AFTERWARDS,
+        where="inside" if step["low_ms"] <= step["published_ms"] <= step["high_ms"] else "outside",
         groups="\n".join(by_group),
         rows="\n".join(lines),
         **step,
@@ -200,7 +201,8 @@ predicted like the others, since nothing here knows what a cap costs.
 
 DeepSeek-OCR, one token at batch 1: published {published_ms:.2f} ms eager. Estimated: kernels alone
 {kernel_ms:.2f} ms, eager with the host's published costs {wall_ms:.2f} ms ({low_ms:.2f} -
-{high_ms:.2f}), as a CUDA graph {graph_ms:.2f} ms; roofline {roofline_ms:.3f} ms. The published run
+{high_ms:.2f}), as a CUDA graph {graph_ms:.2f} ms; roofline {roofline_ms:.3f} ms. The published time
+lies {where} the interval, which knows of the host no more than published ranges. That run
 states neither its prompt nor its CPU, and runs an older `transformers` that has other operators.
 
 ## What cannot be known without a card

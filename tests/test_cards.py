@@ -84,12 +84,19 @@ def test_streams_of_as_many_bytes_take_as_long(card):
 
 
 def test_an_rmsnorm_is_the_eight_kernels_that_models_start():
-    parts = stand_in(ops.Norm(10, 128)).ops
+    parts = stand_in(ops.Norm(1000, 128)).ops
     assert len(parts) == 8
     moved = sum(p.bytes for p in parts)
-    by_hand = 10 * 128 * (6 + 8 + 4 + 8 + 6 + 4) + 2 * 10 * 8
+    by_hand = 1000 * 128 * (6 + 8 + 4 + 8 + 6 + 4) + 2 * 1000 * 8
     assert moved == pytest.approx(by_hand, abs=3 * 8)
     assert len(stand_in(ops.Norm(10, 128, kind="layernorm")).ops) == 1
+
+
+def test_the_smallest_kernels_take_a_latency_and_no_more(card):
+    tiny = [ops.Elementwise(1), ops.Other("arange", written=8, dtype="int64"), ops.Elementwise(40)]
+    table = card.estimate(tiny)
+    assert table["estimate_s"].nunique() == 1
+    assert (table["high_s"] < 4 * table["estimate_s"]).all()
 
 
 def test_a_product_of_another_dtype_stands_on_equal_floors():

@@ -40,6 +40,8 @@ from model.ops import (
 
 STREAM_BYTES = 3
 """Bytes an element of the pointwise kernel in the tables: bfloat16 read, float8 written."""
+LEAST_ELEMENTS = 64
+"""Twice the least size in the tables. Fewer take as long: a kernel's latency, and nothing else."""
 ANOTHER_KERNEL = float(np.log(1.5))
 """What standing in adds to the interval, as a half-width of log seconds, where the work is of the
 same kind. A judgement: no table here could measure it."""
@@ -88,7 +90,8 @@ def stand_in(op: Operator) -> StandIn:
 
 def _stream(nbytes: Any) -> Operator:
     """The tables' pointwise kernel, moving ``nbytes``."""
-    elements = np.maximum(np.rint(np.asarray(nbytes, dtype=float) / STREAM_BYTES), 1)
+    elements = np.rint(np.asarray(nbytes, dtype=float) / STREAM_BYTES)
+    elements = np.asarray(np.maximum(elements, LEAST_ELEMENTS))
     whole: Any = elements.astype(np.int64) if elements.ndim else int(elements)
     return Elementwise(whole, dtype="bfloat16", out_dtype="float8_e4m3fn")
 
