@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,24 @@ class HFModel:
             self.traced[workload] = traced_phases(self, workload)
         return self.traced[workload]
 
+    def working(self, workload: Workload) -> tuple[float, float, str]:
+        """KV cache and activations [bytes] of the phase that needs most, and its name.
+
+        From a traced pass of the same workload at another batch: both grow with it, at most in
+        proportion. The cache of decoding is brought from the mean context to the last.
+        """
+        alike = (w for w in self.traced if replace(w, batch=workload.batch) == workload)
+        known = next(alike, workload)
+        times = workload.batch / known.batch
+        found = []
+        for name, phase in self.phases(known).items():
+            cache = float(phase.layer.kv_cache_bytes())
+            if name == "decode":
+                steps, prompt = workload.decode_steps, workload.prompt_tokens
+                cache *= (prompt + steps) / mean_context(prompt, steps)
+            found.append((cache * times, float(phase.layer.activation_bytes()) * times, name))
+        return max(found, key=lambda one: one[0] + one[1])
+
     def formulas(self, workload: Workload) -> dict[str, Phase]:
         """The same passes by our own layers, where they have the architecture; else nothing."""
         if self.config.model_type not in FORMULAS:
@@ -102,10 +120,12 @@ class HFModel:
         torch.set_default_dtype(getattr(torch, self.dtype))
         try:
             with no_init_weights():
-                module: torch.nn.Module = self.kind(self.config).eval()
+                module: Any = self.kind(self.config).eval()
+            module.tie_weights()  # which the library does when it loads weights
         finally:
             torch.set_default_dtype(before)
-        return module
+        built: torch.nn.Module = module
+        return built
 
 
 def _llama(config: Any, dtype: str) -> Any:

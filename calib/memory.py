@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from model.workload import Phase, Workload
@@ -50,13 +51,18 @@ class Memory:
 
 
 def memory(model: Any, workload: Workload, memory_bytes: float) -> Memory:
-    """The memory of ``workload``, and the largest batch and context that fit."""
+    """The memory of ``workload``, and the largest batch and context that fit.
+
+    A model that is traced says itself what its phases work with, ``working``: a pass of every
+    batch that is looked at would take minutes.
+    """
     weights = weight_bytes(model.phases(workload))
+    working = getattr(model, "working", partial(_working, model))
 
     def need(asked: Workload) -> float:
-        return weights + sum(_working(model, asked)[:2])
+        return weights + float(sum(working(asked)[:2]))
 
-    cache, activations, phase = _working(model, workload)
+    cache, activations, phase = working(workload)
     batch = largest(lambda n: need(replace(workload, batch=n)), memory_bytes)
     context = None
     if hasattr(model, "prompt_length"):

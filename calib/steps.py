@@ -379,7 +379,7 @@ def estimate(
         if config["report"].get("trace") and not target.hardware.unprobed
         else None,
         memory=memory(model, workload, target.hardware.memory_bytes).as_dict()
-        if target.hardware.memory_bytes and architecture != HF
+        if target.hardware.memory_bytes
         else None,
         ceilings=ceiling_table(target),
         notes=notes,

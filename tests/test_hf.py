@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from calib.errors import CalibError
 from calib.hf import HFModel, agreement, formula_columns, load
+from calib.steps import model_and_workload
 from calib.trace import unknown
 from model.layer import total
 from model.ops import GroupedMatmul
@@ -52,6 +55,37 @@ def shortened(tmp_path_factory: pytest.TempPathFactory) -> dict[str, HFModel]:
 def written(folder: Path, given: Any) -> Path:
     (folder / "config.json").write_text(json.dumps(given), "utf-8")
     return folder / "config.json"
+
+
+PUBLISHED = {
+    "llama_3_1_8b": 8_030_261_248,
+    "qwen3_30b_a3b": 30_532_122_624,
+    "mixtral_8x7b": 46_702_792_704,
+    "gemma_3_12b": 12_187_325_040,
+    "deepseek_ocr_2": 3_389_119_360,
+    "vit_l": 304_326_632,
+    "whisper_large_v3": 1_543_490_560,
+    "resnet_50": 25_557_032,
+}
+"""Parameters of the models whose configurations are in ``data/hf``; tied ones count once."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_configurations_have_the_published_parameters(name: str) -> None:
+    with FakeTensorMode():
+        module = load(DATA / name).build()
+    assert sum(p.numel() for p in module.parameters()) == PUBLISHED[name]
+
+
+def test_a_run_is_given_the_model_of_its_file() -> None:
+    config: dict[str, Any] = {"mode": "run", "implementation": "torch", "execution": "eager"}
+    config |= {"measured": None}
+    config |= {"model": {"architecture": "hf"}, "workload": vars(IMAGE)}
+    config |= {"hf": {"config": str(DATA / "vit_l"), "dtype": "float32"}}
+    model, workload = model_and_workload(config)
+    assert (model.name, model.dtype, workload) == ("vit_l", "float32", IMAGE)
+    with pytest.raises(CalibError, match=r"hf\.config is missing"):
+        model_and_workload(config | {"hf": {"config": None, "dtype": None}})
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -150,6 +184,15 @@ def test_dimensions_for_the_report(shortened: dict[str, HFModel]) -> None:
     found = shortened["qwen3_30b_a3b"].dimensions
     assert found["class"] == "Qwen3MoeForCausalLM"
     assert (found["hidden"], found["experts"], found["top_k"]) == (2048, 128, 8)
+
+
+def test_memory_grows_with_the_batch_without_another_trace(shortened: dict[str, HFModel]) -> None:
+    model = shortened["llama_3_1_8b"]
+    cache, activations, phase = model.working(TEXT)
+    assert phase == "prefill" and cache == 2 * 2 * 83 * 8 * 128 * 2
+    many = model.working(replace(TEXT, batch=7))
+    assert many == (7 * cache, 7 * activations, phase)
+    assert list(model.traced) == [TEXT]
 
 
 GIVEN = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
