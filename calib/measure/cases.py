@@ -220,6 +220,29 @@ def _conv2d(op: ops.Conv2d, arena: Arena) -> Case:
     return partial(F.conv2d, x, w, b, op.stride, op.padding, groups=op.groups)
 
 
+def _convolution(op: ops.Convolution, arena: Arena) -> Case:
+    """Of one dimension: counts say no more than that, and sound is what has one."""
+    taps, wanted = op.taps, op.out_positions
+    stride = max(1, round(op.in_positions / wanted))
+    padding = max(0, (wanted - 1) * stride + taps - op.in_positions + 1) // 2
+    if op.transposed or (op.in_positions + 2 * padding - taps) // stride + 1 != wanted:
+        raise Unsupported("convolutions of any form are measured in one dimension, not transposed")
+    x = arena.take(op.batch, op.in_channels, op.in_positions, dtype=op.dtype)
+    w = arena.take(op.out_channels, op.in_channels // op.groups, taps, dtype=op.dtype)
+    b = arena.take(op.out_channels, dtype=op.dtype) if op.bias else None
+    return partial(F.conv1d, x, w, b, stride, padding, groups=op.groups)
+
+
+def _channel_norm(op: ops.ChannelNorm, arena: Arena) -> Case:
+    """One feature map of [1, channels, positions]."""
+    x = arena.take(1, op.channels, max(1, op.elements // op.channels), dtype=op.dtype)
+    scale, shift = (arena.take(op.channels, dtype=op.dtype) for _ in range(2))
+    if op.kind == "groupnorm":
+        return partial(F.group_norm, x, math.gcd(op.channels, 32), scale, shift)
+    mean, variance = arena.take(op.channels, dtype=op.dtype), torch.ones_like(scale)
+    return partial(F.batch_norm, x, mean, variance, scale, shift)
+
+
 def _norm(op: ops.Norm, arena: Arena) -> Case:
     x = _matrix(arena, op.rows, op.cols, op.dtype, op.transposed)
     w = arena.take(op.cols, dtype=op.dtype)
@@ -330,7 +353,9 @@ _MAKERS: dict[str, Callable[..., Case]] = {
     "grouped_matmul": _grouped_matmul,
     "attention": _attention,
     "conv2d": _conv2d,
+    "convolution": _convolution,
     "norm": _norm,
+    "channel_norm": _channel_norm,
     "softmax": _softmax,
     "reduction": _reduction,
     "elementwise": _elementwise,
@@ -400,6 +425,13 @@ def _square(count: int, channels: int) -> bool:
     return count % channels == 0 and math.isqrt(count // channels) ** 2 == count // channels
 
 
+def _max_pool2d(op: ops.Other, arena: Arena) -> Case:
+    """Windows of 3 x 3, two apart, of 64 channels: values and their places are written."""
+    side = max(2, math.isqrt(_items(op.read, getattr(torch, op.dtype)) // 64))
+    x = arena.take(1, 64, side, side, dtype=op.dtype)
+    return partial(F.max_pool2d, x, 3, 2, 1, return_indices=True)
+
+
 _OTHERS: dict[str, Callable[..., Case]] = {
     "topk": _topk,
     "sort": _sort,
@@ -412,6 +444,7 @@ _OTHERS: dict[str, Callable[..., Case]] = {
     "empty_like": _created(partial(torch.empty, dtype=torch.int64), 8),
     "upsample_linear1d": _linear1d,
     "upsample_bicubic2d": _bicubic,
+    "max_pool2d_with_indices": _max_pool2d,
 }
 
 

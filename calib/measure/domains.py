@@ -175,12 +175,14 @@ def _attentions(reach: int) -> list[Domain]:
         Domain("vision attention", 3, vision, _vision, "hot"),
         Domain("attention with bias", 5, biased, _with_bias, "hot"),
         Domain("decode attention", 4, decode, _decode, "hot"),
-        *([Domain("grouped decode", 3, grouped, _decode, "hot")] if reach > 1 else []),
+        Domain("grouped attention", 2, {**causal, "shared": OneOf((2, 4, 8))}, _causal, "hot"),
+        Domain("grouped decode", 3, grouped, _decode, "hot"),
     ]
 
 
-def _causal(batch: int, length: int, heads: int, dim: int) -> Operator:
-    return ops.Attention(batch, length, length, heads, heads, dim, causal=True)
+def _causal(batch: int, length: int, heads: int, dim: int, shared: int = 1) -> Operator:
+    kv_heads = max(1, heads // shared)
+    return ops.Attention(batch, length, length, kv_heads * shared, kv_heads, dim, causal=True)
 
 
 def _vision(batch: int, length: int, heads: int) -> Operator:
@@ -210,11 +212,23 @@ def _convolutions() -> list[Domain]:
         "out": Axis(64, 1024, 64),
         "stride": OneOf((1, 2)),
     }
+    sound = {
+        "length": Axis(256, 4096),
+        "inside": Axis(64, 1536, 64),
+        "out": Axis(256, 1536, 64),
+        "stride": OneOf((1, 2)),
+    }
     return [
         Domain("patches", 4, patches, _patches, "cold"),
         Domain("convolution 3 x 3", 5, maps, _three_by_three, "cold"),
+        Domain("convolution of sound", 1, sound, _sound, "cold"),
         Domain("convolution 1 x 1", 3, {**maps, "stride": OneOf((1,))}, _one_by_one, "cold"),
     ]
+
+
+def _sound(length: int, inside: int, out: int, stride: int) -> Operator:
+    made = (length - 1) // stride + 1
+    return ops.Convolution(1, inside, out, length, made, taps=3, bias=True)
 
 
 def _patches(side: int, patch: int, out: int, biased: int) -> Operator:
@@ -234,11 +248,13 @@ def _rowwise(reach: int) -> list[Domain]:
     rows, cols = Axis(1, 4096 * reach), Axis(256, 4096 * min(reach, 2), 64)
     scores = {"rows": Axis(64, 16384 * reach), "cols": Axis(64, 1024 * reach)}
     table = {"rows": Axis(1, 2048 * reach), "cols": Axis(1, 2048 * min(reach, 2))}
+    feature_map = {"positions": Axis(49, 2**14), "channels": Axis(64, 2048, 64)}
     few = {"rows": Axis(64, 2**19 * reach), "cols": OneOf((2, 4, 6, 8))}
     row = {"rows": rows, "cols": Axis(64, 8192)}
     return [
         Domain("layernorm", 2, {"rows": rows, "cols": cols}, _layernorm, "hot"),
         Domain("norm across", 1, _GRIDS, _norm_across, "hot"),
+        Domain("norm by channel", 1, feature_map, _batch_norm, "hot"),
         Domain("rmsnorm", 2, {"rows": Axis(1, 1024 * reach), "cols": cols}, ops.Norm, "hot"),
         Domain("softmax", 1, {"rows": Axis(1, 8192), "cols": Axis(16, 1024)}, _softmax, "hot"),
         Domain("scores' softmax", 0.5, scores, ops.Softmax, "hot"),
@@ -253,6 +269,10 @@ def _rowwise(reach: int) -> list[Domain]:
 
 def _layernorm(rows: int, cols: int) -> Operator:
     return ops.Norm(rows, cols, "layernorm")
+
+
+def _batch_norm(positions: int, channels: int) -> Operator:
+    return ops.ChannelNorm(positions * channels, channels)
 
 
 def _norm_across(rows: int, cols: int) -> Operator:
@@ -345,11 +365,18 @@ def _others() -> list[Domain]:
     count = {"count": Axis(4, 1024)}
     resample = {"table": Axis(14, 64), "grid": Axis(7, 64)}
     small = [Domain(o[0], 0.35, count, _other(*o), "hot") for o in _OTHERS]
+    pool = {"side": Axis(14, 256)}
+    small.append(Domain("pooling", 0.35, pool, _pool, "hot"))
     return [*small, Domain("resample", 0.7, resample, _resample, "hot")]
 
 
 def _other(name: str, read: int, written: int, dtype: str) -> Callable[..., Operator]:
     return lambda count: ops.Other(name, read * count, written * count, dtype=dtype)
+
+
+def _pool(side: int) -> Operator:
+    read, made = 64 * side**2, 64 * ((side - 1) // 2 + 1) ** 2
+    return ops.Other("max_pool2d_with_indices", 2 * read, (2 + 8) * made, read)
 
 
 def _resample(table: int, grid: int) -> Operator:
