@@ -20,7 +20,7 @@ from calib.fit import ROOFLINE, WEAKEST_FIRST, dtype_of
 from calib.hardware import Hardware, arithmetic_intensity, bound
 from model.layer import Call, Layer, Node
 from model.ops import GroupedMatmul, MoeMlp, Operator
-from model.workload import Phase
+from model.workload import Phase, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -293,11 +293,12 @@ COMPONENTS = {
 
 def component_names(operators: pd.DataFrame) -> pd.Series:
     """[rows] the component of each operator row."""
-    names = operators["phase"].where(operators["phase"] != "vision", "vision (rest)")
+    names = operators["phase"]
     for name, (phase, path) in COMPONENTS.items():
         inside = (operators["path"] == path) | operators["path"].str.startswith(path + ".")
         names = names.mask((operators["phase"] == phase) & inside, name)
-    return names
+    divided = operators["phase"][names != operators["phase"]].unique()
+    return names.mask(names.isin(divided), names + " (rest)")
 
 
 def component_table(operators: pd.DataFrame) -> pd.DataFrame:
@@ -319,19 +320,22 @@ def component_table(operators: pd.DataFrame) -> pd.DataFrame:
 
 
 def known_by(operators: pd.DataFrame) -> str:
-    """ "matmul interpolated 97%, transferred 3%; norm transferred": by share of the time."""
+    """ "norm, copy transferred; matmul interpolated 97%, transferred 3%": by share of the time."""
     seconds = operators["estimate_s"].groupby(operators["kind"]).sum()
-    words = []
+    kinds: dict[str, list[str]] = {}
     for kind in seconds.sort_values(ascending=False).index:
         rows = operators[operators["kind"] == kind]
         parts = rows["estimate_s"].groupby(rows["provenance"]).sum().sort_values(ascending=False)
         shares = [f"{name} {part / seconds[kind]:.0%}" for name, part in parts.items() if part > 0]
-        words.append(f"{kind} {parts.index[0] if len(shares) < 2 else ', '.join(shares)}")
-    return "; ".join(words)
+        how = str(parts.index[0]) if len(shares) < 2 else ", ".join(shares)
+        kinds.setdefault(how, []).append(str(kind))
+    if len(kinds) == 1:
+        return f"all {next(iter(kinds))}"
+    return "; ".join(f"{', '.join(names)} {how}" for how, names in kinds.items())
 
 
-def figure_table(components: pd.DataFrame, decode_steps: int, batch: int) -> pd.DataFrame:
-    """What a user asks: time to first token, time per output token, pages per second."""
+def figure_table(components: pd.DataFrame, workload: Workload) -> pd.DataFrame:
+    """What a user asks: time to first token and per output token, or of a pass; and the rate."""
     import pandas as pd
 
     first = components[~components["component"].isin(["decode", "total"])]
@@ -340,19 +344,25 @@ def figure_table(components: pd.DataFrame, decode_steps: int, batch: int) -> pd.
     columns = {"roofline": "roofline_s", "estimate": "estimate_s"}
     columns |= {"low": "low_s", "high": "high_s", "measured": "measured_s"}
 
-    def sums(rows: pd.DataFrame, scale: float) -> dict[str, float]:
+    def sums(rows: pd.DataFrame, scale: float = 1.0) -> dict[str, float]:
         return {n: float(rows[c].sum(skipna=False)) * scale for n, c in columns.items()}
 
-    whole_run = sums(total, 1.0)
-    pages = {n: batch / s for n, s in whole_run.items()}
-    pages["low"], pages["high"] = pages["high"], pages["low"]
-    return pd.DataFrame(
-        [
-            {"name": "time to first token", "unit": "s", **sums(first, 1.0)},
-            {"name": "time per output token", "unit": "s", **sums(decode, 1 / decode_steps)},
-            {"name": "pages per second", "unit": "1/s", **pages},
+    rates = {n: workload.batch / s for n, s in sums(total).items()}
+    rates["low"], rates["high"] = rates["high"], rates["low"]
+    if decode.empty:
+        times = [{"name": "time of a pass", "unit": "s", **sums(total)}]
+        what = "images" if workload.side else "requests"
+    else:
+        times = [
+            {"name": "time to first token", "unit": "s", **sums(first)},
+            {
+                "name": "time per output token",
+                "unit": "s",
+                **sums(decode, 1 / workload.decode_steps),
+            },
         ]
-    )
+        what = "pages" if workload.side else "requests"
+    return pd.DataFrame([*times, {"name": f"{what} per second", "unit": "1/s", **rates}])
 
 
 def plain(value: Any) -> dict[str, Any]:

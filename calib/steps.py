@@ -371,7 +371,7 @@ def estimate(
         operators=operators,
         modules=modules,
         components=components,
-        figures=tables.figure_table(components, workload.decode_steps, workload.batch),
+        figures=tables.figure_table(components, workload),
         fits=fits,
         measurement=measurement,
         timeline=timeline_table(operators, repeats),

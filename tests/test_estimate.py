@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pandas as pd
 import pytest
 
-from calib.estimate import module_table, operator_table
+from calib.estimate import component_table, figure_table, module_table, operator_table
 from calib.fit import uncalibrated
 from calib.hardware import load_hardware
+from calib.host_costs import host_costs
+from calib.timeline import with_wall
 from model.deepseek_ocr import DeepseekOCRModel
 from model.layer import total
+from model.vit import Vit
 from model.workload import Workload
 
 NAMES = {"model": "deepseek_ocr", "workload": "tiled"}
@@ -32,3 +38,28 @@ def test_a_module_that_runs_twice_is_one_row_of_both_runs() -> None:
     assert '"hidden": 1024' in clip["params_json"] and '"batch"' not in clip["params_json"]
     steps = modules.loc["decode", "calls"]
     assert (steps[[p != "" for p in steps.index]] % 5 == 0).all() and steps[""] == 5
+
+
+def components_of(model: Any, asked: Workload) -> pd.DataFrame:
+    calibration = uncalibrated(load_hardware("h200"))
+    operators = operator_table(model.phases(asked), calibration, None, "torch", NAMES)
+    repeats = {phase: p.repeat for phase, p in model.phases(asked).items()}
+    return component_table(with_wall(operators, repeats, host_costs([], "h200"), "eager"))
+
+
+def test_figures_are_those_that_a_user_of_such_a_model_asks_for() -> None:
+    """A page has tokens; a picture without a decoder has one pass and none of them "rest"."""
+    page, image = Workload("page", 512, decode_steps=4), Workload("image", 224, prompt_tokens=0)
+    ocr, vit = components_of(DeepseekOCRModel(), page), components_of(Vit(), image)
+    assert list(ocr["component"]) == ["SAM", "CLIP", "vision (rest)", "prefill", "decode", "total"]
+    assert list(vit["component"]) == ["vision", "total"]
+    assert list(figure_table(ocr, page)["name"]) == [
+        "time to first token",
+        "time per output token",
+        "pages per second",
+    ]
+    seen = figure_table(vit, image).set_index("name")
+    assert list(seen.index) == ["time of a pass", "images per second"]
+    total = float(vit["estimate_s"].iloc[-1])
+    assert seen.loc["images per second", "estimate"] == pytest.approx(1 / total)
+    assert seen.loc["images per second", "high"] >= 1 / total

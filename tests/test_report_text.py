@@ -92,6 +92,18 @@ def test_terminal_shows_errors_where_there_is_a_clock() -> None:
     assert component_cells(replace(run("measured"), components=without)).headers[-1] == "error"
 
 
+def test_a_table_too_wide_loses_columns_and_no_digits() -> None:
+    """A card's run whose names and figures are long: the least needed columns go, in full."""
+    record = run("predicted")
+    long = replace(record, components=record.components.assign(provenance="transferred" * 3))
+    lines = printed(long)
+    text = "\n".join(lines)
+    assert "…" not in text
+    assert "known by" not in " ".join(text.split())
+    cells = component_cells(long).without("known by")
+    assert any(all(cell in line for cell in cells.rows[0]) for line in lines)
+
+
 def test_terminal_takes_no_text_for_markup() -> None:
     lines = printed(replace(run("predicted"), notes=["[bold]layers.[1-11][/bold] :smile:"]))
     assert lines[-1].strip() == "[bold]layers.[1-11][/bold] :smile:"

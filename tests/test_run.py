@@ -25,7 +25,7 @@ def test_absent_card_is_predicted_by_the_calibration_that_ships(tmp_path):
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "The calibration that ships: rtx5090:" in said
-    assert "matmul transferred" in said
+    assert "How the times of each kind are known: all transferred." in said
     table = pd.read_parquet(tmp_path / "run" / "estimates.parquet")
     assert set(table["provenance"]) == {"transferred"}
     assert table["measured_s"].isna().all()

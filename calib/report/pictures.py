@@ -137,8 +137,8 @@ def roofline_picture(record: RunRecord, distinct: pd.DataFrame) -> tuple[Figure,
     return figure, (
         f"Each point is an operator of one shape at its {how} rate; the larger, the more of the "
         f"time it takes. Operators without arithmetic, and those below {NEGLIGIBLE:.3%} of the "
-        f"time, are left out: {rest} of the time. Causal attention may lie above its roof: its "
-        "FLOPs count masked work, its time does not."
+        f"time, are left out: {rest} of the time. Above the roof may lie causal attention, whose "
+        "FLOPs count masked work and whose time does not, and what is read from the L2."
     )
 
 

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 100
-"""Columns to write where the output is no terminal, and the least that the tables need."""
+"""Columns to write where the output is no terminal, and the least that is written."""
+EXPENDABLE = ("known by", "bytes", "FLOPs")
+"""What a table loses, in this order, where it is too wide: a figure cut short would be wrong.
+``report.md`` has them all."""
 ERROR_HEADERS = {
     "error": "error",
     "error_unseen": "error unseen",
@@ -34,17 +37,28 @@ class Cells:
     rows: list[tuple[str, ...]]
     left: int = 1
 
+    def without(self, header: str) -> Cells:
+        """The same with no column of that name."""
+        keep = [i for i, name in enumerate(self.headers) if name != header]
+        rows = [tuple(row[i] for i in keep) for row in self.rows]
+        return Cells(tuple(self.headers[i] for i in keep), rows, self.left)
+
 
 def print_report(record: RunRecord, stream: TextIO | None = None) -> None:
     """Print the run's tables and remarks to ``stream``, by default the standard output."""
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.text import Text
 
     out = stream or sys.stdout
     width = max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if out.isatty() else WIDTH
     console = Console(file=out, width=width, highlight=False, markup=False)
     console.print(Text(headline(record), style="bold"))
-    console.print(_table(component_cells(record), last_is_total=True))
+    cells, unlimited = component_cells(record), console.options.update(width=10 * width)
+    for header in EXPENDABLE:
+        if Measurement.get(console, unlimited, _table(cells)).maximum > width:
+            cells = cells.without(header)
+    console.print(_table(cells, last_is_total=True))
     console.print(_table(figure_cells(record)))
     roofline = record.total.get("roofline_error")
     if known(roofline):
