@@ -1,0 +1,94 @@
+"""What all operators share: a shape, counts of work and of bytes, a gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from model.ops.dtypes import item_bytes
+
+
+def _below(value: Any, least: int) -> bool:
+    """Whether a number, or one of an array of them, is less; a symbol is not."""
+    if isinstance(value, int | float):
+        return value < least
+    return isinstance(value, np.ndarray | np.number) and bool(np.any(value < least))
+
+
+@cache
+def _sized(cls: type[Operator]) -> tuple[str, ...]:
+    """The fields of an operator that may hold a size: all but its flags."""
+    return tuple(f.name for f in fields(cls) if not isinstance(f.default, bool))
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What all operators share. Subclasses are frozen dataclasses of scalars with formulas."""
+
+    operator: ClassVar[str]
+    """The kind of operator, as it stands in the ``kind`` column of every table."""
+    may_be_zero: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for name, value in self.shape().items():
+            least = 0 if name in self.may_be_zero else 1
+            if _below(value, least):
+                kind = "a positive number" if least else "zero or a positive number"
+                raise ValueError(f"{type(self).__name__}.{name} = {value}: expected {kind}")
+        for name, value in vars(self).items():
+            if name.endswith("dtype") and value is not None:
+                item_bytes(value)
+
+    def shape(self) -> dict[str, Any]:
+        """The numeric fields by name (no dtypes, flags or fields left at None)."""
+        values = vars(self)
+        pairs = ((name, values[name]) for name in _sized(type(self)))  # type: ignore[arg-type]
+        return {n: v for n, v in pairs if v is not None and not isinstance(v, str)}
+
+    @property
+    def tensor_core_flops(self) -> Any:
+        return 0
+
+    @property
+    def cuda_core_flops(self) -> Any:
+        return 0
+
+    @property
+    def flops(self) -> Any:
+        return self.cuda_core_flops
+
+    @property
+    def min_flops(self) -> Any:
+        return self.flops
+
+    @property
+    def weight_bytes_read(self) -> Any:
+        """The part of ``bytes_read`` that is parameters: found in DRAM at every step of a model."""
+        return 0
+
+    @property
+    def bytes_read(self) -> Any:
+        raise NotImplementedError
+
+    @property
+    def bytes_written(self) -> Any:
+        raise NotImplementedError
+
+    @property
+    def bytes(self) -> Any:
+        return self.bytes_read + self.bytes_written
+
+    def backward(self) -> tuple[Operator, ...]:
+        """The operators of the gradient. By default: as many bytes and FLOPs again as forward."""
+        return (self,)
+
+
+class TensorCoreOperator(Operator):
+    """An operator whose work is matrix products: ``flops`` is what torch's counter counts."""
+
+    @property
+    def flops(self) -> Any:
+        return self.tensor_core_flops
