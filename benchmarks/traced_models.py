@@ -143,6 +143,7 @@ def compared(name: str, samples: str, repeats: int, known: Any, compiled: bool) 
     import torch
 
     from calib import steps
+    from calib.answer import answer
     from model.workload import Workload
 
     shape, changes = MODELS[name]
@@ -155,7 +156,7 @@ def compared(name: str, samples: str, repeats: int, known: Any, compiled: bool) 
         target, calibrations, host_s = known
         host_s = 0.0 if compiled else host_s
         phases = model.phases(workload)
-        record = steps.estimate(config, target, model, workload, phases, calibrations, None, host_s)
+        record = answer(config, target, model, workload, phases, calibrations, None, host_s)
         module = with_values(model.build())
         module = torch.compile(module) if compiled else module
         clock = measured(module, model.dtype, workload, repeats)

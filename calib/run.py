@@ -22,6 +22,7 @@ from calib.errors import CalibError
 def run(config: dict[str, Any], folder: Path) -> None:
     """One run: everything that it learns goes into ``folder``."""
     from calib import steps
+    from calib.answer import answer
     from calib.report.terminal import print_report
     from calib.report.write import write_report
     from calib.target import find_target
@@ -36,7 +37,7 @@ def run(config: dict[str, Any], folder: Path) -> None:
     host_s = steps.measure_host(config, target, calibrations[0])
     observed = steps.measure_model(config, target, workload)
     phases = model.phases(workload, steps.routing(observed))
-    record = steps.estimate(config, target, model, workload, phases, calibrations, observed, host_s)
+    record = answer(config, target, model, workload, phases, calibrations, observed, host_s)
     write_report(record, folder, config["report"]["pictures"], config["report"]["layers"])
     print_report(record)
     print(f"report: {folder / 'report.md'}")

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib.device import driver_version
 from calib.errors import CalibError
-from calib.hardware import Hardware, hardware_names
-from calib.host_costs import COMPILED, EAGER, EXECUTIONS, HostCosts, host_costs
+from calib.hardware import Hardware
+from calib.host_costs import EAGER, EXECUTIONS
 from calib.samples import Sample
 from calib.target import Target, open_instrument, probed
+from calib.versions import versions
 from model.architectures import build
 from model.layer import Call
 from model.ops import Operator
 from model.workload import Phase, Workload
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from calib.estimate import Estimator
     from calib.fit import Calibration
-    from calib.fusion import Fusion
     from calib.measure.choice import Uncertainty
     from calib.measure.instrument import Instrument
     from calib.measure.probes import Speed
     from calib.measure.reference import Measurement
-    from calib.report.record import RunRecord
 
 IMPLEMENTATIONS = ("torch", "triton")
 HF = "hf"
@@ -292,177 +285,3 @@ def _fit_own(target: Target) -> tuple[Calibration, Calibration]:
         unseen = fit(designs, target.hardware, lambda name: status.update(f"fitting {name}"))
     seen = replace(unseen, measured=measured_shapes(target.samples, target.hardware))
     return seen, unseen
-
-
-def estimate(
-    config: dict[str, Any],
-    target: Target,
-    model: Any,
-    workload: Workload,
-    phases: dict[str, Phase],
-    calibrations: tuple[Estimator, Estimator | None],
-    observed: Observed | None,
-    host_s: float = 0.0,
-) -> RunRecord:
-    """Tables of operators, modules, components and figures, the measured columns beside them."""
-    from calib import estimate as tables
-    from calib.fusion import fuse
-    from calib.memory import memory
-    from calib.report.record import RunRecord
-    from calib.timeline import launch_table, timeline_table, with_wall
-
-    calibration, unseen = calibrations
-    architecture = config["model"]["architecture"]
-    name = getattr(model, "name", architecture)
-    names = {"model": name, "workload": workload.name}
-    fused = {p: fuse(v.layer.calls()) for p, v in phases.items() if config["execution"] == COMPILED}
-    rewritten = {phase: fusion.calls for phase, fusion in fused.items()}
-    operators = tables.operator_table(
-        phases, calibration, unseen, config["implementation"], names, rewritten
-    )
-    costs = issue_costs(target)
-    repeats = {phase: p.repeat for phase, p in phases.items()}
-    operators = with_wall(operators, repeats, costs, config["execution"], host_s)
-    modules = tables.module_table(phases, operators)
-    components = tables.component_table(operators)
-    measurement, notes = None, notes_of(target, operators) + getattr(model, "notes", [])
-    if architecture == HF:
-        from calib.hf import agreement, formula_columns
-
-        modules = formula_columns(modules, model.formulas(workload))
-        notes += agreement(modules)
-    if observed:
-        from calib.compare import compare
-
-        operators, modules, components, measurement = compare(
-            operators, modules, components, observed.measurement, observed.speeds, target.samples
-        )
-        notes += observed.measurement.notes
-    if config["measured"]:
-        from calib.compare import compare_recorded
-        from calib.measure.recorded import read_trace
-
-        recorded = read_trace(config["measured"], modules, repeats, tables.plain(workload))
-        operators, modules, components, measurement = compare_recorded(
-            operators, modules, components, recorded
-        )
-        notes += recorded.notes
-    if host_s:
-        notes.append(
-            f"Eager module code adds {host_s * 1e6:.1f} microseconds to each of the "
-            f"{int((operators['launches'] * operators['count']).sum())} launches of one pass of "
-            "all phases (measured on a miniature model)."
-        )
-    notes += issue_notes(costs, fused)
-    last = list(phases)[-1]
-    fits = unseen.held_out if unseen is not None else calibration.held_out
-    now = datetime.now(UTC)
-    return RunRecord(
-        run_id=f"{name}-{workload.name}-{target.hardware.name}-{now:%Y%m%dT%H%M%S}",
-        created=now.isoformat(timespec="seconds"),
-        model=name,
-        architecture=architecture,
-        model_config={**config["model"], **getattr(model, "dimensions", {})},
-        workload=tables.plain(workload),
-        hardware=tables.plain(target.hardware),
-        implementation=config["implementation"],
-        execution=config["execution"],
-        mode=config["mode"],
-        operators=operators,
-        modules=modules,
-        components=components,
-        figures=tables.figure_table(components, workload),
-        fits=fits,
-        measurement=measurement,
-        timeline=timeline_table(operators, repeats),
-        launches=launch_table(operators, last, repeats[last], costs, config["execution"])
-        if config["report"].get("trace") and not target.hardware.unprobed
-        else None,
-        memory=memory(model, workload, target.hardware.memory_bytes).as_dict()
-        if target.hardware.memory_bytes
-        else None,
-        ceilings=ceiling_table(target),
-        notes=notes,
-        environment={**versions(), "config": config, "device": target.device},
-    )
-
-
-def ceiling_table(target: Target) -> pd.DataFrame | None:
-    """What the device was measured to reach at best, beside its datasheet; None: not measured."""
-    from dataclasses import asdict
-
-    import pandas as pd
-
-    from calib.ceilings import ceilings
-
-    found = ceilings(target.samples, target.hardware)
-    return pd.DataFrame([asdict(c) for c in found]) if found else None
-
-
-def issue_costs(target: Target) -> HostCosts | None:
-    """What issuing work to the target costs; None for a CPU, whose samples hold their dispatch."""
-    if target.hardware.name == "cpu":
-        return None
-    return host_costs(target.samples, target.hardware.name)
-
-
-def issue_notes(costs: HostCosts | None, fused: dict[str, Fusion]) -> list[str]:
-    notes = []
-    if costs and costs.published:
-        operator = costs.eager_operator
-        notes.append(
-            f"Host costs are published ranges, not measured ({', '.join(costs.published)}); an "
-            f"eager operator takes {operator.low_s * 1e6:.1f}-{operator.high_s * 1e6:.1f} "
-            f"microseconds of the host ({operator.known_by})."
-        )
-    for phase, fusion in fused.items():
-        notes.append(
-            f"Compiled, a pass of {phase} launches {fusion.launches} kernels in place of "
-            f"{fusion.launches_before} and moves {fusion.saved_bytes / 1e6:.3g} MB less."
-        )
-    return notes
-
-
-def notes_of(target: Target, operators: pd.DataFrame) -> list[str]:
-    """Where the times come from: the user's samples, the card that ships, or nothing."""
-    from calib import estimate as tables
-    from calib.cards.shipped import about_card
-
-    if target.hardware.unprobed:
-        return [
-            "No times: mode=analytic never measures, and only probes tell what this CPU can do. "
-            "For times give a card, +hw=<card>, one of "
-            f"{', '.join(n for n in hardware_names() if n != 'cpu')}, or measure with mode=run."
-        ]
-    name, notes = target.hardware.name, []
-    about = about_card(name)
-    if about:
-        behind = "Kinds that your samples lack come from the" if target.samples else "The"
-        notes.append(f"{behind} calibration that ships: {about['summary']}")
-    if not (target.samples or about):
-        notes.append(
-            f"{name} has no samples and no calibration that ships, so every kernel takes its "
-            "roofline: a lower bound, often 2-5x below the clock. To calibrate it, put a Parquet "
-            f"file of its samples (calib.samples) into {target.store.folder}."
-        )
-    if about:
-        notes.append(f"How the times of each kind are known: {tables.known_by(operators)}.")
-    return notes
-
-
-def versions(target: Target | None = None) -> dict[str, str]:
-    """Versions of what measures, and of the system; of a card that is measured, its driver's too.
-
-    The last needs torch.
-    """
-    found = {"python": platform.python_version(), "system": platform.system()}
-    for name in ("calib", "torch", "triton", "transformers", "numpy", "scikit-learn"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    if target is not None and target.here and target.on_card:
-        import torch
-
-        found |= {"cuda": str(torch.version.cuda), "driver": driver_version() or "not known"}
-    return found

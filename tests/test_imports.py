@@ -54,10 +54,14 @@ MAY_IMPORT = {
     "target": BOTTOM | {"hardware", "samples", "device", "host", "host_costs", "measure"},
     "compare": FITTING | {"fit", "estimate", "measured"},
     "report": {"errors"},  # it sees tables only
+    "versions": {"device", "target"},
+    "notes": {"hardware", "host_costs", "target", "estimate", "cards"},
+    "answer": FITTING
+    | {"target", "versions", "notes", "host_costs", "estimate", "fusion", "memory", "timeline"}
+    | {"hf", "compare", "measure", "ceilings", "report"},
     "steps": FITTING
-    | {"device", "host", "public", "fit", "estimate", "timeline", "trace", "measure", "measured"}
-    | {"cards", "compare", "report", "hf", "host_costs", "fusion", "memory", "ceilings", "target"},
-    "run": BOTTOM | {"steps", "target", "report"},
+    | {"target", "versions", "host_costs", "fit", "estimate", "measure", "cards", "hf", "ceilings"},
+    "run": BOTTOM | {"steps", "answer", "target", "report"},
 }
 """Parts of ``calib`` (modules and subpackages) and the other parts that each may import."""
 KERNELS_TOO = {"measure"}

@@ -1,0 +1,70 @@
+"""Sentences of a run about itself: where its times come from, and what was assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from calib.hardware import hardware_names
+from calib.host_costs import HostCosts
+from calib.target import Target
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib.fusion import Fusion
+
+
+def source_notes(target: Target, operators: pd.DataFrame) -> list[str]:
+    """Where the times come from: the user's samples, the card that ships, or nothing."""
+    from calib import estimate as tables
+    from calib.cards.shipped import about_card
+
+    if target.hardware.unprobed:
+        return [
+            "No times: mode=analytic never measures, and only probes tell what this CPU can do. "
+            "For times give a card, +hw=<card>, one of "
+            f"{', '.join(n for n in hardware_names() if n != 'cpu')}, or measure with mode=run."
+        ]
+    name, notes = target.hardware.name, []
+    about = about_card(name)
+    if about:
+        behind = "Kinds that your samples lack come from the" if target.samples else "The"
+        notes.append(f"{behind} calibration that ships: {about['summary']}")
+    if not (target.samples or about):
+        notes.append(
+            f"{name} has no samples and no calibration that ships, so every kernel takes its "
+            "roofline: a lower bound, often 2-5x below the clock. To calibrate it, put a Parquet "
+            f"file of its samples (calib.samples) into {target.store.folder}."
+        )
+    if about:
+        notes.append(f"How the times of each kind are known: {tables.known_by(operators)}.")
+    return notes
+
+
+def issue_notes(costs: HostCosts | None, fused: Mapping[str, Fusion]) -> list[str]:
+    notes = []
+    if costs and costs.published:
+        operator = costs.eager_operator
+        notes.append(
+            f"Host costs are published ranges, not measured ({', '.join(costs.published)}); an "
+            f"eager operator takes {operator.low_s * 1e6:.1f}-{operator.high_s * 1e6:.1f} "
+            f"microseconds of the host ({operator.known_by})."
+        )
+    for phase, fusion in fused.items():
+        notes.append(
+            f"Compiled, a pass of {phase} launches {fusion.launches} kernels in place of "
+            f"{fusion.launches_before} and moves {fusion.saved_bytes / 1e6:.3g} MB less."
+        )
+    return notes
+
+
+def module_code_notes(host_s: float, operators: pd.DataFrame) -> list[str]:
+    """What eager module code adds on a CPU; nothing where it was not measured."""
+    if not host_s:
+        return []
+    launches = int((operators["launches"] * operators["count"]).sum())
+    return [
+        f"Eager module code adds {host_s * 1e6:.1f} microseconds to each of the {launches} "
+        "launches of one pass of all phases (measured on a miniature model)."
+    ]
