@@ -1,15 +1,19 @@
-"""Which shapes to measure next: those that take most uncertainty away from all candidates.
+"""Which shapes to measure next: drawn where the fit is unsure, and spread over the space of shapes.
 
-Every candidate carries a variance v_j, of its log seconds. Measuring candidate i also tells of its
-neighbours: with correlation r_ij, a kernel over log shape, the variance that it takes away is
+The candidates stand for the shapes that will be asked for, so a fit learns most from a sample of
+them, thinned where it is sure and denser where it is not. Each candidate gets a chance in
+proportion to the spread that the fit tells for it, the chances sum to the number wanted, and the
+local pivotal method draws: neighbours contest their chances until each is taken or left, so that a
+shape that is taken leaves less for those beside it. (Neyman, J. R. Stat. Soc. 97, 1934: samples in
+proportion to the spread are the best estimate of a sum; Grafström, Lundström and Schelin,
+Biometrics 68, 2012: the draw.)
 
-    gain_i = sum_j w_j v_j r_ij^2 / cost_i
+Taking the largest spread instead, or what lowers the sum of all spreads most, was no better than
+drawing at random (``docs/learning_curve.md``): it leaves the distribution of what is asked for.
 
-(Cohn's criterion for active learning, with the handed-in spread in place of one model's algebra).
-After i is chosen, v_j shrinks by (1 - r_ij^2), so a batch never holds clones, and a lone corner
-that stands for nobody waits. With v = 1 everywhere this is a space-filling design of the
-candidates: that is the start, when no fit exists. Later v comes from a function,
-``uncertainty(ops)``, that the caller hands in; nothing here knows the fit.
+With equal chances this is an even design over the candidates: that is the start, when no fit
+exists. Later the spread comes from a function, ``uncertainty(ops)``, that the caller hands in;
+nothing here knows the fit.
 """
 
 from __future__ import annotations
@@ -23,8 +27,12 @@ from model.ops import Operator
 Uncertainty = Callable[[Sequence[Operator]], np.ndarray]
 """Operators -> [n] spread (standard deviation) of the natural logarithm of their seconds."""
 
-_MOST_REFERENCES = 2000
-"""Candidates that a gain is summed over: a sample of so many stands for all."""
+_NEIGHBOURS = 8
+"""Nearest candidates among which a rival is looked for; where all are decided, in the next pass."""
+_LEAST_CHANCE = 1e-9
+"""Of the largest: what is left to a candidate that the fit is quite sure of."""
+_DECIDED = 1e-7
+"""A chance as near as this to 0 or 1 is 0 or 1."""
 
 
 def choose(
@@ -33,64 +41,96 @@ def choose(
     count: int,
     uncertainty: Uncertainty | np.ndarray | None = None,
     *,
-    weights: np.ndarray | None = None,
-    cost: np.ndarray | None = None,
     seed: int = 0,
 ) -> list[int]:
-    """Indices into ``candidates`` of the next ``count`` to measure, the most useful first.
+    """Indices into ``candidates`` of the next ``count`` to measure; fewer where no more are left.
 
-    Candidates and ``measured`` are of one kind. ``uncertainty``: the function, or what it
-    said of the candidates; None until there is a fit.
-    ``weights`` [n]: how much the candidate matters as a shape to be predicted; ``cost`` [n]: what
-    measuring it takes. Candidates that are measured already are never chosen.
+    Candidates are of one kind; those that are ``measured`` already are never chosen.
+    ``uncertainty``: the function, or what it said of the candidates; None until there is a fit.
+    Every prefix of the answer is spread over the space too, so measuring may stop anywhere.
     """
-    points = coordinates([*candidates, *measured])
-    points, known = points[: len(candidates)], points[len(candidates) :]
+    if not candidates:
+        return []
     done = set(measured)
     free = np.array([op not in done for op in candidates], dtype=bool)
     spread = uncertainty(candidates) if callable(uncertainty) else uncertainty
-    return choose_rows(
-        points, known, count, spread, weights=weights, cost=cost, free=free, seed=seed
-    )
+    return choose_rows(coordinates(candidates), count, spread, free=free, seed=seed)
 
 
 def choose_rows(
     points: np.ndarray,
-    known: np.ndarray,
     count: int,
     spread: np.ndarray | None = None,
     *,
-    weights: np.ndarray | None = None,
-    cost: np.ndarray | None = None,
     free: np.ndarray | None = None,
     seed: int = 0,
 ) -> list[int]:
-    """The rule over coordinates: ``points`` [n, d] candidates, ``known`` [m, d] measured.
+    """The rule over coordinates: ``points`` [n, d]; a pure function of its arguments.
 
-    ``spread`` [n]: what a fit to the known is unsure by; None: no fit yet, and the known take away
-    what the rule would have them take. ``free`` [n]: False for what must not be chosen.
+    ``spread`` [n]: what a fit is unsure by; None: the same everywhere. ``free`` [n]: False for
+    what must not be chosen.
     """
-    n = len(points)
-    weights = np.ones(n) if weights is None else np.asarray(weights, dtype=float)
-    open_ = np.ones(n, dtype=bool) if free is None else free.copy()
     rng = np.random.default_rng(seed)
-    references = rng.permutation(n)[:_MOST_REFERENCES]
-    length = _length(points[references], len(known) + count)
-    shared = _squared_correlation(points, points[references], length)  # [n, references]
-    variance = np.ones(len(references)) if spread is None else spread[references] ** 2
-    if spread is None and len(known):
-        told = _squared_correlation(known, points[references], length)  # [m, references]
-        variance = variance * np.prod(1 - told, axis=0)
-    variance = variance * weights[references]
-    price = 1.0 if cost is None else np.asarray(cost, dtype=float)
-    chosen: list[int] = []
-    while len(chosen) < min(count, n) and open_.any():
-        gain = np.where(open_, shared @ variance / price, -np.inf)
-        best = int(np.argmax(gain))
-        chosen.append(best)
-        open_[best] = False
-        variance = variance * (1 - shared[best])
-    return chosen
+    rows = np.arange(len(points)) if free is None else np.flatnonzero(free)
+    weights = np.ones(len(rows)) if spread is None else np.asarray(spread, dtype=float)[rows]
+    taken = pivotal(points[rows], chances(weights, min(count, len(rows))), rng)
+    return [int(rows[i]) for i in _spread_out(points[rows], taken, rng)]
+
+
+def chances(weights: np.ndarray, count: int) -> np.ndarray:
+    """[n] in proportion to ``weights``, none above 1, their sum ``count`` (at most n)."""
+    largest = weights.max(initial=0.0)
+    weights = np.maximum(weights / largest, _LEAST_CHANCE) if largest else np.ones(len(weights))
+    sure = np.zeros(len(weights), dtype=bool)
+    while not sure.all():
+        left = count - sure.sum()
+        chance = np.where(sure, 1.0, weights * left / weights[~sure].sum())
+        if not np.any(above := ~sure & (chance >= 1.0)):
+            return np.asarray(chance)
+        sure |= above
+    return np.ones(len(weights))
+
+
+def pivotal(points: np.ndarray, chance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows that are taken when neighbours contest: ``points`` [n, d], ``chance`` [n].
+
+    A contest of two leaves one of them decided and keeps the sum and the expectation of both: the
+    local pivotal method. As many rows are taken as the chances sum to.
+    """
+    from scipy.spatial import KDTree
+
+    chance = chance.copy()
+    while len(open_ := np.flatnonzero(_undecided(chance))) > 1:
+        near = KDTree(points[open_]).query(points[open_], min(len(open_), _NEIGHBOURS + 1))[1]
+        for row in rng.permutation(len(open_)):
+            one = open_[row]
+            if _undecided(chance[one]):
+                rivals = (other for other in open_[near[row]] if other != one)
+                other = next((r for r in rivals if _undecided(chance[r])), None)
+                if other is not None:
+                    chance[one], chance[other] = _contest(chance[one], chance[other], rng)
+    return np.flatnonzero(chance > 0.5)
+
+
+def _undecided(chance: np.ndarray) -> np.ndarray:
+    return (chance > _DECIDED) & (chance < 1 - _DECIDED)
+
+
+def _contest(a: float, b: float, rng: np.random.Generator) -> tuple[float, float]:
+    """The chances after it: one has none left, or, where they sum to more than 1, is sure."""
+    both = a + b
+    if both < 1:
+        return (0.0, both) if rng.random() * both < b else (both, 0.0)
+    return (1.0, both - 1) if rng.random() * (2 - both) < 1 - b else (both - 1, 1.0)
+
+
+def _spread_out(points: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> list[np.integer]:
+    """``rows`` in an order in which the first half, quarter, ... are spread out as all are."""
+    if len(rows) <= 1:
+        return list(rows)
+    half = pivotal(points[rows], chances(np.ones(len(rows)), len(rows) // 2), rng)
+    first = np.isin(np.arange(len(rows)), half)
+    return _spread_out(points, rows[first], rng) + list(rng.permutation(rows[~first]))
 
 
 def coordinates(ops: Sequence[Operator]) -> np.ndarray:
@@ -115,25 +155,3 @@ def coordinates(ops: Sequence[Operator]) -> np.ndarray:
 
 def _log(values: Sequence[float]) -> np.ndarray:
     return np.asarray(np.log(np.maximum(np.array(values, dtype=float), 0.5)))
-
-
-def _length(points: np.ndarray, count: int) -> float:
-    """The reach of one sample when ``count`` of them share all ``points`` evenly.
-
-    The median distance to the neighbour up to which a point would be the nearest sample.
-    """
-    some = points[:500]
-    rank = min(max(1, round(len(points) / max(count, 1))), len(points) - 1)
-    distance = np.sqrt(_squared_distance(some, points))
-    reach = float(np.median(np.partition(distance, rank, axis=1)[:, rank]))
-    return reach if reach > 0 else 1.0
-
-
-def _squared_correlation(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
-    """[len(a), len(b)] squares of a Gaussian kernel."""
-    return np.asarray(np.exp(-_squared_distance(a, b) / length**2))
-
-
-def _squared_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
-    return np.asarray(np.maximum(squared, 0.0))
