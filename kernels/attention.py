@@ -23,7 +23,9 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.configs import Tile, pick_attention
+from kernels.configs.candidates import Tile
+from kernels.configs.footprint import head_block
+from kernels.configs.pick import pick_attention
 from kernels.launch import Architecture, Launch, architecture_of, strided
 
 LOG2_E = log2(EULER)
@@ -62,9 +64,17 @@ def attention_reference(
 
 
 @triton.jit
+def place(tiles, H: tl.constexpr):
+    """The tile, the head and the image of a program. They share the first axis of the grid, since
+    the others end at 65535; head and image are in 64 bits, as strides times them must be."""
+    i_h = tl.program_id(0) // tiles
+    return tl.program_id(0) % tiles, (i_h % H).to(tl.int64), (i_h // H).to(tl.int64)
+
+
+@triton.jit
 def load_rows(p, o_r, o_d, s, R, D: tl.constexpr, BD: tl.constexpr, MASKED: tl.constexpr):
     """[BR, BD] of a matrix [R, D], zero outside. No mask where none can be needed."""
-    p += o_r.to(tl.int64)[:, None] * s[2] + o_d[None, :] * s[3]
+    p += o_r.to(tl.int64)[:, None] * s[2] + o_d.to(tl.int64)[None, :] * s[3]
     if MASKED and D == BD:
         b = tl.load(p, mask=o_r[:, None] < R, other=0.0)
     elif MASKED:
@@ -100,7 +110,8 @@ def walk(
         b_k = load_rows(p_k, o_k, o_d, s_k, N, D, BD, MASKED)  # [BN, BD]
         b_s = tl.dot(b_q, b_k.T) * scale  # [BM, BN]
         if p_bias is not None:
-            p_b = p_bias + o_q.to(tl.int64)[:, None] * s_bias[2] + o_k[None, :] * s_bias[3]
+            p_b = p_bias + o_q.to(tl.int64)[:, None] * s_bias[2]
+            p_b += o_k.to(tl.int64)[None, :] * s_bias[3]
             m_b = (o_q[:, None] < Q) & (o_k[None, :] < N)
             b_s += tl.load(p_b, mask=m_b, other=0.0).to(tl.float32) * 1.4426950408889634
         if MASKED:
@@ -124,9 +135,8 @@ def attention_kernel(
     H: tl.constexpr, GROUP: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    i_m = tl.num_programs(0) - 1 - tl.program_id(0)  # the longest causal rows first
-    i_h = tl.program_id(1)
-    i_b = tl.program_id(2).to(tl.int64)
+    i_m, i_h, i_b = place(tl.cdiv(Q, BM), H)
+    i_m = tl.cdiv(Q, BM) - 1 - i_m  # the longest causal rows first
     o_q = i_m * BM + tl.arange(0, BM)
     o_d = tl.arange(0, BD)
     p_k += i_b * s_k[0] + (i_h // GROUP) * s_k[1]
@@ -205,15 +215,10 @@ def attention_launch(
         "BM": tile.m,
         "BN": tile.n,
         "D": head_dim,
-        "BD": block_of(head_dim),
+        "BD": head_block(head_dim),
     }
-    grid = (triton.cdiv(q_len, tile.m), heads, batch)
+    grid = (triton.cdiv(q_len, tile.m) * heads * batch,)
     return Launch(attention_kernel, grid, arguments, tile.warps, tile.stages)
-
-
-def block_of(head_dim: int) -> int:
-    """The block that holds a head: ``tl.dot`` wants a power of two, 16 at least."""
-    return max(16, triton.next_power_of_2(head_dim))
 
 
 def attention_forward(

@@ -17,8 +17,10 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.attention import LOG2_E, attention_forward, block_of, load_rows, seen
-from kernels.configs import Tile, pick_backward
+from kernels.attention import LOG2_E, attention_forward, load_rows, place, seen
+from kernels.configs.candidates import Tile
+from kernels.configs.footprint import head_block
+from kernels.configs.pick import pick_backward
 from kernels.launch import Architecture, Launch, architecture_of, strided
 
 
@@ -28,9 +30,8 @@ def delta_kernel(
     BM: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """delta [B, H, q_len]: the inner product of each row's output and its gradient."""
-    i_h = tl.program_id(1)
-    i_b = tl.program_id(2).to(tl.int64)
-    o_q = tl.program_id(0) * BM + tl.arange(0, BM)
+    i_m, i_h, i_b = place(tl.cdiv(Q, BM), H)
+    o_q = i_m * BM + tl.arange(0, BM)
     o_d = tl.arange(0, BD)
     b_o = load_rows(p_o + i_b * s_o[0] + i_h * s_o[1], o_q, o_d, s_o, Q, D, BD, True)  # [BM, BD]
     b_do = load_rows(p_do + i_b * s_do[0] + i_h * s_do[1], o_q, o_d, s_do, Q, D, BD, True)
@@ -47,7 +48,7 @@ def probabilities(b_s, b_lse, m_s):
 @triton.jit
 def load_bias(p_bias, o_q, o_k, s_bias, Q, N):
     """The bias of a block of scores in base 2, shaped as the offsets broadcast."""
-    p_b = p_bias + o_q.to(tl.int64) * s_bias[2] + o_k * s_bias[3]
+    p_b = p_bias + o_q.to(tl.int64) * s_bias[2] + o_k.to(tl.int64) * s_bias[3]
     return tl.load(p_b, mask=(o_q < Q) & (o_k < N), other=0.0).to(tl.float32) * 1.4426950408889634
 
 
@@ -58,9 +59,7 @@ def dkdv_kernel(
     H: tl.constexpr, GROUP: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    i_n = tl.program_id(0)
-    i_kv = tl.program_id(1)
-    i_b = tl.program_id(2).to(tl.int64)
+    i_n, i_kv, i_b = place(tl.cdiv(N, BN), H // GROUP)
     o_k = i_n * BN + tl.arange(0, BN)
     o_d = tl.arange(0, BD)
     b_k = load_rows(p_k + i_b * s_k[0] + i_kv * s_k[1], o_k, o_d, s_k, N, D, BD, True)  # [BN, BD]
@@ -106,9 +105,7 @@ def dq_kernel(
     H: tl.constexpr, GROUP: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    i_m = tl.program_id(0)
-    i_h = tl.program_id(1)
-    i_b = tl.program_id(2).to(tl.int64)
+    i_m, i_h, i_b = place(tl.cdiv(Q, BM), H)
     o_q = i_m * BM + tl.arange(0, BM)
     o_d = tl.arange(0, BD)
     b_q = load_rows(p_q + i_b * s_q[0] + i_h * s_q[1], o_q, o_d, s_q, Q, D, BD, True)  # [BM, BD]
@@ -170,7 +167,7 @@ def backward_launches(
     tile = tile or pick_backward(head_dim, q.element_size(), architecture)
     dq, dk, dv, dbias = gradients
     delta = torch.empty_like(lse)
-    block = {"D": head_dim, "BD": block_of(head_dim), "BM": tile.m, "H": heads, "Q": q_len}
+    block = {"D": head_dim, "BD": head_block(head_dim), "BM": tile.m, "H": heads, "Q": q_len}
     shared = strided(q=q, k=k, v=v, bias=bias, do=do) | {
         "p_lse": lse,
         "p_delta": delta,
@@ -185,8 +182,8 @@ def backward_launches(
     rows = strided(o=o, do=do) | {"p_delta": delta}
     keys = shared | strided(dk=dk, dv=dv)
     queries = shared | strided(dq=dq, dbias=dbias)
-    over_queries = (triton.cdiv(q_len, tile.m), heads, batch)
-    over_keys = (triton.cdiv(kv_len, tile.n), kv_heads, batch)
+    over_queries = (triton.cdiv(q_len, tile.m) * heads * batch,)
+    over_keys = (triton.cdiv(kv_len, tile.n) * kv_heads * batch,)
     return (
         Launch(delta_kernel, over_queries, rows | block, 4),
         Launch(dkdv_kernel, over_keys, keys | block, tile.warps, tile.stages),

@@ -11,8 +11,10 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.attention import LOG2_E, attention_reference, block_of, check_attention, load_rows
-from kernels.configs import Tile, pick_decode
+from kernels.attention import LOG2_E, attention_reference, check_attention, load_rows, place
+from kernels.configs.candidates import Tile
+from kernels.configs.footprint import head_block
+from kernels.configs.pick import pick_decode
 from kernels.launch import Architecture, Launch, architecture_of, strided
 
 
@@ -29,14 +31,12 @@ def decode_reference(
 
 @triton.jit
 def split_kernel(
-    p_q, p_k, p_v, p_o, p_lse, N, start, chunk, s_q, s_k, s_v, s_o, scale,
+    p_q, p_k, p_v, p_o, p_lse, N, start, chunk, splits, s_q, s_k, s_v, s_o, scale,
     H: tl.constexpr, GROUP: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Keys [start + i chunk, start + (i + 1) chunk) of [start, N); ``o`` [B, H, splits, D]."""
-    i_c = tl.program_id(0)
-    i_kv = tl.program_id(1)
-    i_b = tl.program_id(2).to(tl.int64)
+    i_c, i_kv, i_b = place(splits, H // GROUP)
     o_g = tl.arange(0, BM)  # query heads of the group; tl.dot wants 16 rows at least
     o_h = i_kv * GROUP + o_g
     o_d = tl.arange(0, BD)
@@ -66,7 +66,7 @@ def split_kernel(
     b_o = b_acc / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
     p_o += i_b * s_o[0] + o_h[:, None] * s_o[1] + i_c * s_o[2] + o_d[None, :] * s_o[3]
     tl.store(p_o, b_o.to(p_o.dtype.element_ty), mask=m_q)
-    p_lse += (i_b * H + o_h) * tl.num_programs(0) + i_c
+    p_lse += (i_b * H + o_h) * splits + i_c
     tl.store(p_lse, b_m + tl.log2(b_l), mask=o_g < GROUP)  # -inf for a chunk without keys
 
 
@@ -76,8 +76,7 @@ def combine_kernel(
     BS: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """The partial outputs of one head, weighted by their share of the sum."""
-    i_h = tl.program_id(0)
-    i_b = tl.program_id(1).to(tl.int64)
+    _, i_h, i_b = place(1, H)
     o_s = tl.arange(0, BS)
     o_d = tl.arange(0, BD)
     p_lse += (i_b * H + i_h) * SPLITS + o_s
@@ -115,12 +114,13 @@ def decode_launches(
     chunk = triton.cdiv(triton.cdiv(kv_len - start, tile.n), splits) * tile.n
     parts = o if splits == 1 else q.new_empty(batch, heads, splits, head_dim, dtype=torch.float32)
     lse = q.new_empty(batch, heads, splits, dtype=torch.float32)
-    block = {"D": head_dim, "BD": block_of(head_dim)}
+    block = {"D": head_dim, "BD": head_block(head_dim)}
     arguments = strided(q=q, k=k, v=v, o=parts) | {
         "p_lse": lse,
         "N": kv_len,
         "start": start,
         "chunk": chunk,
+        "splits": splits,
         "scale": scale * LOG2_E,
         "H": heads,
         "GROUP": heads // kv_heads,
@@ -128,7 +128,7 @@ def decode_launches(
         "BN": tile.n,
         **block,
     }
-    split = Launch(split_kernel, (splits, kv_heads, batch), arguments, tile.warps, tile.stages)
+    split = Launch(split_kernel, (splits * kv_heads * batch,), arguments, tile.warps, tile.stages)
     if splits == 1:
         return (split,)
     arguments = strided(parts=parts, o=o) | {
@@ -138,7 +138,7 @@ def decode_launches(
         "BS": triton.next_power_of_2(splits),
         **block,
     }
-    return split, Launch(combine_kernel, (heads, batch), arguments, 4)
+    return split, Launch(combine_kernel, (heads * batch,), arguments, 4)
 
 
 def decode_attention(

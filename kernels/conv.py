@@ -7,7 +7,8 @@ group's input channels:
 
 The order of r is free, so it follows memory: channels fastest for channels-last tensors, the
 kernel's columns fastest for torch's default. A patch embedding is the case S = kernel, P = 0. A
-depthwise convolution has no sum over channels, hence no product of matrices, and its own kernel.
+depthwise convolution has no sum over channels, hence no product of matrices, and a page of its own
+(``depthwise``).
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ import triton
 import triton.language as tl
 from torch.nn import functional
 
-from kernels.configs import Tile, pick_depthwise, pick_linear
+from kernels.configs.candidates import Tile
+from kernels.configs.pick import Product, pick_linear
+from kernels.depthwise import depthwise_launch, is_channels_last
 from kernels.launch import Architecture, Launch, architecture_of, strided
-from kernels.mlp import tile_of
+from kernels.mlp.operands import tile_of
+from kernels.mlp.product import of_columns
+from kernels.mlp.split import finish_launch, partial_sums
 
 
 def conv2d_reference(
@@ -53,25 +58,29 @@ def positions(o_m, OH, OW):
 
 @triton.jit
 def conv2d_kernel(
-    p_x, p_w, p_bias, p_o, M, N, C, H, W, OH, OW, S, P, s_x, s_w, s_o,
+    p_x, p_w, p_bias, p_o, M, N, C, H, W, OH, OW, S, P, stretch, splits, s_x, s_w, s_o,
     KH: tl.constexpr, KW: tl.constexpr, PADDED: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """``N`` output and ``C`` input channels of one group; M = B OH OW."""
-    i_g = tl.program_id(1)
-    i_m, i_n = tile_of(tl.program_id(0), tl.cdiv(M, BM), tl.cdiv(N, BN), 8)
+    """``N`` output and ``C`` input channels of one group; M = B OH OW. ``o`` [splits, B, OC, OH,
+    OW]: each of the parts sums ``stretch`` places of the reduction."""
+    tiles_m, tiles_n = tl.cdiv(M, BM), tl.cdiv(N, BN)
+    i_rest = tl.program_id(0) // (tiles_m * tiles_n)
+    i_g, i_split = (i_rest // splits).to(tl.int64), (i_rest % splits).to(tl.int64)
+    i_m, i_n = tile_of(tl.program_id(0) % (tiles_m * tiles_n), tiles_m, tiles_n, 8)
     o_m = i_m * BM + tl.arange(0, BM)
     o_n = i_n * BN + tl.arange(0, BN)
     o_b, o_y, o_x = positions(o_m, OH, OW)
     o_h = o_y * S - P
     o_w = o_x * S - P
     p_x += i_g * C * s_x[1]
-    p_x_m = p_x + o_b.to(tl.int64) * s_x[0] + o_h * s_x[2] + o_w * s_x[3]  # [BM]
+    p_x_m = p_x + o_b.to(tl.int64) * s_x[0] + o_h.to(tl.int64) * s_x[2] + o_w * s_x[3]  # [BM]
     p_w_n = p_w + (i_g * N + o_n) * s_w[0]  # [BN]
     K = C * KH * KW
 
     b_y = tl.zeros((BM, BN), tl.float32)
-    for o_k in range(0, K, BK):
+    lo = i_split.to(tl.int32) * stretch
+    for o_k in range(lo, tl.minimum(K, lo + stretch), BK):
         o_r = o_k + tl.arange(0, BK)
         o_c, o_kh, o_kw = taps(o_r, C, KH, KW, CHANNELS_LAST)
         m_x = (o_m[:, None] < M) & (o_r[None, :] < K)
@@ -79,7 +88,7 @@ def conv2d_kernel(
             o_ih = o_h[:, None] + o_kh[None, :]
             o_iw = o_w[:, None] + o_kw[None, :]
             m_x = m_x & (o_ih >= 0) & (o_ih < H) & (o_iw >= 0) & (o_iw < W)
-        o_in = o_c * s_x[1] + o_kh * s_x[2] + o_kw * s_x[3]  # [BK]
+        o_in = o_c.to(tl.int64) * s_x[1] + o_kh * s_x[2] + o_kw * s_x[3]  # [BK]
         o_wt = o_c * s_w[1] + o_kh * s_w[2] + o_kw * s_w[3]  # [BK]
         b_x = tl.load(p_x_m[:, None] + o_in[None, :], mask=m_x, other=0.0)  # [BM, BK]
         m_w = (o_n[:, None] < N) & (o_r[None, :] < K)
@@ -88,45 +97,14 @@ def conv2d_kernel(
 
     if p_bias is not None:
         b_y += tl.load(p_bias + i_g * N + o_n, mask=o_n < N, other=0.0).to(tl.float32)[None, :]
-    p_o_m = p_o + o_b.to(tl.int64) * s_o[0] + o_y * s_o[2] + o_x * s_o[3]  # [BM]
-    p_o_mn = p_o_m[:, None] + (i_g * N + o_n)[None, :] * s_o[1]
+    p_o += i_split * s_o[0]
+    p_o_m = p_o + o_b.to(tl.int64) * s_o[1] + o_y.to(tl.int64) * s_o[3] + o_x * s_o[4]  # [BM]
+    p_o_mn = p_o_m[:, None] + (i_g * N + o_n)[None, :] * s_o[2]  # [BM, BN]
     m_o = (o_m[:, None] < M) & (o_n[None, :] < N)
     tl.store(p_o_mn, b_y.to(p_o.dtype.element_ty), mask=m_o)
 
 
-@triton.jit
-def depthwise_kernel(
-    p_x, p_w, p_bias, p_o, N, H, W, OH, OW, S, P, s_x, s_w, s_o,
-    KH: tl.constexpr, KW: tl.constexpr, MULTIPLE: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
-    """``N`` output channels, ``MULTIPLE`` of them on each input channel."""
-    i_b = tl.program_id(2).to(tl.int64)
-    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
-    o_n = tl.program_id(1) * BN + tl.arange(0, BN)
-    o_y = o_m // OW
-    o_x = o_m % OW
-    m_o = (o_m[:, None] < OH * OW) & (o_n[None, :] < N)
-    p_x += i_b * s_x[0] + (o_n // MULTIPLE)[None, :] * s_x[1]
-
-    b_y = tl.zeros((BM, BN), tl.float32)
-    for i_kh in range(KH):
-        for i_kw in range(KW):
-            o_h = (o_y * S - P + i_kh)[:, None]
-            o_w = (o_x * S - P + i_kw)[:, None]
-            m_x = m_o & (o_h >= 0) & (o_h < H) & (o_w >= 0) & (o_w < W)
-            b_x = tl.load(p_x + o_h * s_x[2] + o_w * s_x[3], mask=m_x, other=0.0)  # [BM, BN]
-            p_w_n = p_w + o_n * s_w[0] + i_kh * s_w[2] + i_kw * s_w[3]
-            b_w = tl.load(p_w_n, mask=o_n < N, other=0.0)  # [BN]
-            b_y += b_x.to(tl.float32) * b_w.to(tl.float32)[None, :]
-
-    if p_bias is not None:
-        b_y += tl.load(p_bias + o_n, mask=o_n < N, other=0.0).to(tl.float32)[None, :]
-    p_o += i_b * s_o[0] + o_n[None, :] * s_o[1] + o_y[:, None] * s_o[2] + o_x[:, None] * s_o[3]
-    tl.store(p_o, b_y.to(p_o.dtype.element_ty), mask=m_o)
-
-
-def conv2d_launch(
+def conv2d_launches(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
@@ -136,14 +114,22 @@ def conv2d_launch(
     groups: int,
     architecture: Architecture,
     tile: Tile | None = None,
-) -> Launch:
-    """``x`` [B, C, H, W] and ``o`` [B, OC, OH, OW] of any strides."""
+) -> tuple[Launch, ...]:
+    """``x`` [B, C, H, W] and ``o`` [B, OC, OH, OW] of any strides: one kernel, or the parts of the
+    reduction and their sum (``kernels.mlp.split``)."""
     (batch, _, height, width), (channels, depth, kernel_h, kernel_w) = (x.shape, weight.shape)
-    (out_h, out_w), n = o.shape[2:], channels // groups
+    (out_h, out_w), n, matrix = o.shape[2:], channels // groups, as_matrix(o)
     m, k = batch * out_h * out_w, depth * kernel_h * kernel_w
-    tile = tile or pick_linear("conv2d", m, n, k, x.element_size(), architecture, groups)
-    arguments = strided(x=x, w=weight, o=o) | {
-        "p_bias": bias,
+    can_split = matrix is not None
+    product = Product("conv2d", m, n, k, x.element_size(), groups, can_split=can_split)
+    tile, sums, parts = tile or pick_linear(product, architecture), None, o[None]
+    if tile.splits > 1:
+        if matrix is None:
+            raise ValueError(f"o: strides {o.stride()}: expected positions side by side to split")
+        sums = partial_sums(matrix, tile.splits)  # [splits, M, OC]
+        parts = sums.unflatten(1, (batch, out_h, out_w)).permute(0, 1, 4, 2, 3)
+    arguments = strided(x=x, w=weight, o=parts) | {
+        "p_bias": bias if sums is None else None,
         "M": m,
         "N": n,
         "C": depth,
@@ -153,51 +139,30 @@ def conv2d_launch(
         "OW": out_w,
         "S": stride,
         "P": padding,
+        "stretch": triton.cdiv(triton.cdiv(k, tile.k), len(parts)) * tile.k,
+        "splits": len(parts),
         "KH": kernel_h,
         "KW": kernel_w,
         "PADDED": padding > 0,
         "CHANNELS_LAST": is_channels_last(x),
         **tile.blocks("mnk"),
     }
-    grid = (triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n), groups)
-    return Launch(conv2d_kernel, grid, arguments, tile.warps, tile.stages)
+    grid = (triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n) * groups * len(parts),)
+    launch = Launch(conv2d_kernel, grid, arguments, tile.warps, tile.stages)
+    if sums is None or matrix is None:
+        return (launch,)
+    return launch, finish_launch(sums, bias, matrix, None)
 
 
-def depthwise_launch(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    o: torch.Tensor,
-    stride: int,
-    padding: int,
-    architecture: Architecture,
-    tile: Tile | None = None,
-) -> Launch:
-    """``x`` [B, C, H, W], ``weight`` [OC, 1, KH, KW], OC a multiple of C."""
-    (batch, depth, height, width), (channels, _, kernel_h, kernel_w) = (x.shape, weight.shape)
-    tile = tile or pick_depthwise(is_channels_last(x))
-    arguments = strided(x=x, w=weight, o=o) | {
-        "p_bias": bias,
-        "N": channels,
-        "H": height,
-        "W": width,
-        "OH": o.shape[2],
-        "OW": o.shape[3],
-        "S": stride,
-        "P": padding,
-        "KH": kernel_h,
-        "KW": kernel_w,
-        "MULTIPLE": channels // depth,
-        **tile.blocks("mn"),
-    }
-    positions_per_image = o.shape[2] * o.shape[3]
-    grid = (triton.cdiv(positions_per_image, tile.m), triton.cdiv(channels, tile.n), batch)
-    return Launch(depthwise_kernel, grid, arguments, tile.warps)
-
-
-def is_channels_last(x: torch.Tensor) -> bool:
-    """Whether a position's channels lie side by side."""
-    return x.shape[1] > 1 and x.stride(1) == 1
+def as_matrix(o: torch.Tensor) -> torch.Tensor | None:
+    """[B, OC, OH, OW] as [B OH OW, OC] without a copy; None where its strides do not allow it."""
+    batch, channels, height, width = o.shape
+    along = o.stride(3)
+    rows_follow = height == 1 or o.stride(2) == width * along
+    images_follow = batch == 1 or o.stride(0) == height * width * along
+    if not (rows_follow and images_follow):
+        return None
+    return o.as_strided((batch * height * width, channels), (along, o.stride(1)))
 
 
 def conv2d(
@@ -216,6 +181,7 @@ def conv2d(
     that do not match.
     """
     _check(x, weight, stride, padding, groups)
+    bias = of_columns(bias, weight)
     layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
     weight = weight.contiguous(memory_format=layout)
     size = [
@@ -229,7 +195,10 @@ def conv2d(
     if weight.shape[1] == 1 and groups > 1:
         depthwise_launch(x, weight, bias, o, stride, padding, architecture, tile).run()
     else:
-        conv2d_launch(x, weight, bias, o, stride, padding, groups, architecture, tile).run()
+        for launch in conv2d_launches(
+            x, weight, bias, o, stride, padding, groups, architecture, tile
+        ):
+            launch.run()
     return o
 
 
@@ -246,10 +215,12 @@ def patch_embed(
     """
     patch = weight.shape[2]
     _check(x, weight, patch, 0, 1)
+    bias = of_columns(bias, weight)
     rows, columns = x.shape[2] // patch, x.shape[3] // patch
     tokens = x.new_empty(x.shape[0], rows, columns, weight.shape[0])
     o = tokens.permute(0, 3, 1, 2)
-    conv2d_launch(x, weight, bias, o, patch, 0, 1, architecture_of(x.device), tile).run()
+    for launch in conv2d_launches(x, weight, bias, o, patch, 0, 1, architecture_of(x.device), tile):
+        launch.run()
     return tokens.view(x.shape[0], rows * columns, weight.shape[0])
 
 

@@ -38,6 +38,8 @@ class Architecture:
     l2_bytes_per_clock: int = 32
     """What the L2 gives one SM in a clock while all read: the port is 64 bytes wide, and 5120
     bytes for the 108 SMs of an A100 (its white paper) are 47 at best."""
+    card: str = ""
+    """The device's own name, for choices that were timed on it; empty where there is none."""
 
     @property
     def has_bulk_copy(self) -> bool:
@@ -77,7 +79,9 @@ def architecture_of(device: torch.device) -> Architecture:
                 f"{properties.name}: compute capability {name} has no row in "
                 f"kernels.launch.ARCHITECTURES ({', '.join(ARCHITECTURES)})"
             )
-        return replace(ARCHITECTURES[name], sms=properties.multi_processor_count)
+        return replace(
+            ARCHITECTURES[name], sms=properties.multi_processor_count, card=properties.name
+        )
     if not triton.knobs.runtime.interpret:
         raise ValueError(
             f"a tensor on {device}: Triton kernels run on a CUDA device, or anywhere under "

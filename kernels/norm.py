@@ -14,7 +14,8 @@ import triton
 import triton.language as tl
 from torch.nn import functional
 
-from kernels.configs import Tile, pick_rows
+from kernels.configs.candidates import Tile
+from kernels.configs.pick import pick_rows
 from kernels.launch import Architecture, Launch, architecture_of, strided
 
 
@@ -38,7 +39,7 @@ def softmax_reference(x: torch.Tensor) -> torch.Tensor:
 @triton.jit
 def load_block(p_x, o_m, o_n, M, N, s_x, other):
     """[BM, BN] in float32, ``other`` outside."""
-    p_x += o_m.to(tl.int64)[:, None] * s_x[0] + o_n[None, :] * s_x[1]
+    p_x += o_m.to(tl.int64)[:, None] * s_x[0] + o_n.to(tl.int64)[None, :] * s_x[1]
     return tl.load(p_x, mask=(o_m[:, None] < M) & (o_n[None, :] < N), other=other).to(tl.float32)
 
 

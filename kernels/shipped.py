@@ -8,20 +8,16 @@ and strides, which is all that a compilation looks at.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from kernels import attention, attention_backward, attention_decode, conv, mlp, norm, stream
-from kernels.configs import (
-    attention_tiles,
-    backward_tiles,
-    decode_tiles,
-    linear_tiles,
-    pick_vector,
-)
+from kernels import attention, attention_backward, attention_decode, conv, depthwise, norm, stream
+from kernels.configs.footprint import attention_tiles, backward_tiles, decode_tiles, linear_tiles
+from kernels.configs.pick import pick_vector
 from kernels.launch import Architecture, Launch
+from kernels.mlp import experts, few_rows, gated, product
 
 ITEM = 2
 """Bytes of a bfloat16."""
@@ -51,28 +47,33 @@ def linears(architecture: Architecture) -> Iterator[Specimen]:
     for k, how in ((1280, "aligned"), (1283, "any stride")):
         x, w, b, o = empty(512, k), empty(6848, k), empty(6848), empty(512, 6848)
         for tile in linear_tiles("linear", ITEM, architecture, by_element=k % 8 > 0):
-            launch = mlp.linear_launch(x, w, b, o, "gelu", architecture, tile)
+            (launch,) = product.linear_launches(x, w, b, o, "gelu", architecture, tile)
             yield Specimen(f"{tile}, {how}", launch)
+    tile = replace(linear_tiles("linear", ITEM, architecture)[-1], splits=4)
+    x, w, b, o = empty(16, 6848), empty(1280, 6848), empty(1280), empty(16, 1280)
+    split, finish = product.linear_launches(x, w, b, o, "gelu", architecture, tile)
+    yield Specimen(f"{tile}, aligned", split)
+    yield Specimen("4 parts, gelu", finish)
 
 
 def swiglus(architecture: Architecture) -> Iterator[Specimen]:
     x, gate, o = empty(512, 1280), empty(6848, 1280), empty(512, 6848)
     for tile in linear_tiles("swiglu", ITEM, architecture):
-        yield Specimen(str(tile), mlp.swiglu_launch(x, gate, gate, o, architecture, tile))
+        yield Specimen(str(tile), gated.swiglu_launch(x, gate, gate, o, architecture, tile))
 
 
 def groups(architecture: Architecture) -> Iterator[Specimen]:
     x, w, o = empty(2958, 1280), empty(64, 1792, 1280), empty(2958, 1792)
     ends = empty(64, dtype=torch.int32)
     for tile in linear_tiles("grouped", ITEM, architecture):
-        yield Specimen(str(tile), mlp.grouped_launch(x, w, ends, o, architecture, tile))
+        yield Specimen(str(tile), experts.grouped_launch(x, w, ends, o, architecture, tile))
 
 
 def vectors(architecture: Architecture) -> Iterator[Specimen]:
-    for m in (1, mlp.VECTOR_ROWS):
+    for m in (1, few_rows.VECTOR_ROWS):
         for up in (None, empty(6848, 1280)):
             tile = pick_vector(m, 6848, ITEM, up is not None, architecture)
-            launch = mlp.vector_launch(
+            launch = few_rows.vector_launch(
                 empty(m, 1280), empty(6848, 1280), up, None, empty(m, 6848), None, architecture
             )
             yield Specimen(f"{tile}, {'one weight' if up is None else 'gate and up'}", launch)
@@ -120,15 +121,18 @@ def convs(architecture: Architecture) -> Iterator[Specimen]:
     x, w = (t.to(memory_format=last) for t in (empty(1, 256, 64, 64), empty(256, 256, 3, 3)))
     image, patch, tokens = empty(1, 3, 1024, 1024), empty(768, 3, 16, 16), empty(1, 64, 64, 768)
     for tile in linear_tiles("conv2d", ITEM, architecture):
-        launch = conv.conv2d_launch(x, w, None, x, 1, 1, 1, architecture, tile)
+        (launch,) = conv.conv2d_launches(x, w, None, x, 1, 1, 1, architecture, tile)
         yield Specimen(f"{tile}, 3x3 channels-last", launch)
     tile = linear_tiles("conv2d", ITEM, architecture)[0]
     out = tokens.permute(0, 3, 1, 2)
-    launch = conv.conv2d_launch(image, patch, None, out, 16, 0, 1, architecture, tile)
+    (launch,) = conv.conv2d_launches(image, patch, None, out, 16, 0, 1, architecture, tile)
     yield Specimen(f"{tile}, patches of 16", launch)
+    tile = replace(tile, splits=4)
+    split, _ = conv.conv2d_launches(x, w, None, x, 1, 1, 1, architecture, tile)
+    yield Specimen(f"{tile}, 3x3 channels-last", split)
     for layout, what in ((last, "channels-last"), (torch.contiguous_format, "channels-first")):
         x, w = (t.to(memory_format=layout) for t in (empty(1, 256, 64, 64), empty(256, 1, 3, 3)))
-        launch = conv.depthwise_launch(x, w, None, x, 1, 1, architecture)
+        launch = depthwise.depthwise_launch(x, w, None, x, 1, 1, architecture)
         yield Specimen(f"3x3 {what}", launch)
 
 

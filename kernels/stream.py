@@ -14,7 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.configs import Tile, pick_stream
+from kernels.configs.candidates import Tile
+from kernels.configs.pick import pick_stream
 from kernels.launch import Architecture, Launch, architecture_of
 
 

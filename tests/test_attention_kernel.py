@@ -12,7 +12,7 @@ from torch.nn import functional
 from kernels.attention import attention, attention_forward, attention_reference
 from kernels.attention_backward import differentiable_attention
 from kernels.attention_decode import decode_attention, decode_reference
-from kernels.configs import Tile
+from kernels.configs.candidates import Tile
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 

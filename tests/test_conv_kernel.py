@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from kernel_cases import DTYPES, assert_near, draw
 
 from kernels import conv
-from kernels.configs import Tile
+from kernels.configs.candidates import Tile
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 SMALL = Tile(16, 16, 32)
+SPLIT_SHAPES = ((2, 8, 7, 5), (6, 8, 3, 3), (12,))
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 BF16 = torch.bfloat16
 full = pytest.mark.gpu
@@ -59,6 +62,24 @@ def test_conv2d(
     device: str,
 ) -> None:
     check(channels, (11, 9), kernel, stride, padding, groups, dtype, device, layout, SMALL)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_conv2d_split_over_programs(dtype: torch.dtype, groups: int, device: str) -> None:
+    tile, last = replace(SMALL, splits=3), torch.channels_last
+    check((8, 10), (11, 9), (3, 3), 2, 1, groups, dtype, device, last, tile)
+
+
+def test_split_needs_positions_side_by_side(device: str) -> None:
+    """Of one image the channels' planes are; of two they are not."""
+    plane, tile = torch.contiguous_format, replace(SMALL, splits=3)
+    x, weight, bias = (draw(*s, dtype=torch.float16, device=device) for s in SPLIT_SHAPES)
+    got = conv.conv2d(x[:1], weight, bias[::2], padding=1, tile=tile)
+    assert got.is_contiguous(memory_format=plane)
+    assert_near(got, conv.conv2d_reference(x[:1], weight, bias[::2], padding=1))
+    with pytest.raises(ValueError, match="expected positions side by side to split"):
+        conv.conv2d(x, weight, bias[::2], padding=1, tile=tile)
 
 
 def test_conv2d_as_picked(device: str) -> None:

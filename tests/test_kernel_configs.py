@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from kernels import configs
-from kernels.configs import Footprint, Tile
+from kernels.configs import footprint, pick
+from kernels.configs.candidates import Tile
+from kernels.configs.footprint import Footprint
+from kernels.configs.pick import Product
 from kernels.launch import ARCHITECTURES, architecture_of
 
 EVERY = pytest.mark.parametrize("card", ARCHITECTURES)
@@ -16,16 +20,16 @@ SM_90, SM_120 = ARCHITECTURES["sm_90"], ARCHITECTURES["sm_120"]
 def test_a_hopper_tile_is_pruned_on_sm_120_by_arithmetic() -> None:
     """Four stages of 128 and 256 rows of 64 elements: 196,608 B, where a block has 101,376."""
     tile = Tile(128, 256, 64, 8, 4)
-    footprint = configs.linear_footprint(tile, 2, factors=1, by_element=False)
-    assert footprint.shared == 4 * (128 + 256) * 64 * 2 == 196_608
-    assert configs.fits(tile, footprint, SM_90)
-    assert not configs.fits(tile, footprint, SM_120)
+    takes = footprint.linear_footprint(tile, 2, factors=1, by_element=False)
+    assert takes.shared == 4 * (128 + 256) * 64 * 2 == 196_608
+    assert footprint.fits(tile, takes, SM_90)
+    assert not footprint.fits(tile, takes, SM_120)
 
 
 def test_accumulators_are_pruned_by_registers() -> None:
     tile = Tile(128, 256, 64, 4, 2)
-    assert not configs.fits(tile, Footprint(0, 128 * 256), SM_90)  # 256 a thread
-    assert configs.fits(tile, Footprint(0, 128 * 128), SM_90)
+    assert not footprint.fits(tile, Footprint(0, 128 * 256), SM_90)  # 256 a thread
+    assert footprint.fits(tile, Footprint(0, 128 * 128), SM_90)
 
 
 @EVERY
@@ -34,42 +38,62 @@ def test_every_size_of_head_and_element_has_a_tile(card: str, item: int) -> None
     architecture = ARCHITECTURES[card]
     for kernel in ("linear", "swiglu", "grouped", "conv2d"):
         for by_element in (False, True):
-            assert configs.linear_tiles(kernel, item, architecture, by_element)
+            assert footprint.linear_tiles(kernel, item, architecture, by_element)
     for head_dim in (8, 64, 72, 128, 256):
-        assert configs.attention_tiles(head_dim, item, architecture)
-        assert configs.attention_tiles(head_dim, item, architecture, masked=True)
-        assert configs.backward_tiles(head_dim, item, architecture)
-        assert configs.decode_tiles(head_dim, item, architecture)
+        assert footprint.attention_tiles(head_dim, item, architecture)
+        assert footprint.attention_tiles(head_dim, item, architecture, masked=True)
+        assert footprint.backward_tiles(head_dim, item, architecture)
+        assert footprint.decode_tiles(head_dim, item, architecture)
 
 
 @EVERY
 def test_few_rows_get_a_low_tile_and_many_a_large_one(card: str) -> None:
     architecture = ARCHITECTURES[card]
-    tiles = configs.linear_tiles("linear", 2, architecture)
-    assert configs.pick_linear("linear", 16, 1280, 1280, 2, architecture).m == 16
-    assert configs.pick_linear("linear", 8192, 8192, 8192, 2, architecture) in tiles[:2]
+    tiles = footprint.linear_tiles("linear", 2, architecture)
+    assert pick.pick_linear(Product("linear", 16, 1280, 1280, 2), architecture).m == 16
+    assert pick.pick_linear(Product("linear", 8192, 8192, 8192, 2), architecture) in tiles[:2]
 
 
 @pytest.mark.parametrize("m", [5, 73, 493, 4096])
 def test_pick_is_near_the_least_of_its_own_model(m: int) -> None:
-    shape = (m, 1280, 6848, 2, SM_90)
-    picked = configs.pick_linear("linear", *shape)
-    clocks = [configs.linear_clocks(t, *shape) for t in configs.linear_tiles("linear", 2, SM_90)]
-    assert configs.linear_clocks(picked, *shape) <= 1.05 * min(clocks)
+    product = Product("linear", m, 1280, 6848, 2, can_split=True)
+    picked = pick.pick_linear(product, SM_90)
+    clocks = [pick.linear_clocks(t, product, SM_90) for t in pick.product_tiles(product, SM_90)]
+    assert pick.linear_clocks(picked, product, SM_90) <= 1.05 * min(clocks)
 
 
 def test_of_near_equals_the_first_is_taken() -> None:
     tiles = (Tile(128, 128), Tile(64, 64), Tile(16, 16))
-    assert configs.fastest(tiles, dict(zip(tiles, (1.04, 1.0, 2.0), strict=True)).get) == tiles[0]
-    assert configs.fastest(tiles, dict(zip(tiles, (1.06, 1.0, 2.0), strict=True)).get) == tiles[1]
+    assert pick.fastest(tiles, dict(zip(tiles, (1.04, 1.0, 2.0), strict=True)).get) == tiles[0]
+    assert pick.fastest(tiles, dict(zip(tiles, (1.06, 1.0, 2.0), strict=True)).get) == tiles[1]
 
 
 def test_decode_splits_fill_the_card_but_never_a_tile() -> None:
-    tile, splits = configs.pick_decode(8192, 1, 128, 10, 2, SM_90)
+    tile, splits = pick.pick_decode(8192, 1, 128, 10, 2, SM_90)
     assert 10 * splits >= 2 * SM_90.sms > 10 * (splits - 1)
-    tile, splits = configs.pick_decode(100, 1, 128, 10, 2, SM_90)
+    tile, splits = pick.pick_decode(100, 1, 128, 10, 2, SM_90)
     assert splits == -(-100 // tile.n)
-    assert configs.pick_decode(8192, 1, 128, 1000, 2, SM_90)[1] == 1
+    assert pick.pick_decode(8192, 1, 128, 1000, 2, SM_90)[1] == 1
+
+
+def test_a_long_reduction_over_few_tiles_is_split_into_one_wave() -> None:
+    """16 rows against DeepSeek-OCR's [1280, 6848] are 20 tiles for 132 SMs; a wide output is none
+    of that, nor is a reduction too short to share."""
+    long = Product("linear", 16, 1280, 6848, 2, can_split=True)
+    tile = pick.pick_linear(long, SM_90)
+    assert tile.splits > 1 and SM_90.sms / 2 < long.tiles(tile) * tile.splits <= SM_90.sms
+    for product in (Product("linear", 16, 129280, 1280, 2), Product("linear", 16, 1280, 128, 2)):
+        assert pick.pick_linear(replace(product, can_split=True), SM_90).splits == 1
+    assert pick.pick_linear(replace(long, can_split=False), SM_90).splits == 1
+
+
+def test_decode_tiles_grow_with_the_group_and_still_fit() -> None:
+    """Multi-query attention of 128 heads: the queries alone take what a small card has left."""
+    for architecture in ARCHITECTURES.values():
+        tile = pick.pick_decode(4096, 128, 128, 1, 2, architecture)[0]
+        assert tile.m == 128
+        takes = footprint.attention_footprint(tile, 128, 2)
+        assert footprint.fits(tile, takes, architecture)
 
 
 def test_a_float32_tile_holds_the_same_bytes() -> None:

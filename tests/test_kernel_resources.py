@@ -55,7 +55,11 @@ def test_every_kernel_is_compiled_for_both_cards(compiled: list[Resources]) -> N
         shipped.attention_backward,
         shipped.attention_decode,
         shipped.conv,
-        shipped.mlp,
+        shipped.depthwise,
+        shipped.experts,
+        shipped.few_rows,
+        shipped.gated,
+        shipped.product,
         shipped.norm,
         shipped.stream,
     )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from kernel_cases import DTYPES, assert_near, draw
 from torch.nn import functional
 
 from kernels import mlp
-from kernels.configs import Tile
+from kernels.configs.candidates import Tile
+from kernels.launch import ARCHITECTURES
+from kernels.mlp.few_rows import VECTOR_ROWS
+from kernels.mlp.operands import can_bulk
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -42,14 +47,42 @@ def test_linear_takes_any_stride(device: str) -> None:
     assert_near(mlp.linear(x, weight, tile=SMALL), mlp.linear_reference(x, weight))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [71, 72])
+@pytest.mark.parametrize("splits", [3, 7])  # K is 5 steps of 16: of 7 parts some have none
+def test_linear_split_over_programs(dtype: torch.dtype, k: int, splits: int, device: str) -> None:
+    x = draw(33, k, dtype=dtype, device=device)
+    weight, bias = (draw(*s, dtype=dtype, device=device) for s in ((45, k), (45,)))
+    got = mlp.linear(x, weight, bias, "quick_gelu", replace(SMALL, splits=splits))
+    assert_near(got, mlp.linear_reference(x, weight, bias, "quick_gelu"))
+
+
+def test_parameters_take_any_stride(device: str) -> None:
+    """A bias out of a fused parameter, ends out of a table of counts."""
+    x, weight = (draw(*s, dtype=torch.float16, device=device) for s in ((9, 24), (13, 24)))
+    bias = draw(39, dtype=torch.float16, device=device)[::3]
+    for rows in (2, 9):
+        got = mlp.linear(x[:rows], weight, bias)
+        assert_near(got, mlp.linear_reference(x[:rows], weight, bias))
+    ends = torch.tensor([[4, 0], [9, 0]], dtype=torch.int32, device=device)[:, 0]
+    both = torch.stack([weight, -weight])
+    assert_near(mlp.grouped_linear(x, both, ends), mlp.grouped_reference(x, both, ends))
+
+
+def test_rows_that_are_one_row(device: str) -> None:
+    """``expand`` makes rows of stride 0, which pass for aligned and which no descriptor takes."""
+    x = draw(1, 72, dtype=torch.float16, device=device).expand(33, 72)
+    weight = draw(45, 72, dtype=torch.float16, device=device)
+    assert not can_bulk(ARCHITECTURES["sm_90"], x)
+    assert_near(mlp.linear(x, weight, tile=SMALL), mlp.linear_reference(x, weight))
+
+
 def test_descriptors_are_used_where_rows_are_aligned(device: str) -> None:
     """Guards the two cases of ``test_linear`` against testing the same path twice."""
-    from kernels.launch import ARCHITECTURES
-
     aligned, odd = (draw(33, k, dtype=torch.float16, device=device) for k in (72, 71))
-    assert mlp.can_bulk(ARCHITECTURES["sm_90"], aligned)
-    assert not mlp.can_bulk(ARCHITECTURES["sm_90"], odd)
-    assert not mlp.can_bulk(ARCHITECTURES["sm_80"], aligned)
+    assert can_bulk(ARCHITECTURES["sm_90"], aligned)
+    assert not can_bulk(ARCHITECTURES["sm_90"], odd)
+    assert not can_bulk(ARCHITECTURES["sm_80"], aligned)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -75,7 +108,7 @@ def test_swiglu_of_the_halves_of_one_weight(
 ) -> None:
     x = draw(rows, k, dtype=dtype, device=device) / k**0.5
     gate, up = draw(90, k, dtype=dtype, device=device).chunk(2)
-    got = mlp.swiglu(x, gate, up, SMALL if rows > mlp.VECTOR_ROWS else None)
+    got = mlp.swiglu(x, gate, up, SMALL if rows > VECTOR_ROWS else None)
     assert_near(got, mlp.swiglu_reference(x, gate, up))
 
 
@@ -103,6 +136,12 @@ def test_bad_input_is_named(device: str) -> None:
         mlp.linear(x, weight)
     with pytest.raises(ValueError, match=r"activation = 'relu'.*expected one of"):
         mlp.linear(x, weight[:, :8], activation="relu")
+    with pytest.raises(ValueError, match=r"bias: \(4,\), expected \(5,\)"):
+        mlp.linear(x, weight[:, :8], x.new_empty(4))
+    with pytest.raises(ValueError, match=r"up: \(4, 8\), expected the shape of gate \(5, 8\)"):
+        mlp.swiglu(x, weight[:, :8], weight[:4, :8])
+    with pytest.raises(ValueError, match=r"expected \[rows, K\] and \[experts, N, K\]"):
+        mlp.grouped_linear(x, weight[:, :8], torch.tensor([1, 3]))
     with pytest.raises(ValueError, match=r"ends: .*expected \(2,\) torch.int32"):
         mlp.grouped_linear(x, torch.stack([weight[:, :8]] * 2), torch.tensor([1, 3]))
 

@@ -7,7 +7,7 @@ import torch
 from kernel_cases import DTYPES, assert_near, draw
 
 from kernels import norm
-from kernels.configs import Tile
+from kernels.configs.candidates import Tile
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 

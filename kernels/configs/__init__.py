@@ -1,0 +1,1 @@
+"""Which tile a shape gets: candidates, what fits a card, the pick, and choices that were timed."""

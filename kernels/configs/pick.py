@@ -1,0 +1,237 @@
+"""Which of the tiles that fit a shape gets: a model of the card with no fitted number in it.
+
+Programs run in waves, one on each SM. A program costs the filling of its pipeline and then, for
+each step of its reduction, the slower of two things: the tensor cores, and the L2 that feeds them.
+
+    clocks = waves x (fill + steps x max(multiply, load))
+
+The pick is the largest tile within ``NEARLY`` of the least clocks. A choice that was timed on the
+card at hand stands above the model (``kernels.configs.tuned``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+
+from kernels.configs.candidates import Tile
+from kernels.configs.footprint import (
+    attention_tiles,
+    backward_tiles,
+    decode_tiles,
+    linear_tiles,
+    power_of_two,
+)
+from kernels.configs.tuned import Question, answer
+from kernels.launch import Architecture
+
+NEARLY = 1.05
+"""Within so much of the least clocks the larger tile is taken: it moves fewer bytes for the same
+work, which the clocks of one SM do not show."""
+
+FILL_CLOCKS = 1500
+"""A program's first operands and its last stores: two trips to memory that nothing hides."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product as the pick sees it: ``copies`` of [m, k] x [k, n] in elements of ``item`` bytes.
+
+    ``kernel``: ``linear``, ``grouped``, ``conv2d`` or ``swiglu``, which has two columns for each of
+    the result. Experts count as copies of equal size: how full each is, only the device knows.
+    """
+
+    kernel: str
+    m: int
+    n: int
+    k: int
+    item: int
+    copies: int = 1
+    by_element: bool = False
+    can_split: bool = False
+
+    @property
+    def factors(self) -> int:
+        return 2 if self.kernel == "swiglu" else 1
+
+    def tiles(self, tile: Tile) -> int:
+        """Of the whole output."""
+        return self.copies * cdiv(self.m, tile.m) * cdiv(self.n, tile.n)
+
+
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def waves(programs: int, architecture: Architecture) -> int:
+    """Rounds in which every SM works on one program."""
+    return cdiv(programs, architecture.sms)
+
+
+def fastest(tiles: tuple[Tile, ...], clocks: Callable[[Tile], float]) -> Tile:
+    """The largest (the first) of those that nearly reach the least clocks."""
+    least = min(clocks(t) for t in tiles)
+    return next(t for t in tiles if clocks(t) <= NEARLY * least)
+
+
+def product_clocks(m: float, n: float, item: int, architecture: Architecture) -> float:
+    """Clocks of one SM for one step of an [m, n] product along its reduction.
+
+    Either the tensor cores set the pace or the L2 that feeds both operands; tf32 runs at half the
+    rate of 16-bit elements.
+    """
+    multiply = m * n * item / 2 / architecture.fma_per_clock
+    return max(multiply, (m + n) * item / architecture.l2_bytes_per_clock)
+
+
+def finish_clocks(product: Product, splits: int, architecture: Architecture) -> float:
+    """Clocks of a second kernel that sums partial results: its start, its fill, and float32 written
+    and read again by all SMs."""
+    moved = 2 * 4 * product.copies * product.m * product.n * splits
+    return 2 * FILL_CLOCKS + moved / (architecture.l2_bytes_per_clock * architecture.sms)
+
+
+def linear_clocks(tile: Tile, product: Product, architecture: Architecture) -> float:
+    """Clocks until the last program is done, and the sum of the parts where there are any."""
+    wide = product.factors * tile.n
+    step = product_clocks(tile.m, wide, product.item, architecture)
+    rounds = waves(product.tiles(tile) * tile.splits, architecture)
+    clocks = rounds * (FILL_CLOCKS + product.k / tile.splits * step)
+    if tile.splits > 1:
+        clocks += finish_clocks(product, tile.splits, architecture)
+    return clocks
+
+
+def split(tile: Tile, product: Product, architecture: Architecture) -> Tile:
+    """``tile`` with as many programs to a reduction as one wave takes, each with four steps to do
+    at least; itself where its tiles fill half of the card already."""
+    splits = min(architecture.sms // max(1, product.tiles(tile)), product.k // (4 * tile.k))
+    return replace(tile, splits=max(1, splits))
+
+
+@cache
+def product_tiles(product: Product, architecture: Architecture) -> tuple[Tile, ...]:
+    """The tiles that fit, whole, and split where the kernel can and the shape leaves SMs idle."""
+    tiles = linear_tiles(product.kernel, product.item, architecture, product.by_element)
+    if product.can_split:
+        tiles += tuple(split(t, product, architecture) for t in tiles)
+    return tuple(dict.fromkeys(tiles))
+
+
+@cache
+def model_linear(product: Product, architecture: Architecture) -> Tile:
+    """The :func:`fastest` of them."""
+    tiles = product_tiles(product, architecture)
+    return fastest(tiles, lambda t: linear_clocks(t, product, architecture))
+
+
+def pick_linear(product: Product, architecture: Architecture) -> Tile:
+    """The tuned tile, or the model's."""
+    ways = ", by element" * product.by_element + ", whole" * (not product.can_split)
+    question = Question(
+        architecture.card,
+        product.kernel + ways,
+        (product.item, product.copies, product.m, product.n, product.k),
+        product_tiles(product, architecture),
+    )
+    return answer(question, lambda: model_linear(product, architecture))
+
+
+@cache
+def pick_vector(m: int, n: int, item: int, gated: bool, architecture: Architecture) -> Tile:
+    """The most columns a program that still leave each SM four programs to hide latency behind.
+
+    A lane holds 16 bytes of weights a load; 32 accumulators a thread at most.
+    """
+    block_m = power_of_two(m)
+    columns = [c for c in (8, 4, 2, 1) if block_m * c * (1 + gated) <= 8]
+    n_tile = next((c for c in columns if cdiv(n, c) >= 4 * architecture.sms), columns[-1])
+    return Tile(block_m, n_tile, 1024 // item, 4, 3)
+
+
+@cache
+def model_attention(
+    q_len: int,
+    kv_len: int,
+    head_dim: int,
+    heads: int,
+    item: int,
+    architecture: Architecture,
+    masked: bool,
+) -> Tile:
+    """The :func:`fastest`. A step along the keys is two products of [m, head_dim], one to score,
+    one to sum."""
+
+    def clocks(tile: Tile) -> float:
+        programs = heads * cdiv(q_len, tile.m)
+        multiply = tile.m * head_dim * item / 2 / architecture.fma_per_clock
+        load = head_dim * item / architecture.l2_bytes_per_clock
+        return waves(programs, architecture) * (FILL_CLOCKS + 2 * kv_len * max(multiply, load))
+
+    return fastest(attention_tiles(head_dim, item, architecture, masked), clocks)
+
+
+def pick_attention(
+    q_len: int,
+    kv_len: int,
+    head_dim: int,
+    heads: int,
+    item: int,
+    architecture: Architecture,
+    masked: bool = False,
+) -> Tile:
+    """The tuned one, or the model's. ``heads``: of all images of a batch."""
+    question = Question(
+        architecture.card,
+        f"attention{', masked' * masked}",
+        (item, heads, q_len, kv_len, head_dim),
+        attention_tiles(head_dim, item, architecture, masked),
+    )
+    return answer(
+        question,
+        lambda: model_attention(q_len, kv_len, head_dim, heads, item, architecture, masked),
+    )
+
+
+def pick_backward(head_dim: int, item: int, architecture: Architecture) -> Tile:
+    """The largest that fits."""
+    return backward_tiles(head_dim, item, architecture)[0]
+
+
+@cache
+def pick_decode(
+    keys: int, group: int, head_dim: int, kv_heads: int, item: int, architecture: Architecture
+) -> tuple[Tile, int]:
+    """The largest tile that fits, and splits of the keys that give each SM two programs.
+
+    ``group``: query heads to a key head; ``kv_heads``: of all sequences of a batch.
+    """
+    tile = decode_tiles(head_dim, item, architecture, group)[0]
+    splits = min(cdiv(2 * architecture.sms, kv_heads), cdiv(keys, tile.n))
+    return tile, max(1, splits)
+
+
+@cache
+def pick_rows(rows: int, columns: int, architecture: Architecture) -> Tile:
+    """Whole rows up to 16384 columns, as many of them as make 4096 elements while each SM still
+    gets two programs; 16 elements a thread."""
+    n = min(power_of_two(columns), 16384)
+    m = max(1, min(4096 // n, rows // (2 * architecture.sms)))
+    m = 1 << (m.bit_length() - 1)
+    return Tile(m, n, 0, min(16, max(1, m * n // 512)))
+
+
+def pick_finish(columns: int) -> Tile:
+    """Sums of partial results: 16 bytes a thread and part, two rows or one."""
+    return Tile(2, 256) if columns >= 256 else Tile(4, 128)
+
+
+def pick_depthwise(channels_last: bool) -> Tile:
+    """Positions x channels: the longer side lies along memory."""
+    return Tile(8, 128) if channels_last else Tile(512, 1)
+
+
+def pick_stream(item: int, architecture: Architecture) -> Tile:
+    """8 KiB a program: four loads of 16 bytes in flight a thread, enough for every card here."""
+    return Tile(1, 8192 // item)
