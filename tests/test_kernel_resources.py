@@ -10,11 +10,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any
 
 import pytest
 
+import kernels
 from kernels.launch import ARCHITECTURES
 from kernels.resources import Resources, load_widths, markdown, occupancy, summary
 
@@ -48,22 +51,8 @@ def named(rows: list[Resources]) -> list[str]:
 
 def test_every_kernel_is_compiled_for_both_cards(compiled: list[Resources]) -> None:
     """All functions called *_kernel in the package, found by their names."""
-    from kernels import shipped
-
-    modules = (
-        shipped.attention,
-        shipped.attention_backward,
-        shipped.attention_decode,
-        shipped.conv,
-        shipped.depthwise,
-        shipped.experts,
-        shipped.few_rows,
-        shipped.gated,
-        shipped.product,
-        shipped.norm,
-        shipped.stream,
-    )
-    written = {n for m in modules for n in vars(m) if n.endswith("_kernel")}
+    pages = [import_module(m.name) for m in walk_packages(kernels.__path__, "kernels.")]
+    written = {n for page in pages for n in vars(page) if n.endswith("_kernel")}
     assert len(written) > 15
     for card in CARDS:
         assert {r.kernel for r in compiled if r.card == card} == written
