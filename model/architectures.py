@@ -8,11 +8,13 @@ from typing import Any
 from model.causal_lm import Llama, Qwen3Moe
 from model.deepseek_ocr import DeepseekOCRModel
 from model.deepseek_ocr_2 import DeepseekOCR2Model
+from model.deepseek_ocr_vendor import VendorDeepseekOCR
 from model.vit import Vit
 
 ARCHITECTURES: dict[str, type] = {
     "deepseek_ocr": DeepseekOCRModel,
     "deepseek_ocr_2": DeepseekOCR2Model,
+    "deepseek_ocr_vendor": VendorDeepseekOCR,
     "llama": Llama,
     "qwen3_moe": Qwen3Moe,
     "vit": Vit,

@@ -85,6 +85,11 @@ class SelfAttention(Layer):
         return self.rows * self.kv_heads * self.head_dim
 
     @property
+    def cosines(self) -> Any:
+        """Elements of the cosines (or of the sines), which sequences share."""
+        return self.tokens * self.head_dim
+
+    @property
     def cached(self) -> Any:
         """Elements of the keys (or of the values) in the cache, the new tokens included."""
         return self.batch * self.context * self.kv_heads * self.head_dim
@@ -136,8 +141,7 @@ class SelfAttention(Layer):
     def rotate(self, heads: Any) -> Iterator[Step]:
         """x * cos + rotate_half(x) * sin: the half turned is negated and put before the other."""
         whole = self.rows * heads * self.head_dim
-        table = self.tokens * self.head_dim
-        scaled = call(Elementwise(whole, broadcast=table, dtype=self.dtype))
+        scaled = call(Elementwise(whole, broadcast=self.cosines, dtype=self.dtype))
         yield scaled
         yield call(Elementwise(whole // 2, dtype=self.dtype))
         yield call(Copy(whole, dtype=self.dtype))
@@ -217,7 +221,7 @@ class TextModel(Layer):
         if self.embeds_tokens and self.embedding is not None:
             yield Child("embed_tokens", self.embedding)
         yield from self.masks.forward()
-        yield Child("rotary_emb", Rotary(attention.tokens, attention.head_dim, dtype))
+        yield from self.positions()
         for index, block in enumerate(self.blocks):
             yield Child(f"layers.{index}", block)
             # The first layer's input is held to the end.
@@ -225,10 +229,19 @@ class TextModel(Layer):
                 yield free(features, dtype)
         yield Child("norm", RMSNorm(attention.rows, attention.hidden, dtype))
         yield free(features, dtype)
-        yield free(2 * attention.tokens * attention.head_dim, dtype)
+        yield from self.without_positions()
         yield Live(-self.masks.kept_bytes)
         if self.embeds_tokens and self.embedding is not None:
             yield free(features, dtype)
+
+    def positions(self) -> Iterator[Step]:
+        """Rotary positions, made once for all layers."""
+        attention = self.blocks[0].self_attn
+        yield Child("rotary_emb", Rotary(attention.tokens, attention.head_dim, attention.dtype))
+
+    def without_positions(self) -> Iterator[Step]:
+        attention = self.blocks[0].self_attn
+        yield free(2 * attention.tokens * attention.head_dim, attention.dtype)
 
     def parameters(self) -> Any:
         """The token embedding belongs to the model also in a pass that is given features."""

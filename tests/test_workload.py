@@ -19,6 +19,8 @@ CONFIGURATIONS = sorted(p for p in MODELS.glob("*.yaml") if p.stem != "hf")
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
 def test_a_configuration_says_every_dimension_of_the_published_model(path: Path) -> None:
     configuration = yaml.safe_load(path.read_text())
+    for base in configuration.pop("defaults", []):
+        configuration = {**yaml.safe_load((MODELS / f"{base}.yaml").read_text()), **configuration}
     architecture = configuration.pop("architecture")
     published = build(architecture)
     assert build(architecture, **configuration) == published
