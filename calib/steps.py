@@ -114,6 +114,8 @@ def _uncertainty(samples: Sequence[Sample], hardware: Hardware) -> Uncertainty:
 
     from calib.fit import ROOFLINE, fit
 
+    if not samples:
+        return lambda ops: np.ones(len(ops))
     first = [s for s in samples if s.implementation == samples[0].implementation]
     known = replace(fit(first, hardware), measured={})
 
