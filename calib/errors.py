@@ -3,3 +3,11 @@
 
 class CalibError(Exception):
     """Bad input, a file that cannot be read or written, or a machine that lacks what was asked."""
+
+
+class DeviceLost(CalibError):
+    """The device no longer answers this process, though it may answer a new one."""
+
+
+LOST_STATUS = 75
+"""Exit status of a process that lost its device: run again, and it goes on."""

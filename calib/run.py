@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from calib.checkout import CONF, check_packages
-from calib.errors import CalibError
+from calib.errors import LOST_STATUS, CalibError, DeviceLost
 
 
 def run(config: dict[str, Any], folder: Path) -> None:
@@ -52,7 +52,7 @@ def main(config: DictConfig) -> None:
         run(plain, folder)  # type: ignore[arg-type]
     except (CalibError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(LOST_STATUS if isinstance(error, DeviceLost) else 2)
     except KeyboardInterrupt:
         print("interrupted: what was measured is kept; run again to go on", file=sys.stderr)
         sys.exit(130)

@@ -37,8 +37,9 @@ class Sample:
     the operator's own grouping. ``probe_flops`` and ``probe_bandwidth``: what a fixed matmul and a
     fixed copy reached around this sample's block, for the drift of the machine. ``status``:
     ``ok``, ``unsupported`` or ``out of memory`` (then ``seconds`` is empty), ``wrong`` (not the
-    reference's output) or ``throttled``. ``method``: how it was timed (``wall``, ``events``,
-    ``unheld``, ``graph``; empty where no one says); ``discarded``: repeats thrown away.
+    reference's output), ``throttled`` or ``lost`` (the process lost the device over it).
+    ``method``: how it was timed (``wall``, ``events``, ``unheld``, ``graph``; empty where no one
+    says); ``discarded``: repeats thrown away.
     """
 
     op: Operator

@@ -13,7 +13,7 @@ from simulated_gpu import KernelBench, SimulatedCard, Trace
 
 from benchmarks.card import checklist, summary, tables, wheels
 from benchmarks.card import repeat as again
-from benchmarks.card.checklist import DONE, FAILED, LEFT, TIMED_OUT, Outcome, Step
+from benchmarks.card.checklist import DONE, FAILED, LEFT, LOST, TIMED_OUT, Outcome, Step
 from calib.checkout import ROOT
 from calib.hardware import load_hardware
 from calib.host_costs import LAUNCH
@@ -80,11 +80,25 @@ def test_the_order_of_worth():
     assert names == ["tests", "sweep", "model", "graph", "kernels", "tables", "repeat"]
 
 
+@pytest.mark.parametrize(("losses", "status", "seconds"), [(2, DONE, 90), (9, LOST, 90)])
+def test_a_step_that_loses_the_card_goes_on_in_a_new_process(losses, status, seconds):
+    limits = []
+
+    def execute(step, limit_s):
+        limits.append(limit_s)
+        return Outcome(step.name, LOST if len(limits) <= losses else DONE, 30.0)
+
+    found = checklist.run(PLAN[:1], 500, {}, execute, lambda outcomes: None, lambda: 0.0)
+    assert found["a"] == Outcome("a", status, seconds)
+    assert limits == [100, 70, 40]  # with 10 s left none is begun
+
+
 @pytest.mark.parametrize(
     ("code", "status", "detail"),
     [
         ("print('fine')", DONE, ""),
         ("print('a'); raise SystemExit('broken')", FAILED, "a\nbroken"),
+        ("print('a'); raise SystemExit(75)", LOST, "a"),
         ("import time; print('begun', flush=True); time.sleep(60)", TIMED_OUT, "begun"),
     ],
 )

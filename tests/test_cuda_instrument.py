@@ -16,12 +16,14 @@ from simulated_gpu import (
 )
 
 from calib.device import DeviceProperties, derive_hardware
-from calib.errors import CalibError
+from calib.errors import DeviceLost
 from calib.hardware import load_hardware
 from calib.measure.clock import StopRule
 from calib.measure.cuda.instrument import ATTEMPTS, CudaInstrument
 from calib.measure.cuda.telemetry import POWER_CAP, NoSensor, around, reasons, settled, unfit
 from calib.measure.instrument import Telemetry
+from calib.measure.sweep import Point, Sweep
+from calib.samples import SampleStore
 from model import ops
 
 HARDWARE = derive_hardware(
@@ -180,16 +182,66 @@ def test_refusals_are_readings(refusal, status, reason):
     assert instrument.stream.recovered == (status == "out of memory" or reason != "no such kernel")
 
 
-def test_a_card_that_is_lost_ends_the_sweep():
+class BrokenCard(SimulatedCard):
+    """One operator breaks its context: from then on every call that looks at the device fails."""
+
+    def __init__(self, fatal):
+        super().__init__()
+        self.fatal, self.broken = fatal, False
+
+    def reached(self, mark):
+        if self.broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return super().reached(mark)
+
+    def recover(self):
+        super().recover()
+        if self.broken:
+            raise DeviceLost("the card is lost to this process")
+
+
+class BreakingBench(KernelBench):
+    def cases(self, op, implementation, copies):
+        if (op, implementation) == self.card.fatal:
+            self.card.broken = True  # the launch returns; who waits for it is told
+        return super().cases(op, implementation, copies)
+
+
+def test_a_lost_card_is_a_reading_and_probes_say_so():
+    card = BrokenCard((OP, "triton"))
+    instrument = CudaInstrument(HARDWARE, card, Trace(card), BreakingBench(card))
+    assert instrument.measure(OP, "torch", "cold", RULE).status == "ok"
+    reading = instrument.measure(OP, "triton", "cold", RULE)
+    assert (reading.status, reading.seconds) == ("lost", ())
+    assert "lost to this process" in reading.reason
+    with pytest.raises(DeviceLost):
+        instrument.speed()
+
+
+def test_a_sweep_goes_on_in_a_new_process_past_the_shape_that_cost_the_card(tmp_path):
+    points = [Point(ops.Matmul(m, 64, 64), "cold") for m in (32, 64, 96)]
+    store = SampleStore(tmp_path, "h200", "a card")
+
+    def process():
+        card = BrokenCard((OP, "triton"))
+        instrument = CudaInstrument(HARDWARE, card, Trace(card), BreakingBench(card))
+        return Sweep(instrument, store, 60.0, RULE, clock=card.now), card
+
+    first, card = process()
+    with pytest.raises(DeviceLost, match=r"Matmul.m=64.*triton.*not tried again"):
+        first.run([], lambda state: iter(points))
+    assert [s.status for s in store.samples()] == ["ok", "ok", "ok", "lost"]
+    second, card = process()
+    assert second.run([], lambda state: iter(points)) == 2
+    assert not card.broken
+    assert [s.status for s in store.samples()] == ["ok", "ok", "ok", "lost", "ok", "ok"]
+
+
+def test_a_card_that_hangs_is_lost():
     card = SimulatedCard()
-    instrument = open_simulated(card, refusal=RuntimeError("illegal memory access"))
-
-    def lost():
-        raise CalibError("the card is lost to this process")
-
-    card.recover = lost
-    with pytest.raises(CalibError, match="lost"):
-        instrument.measure(OP, "torch", "cold", RULE)
+    instrument = open_simulated(card, cold_s=100.0)
+    reading = instrument.measure(OP, "torch", "cold", RULE)
+    assert reading.status == "lost" and "did not finish" in reading.reason
 
 
 def test_an_unknown_implementation_is_unsupported():

@@ -167,7 +167,7 @@ def test_block_between_probes_that_disagree_is_measured_again(store, caplog):
     sweep(machine, store).run([], given(products(20)))
     repeated = [entry for entry, n in Counter(machine.measured).items() if n > 1]
     assert len(repeated) == np.ceil(BLOCK_S / SAMPLE_S)
-    assert f"{len(repeated)} samples" in caplog.text
+    assert caplog.text.count("\n") == 1 and f"{len(repeated)} samples were taken" in caplog.text
     assert sorted(s.op.m for s in store.samples()) == list(range(1, 21))
     assert {s.probe_flops for s in store.samples()} == {0.5e12}
 
@@ -183,6 +183,13 @@ def test_steady_means_both_probes():
     fast = Speed(1e12, 1e11)
     assert steady(fast, Speed(1.1e12, 0.9e11))
     assert not steady(fast, Speed(1.2e12, 1e11)) and not steady(fast, Speed(1e12, 0.8e11))
+
+
+def test_a_shape_that_is_a_model_s_own_too_is_marked_as_the_model_s(store):
+    models, designs = products(12, MODEL)[6:], products(12)
+    sweep(Machine(), store).run(models, given(designs))
+    assert Counter(s.origin for s in store.samples()) == {MODEL: 6, "design": 6}
+    assert {s.op.m for s in store.samples() if s.origin == MODEL} == set(range(7, 13))
 
 
 def test_store_of_another_device_is_refused(store):

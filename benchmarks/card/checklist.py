@@ -13,10 +13,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from calib.errors import LOST_STATUS
+
 DONE, FAILED, TIMED_OUT, LEFT = "done", "failed", "timed out", "no time left"
+LOST = "lost the card"
+_MOST_LOSSES = 5
+"""Of the card by one step: each new process goes on past what the last one lost it over."""
 LONGEST_S = 530.0
 """No step takes longer: where a command is ended after ten minutes, each one fits."""
 
@@ -117,10 +122,21 @@ def run(
         if left < step.least_s:
             outcomes.setdefault(step.name, Outcome(step.name, LEFT))
             continue
-        outcomes[step.name] = execute(step, min(step.limit_s, left, LONGEST_S))
+        outcomes[step.name] = _until_kept(step, min(step.limit_s, left, LONGEST_S), execute)
         store(outcomes)
     store(outcomes)
     return {step.name: outcomes[step.name] for step in plan}
+
+
+def _until_kept(step: Step, limit_s: float, execute: Execute) -> Outcome:
+    """Its outcome; where its process loses the card, a new one goes on in the time that is left."""
+    outcome = execute(step, limit_s)
+    for _ in range(_MOST_LOSSES):
+        if outcome.status != LOST or limit_s - outcome.seconds < step.least_s:
+            break
+        taken, again = outcome.seconds, execute(step, limit_s - outcome.seconds)
+        outcome = replace(again, seconds=taken + again.seconds)
+    return outcome
 
 
 def execute_in(work: Path, environment: Mapping[str, str]) -> Execute:
@@ -148,7 +164,7 @@ def execute_in(work: Path, environment: Mapping[str, str]) -> Execute:
         seconds = time.monotonic() - start
         if code == 0:
             return Outcome(step.name, DONE, seconds)
-        status = TIMED_OUT if code is None else FAILED
+        status = TIMED_OUT if code is None else LOST if code == LOST_STATUS else FAILED
         return Outcome(step.name, status, seconds, last_lines(log))
 
     return execute

@@ -16,10 +16,11 @@ from calib.measure.probes import Speed
 from model.ops import Operator
 
 OK, UNSUPPORTED, OUT_OF_MEMORY = "ok", "unsupported", "out of memory"
-WRONG, THROTTLED = "wrong", "throttled"
-STATUSES = (OK, UNSUPPORTED, OUT_OF_MEMORY, WRONG, THROTTLED)
+WRONG, THROTTLED, LOST = "wrong", "throttled", "lost"
+STATUSES = (OK, UNSUPPORTED, OUT_OF_MEMORY, WRONG, THROTTLED, LOST)
 """``wrong``: the output is not that of the float32 reference; ``throttled``: the card stayed under
-a thermal or hardware slowdown after all attempts (the seconds are kept, a fit leaves them out)."""
+a thermal or hardware slowdown after all attempts (the seconds are kept, a fit leaves them out);
+``lost``: the process lost the device over it, and can measure nothing more."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Instrument(Protocol):
         """Build ``op`` on random data, time it ``cold`` or ``hot`` until ``rule`` is content."""
 
     def speed(self) -> Speed:
-        """What probes reach just now."""
+        """What probes reach just now. Raises ``DeviceLost``."""
 
     def costs(self) -> dict[Operator, list[float]]:
         """Raw seconds of what the host and the queue cost (``calib.host_costs``); empty where the

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
+from calib.errors import DeviceLost
 from calib.measure.clock import StopRule
-from calib.measure.instrument import Instrument
+from calib.measure.instrument import LOST, Instrument
 from calib.measure.probes import Speed
 from calib.samples import Sample, SampleStore
 from model.ops import Operator
@@ -119,17 +120,26 @@ class Sweep:
         self._known = {(s.op, s.implementation, s.cache) for s in self.samples}
         self._budget = Budget(self.budget_s, spent_s(self.samples))
         self._start, self._retried_s, already = self.clock(), 0.0, len(self.samples)
+        self._repeated = 0
         entries = self._entries(models, designs)
         first = next(entries, None)
         if first is not None:
             self.instrument.warm_up()
             self._measure(itertools.chain([first], entries))
+        if self._repeated:
+            log.info("%d samples were taken twice: the machine changed under them", self._repeated)
         return len(self.samples) - already
 
     def _entries(self, models: Sequence[Point], designs: Designs) -> Iterator[tuple[Point, str]]:
-        """What is still to be measured, each with the implementation that is to execute it."""
+        """What is still to be measured, each with the implementation that is to execute it.
+
+        A shape of the design that is a model's own too is left to the model, so that its samples
+        are marked as such.
+        """
         state = State(self.samples, lambda: self._budget.share(self._elapsed_s()))
-        for point in interleave(models, designs(state), lambda: self._in_time(DESIGN)):
+        own = {point.op for point in models}
+        others = (point for point in designs(state) if point.op not in own)
+        for point in interleave(models, others, lambda: self._in_time(DESIGN)):
             for implementation in self.instrument.implementations:
                 key = (point.op, implementation, point.cache)
                 if key not in self._known and self._in_time(point.origin):
@@ -143,30 +153,46 @@ class Sweep:
         return self._elapsed_s() < self._budget.left_s(origin)
 
     def _measure(self, entries: Iterator[tuple[Point, str]]) -> None:
-        """All entries in blocks; one that is broken off is stored with what it holds."""
+        """All entries in blocks; one that is broken off is stored with what it holds.
+
+        Raises ``DeviceLost``; the shape that did it is stored too, and so never tried again.
+        """
         block = Block(self.instrument.speed(), self.clock())
         try:
             for entry in entries:
                 self.progress(self._elapsed_s(), entry[0].op.operator)
                 block.samples.append(self._take(*entry))
                 block.entries.append(entry)
+                _check(block.samples[-1])
                 if self.clock() - block.opened >= BLOCK_S:
                     after = self._settle(block)
                     self._store(block, after)
                     block = Block(after, self.clock())
         finally:
             if block.samples:
-                self._store(block, self.instrument.speed())
+                self._store(block, self._last_speed(block))
+
+    def _last_speed(self, block: Block) -> Speed:
+        """Of the machine now; a device that is lost was last seen before the block."""
+        if any(s.status == LOST for s in block.samples):
+            return block.before
+        try:
+            return self.instrument.speed()
+        except DeviceLost:
+            return block.before
 
     def _settle(self, block: Block) -> Speed:
         """Probe; where the machine changed, measure ``block`` once more, while the share lasts."""
         now = self.instrument.speed()
         if steady(block.before, now) or self._retried_s >= _RETRY_SHARE * self.budget_s:
             return now
-        log.info("the machine changed under %d samples: measured again", len(block.samples))
+        log.debug("the machine changed under %d samples: measured again", len(block.samples))
         began = self.clock()
-        samples = [self._take(*entry) for entry in block.entries]
-        block.before, block.samples = now, samples
+        for i, entry in enumerate(block.entries):
+            block.samples[i] = self._take(*entry)
+            _check(block.samples[i])
+        block.before = now
+        self._repeated += len(block.samples)
         self._retried_s += self.clock() - began
         return self.instrument.speed()
 
@@ -183,6 +209,8 @@ class Sweep:
         """One sample; what the device cannot run is recorded as such, without seconds."""
         started = datetime.fromtimestamp(self.clock(), UTC)
         reading = self.instrument.measure(point.op, implementation, point.cache, self.rule)
+        if reading.status == LOST:
+            log.warning("%s: %s", point.op, reading.reason)
         return Sample(
             op=point.op,
             seconds=list(reading.seconds),
@@ -198,6 +226,14 @@ class Sweep:
             started=started.isoformat(timespec="milliseconds"),
             versions=self.versions,
             **asdict(reading.telemetry),
+        )
+
+
+def _check(sample: Sample) -> None:
+    if sample.status == LOST:
+        raise DeviceLost(
+            f"the device was lost over {sample.op} ({sample.implementation}), which is not tried "
+            "again: run again, what was measured is kept"
         )
 
 

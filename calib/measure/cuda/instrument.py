@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from triton.errors import TritonError
 
+from calib.errors import DeviceLost
 from calib.hardware import Hardware
 from calib.measure.cases import Arena, Unsupported, torch_cases
 from calib.measure.check import error_of
@@ -19,6 +20,7 @@ from calib.measure.cuda.stream import Run, Stream, TorchStream, wait
 from calib.measure.cuda.telemetry import Sensor, around, open_sensor, settled, unfit
 from calib.measure.cuda.timer import Timed, Timer, measure_spin, time_operator
 from calib.measure.instrument import (
+    LOST,
     OUT_OF_MEMORY,
     THROTTLED,
     UNSUPPORTED,
@@ -101,6 +103,12 @@ class CudaInstrument:
 
     def measure(self, op: Operator, implementation: str, cache: str, rule: StopRule) -> Reading:
         try:
+            return self._refusable(op, implementation, cache, rule)
+        except DeviceLost as error:
+            return Reading(status=LOST, reason=str(error))
+
+    def _refusable(self, op: Operator, implementation: str, cache: str, rule: StopRule) -> Reading:
+        try:
             with torch.no_grad():
                 return self._measure(op, implementation, cache == "cold", rule)
         except Unsupported as error:
@@ -153,11 +161,15 @@ class CudaInstrument:
     def speed(self) -> Speed:
         """A product of 4096 cubed and a scaled copy of 256 MiB, medians of three."""
         rule = StopRule(1.0, 1.0, _SPEED_REPEATS, _SPEED_REPEATS)
-        with torch.no_grad():
-            product, copy = (
-                sorted(self._time(op, "torch", False, rule).seconds)[_SPEED_REPEATS // 2]
-                for op in (PROBE_PRODUCT, PROBE_COPY)
-            )
+        try:
+            with torch.no_grad():
+                product, copy = (
+                    sorted(self._time(op, "torch", False, rule).seconds)[_SPEED_REPEATS // 2]
+                    for op in (PROBE_PRODUCT, PROBE_COPY)
+                )
+        except RuntimeError:
+            self.stream.recover()  # where the context is broken, this says so
+            raise
         return Speed(PROBE_PRODUCT.flops / product, PROBE_COPY.bytes / copy)
 
     def costs(self) -> dict[Operator, list[float]]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from calib.errors import CalibError
+from calib.errors import DeviceLost
 
 Run = Callable[[], Any]
 
@@ -23,7 +23,7 @@ class Uncapturable(Exception):
     """The work cannot become a CUDA graph: it waits for the device, or allocates as it must not."""
 
 
-class DeviceHung(CalibError):
+class DeviceHung(DeviceLost):
     """The card did not finish in the time that any sample may take."""
 
 
@@ -58,8 +58,8 @@ class Stream(Protocol):
         """
 
     def recover(self) -> None:
-        """After an error of one operator: free what it held. Raises ``CalibError`` where the
-        process has lost the card."""
+        """After an error of one operator: free what it held. Raises ``DeviceLost`` where its
+        context is broken: an error that CUDA gives to every later call of the process."""
 
 
 def wait(stream: Stream, mark: Any, limit_s: float = 20.0) -> None:
@@ -68,8 +68,7 @@ def wait(stream: Stream, mark: Any, limit_s: float = 20.0) -> None:
     while not stream.reached(mark):
         if stream.now() - start > limit_s:
             raise DeviceHung(
-                f"the card did not finish within {limit_s:g} s: expected samples of less than a "
-                "second; end this process and run again, what was measured is kept"
+                f"the card did not finish within {limit_s:g} s: expected less than a second"
             )
 
 
@@ -121,6 +120,4 @@ class TorchStream:
             torch.cuda.empty_cache()
         except RuntimeError as error:
             first = str(error).partition("\n")[0]
-            raise CalibError(
-                f"the card is lost to this process ({first}): run again, what was measured is kept"
-            ) from None
+            raise DeviceLost(f"the card is lost to this process ({first})") from None
