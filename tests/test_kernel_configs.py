@@ -92,7 +92,7 @@ def test_decode_tiles_grow_with_the_group_and_still_fit() -> None:
     for architecture in ARCHITECTURES.values():
         tile = pick.pick_decode(4096, 128, 128, 1, 2, architecture)[0]
         assert tile.m == 128
-        takes = footprint.attention_footprint(tile, 128, 2)
+        takes = footprint.attention_footprint(tile, 128, 2, architecture)
         assert footprint.fits(tile, takes, architecture)
 
 

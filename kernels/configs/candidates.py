@@ -109,9 +109,15 @@ TILES: dict[tuple[str, str], tuple[Tile, ...]] = {
     ("attention", "mma"): (
         Tile(128, 32, 0, 8, 2),
         Tile(64, 32, 0, 4, 2),
+        Tile(64, 32, 0, 8, 2),
         Tile(16, 32, 0, 4, 1),
     ),
-    ("attention", "wgmma"): (Tile(128, 128, 0, 8, 2), Tile(64, 64, 0, 4, 2), Tile(64, 32, 0, 8, 2)),
+    ("attention", "wgmma"): (
+        Tile(128, 128, 0, 8, 2),
+        Tile(64, 64, 0, 4, 2),
+        Tile(128, 32, 0, 8, 2),
+        Tile(64, 32, 0, 8, 2),
+    ),
     ("attention", "tcgen05"): (
         Tile(128, 128, 0, 8, 2),
         Tile(64, 64, 0, 4, 2),
@@ -120,9 +126,14 @@ TILES: dict[tuple[str, str], tuple[Tile, ...]] = {
     ("attention_masked", "mma"): (
         Tile(64, 64, 0, 8, 2),
         Tile(64, 32, 0, 4, 2),
+        Tile(64, 32, 0, 8, 2),
         Tile(16, 32, 0, 4, 1),
     ),
-    ("attention_masked", "wgmma"): (Tile(128, 64, 0, 8, 2), Tile(64, 32, 0, 8, 2)),
+    ("attention_masked", "wgmma"): (
+        Tile(128, 64, 0, 8, 2),
+        Tile(128, 32, 0, 8, 2),
+        Tile(64, 32, 0, 8, 2),
+    ),
     ("attention_masked", "tcgen05"): (Tile(128, 64, 0, 8, 2), Tile(64, 32, 0, 8, 2)),
     ("backward", "mma"): (Tile(32, 64, 0, 8, 1), Tile(32, 32, 0, 8, 1), Tile(16, 16, 0, 4, 1)),
     ("backward", "wgmma"): (Tile(64, 128, 0, 8, 2), Tile(64, 64, 0, 8, 1), Tile(32, 32, 0, 8, 1)),

@@ -34,13 +34,18 @@ def fits(tile: Tile, footprint: Footprint, architecture: Architecture) -> bool:
 
 
 def shipped(
-    kernel: str, architecture: Architecture, item: int, footprint: Callable[[Tile], Footprint]
+    kernel: str,
+    architecture: Architecture,
+    item: int,
+    footprint: Callable[[Tile], Footprint],
+    shaped: Callable[[Tile], Tile] = lambda tile: tile,
 ) -> tuple[Tile, ...]:
-    """The candidates of ``kernel`` that fit, for elements of ``item`` bytes, the largest first.
+    """The candidates of ``kernel``, ``shaped`` for the problem, that fit, for elements of ``item``
+    bytes, the largest first.
 
     Raises ``ValueError`` if none does.
     """
-    tiles = [t.for_item(item) for t in TILES[kernel, architecture.family]]
+    tiles = [shaped(t.for_item(item)) for t in TILES[kernel, architecture.family]]
     fitting = tuple(t for t in tiles if fits(t, footprint(t), architecture))
     if not fitting:
         raise ValueError(f"{kernel}: no tile fits {architecture.name} with {item}-byte elements")
@@ -63,9 +68,9 @@ def linear_footprint(tile: Tile, item: int, factors: int, by_element: bool) -> F
     ``by_element``: rows that 16 bytes do not divide pass through registers, each element with its
     value and its address, instead of being copied to shared memory in the background.
     """
-    elements = (tile.m + factors * tile.n) * tile.k
-    passing = 2 * elements if by_element else 0
-    return Footprint(tile.stages * elements * item, factors * tile.m * tile.n + passing)
+    size = (tile.m + factors * tile.n) * tile.k * item
+    passing = size if by_element else 0
+    return Footprint(tile.stages * size, factors * tile.m * tile.n + passing)
 
 
 @cache
@@ -79,13 +84,25 @@ def linear_tiles(
     )
 
 
-def attention_footprint(tile: Tile, block: int, item: int) -> Footprint:
-    """Queries once, keys and values a stage; the output, the scores, and these once more.
+def attention_footprint(
+    tile: Tile, block: int, item: int, architecture: Architecture, masked: bool = False
+) -> Footprint:
+    """Queries once, keys and values a stage in shared memory; in registers the output, the scores,
+    these once more as they are rounded, and an address for each 16 bytes of keys and values.
 
-    ``block``: the :func:`head_block`.
+    A warp's instruction (mma, and below 64 rows on every card) takes its queries from registers
+    too. The others take float32 values only with the keys along memory, so those pass through
+    registers one by one, each with its address. ``block``: the :func:`head_block`; ``masked``: a
+    bias or a limit for each score.
     """
-    shared = item * block * (tile.m + tile.stages * 2 * tile.n)
-    return Footprint(shared, tile.m * block + tile.m * tile.n + tile.m * tile.n * item // 4)
+    scores, keys = tile.m * tile.n, tile.n * block
+    held = tile.m * block + scores + scores * item // 4 + 2 * keys * item // 16
+    held += scores * masked
+    if architecture.family == "mma" or tile.m < 64:
+        held += tile.m * block * item // 4
+    elif item == 4:
+        held += 2 * keys
+    return Footprint(item * block * (tile.m + tile.stages * 2 * tile.n), held)
 
 
 @cache
@@ -93,17 +110,22 @@ def attention_tiles(
     head_dim: int, item: int, architecture: Architecture, masked: bool = False
 ) -> tuple[Tile, ...]:
     """``masked``: with a window or a bias, whose code needs registers of its own."""
-    block = head_block(head_dim)
-    kernel = "attention_masked" if masked else "attention"
-    return shipped(kernel, architecture, item, lambda t: attention_footprint(t, block, item))
+    block, kernel = head_block(head_dim), "attention_masked" if masked else "attention"
+
+    def footprint(tile: Tile) -> Footprint:
+        return attention_footprint(tile, block, item, architecture, masked)
+
+    return shipped(kernel, architecture, item, footprint)
 
 
 def backward_footprint(tile: Tile, block: int, item: int) -> Footprint:
     """The kernel that owns keys, the larger one: keys and values once, queries and their gradients
-    a stage, two blocks of scores passed from product to product."""
+    a stage, two blocks of scores passed from product to product. In registers both gradients, three
+    blocks of scores, and an address for each 16 bytes of what is walked along."""
     fixed = 2 * tile.n * block + 2 * tile.m * tile.n
     shared = item * (fixed + tile.stages * 2 * tile.m * block)
-    return Footprint(shared, 2 * tile.n * block + 2 * tile.m * tile.n)
+    walked = 2 * tile.m * block * item // 16
+    return Footprint(shared, 2 * tile.n * block + 3 * tile.m * tile.n + walked)
 
 
 @cache
@@ -116,10 +138,14 @@ def backward_tiles(head_dim: int, item: int, architecture: Architecture) -> tupl
 def decode_tiles(
     head_dim: int, item: int, architecture: Architecture, group: int = 1
 ) -> tuple[Tile, ...]:
-    """As high as the ``group`` of query heads that share a key head, 16 rows at least."""
+    """As high as the ``group`` of query heads that share a key head, 16 rows at least, and a warp
+    for each 16 of them up to 8."""
     block, rows = head_block(head_dim), max(16, power_of_two(group))
 
-    def footprint(tile: Tile) -> Footprint:
-        return attention_footprint(replace(tile, m=rows), block, item)
+    def raised(tile: Tile) -> Tile:
+        return replace(tile, m=rows, warps=max(tile.warps, min(8, rows // 16)))
 
-    return tuple(replace(t, m=rows) for t in shipped("decode", architecture, item, footprint))
+    def footprint(tile: Tile) -> Footprint:
+        return attention_footprint(tile, block, item, architecture)
+
+    return shipped("decode", architecture, item, footprint, raised)
