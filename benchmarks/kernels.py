@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.kernel_cases import Case, Run, cases, model_operators, randn
+from calib.measure.clock import in_turns, ratios
 from model import ops
 
 if TYPE_CHECKING:
@@ -75,15 +76,6 @@ class Timings:
     refused: dict[str, str]
 
 
-def interleave(contenders: dict[str, Run], clock: Clock, rounds: int) -> dict[str, list[float]]:
-    """Every contender once a round, so that drift of the machine meets all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            seconds[name].append(clock(run))
-    return seconds
-
-
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """The first quartile, the median and the third, linear between order statistics."""
 
@@ -115,11 +107,10 @@ def row(timings: Timings) -> dict[str, Any]:
     line |= dict(zip(("ours_q1_s", "ours_s", "ours_q3_s"), ours, strict=True))
     line |= {"share_of_ceiling": timings.floor / ours[1], "vendor": vendor or ""}
     line["vendor_s"] = quartiles(timings.seconds[vendor])[1] if vendor else math.nan
-    ratios: tuple[float, ...] = (math.nan,) * 3
+    ratio: tuple[float, ...] = (math.nan,) * 3
     if vendor:
-        pairs = zip(timings.seconds[vendor], timings.seconds["ours"], strict=True)
-        ratios = quartiles([theirs / mine for theirs, mine in pairs])
-    line |= dict(zip(("ratio_q1", "ratio", "ratio_q3"), ratios, strict=True))
+        ratio = quartiles(ratios(timings.seconds[vendor], timings.seconds["ours"]))
+    line |= dict(zip(("ratio_q1", "ratio", "ratio_q3"), ratio, strict=True))
     line["refused"] = "; ".join(f"{n}: {why}" for n, why in timings.refused.items())
     return (
         line
@@ -206,29 +197,20 @@ def compete(case: Case, clock: Clock, ceilings: Ceilings, rounds: int, warmup: i
         except (RuntimeError, ValueError) as error:
             refused[name] = (str(error).splitlines() or [type(error).__name__])[0][:80]
     del reference
-    interleave(contenders, clock, warmup)
-    seconds = interleave(contenders, clock, rounds)
+    in_turns(contenders, clock, warmup)
+    seconds = in_turns(contenders, clock, rounds)
     floor = ceilings.floor(case)
     return Timings(case.kind, case.shape, floor, case.bytes, seconds, refused)
 
 
 def cuda_clock() -> Clock:
-    """Seconds on the device between events, after the L2 was overwritten; the stream is held busy
-    until start, work and stop are enqueued, so that the host's share stays outside."""
+    """That of the sweep: seconds on the device, after the L2 was overwritten, the host's share
+    outside."""
+    from calib.measure.cuda.stream import TorchStream
+    from calib.measure.cuda.timer import Timer
+
     l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
-    sweep = torch.empty(2 * l2_bytes, dtype=torch.int8, device="cuda")
-    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-
-    def clock(run: Run) -> float:
-        sweep.zero_()
-        torch.cuda._sleep(2_000_000)  # cycles: about a millisecond
-        start.record()
-        run()
-        stop.record()
-        stop.synchronize()
-        return start.elapsed_time(stop) / 1e3
-
-    return clock
+    return Timer(TorchStream("cuda", l2_bytes)).clock()
 
 
 def measure_ceilings(clock: Clock, device: str) -> Ceilings:
@@ -238,8 +220,8 @@ def measure_ceilings(clock: Clock, device: str) -> Ceilings:
     flat = randn(1 << 29, device=device)
     target = torch.empty_like(flat)
     runs: dict[str, Run] = {"flops": lambda: x @ w.T, "copy": lambda: target.copy_(flat)}
-    interleave(runs, clock, 20)
-    seconds = {name: quartiles(s)[1] for name, s in interleave(runs, clock, 20).items()}
+    in_turns(runs, clock, 20)
+    seconds = {name: quartiles(s)[1] for name, s in in_turns(runs, clock, 20).items()}
     bandwidth = ops.Copy(flat.numel()).bytes / seconds["copy"]
     return Ceilings(product.flops / seconds["flops"], bandwidth)
 

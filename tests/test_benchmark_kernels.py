@@ -29,15 +29,6 @@ def test_quartiles_interpolate() -> None:
     assert bench.quartiles([7.0]) == (7.0, 7.0, 7.0)
 
 
-def test_rounds_interleave() -> None:
-    order: list[str] = []
-    runs = {name: lambda name=name: order.append(name) for name in "ab"}
-    ticks = iter(range(100))
-    seconds = bench.interleave(runs, lambda run: (run(), float(next(ticks)))[1], 3)
-    assert order == list("ababab")
-    assert seconds == {"a": [0.0, 2.0, 4.0], "b": [1.0, 3.0, 5.0]}
-
-
 def test_a_row_compares_with_the_best_vendor_round_by_round() -> None:
     row = bench.row(timings(ours=[2.0, 2.0, 4.0], slow=[9.0, 9.0, 9.0], fast=[1.0, 2.0, 8.0]))
     assert row["vendor"] == "fast"

@@ -134,7 +134,11 @@ def test_the_page_tells_steps_samples_ceilings_and_failures(tmp_path):
     plan = checklist.steps(tmp_path)
     outcomes = {s.name: Outcome(s.name, DONE, 5.0) for s in plan}
     outcomes["kernels"] = Outcome("kernels", FAILED, 5.0, "no kernel image")
-    (tmp_path / "graph.json").write_text(json.dumps({"speedup": 4.2, "eager_s": [1.0]}))
+    decode = {"eager_median_s": 8e-3, "graph_median_s": 2e-3, "context": 292, "speedup": 4.0}
+    (tmp_path / "graph.json").write_text(json.dumps({**decode, "eager_s": [1.0]}))
+    timeline = [{"phase": "prefill"}, {"phase": "decode", "wall_s": 8.4e-3, "graph_s": 1.9e-3}]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "report.json").write_text(json.dumps({"timeline": timeline}))
     large = ops.Matmul(8192, 8192, 8192)
     ceiling = replace(sample(), op=large, seconds=[large.flops / 700e12], origin="ceiling")
     samples = [
@@ -151,11 +155,16 @@ def test_the_page_tells_steps_samples_ceilings_and_failures(tmp_path):
         "| throttled by | hardware slowdown 1 |",
         "| product of bfloat16 | 700 TFLOP/s | 989 TFLOP/s | 71% | 1500 MHz | 86% |",
         "| launch | 2.00 µs | - | - | - | - |",
-        "| speedup | 4.2 |",
+        "## A decode step at a context of 292 tokens",
+        "| eager | 8.000 ms | 8.400 ms | +5.0% |",
+        "| graph | 2.000 ms | 1.900 ms | -5.0% |",
         "## Why kernels failed",
     ):
         assert expected in text
     assert "eager_s" not in text
+    (tmp_path / "model" / "report.json").unlink()  # the model step failed: no estimate
+    text = summary.page(plan, outcomes, tmp_path, samples, H200)
+    assert "| graph | 2.000 ms | - | - |" in text
 
 
 def test_results_are_few_and_small(tmp_path, monkeypatch):

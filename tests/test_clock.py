@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from calib.measure.clock import StopRule, relative_error, time_repeats
+from calib.measure.clock import StopRule, in_turns, ratios, relative_error, time_repeats
 
 
 class Device:
@@ -59,3 +59,14 @@ def test_a_steady_device_is_repeated_for_the_least_time():
     rule = StopRule(spread=0.01, cap_s=1.0, least=5, most=500, least_s=0.1)
     found = time_repeats(device.run, rule, warmups=0, clock=device.clock)
     assert len(found) in (100, 101)
+
+
+def test_what_is_compared_takes_turns_and_meets_the_same_drift():
+    """A machine that slows by a tenth each call: medians of one after the other would differ by
+    far more than the ratio of a round."""
+    order, now = [], itertools.count()
+    work = {"a": 1.0, "b": 2.0}
+    runs = {name: lambda name=name: order.append(name) or work[name] for name in work}
+    seconds = in_turns(runs, lambda run: run() * 1.1 ** next(now), 3)
+    assert order == list("ababab")
+    assert np.allclose(ratios(seconds["b"], seconds["a"]), 2 * 1.1)

@@ -16,7 +16,7 @@ from simulated_gpu import (
     lognormal,
 )
 
-from calib.measure.clock import StopRule, relative_error
+from calib.measure.clock import StopRule, in_turns, ratios, relative_error
 from calib.measure.cuda.stream import DeviceHung, wait
 from calib.measure.cuda.timer import Timer, graph_copies, measure_spin, time_operator
 
@@ -75,6 +75,20 @@ def test_a_card_that_does_not_come_back_ends_in_an_error():
     with pytest.raises(DeviceHung, match="within 2 s"):
         wait(card, card.mark(), limit_s=2.0)
     assert card.host < 2.1
+
+
+def test_contenders_take_turns_on_a_card_whose_clock_falls():
+    card = SimulatedCard(clock=lambda t: RATED_HZ * (1.0 - 0.5 * min(t / 0.05, 1.0)))
+    kernels = {"ours": (40e-6, 5e-6), "slow host": (40e-6, 900e-6), "twice": (80e-6, 5e-6)}
+    runs = {n: card.call(Kernel(n, s, s / 2, host_s=h)) for n, (s, h) in kernels.items()}
+    seconds = in_turns(runs, Timer(card).clock(cold=True), 30)
+    assert card.executed[-6:] == [*kernels, *kernels]
+    assert seconds["ours"][-1] == pytest.approx(2 * 40e-6, rel=0.05)  # cold, at half the clock
+    for name, factor in (("slow host", 1.0), ("twice", 2.0)):
+        found = statistics.median(ratios(seconds[name], seconds["ours"]))
+        assert found == pytest.approx(factor, rel=0.03)
+    waits = Timer(card).clock(cold=False)(card.call(Kernel("w", 1e-5, 1e-5, waits=True)))
+    assert 0 < waits < 1e-3
 
 
 def test_short_kernels_are_replayed_as_a_graph():

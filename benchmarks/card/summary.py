@@ -85,13 +85,14 @@ def page(
     for name, title in (
         ("tables", "Beside public tables (ours over theirs)"),
         ("repeat", "The same shapes twice (difference)"),
-        ("graph", "A decode step"),
     ):
         path = work / f"{name}.json"
         if outcomes[name].status == DONE and path.exists():
             found = json.loads(path.read_text("utf-8"))
             rows = [(k, _short(v)) for k, v in found.items() if not isinstance(v, list)]
             parts += [f"## {title}", table(("what", "value"), rows)]
+    if outcomes["graph"].status == DONE:
+        parts += decode_section(work)
     for path in (work / "kernels" / "kernels.md", work / "model" / "report.md"):
         if path.exists():
             parts.append(path.read_text("utf-8").replace("\n# ", "\n## ").strip())
@@ -99,6 +100,29 @@ def page(
         if outcome.detail:
             parts += [f"## Why {name} {outcome.status}", f"```\n{outcome.detail}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def decode_section(work: Path) -> list[str]:
+    """One decode step, eager and as a graph: measured, and estimated by the model's own run, whose
+    decode phase stands at the same context to within a token."""
+    measured = json.loads((work / "graph.json").read_text("utf-8"))
+    report = work / "model" / "report.json"
+    phases = json.loads(report.read_text("utf-8"))["timeline"] if report.exists() else []
+    decode = next((p for p in phases if p["phase"] == "decode"), {})
+    rows = []
+    for name, column in (("eager", "wall_s"), ("graph", "graph_s")):
+        seconds, estimate = measured[f"{name}_median_s"], decode.get(column)
+        off = "-" if estimate is None else f"{estimate / seconds - 1:+.1%}"
+        rows.append((name, _ms(seconds), _ms(estimate), off))
+    return [
+        f"## A decode step at a context of {measured['context']} tokens",
+        table(("execution", "measured", "estimate", "error"), rows),
+        f"The graph is {measured['speedup']:.2f} times as fast as eager execution.",
+    ]
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1e3 * seconds:.3f} ms"
 
 
 def _short(value: Any) -> str:

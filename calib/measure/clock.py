@@ -1,4 +1,4 @@
-"""When to stop repeating a measurement, and the CPU's clock.
+"""When to stop repeating a measurement, in which order to compare, and the CPU's clock.
 
 The rule is an object, pure over the repeats it has seen, so that it can be tested with a made-up
 device. A repeat is one call; the median and its relative quartile spread decide.
@@ -7,10 +7,13 @@ device. A repeat is one call; the median and its relative quartile spread decide
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
+
+R = TypeVar("R", bound=Callable[[], Any])
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,20 @@ def time_repeats(
         run()
         seconds.append(clock() - before)
     return seconds
+
+
+def in_turns(
+    contenders: Mapping[str, R], clock: Callable[[R], float], rounds: int
+) -> dict[str, list[float]]:
+    """Seconds of every contender by ``clock``, once a round (A B A B ...): what is to be compared
+    meets the same drift of the machine. Warm up by a call whose result is dropped."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            seconds[name].append(clock(run))
+    return seconds
+
+
+def ratios(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """First over second, round by round, as :func:`in_turns` has measured them."""
+    return [a / b for a, b in zip(first, second, strict=True)]

@@ -141,6 +141,24 @@ class Timer:
             wait(self.stream, self.stream.mark())
         return min(2 * enqueued + _HOLD_S, _MOST_HOLD_S)
 
+    def clock(self, cold: bool = True) -> Callable[[Run], float]:
+        """Seconds of the device for one call, held: for :func:`calib.measure.clock.in_turns`.
+
+        A call that no spin can hold is timed with its waiting for the device in it.
+        """
+        holds: dict[Run, float] = {}
+
+        def seconds(run: Run) -> float:
+            if run not in holds:
+                holds[run] = self.hold_s(run)
+            while True:
+                repeat = self.repeat(run, cold, holds[run])
+                if repeat.held or holds[run] >= _MOST_HOLD_S:
+                    return repeat.seconds
+                holds[run] = min(2 * holds[run], _MOST_HOLD_S)
+
+        return seconds
+
     def unheld(self, run: Run, cold: bool, rule: StopRule) -> Timed:
         """An operator that waits for the device: from mark to mark, its waiting included."""
         stream, begin = self.stream, self.stream.now()
