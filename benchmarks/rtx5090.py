@@ -25,7 +25,7 @@ from calib.estimate import operator_table
 from calib.hardware import load_hardware
 from calib.host_costs import EAGER, host_costs
 from calib.timeline import timeline_table, with_wall
-from model.deepseek_ocr import DeepseekOCRModel
+from model.deepseek_ocr_vendor import VendorDeepseekOCR
 from model.ops import Attention, Copy, Matmul, Norm, Operator, Softmax
 from model.workload import Workload
 
@@ -118,13 +118,13 @@ def decode_step(card: Card, steps: int = 64) -> dict[str, Any]:
     rows = pd.read_csv(PUBLISHED, dtype=str, keep_default_na=False)
     published = rows[rows["kind"] == "model"].iloc[0]
     workload = Workload("decode", side=1024, decode_steps=steps)
-    phases = DeepseekOCRModel().phases(workload)
+    phases = VendorDeepseekOCR().phases(workload)
     operators = operator_table(
         {"decode": phases["decode"]},
         card,
         None,
         "torch",
-        {"model": "deepseek_ocr", "workload": workload.name},
+        {"model": "deepseek_ocr_vendor", "workload": workload.name},
     )
     repeats = {"decode": phases["decode"].repeat}
     timed = with_wall(operators, repeats, host_costs([], CARD), EAGER)
@@ -199,11 +199,12 @@ predicted like the others, since nothing here knows what a cap costs.
 
 ## A whole decode step
 
-DeepSeek-OCR, one token at batch 1: published {published_ms:.2f} ms eager. Estimated: kernels alone
-{kernel_ms:.2f} ms, eager with the host's published costs {wall_ms:.2f} ms ({low_ms:.2f} -
-{high_ms:.2f}), as a CUDA graph {graph_ms:.2f} ms; roofline {roofline_ms:.3f} ms. The published time
-lies {where} the interval, which knows of the host no more than published ranges. That run
-states neither its prompt nor its CPU, and runs an older `transformers` that has other operators.
+DeepSeek-OCR by its vendor's code, one token at batch 1: published {published_ms:.2f} ms eager.
+Estimated: kernels alone {kernel_ms:.2f} ms, eager with the host's published costs
+{wall_ms:.2f} ms ({low_ms:.2f} - {high_ms:.2f}), as a CUDA graph
+{graph_ms:.2f} ms; roofline {roofline_ms:.3f} ms. The published time lies {where} the interval, which
+is as wide as published hosts differ. That run states neither its prompt nor its CPU.
+[timeline.md](timeline.md) has its launches.
 
 ## What cannot be known without a card
 

@@ -3,7 +3,8 @@
 A sweep measures them like any other operator (``origin`` "host", seconds raw, one number a repeat)
 and :mod:`calib.timeline` reads them. None of them computes or moves anything, so a fit has nothing
 to learn from them. Where a card has no such samples, the published range of
-``conf/host_costs.yaml`` is the interval and its middle the estimate.
+``conf/host_costs.yaml`` is the interval and its geometric middle the estimate: what is known of a
+host is a factor.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -132,4 +134,4 @@ def _published(key: str, entry: dict[str, Any]) -> Cost:
     source = entry.get("source")
     if not 0 < low <= high or not source:
         raise CalibError(f"{key} = {entry!r}: expected low <= high [s] and a source")
-    return Cost((low + high) / 2, low, high, PUBLISHED, str(source))
+    return Cost(sqrt(low * high), low, high, PUBLISHED, str(source))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.eager_steps import published as published_steps
 from calib.errors import CalibError
 from calib.host_costs import (
     EAGER_OPERATOR,
@@ -26,6 +27,14 @@ def test_published_ranges_are_complete_and_have_sources() -> None:
     # An operator is launched too, and a graph's nodes follow no slower than queued kernels.
     assert costs.eager_operator.low_s > costs.launch.low_s
     assert costs.graph_node.high_s <= costs.dependent_gap.low_s
+
+
+def test_the_range_of_an_eager_operator_is_that_of_published_steps() -> None:
+    seconds = [each for _, each in published_steps()]
+    cost = published()["eager_operator"]
+    assert cost.low_s == pytest.approx(min(seconds), rel=0.01)
+    assert cost.high_s == pytest.approx(max(seconds), rel=0.01)
+    assert cost.estimate_s**2 == pytest.approx(cost.low_s * cost.high_s)
 
 
 def test_a_sample_takes_the_place_of_the_range(tmp_path) -> None:
