@@ -202,8 +202,8 @@ predicted like the others, since nothing here knows what a cap costs.
 DeepSeek-OCR by its vendor's code, one token at batch 1: published {published_ms:.2f} ms eager.
 Estimated: kernels alone {kernel_ms:.2f} ms, eager with the host's published costs
 {wall_ms:.2f} ms ({low_ms:.2f} - {high_ms:.2f}), as a CUDA graph
-{graph_ms:.2f} ms; roofline {roofline_ms:.3f} ms. The published time lies {where} the interval, which
-is as wide as published hosts differ. That run states neither its prompt nor its CPU.
+{graph_ms:.2f} ms; roofline {roofline_ms:.3f} ms. The published time lies {where} the interval,
+which is as wide as published hosts differ. That run states neither its prompt nor its CPU.
 [timeline.md](timeline.md) has its launches.
 
 ## What cannot be known without a card
