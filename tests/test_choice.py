@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calib.measure.choice import chances, choose, choose_rows, coordinates
+from calib.measure.choice import chances, choose, choose_rows, coordinates, distinctness
 from model import ops
 
 GRID = np.stack(np.meshgrid(np.linspace(0, 1, 21), np.linspace(0, 1, 21)), -1).reshape(-1, 2)
@@ -42,6 +42,14 @@ def test_candidates_are_taken_in_proportion_to_the_spread():
     right = GRID[:, 0] > 0.5
     assert taken[right].sum() == pytest.approx(wanted[right].sum(), abs=0.5)
     assert np.abs(taken - wanted).max() < 5 * np.sqrt(wanted.max() / len(draws))
+
+
+def test_what_is_known_is_kept_clear_of():
+    known = GRID[GRID[:, 0] < 0.5]
+    for seed in range(5):
+        assert all(GRID[choose_rows(GRID, 12, known=known, seed=seed)][:, 0] >= 0.5)
+    near = distinctness(GRID, GRID[:1], 20)
+    assert near[0] == 0 and near[-1] > 0.99 and np.all(np.diff(near[:21]) >= 0)
 
 
 def test_the_distribution_of_the_candidates_is_kept():
@@ -84,6 +92,13 @@ def test_operators_measured_are_not_chosen_again():
     assert sorted(rows) == list(range(10, 15))  # all that are left, and no more
     assert asked == SHAPES
     assert choose([], [], 3) == []
+
+
+def test_shapes_that_are_alike_in_all_that_counts():
+    alike = [ops.Softmax(8, 8, dtype=dtype) for dtype in ("float32",) * 3]
+    assert len(choose(alike, [], 2)) == 2
+    assert choose(alike, alike[:1], 2) == []
+    assert len(choose(SHAPES[:1], SHAPES[1:], 2)) == 1
 
 
 def test_coordinates_are_logarithms_of_what_varies():

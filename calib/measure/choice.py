@@ -1,17 +1,20 @@
 """Which shapes to measure next: drawn where the fit is unsure, and spread over the space of shapes.
 
 The candidates stand for the shapes that will be asked for, so a fit learns most from a sample of
-them, thinned where it is sure and denser where it is not. Each candidate gets a chance in
-proportion to the spread that the fit tells for it, the chances sum to the number wanted, and the
-local pivotal method draws: neighbours contest their chances until each is taken or left, so that a
-shape that is taken leaves less for those beside it. (Neyman, J. R. Stat. Soc. 97, 1934: samples in
-proportion to the spread are the best estimate of a sum; Grafström, Lundström and Schelin,
-Biometrics 68, 2012: the draw.)
+them, thinned where it is sure and denser where it is not. Candidate i gets a chance
+
+    p_i ~ spread_i (1 - exp(-(d_i / reach)^2))
+
+of the spread that the fit tells for it and of its distance d_i to the nearest shape measured, the
+chances sum to the number wanted, and the local pivotal method draws: neighbours contest their
+chances until each is taken or left, so that a shape that is taken leaves less for those beside it.
+(Neyman, J. R. Stat. Soc. 97, 1934: samples in proportion to the spread are the best estimate of a
+sum; Grafström, Lundström and Schelin, Biometrics 68, 2012: the draw.)
 
 Taking the largest spread instead, or what lowers the sum of all spreads most, was no better than
 drawing at random (``docs/learning_curve.md``): it leaves the distribution of what is asked for.
 
-With equal chances this is an even design over the candidates: that is the start, when no fit
+With equal spreads this is an even design over the candidates: that is the start, when no fit
 exists. Later the spread comes from a function, ``uncertainty(ops)``, that the caller hands in;
 nothing here knows the fit.
 """
@@ -31,6 +34,8 @@ _NEIGHBOURS = 8
 """Nearest candidates among which a rival is looked for; where all are decided, in the next pass."""
 _LEAST_CHANCE = 1e-9
 """Of the largest: what is left to a candidate that the fit is quite sure of."""
+_MOST_ASKED = 500
+"""Points that a median is taken over."""
 _DECIDED = 1e-7
 """A chance as near as this to 0 or 1 is 0 or 1."""
 
@@ -54,7 +59,9 @@ def choose(
     done = set(measured)
     free = np.array([op not in done for op in candidates], dtype=bool)
     spread = uncertainty(candidates) if callable(uncertainty) else uncertainty
-    return choose_rows(coordinates(candidates), count, spread, free=free, seed=seed)
+    points = coordinates([*candidates, *measured])
+    points, known = points[: len(candidates)], points[len(candidates) :]
+    return choose_rows(points, count, spread, known=known, free=free, seed=seed)
 
 
 def choose_rows(
@@ -62,19 +69,37 @@ def choose_rows(
     count: int,
     spread: np.ndarray | None = None,
     *,
+    known: np.ndarray | None = None,
     free: np.ndarray | None = None,
     seed: int = 0,
 ) -> list[int]:
     """The rule over coordinates: ``points`` [n, d]; a pure function of its arguments.
 
-    ``spread`` [n]: what a fit is unsure by; None: the same everywhere. ``free`` [n]: False for
-    what must not be chosen.
+    ``spread`` [n]: what a fit is unsure by; None: the same everywhere. ``known`` [m, d]: measured.
+    ``free`` [n]: False for what must not be chosen.
     """
     rng = np.random.default_rng(seed)
     rows = np.arange(len(points)) if free is None else np.flatnonzero(free)
-    weights = np.ones(len(rows)) if spread is None else np.asarray(spread, dtype=float)[rows]
-    taken = pivotal(points[rows], chances(weights, min(count, len(rows))), rng)
+    weights = np.ones(len(points)) if spread is None else np.asarray(spread, dtype=float)
+    if known is not None and len(known) and len(points):
+        weights = weights * distinctness(points, known, count)
+    taken = pivotal(points[rows], chances(weights[rows], min(count, len(rows))), rng)
     return [int(rows[i]) for i in _spread_out(points[rows], taken, rng)]
+
+
+def distinctness(points: np.ndarray, known: np.ndarray, count: int) -> np.ndarray:
+    """[n] from 0, at a shape that is known, to 1, beyond its reach.
+
+    The reach of one is the distance to the neighbour up to which a point would be nearest to it if
+    the known and ``count`` more shared all points evenly: a median over the points.
+    """
+    from scipy.spatial import KDTree
+
+    rank = min(max(1, round(len(points) / (len(known) + count))), len(points) - 1)
+    tree = KDTree(points)
+    reach = np.median(tree.query(points[:_MOST_ASKED], [rank + 1])[0])
+    nearest = KDTree(known).query(points)[0]
+    return np.asarray(1 - np.exp(-((nearest / (reach if reach > 0 else 1.0)) ** 2)))
 
 
 def chances(weights: np.ndarray, count: int) -> np.ndarray:
@@ -136,7 +161,7 @@ def _spread_out(points: np.ndarray, rows: np.ndarray, rng: np.random.Generator) 
 def coordinates(ops: Sequence[Operator]) -> np.ndarray:
     """[n, d] logarithms of the shape, of FLOPs and of bytes, flags and labels as 0 or 1.
 
-    Each column that varies is scaled to unit deviation; the others are left out.
+    Each column that varies is scaled to unit deviation; the others are left out, but for one.
     """
     names = sorted({name for op in ops for name in vars(op)})
     columns = [_log([op.flops for op in ops]), _log([op.bytes for op in ops])]
@@ -150,7 +175,8 @@ def coordinates(ops: Sequence[Operator]) -> np.ndarray:
     rows = np.stack(columns, axis=1)
     deviation = rows.std(axis=0)
     varies = deviation > 1e-9
-    return np.asarray((rows - rows.mean(axis=0))[:, varies] / deviation[varies])
+    varies[0] = True
+    return np.asarray((rows - rows.mean(axis=0))[:, varies] / np.maximum(deviation[varies], 1e-9))
 
 
 def _log(values: Sequence[float]) -> np.ndarray:
