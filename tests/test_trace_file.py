@@ -40,17 +40,59 @@ def test_events_have_what_the_format_requires(trace) -> None:
     assert processes == {HOST: "host", DEVICE: "card"}
 
 
+def as_perfetto_reads(microseconds: float) -> int:
+    """``CoerceToTs`` of its trace processor: whole nanoseconds, the rest cut off."""
+    return int(microseconds * 1000.0)
+
+
+def overlaps(events: list[dict]) -> list[dict]:
+    """Events that begin within another of their track and end after it."""
+    begin_end = [
+        (e["pid"], e["tid"], as_perfetto_reads(e["ts"]), as_perfetto_reads(e["dur"]), e)
+        for e in complete(events)
+    ]
+    begin_end.sort(key=lambda one: (*one[:3], -one[3]))
+    found = []
+    for _, track in itertools.groupby(begin_end, key=lambda one: one[:2]):
+        inside: list[int] = []
+        for *_, start, lasts, event in track:
+            while inside and inside[-1] <= start:
+                inside.pop()
+            if inside and start + lasts > inside[-1]:
+                found.append(event)
+            inside.append(start + lasts)
+    return found
+
+
 def test_events_of_a_track_are_nested_or_apart(trace) -> None:
     _, events = trace
-    by_track = sorted(complete(events), key=lambda e: (e["pid"], e["tid"], e["ts"], -e["dur"]))
-    for _, track in itertools.groupby(by_track, key=lambda e: (e["pid"], e["tid"])):
-        inside: list[float] = []
-        for event in track:
-            end = event["ts"] + event["dur"]
-            while inside and inside[-1] <= event["ts"] + 1e-6:
-                inside.pop()
-            assert not inside or end <= inside[-1] + 1e-6, event
-            inside.append(end)
+    assert overlaps(events) == []
+    inner = next(e for e in complete(events) if e["cat"] == "launch")
+    longer = {**inner, "dur": 1e9}
+    assert overlaps([*events, {**longer, "ts": inner["ts"] + inner["dur"] / 2}])
+
+
+@pytest.mark.parametrize("stretch", [1.0, 1.37, 97.3])
+def test_what_is_nested_stays_so_in_whole_nanoseconds(stretch: float) -> None:
+    """At any scale of times: which fractions are cut off is chance."""
+    launches = run("predicted").launches.copy()
+    times = ["issue_s", "issued_s", "wait_s", "start_s", "end_s"]
+    launches[times] *= stretch
+    events = chrome_trace(launches, "card")["traceEvents"]
+    assert overlaps(events) == []
+    for event, start in zip(
+        [e for e in complete(events) if e["cat"] == "kernel"], launches["start_s"], strict=True
+    ):
+        assert as_perfetto_reads(event["ts"]) == round(start * 1e9)
+
+
+def test_processes_and_tracks_are_named_before_their_events(trace) -> None:
+    _, events = trace
+    first = next(i for i, e in enumerate(events) if e["ph"] == "X")
+    assert all(e["ph"] == "X" for e in events[first:])
+    for event in events:
+        assert all(type(event[name]) is int for name in ("pid", "tid") if name in event)
+    assert all(isinstance(e["args"]["name"], str) for e in events[:first])
 
 
 def test_times_are_those_of_the_replay_in_microseconds(trace) -> None:

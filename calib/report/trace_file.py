@@ -7,6 +7,7 @@ what they launch: on the host in the same track, on the device in one beside the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,12 @@ def _nanoseconds(seconds: Any) -> int:
     return round(float(seconds) * 1e9)
 
 
+def _microseconds(nanoseconds: int) -> float:
+    """The next number above, since Perfetto cuts off what is left of a nanosecond: 1.001
+    microseconds, which binary numbers lie below, would become 1000."""
+    return math.nextafter(nanoseconds / 1e3, math.inf) if nanoseconds else 0.0
+
+
 def _event(
     name: Any, category: str, process: int, thread: int, begin: int, end: int, about: Event
 ) -> Event:
@@ -56,8 +63,8 @@ def _event(
         "name": str(name),
         "cat": category,
         "ph": "X",
-        "ts": begin / 1e3,
-        "dur": (end - begin) / 1e3,
+        "ts": _microseconds(begin),
+        "dur": _microseconds(end - begin),
         "pid": process,
         "tid": thread,
         "args": about,
