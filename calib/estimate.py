@@ -112,6 +112,7 @@ def operator_table(
     if unseen is not None:
         blind = unseen.estimate(different, implementation, hot).iloc[index]
         table["estimate_unseen_s"] = blind["estimate_s"].to_numpy() * times
+    table["triton_s"] = triton_seconds(calibration, different, hot)[index] * times
     for of_kernels, of_wall in WALL_OF.items():
         table[of_wall] = table[of_kernels]
     empty = {"measured_s": float("nan"), "error": float("nan"), "error_unseen": float("nan")}
@@ -120,6 +121,19 @@ def operator_table(
     return table.assign(**empty, **fixed)[OPERATOR_COLUMNS]
 
 
+def triton_seconds(
+    calibration: Estimator, ops: Sequence[Operator], hot: Sequence[bool]
+) -> np.ndarray:
+    """[ops] seconds by our Triton kernels; null for kinds that the card has no samples of them."""
+    nothing = np.full(len(ops), np.nan)
+    if not (calibration.held_out["implementation"] == TRITON).any():
+        return nothing
+    table = calibration.estimate(ops, TRITON, hot)
+    known = (table["provenance"] != ROOFLINE).to_numpy()
+    return np.where(known, table["estimate_s"].to_numpy(), nothing)
+
+
+TRITON = "triton"
 UNKNOWN = "unknown"
 """The provenance of a time on a device without peaks, and what its operators are bound by."""
 
@@ -140,8 +154,8 @@ def seconds_of(
 OPERATOR_COLUMNS = [
     *("phase", "path", "kind", "shape", "dtype", "count", "launches", "sync", "flops", "bytes"),
     *("arithmetic_intensity", "bound", "roofline_s", "efficiency", "estimate_s", "low_s"),
-    *("high_s", "provenance", "estimate_unseen_s", "measured_s", "error", "error_unseen"),
-    *WALL,
+    *("high_s", "provenance", "estimate_unseen_s", "triton_s", "measured_s", "error"),
+    *("error_unseen", *WALL),
     *("hardware", "implementation", "model", "workload"),
 ]
 

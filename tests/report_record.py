@@ -150,6 +150,7 @@ def operator_row(
         "high_s": seconds * (1.2 if noise else 1),
         "provenance": str(noise.choice(["measured", "interpolated"])) if noise else "roofline",
         "estimate_unseen_s": unseen,
+        "triton_s": float("nan"),
         "measured_s": clock,
         "error": seconds / clock - 1 if clock else None,
         "error_unseen": unseen / clock - 1 if clock and unseen is not None else None,

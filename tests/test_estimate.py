@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 
 from calib.estimate import component_table, figure_table, module_table, operator_table
-from calib.fit import uncalibrated
-from calib.hardware import load_hardware
+from calib.fit import fit, uncalibrated
+from calib.hardware import floor, load_hardware
 from calib.host_costs import host_costs
+from calib.samples import Sample
 from calib.timeline import with_wall
 from model.deepseek_ocr import DeepseekOCRModel
 from model.layer import total
+from model.ops import Matmul
 from model.vit import Vit
 from model.workload import Workload
 
@@ -38,6 +40,32 @@ def test_a_module_that_runs_twice_is_one_row_of_both_runs() -> None:
     assert '"hidden": 1024' in clip["params_json"] and '"batch"' not in clip["params_json"]
     steps = modules.loc["decode", "calls"]
     assert (steps[[p != "" for p in steps.index]] % 5 == 0).all() and steps[""] == 5
+
+
+def products(implementation: str, slower: float) -> list[Sample]:
+    """Products of an H200 at ``slower`` times their roofline."""
+    card = load_hardware("h200")
+    shapes = [Matmul(m, n, k) for m in (64, 500) for n in (1024, 3072) for k in (768, 4096)]
+    return [
+        Sample(op, [float(floor(op, card)) * slower + 2e-6] * 3, "h200", implementation)
+        for op in shapes
+    ]
+
+
+def test_our_kernels_stand_beside_torch_where_they_were_sampled() -> None:
+    card, phases = load_hardware("h200"), Vit().phases(Workload("image", 224, prompt_tokens=0))
+    torch_only = fit(products("torch", 2.0), card)
+    alone = operator_table(phases, torch_only, None, "torch", NAMES)
+    assert alone["triton_s"].isna().all()
+    both = fit([*products("torch", 2.0), *products("triton", 1.5)], card)
+    table = operator_table(phases, both, None, "torch", NAMES)
+    pd.testing.assert_frame_equal(table.drop(columns="triton_s"), alone.drop(columns="triton_s"))
+    sampled = table["kind"] == "matmul"
+    assert table.loc[~sampled, "triton_s"].isna().all()
+    faster = table.loc[sampled, "triton_s"] / table.loc[sampled, "estimate_s"]
+    assert faster.between(0.7, 1.0).all()
+    ours = operator_table(phases, both, None, "triton", NAMES)
+    assert ours.loc[sampled, "estimate_s"].tolist() == table.loc[sampled, "triton_s"].tolist()
 
 
 def components_of(model: Any, asked: Workload) -> pd.DataFrame:

@@ -179,6 +179,21 @@ def test_kinds_are_summed() -> None:
     assert row["error"] == percent(error, signed=True)
 
 
+def test_our_kernels_have_a_column_where_they_were_sampled() -> None:
+    """Of a kind whose operators were not all sampled there is no sum to compare."""
+    record = run("predicted")
+    assert "by Triton" not in kind_cells(record).headers
+    operators = record.operators.copy()
+    matmul = operators["kind"] == "matmul"
+    operators.loc[matmul, "triton_s"] = operators.loc[matmul, "estimate_s"] / 2
+    norms = operators.index[operators["kind"] == "norm"]
+    operators.loc[norms[1:], "triton_s"] = 1e-6
+    cells = kind_cells(replace(record, operators=operators))
+    ours = {row[0]: dict(zip(cells.headers, row, strict=True))["by Triton"] for row in cells.rows}
+    assert ours["matmul"] == seconds(operators.loc[matmul, "triton_s"].sum())
+    assert {ours["norm"], ours["copy"]} == {UNKNOWN}
+
+
 def test_kinds_compare_only_what_the_clock_saw() -> None:
     """A kind half of which has no measured time is compared on the other half."""
     operators = run("measured").operators.copy()

@@ -166,7 +166,7 @@ def kind_cells(record: RunRecord) -> Cells:
     sums = operators.groupby("kind", sort=False)[columns].sum(min_count=1)
     whole = sums["estimate_s"].sum(skipna=False) or 1
     ordered = sums.sort_values(["estimate_s", "bytes"], ascending=False).to_dict("index")
-    clock = measured_by_kind(record)
+    clock, ours = measured_by_kind(record), triton_by_kind(record)
     headers = ["kind", "calls", "launches", "FLOPs", "bytes", "memory-bound", "roofline"]
     headers += ["calibrated", "share", "efficiency"]
     rows = []
@@ -177,8 +177,21 @@ def kind_cells(record: RunRecord) -> Cells:
         cells += [percent(row["memory_s"] / estimate) if estimate else UNKNOWN]
         cells += [seconds(row["roofline_s"]), seconds(estimate), percent(estimate / whole)]
         cells += [percent(row["roofline_s"] / estimate) if estimate else UNKNOWN]
-        rows.append(tuple(cells + clock.get(str(kind), [])))
-    return Cells((*headers, *(("measured", "error") if clock else ())), rows)
+        rows.append(tuple(cells + ours.get(str(kind), []) + clock.get(str(kind), [])))
+    headers += [*(["by Triton"] if ours else []), *(["measured", "error"] if clock else [])]
+    return Cells(tuple(headers), rows)
+
+
+def triton_by_kind(record: RunRecord) -> dict[str, list[str]]:
+    """Time of the same operators by our Triton kernels; of a kind that they do not all have, none.
+
+    Empty where the card has no samples of them.
+    """
+    operators = record.operators
+    if operators["triton_s"].isna().all():
+        return {}
+    sums = operators.groupby("kind")["triton_s"].apply(lambda s: s.sum(skipna=False))
+    return {str(kind): [seconds(value)] for kind, value in sums.items()}
 
 
 def measured_by_kind(record: RunRecord) -> dict[str, list[str]]:

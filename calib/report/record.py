@@ -23,11 +23,12 @@ class RunRecord:
     hardware           the fields of ``calib.hardware.Hardware``
     operators          one row a call: phase, path, kind, shape, dtype, count, launches, sync,
                        flops, bytes, arithmetic_intensity, bound, roofline_s, efficiency,
-                       estimate_s, low_s, high_s, provenance, estimate_unseen_s, measured_s, error,
-                       error_unseen, hardware, implementation, model, workload, and the columns of
-                       ``calib.estimate.WALL``; FLOPs, bytes and seconds are totals of the
-                       workload, ``count`` is that of one pass of the phase and ``launches`` that
-                       of one execution
+                       estimate_s, low_s, high_s, provenance, estimate_unseen_s, triton_s,
+                       measured_s, error, error_unseen, hardware, implementation, model, workload,
+                       and the columns of ``calib.estimate.WALL``; ``triton_s``: by our Triton
+                       kernels, null where the card has no samples of them; FLOPs, bytes and
+                       seconds are totals of the workload, ``count`` is that of one pass of the
+                       phase and ``launches`` that of one execution
     modules            one row a module and phase, sums over all that is below its path;
                        ``calls`` is how often it runs in the workload
     components         one row a component, the last one ``total``; wall times, and the time of
