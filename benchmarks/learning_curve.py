@@ -1,20 +1,24 @@
-"""Error against the number of samples: shapes chosen by the sweep's rule, or drawn at random.
+"""Error against the number of samples: shapes chosen by the sweep's rule, and by others.
 
-    python -m benchmarks.learning_curve                       # public tables and this CPU's samples
-    python -m benchmarks.learning_curve --samples DIR ...     # stores of `calib.run mode=calibrate`
+    python -m benchmarks.learning_curve --first 10            # public tables, seeds 10 to 14
+    python -m benchmarks.learning_curve --no-public --samples DIR ...   # a CPU's stores
 
 Candidates are what was measured: rows of public tables (the extra ``public``), or a CPU's samples.
-A quarter of the groups of shapes is held out; each rule chooses among the rest, one fit is made of
-what it has chosen, and its error is taken on the held-out rows. All rules see the same candidates
-and held-out rows; each seed draws its own. ``start only`` is the rule without a fit to ask.
+A quarter of the groups of shapes is held out, of public tables as in ``benchmarks.accuracy``: of
+its development groups only. Each rule chooses among the rest, batch by batch; each batch is chosen
+upon a fit to those before it, and the fit's error is taken on the held-out rows. All rules see the
+same candidates and held-out rows, and rules that start at random the same first batch; each seed
+draws its own. A rule is compared with random draws seed by seed.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,42 +28,78 @@ from calib.hardware import Hardware, load_hardware
 from calib.measure.choice import choose
 from calib.samples import Sample, read_samples
 
-COUNTS = (25, 50, 100, 200)
+COUNTS = (50, 100, 200, 300)
 CANDIDATES, HELD_OUT = 2000, 2000
-PUBLIC = [(c, t) for c in ("h200", "rtx_pro_6000") for t in ("gemm", "context_attention")]
+PUBLIC = [
+    (table, card)
+    for table in ("gemm", "context_attention", "generation_attention")
+    for card in ("h200", "rtx_pro_6000")
+]
 CPU_KINDS = ("matmul", "attention", "conv2d")
+Parts = tuple[list[Sample], list[Sample]]
+"""Candidates and held-out samples, no group in both; both in random order."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Measured shapes of one kind, dtype and implementation on one device."""
+    """Measured shapes of one kind, dtype and implementation on one device. ``split``: by seed."""
 
     name: str
     hardware: Hardware
+    split: Callable[[int], Parts]
+
+
+def public_tables() -> Iterator[Table]:
+    from benchmarks.scoring.cases import TITLES, Case
+
+    for table, card in PUBLIC:
+        name = f"{TITLES[table]}, {card.replace('_', ' ').upper()}"
+        yield Table(name, load_hardware(card), Development(Case(table, card, None)))
+
+
+@dataclass(frozen=True)
+class Development:
+    """The development groups of a case of ``benchmarks.accuracy``."""
+
+    case: Any
+
+    def __call__(self, seed: int) -> Parts:
+        from benchmarks.scoring.score import setting
+
+        rng, found = np.random.default_rng(seed), setting(self.case, seed, final=False)
+        return some(found.pool.samples(), CANDIDATES, rng), some(
+            found.held_out.samples(), HELD_OUT, rng
+        )
+
+
+@dataclass(frozen=True)
+class OfGroups:
+    """A quarter of the groups held out."""
+
     samples: list[Sample]
 
-
-def public_tables() -> list[Table]:
-    from calib.public import has_table, public_samples
-
-    found = []
-    for card, table in PUBLIC:
-        if has_table(card, table):
-            samples = public_samples(card, [table])
-            most = pd.Series([s.implementation for s in samples]).mode()[0]
-            kept = [s for s in samples if s.implementation == most]
-            found.append(Table(f"{card} {table} ({most})", load_hardware(card), kept))
-    return found
+    def __call__(self, seed: int) -> Parts:
+        rng = np.random.default_rng(seed)
+        groups = np.array([group_of(s) for s in self.samples])
+        names = np.unique(groups)
+        out = np.isin(groups, rng.permutation(names)[: len(names) // 4])
+        pool = [s for s, is_out in zip(self.samples, out, strict=True) if not is_out]
+        held = [s for s, is_out in zip(self.samples, out, strict=True) if is_out]
+        return some(pool, CANDIDATES, rng), some(held, HELD_OUT, rng)
 
 
-def cpu_tables(folders: Sequence[Path]) -> list[Table]:
+def some(samples: Sequence[Sample], most: int, rng: np.random.Generator) -> list[Sample]:
+    return [samples[i] for i in rng.permutation(len(samples))[:most]]
+
+
+def cpu_tables(folders: Sequence[Path]) -> Iterator[Table]:
     """One table a kind: the design's shapes of all stores, each brought to a typical speed."""
     from calib.host import detect_host, with_probes
     from calib.measure.probes import peaks
 
     probed = peaks()
     hardware = with_probes(load_hardware("cpu"), detect_host(), probed.peak_flops, probed.bandwidth)
-    shapes: dict[tuple[str, str], dict[object, Sample]] = {}
+    shapes: dict[str, dict[object, Sample]] = {}
     for folder in folders:
         samples = [s for s in read_samples(folder) if s.origin == "design" and s.status == "ok"]
         corrected = measured_shapes(samples, hardware)
@@ -67,26 +107,76 @@ def cpu_tables(folders: Sequence[Path]) -> list[Table]:
             if s.op.operator in CPU_KINDS and vars(s.op)["dtype"] == "bfloat16":
                 seconds = corrected[s.implementation, s.op, s.cache][0]
                 plain = replace(s, seconds=[seconds], probe_flops=None, probe_bandwidth=None)
-                shapes.setdefault((s.op.operator, s.implementation), {}).setdefault(s.op, plain)
-    return [Table(f"CPU {k} ({i})", hardware, list(s.values())) for (k, i), s in shapes.items()]
+                shapes.setdefault(s.op.operator, {}).setdefault(s.op, plain)
+    for kind, known in shapes.items():
+        yield Table(f"{kind}, CPU", hardware, OfGroups(list(known.values())))
 
 
-def at_random(pool: list[Sample], have: list[int], count: int, _: Calibration | None) -> list[int]:
-    """The pool is in random order."""
-    return [i for i in range(len(pool)) if i not in set(have)][:count]
+@dataclass(frozen=True)
+class State:
+    """What a rule may know: the candidates, those it has, the fit to those; a generator."""
+
+    pool: list[Sample]
+    have: list[int]
+    known: Calibration | None
+    rng: np.random.Generator
+
+    def drawn(self, count: int, weights: np.ndarray) -> list[int]:
+        """``count`` more, each with a chance in proportion to its weight."""
+        weights = weights.copy()
+        weights[self.have] = 0.0
+        some = self.rng.choice(len(weights), count, replace=False, p=weights / weights.sum())
+        return [int(i) for i in some]
+
+    def chosen(self, count: int, spread: np.ndarray | None) -> list[int]:
+        """``count`` more by the sweep's rule."""
+        ops = [s.op for s in self.pool]
+        seed = int(self.rng.integers(2**31))
+        return choose(ops, [ops[i] for i in self.have], count, spread, seed=seed)
+
+    @property
+    def spread(self) -> np.ndarray | None:
+        """[n] half of the interval's width, in log seconds; None without a fit."""
+        return None if self.known is None else spread_of(self.known, self.pool)
 
 
-def by_design(pool: list[Sample], have: list[int], count: int, _: Calibration | None) -> list[int]:
-    """The sweep's start: fill the space of shapes."""
-    return choose([s.op for s in pool], [pool[i].op for i in have], count)
+def at_random(state: State, count: int) -> list[int]:
+    return state.drawn(count, np.ones(len(state.pool)))
 
 
-def actively(
-    pool: list[Sample], have: list[int], count: int, known: Calibration | None
-) -> list[int]:
-    """The sweep's rule: the start, then where the fit is unsure."""
-    uncertainty = None if known is None else spread_of(known, pool)
-    return choose([s.op for s in pool], [pool[i].op for i in have], count, uncertainty)
+def evenly(state: State, count: int) -> list[int]:
+    """The sweep's rule without a fit to ask: the space of shapes is filled."""
+    return state.chosen(count, None)
+
+
+def largest(state: State, count: int) -> list[int]:
+    """Where the fit is least sure, nothing else asked."""
+    if state.spread is None:
+        return at_random(state, count)
+    order = np.argsort(-state.spread)
+    have = set(state.have)
+    return [int(i) for i in order if int(i) not in have][:count]
+
+
+def in_proportion(state: State, count: int) -> list[int]:
+    """Drawn one by one in proportion to the spread."""
+    return at_random(state, count) if state.spread is None else state.drawn(count, state.spread)
+
+
+def actively(state: State, count: int) -> list[int]:
+    """The sweep's rule: evenly, then in proportion to the spread, spread out."""
+    return state.chosen(count, state.spread)
+
+
+Rule = Callable[[State, int], list[int]]
+RANDOM, ACTIVE = "random", "active"
+RULES: dict[str, Rule] = {
+    RANDOM: at_random,
+    "largest spread": largest,
+    "in proportion": in_proportion,
+    "even": evenly,
+    ACTIVE: actively,
+}
 
 
 def spread_of(known: Calibration, pool: Sequence[Sample]) -> np.ndarray:
@@ -101,55 +191,69 @@ def estimate(known: Calibration, some: Sequence[Sample]) -> pd.DataFrame:
     return plain.estimate([s.op for s in some], some[0].implementation, hot)
 
 
-Rule = Callable[[list[Sample], list[int], int, Calibration | None], list[int]]
-RULES: dict[str, Rule] = {"random": at_random, "start only": by_design, "active": actively}
-
-
-def curve(table: Table, rule: Rule, seed: int) -> list[dict[str, float]]:
+def curve(table: Table, rule: Rule, seed: int) -> Iterator[dict[str, float]]:
     """Error on held-out groups at each of ``COUNTS`` samples, each batch chosen upon the last."""
-    pool, held = split(table.samples, seed)
-    have: list[int] = []
-    known, rows = None, []
+    pool, held = table.split(seed)
+    truth = np.array([s.median for s in held])
+    state = State(pool, [], None, np.random.default_rng(seed))
     for count in COUNTS:
         if count > 0.7 * len(pool):
-            break
-        have += rule(pool, have, count - len(have), known)
+            return
+        have = state.have + rule(state, count - len(state.have))
         known = fit([pool[i] for i in have], table.hardware)
-        truth = np.array([s.median for s in held])
+        state = replace(state, have=have, known=known)
         error = np.abs(estimate(known, held)["estimate_s"].to_numpy() / truth - 1)
-        figures = {"mean": error.mean(), "median": np.median(error), "p90": np.quantile(error, 0.9)}
-        rows.append({"seed": seed, "samples": count, **figures})
-    return rows
+        figures = {"mean": error.mean(), "median": np.median(error), "max": error.max()}
+        yield {"seed": seed, "samples": count, **figures}
 
 
-def split(samples: list[Sample], seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Candidates and held-out rows, no group in both; both in random order."""
-    rng = np.random.default_rng(seed)
-    groups = np.array([group_of(s) for s in samples])
-    names = np.unique(groups)
-    out = set(rng.permutation(names)[: len(names) // 4])
-    order = rng.permutation(len(samples))
-    held = [samples[i] for i in order if groups[i] in out]
-    pool = [samples[i] for i in order if groups[i] not in out]
-    return pool[:CANDIDATES], held[:HELD_OUT]
-
-
-def run(tables: Sequence[Table], seeds: int) -> pd.DataFrame:
-    rows = []
+def run(tables: Iterator[Table], rules: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
+    rows: list[dict[str, object]] = []
     for table in tables:
-        for seed in range(seeds):
-            for name, rule in RULES.items():
-                for row in curve(table, rule, seed):
-                    rows.append({"table": table.name, "rule": name, **row})
-        some = pd.DataFrame(rows).query("table == @table.name")
-        print(summary(some).to_string(float_format="{:.1%}".format), flush=True)
+        for seed in seeds:
+            for name in rules:
+                new = (
+                    {"table": table.name, "rule": name, **r}
+                    for r in curve(table, RULES[name], seed)
+                )
+                rows.extend(new)
+        print(markdown(pd.DataFrame(rows).query("table == @table.name")), flush=True)
     return pd.DataFrame(rows)
 
 
-def summary(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean over seeds of the mean and the median error, a column a rule."""
-    means = results.groupby(["table", "samples", "rule"])[["mean", "median"]].mean().unstack()
-    return means.reindex(columns=list(RULES), level=1)
+def advantage(results: pd.DataFrame, rule: str) -> pd.DataFrame:
+    """[table, samples]: mean over seeds of ln(error / error of random draws), and its standard
+    error; a negative mean: ``rule`` is better."""
+    errors = results.pivot_table(
+        index=["table", "samples", "seed"], columns="rule", values="mean", sort=False
+    )
+    ratio = np.log(errors[rule] / errors[RANDOM])
+    return ratio.groupby(["table", "samples"], sort=False).agg(["mean", "sem"])
+
+
+def over_all(results: pd.DataFrame, rule: str) -> tuple[float, float]:
+    """The advantage over all tables and counts: its mean over seeds and standard error."""
+    errors = results.pivot_table(
+        index=["seed", "table", "samples"], columns="rule", values="mean", sort=False
+    )
+    by_seed = np.log(errors[rule] / errors[RANDOM]).groupby("seed").mean()
+    return float(by_seed.mean()), float(by_seed.sem())
+
+
+def markdown(results: pd.DataFrame) -> str:
+    """Mean held-out error and its deviation over seeds, a column a rule; active against random."""
+    rules = list(dict.fromkeys(results["rule"]))
+    lines = ["| table | samples | " + " | ".join(rules) + " | active over random |"]
+    lines.append("|---|---|" + "---|" * (len(rules) + 1))
+    gain = advantage(results, ACTIVE)
+    groups = results.groupby(["table", "samples"], sort=False)
+    for (table, count), group in groups:
+        by_rule = group.groupby("rule")["mean"].agg(["mean", "std"])
+        cells = [f"{by_rule['mean'][r]:.1%} ± {100 * by_rule['std'][r]:.1f}" for r in rules]
+        mean, sem = gain.loc[(table, count)]
+        cells.append(f"{np.expm1(mean):+.0%} ± {100 * sem:.0f}")
+        lines.append(f"| {table} | {count} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def draw(results: pd.DataFrame, path: Path) -> None:
@@ -158,26 +262,42 @@ def draw(results: pd.DataFrame, path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     names = list(dict.fromkeys(results["table"]))
-    columns = min(4, len(names))
+    columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 3.2 * rows), squeeze=False)
+    size = (3.6 * columns, 2.9 * rows + 0.4)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
     for axis, name in zip(axes.flat, names, strict=False):
-        for rule, marker in zip(RULES, "os^", strict=True):
-            some = results.query("table == @name and rule == @rule").groupby("samples")["mean"]
-            axis.errorbar(some.mean().index, 100 * some.mean(), 100 * some.sem(), marker=marker,
-                          label=rule, capsize=3)  # fmt: skip
-        axis.set(title=name, xscale="log", yscale="log", xlabel="samples")
-        axis.set_xticks(COUNTS, [str(c) for c in COUNTS])
+        table = results[results["table"] == name]
+        for i, (rule, some) in enumerate(table.groupby("rule", sort=False)):
+            errors = 100 * some.pivot_table(index="samples", columns="seed", values="mean")
+            axis.errorbar(
+                errors.index * 1.02 ** (i - 2),  # beside one another, so that all bars are seen
+                errors.mean(axis=1),
+                errors.sem(axis=1),
+                marker="o^vsD"[i],
+                markersize=4,
+                linewidth=2 if rule == ACTIVE else 1,
+                label=rule,
+                capsize=2,
+            )
+        axis.set_title(name, fontsize=10)
+        axis.set(xscale="log", yscale="log")
+        axis.xaxis.set_major_locator(FixedLocator(COUNTS))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_locator(FixedLocator([1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100]))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(axis="y", which="both", labelsize=8)
-    axes[0, 0].set_ylabel("mean held-out error [%]")
-    axes[0, 0].legend()
-    figure.tight_layout()
+        axis.grid(alpha=0.3)
+    figure.supxlabel("samples", fontsize=10)
+    figure.supylabel("mean held-out error [%]", fontsize=10)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=9)
     figure.savefig(path, dpi=110)
 
 
@@ -185,25 +305,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=Path, nargs="*", default=[], help="stores of a CPU")
     parser.add_argument("--public", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rules", nargs="*", choices=list(RULES), default=list(RULES))
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--out", type=Path, default=Path("outputs/learning_curve"))
     chosen = parser.parse_args()
-    tables = cpu_tables(chosen.samples) if chosen.samples else []
-    tables += public_tables() if chosen.public else []
+    tables = itertools.chain(
+        public_tables() if chosen.public else (),
+        cpu_tables(chosen.samples) if chosen.samples else (),
+    )
     chosen.out.mkdir(parents=True, exist_ok=True)
-    results = run(tables, chosen.seeds)
+    seeds = range(chosen.first, chosen.first + chosen.seeds)
+    results = run(tables, chosen.rules, seeds)
     results.to_parquet(chosen.out / "learning_curve.parquet")
     draw(results, chosen.out / "learning_curve.png")
-    (chosen.out / "learning_curve.md").write_text(markdown(summary(results)), "utf-8")
-
-
-def markdown(means: pd.DataFrame) -> str:
-    """Rows: table and number of samples; columns: each figure of each rule."""
-    names = ["table", "samples", *(f"{rule}, {figure}" for figure, rule in means.columns)]
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    for (table, count), row in means.iterrows():
-        lines.append(f"| {table} | {count} | " + " | ".join(f"{v:.1%}" for v in row) + " |")
-    return "\n".join(lines) + "\n"
+    (chosen.out / "learning_curve.md").write_text(markdown(results), "utf-8")
+    for rule in chosen.rules:
+        mean, sem = over_all(results, rule)
+        print(f"{rule}, over all: {np.expm1(mean):+.1%} ± {100 * sem:.1f} of random draws")
 
 
 if __name__ == "__main__":
