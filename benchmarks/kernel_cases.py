@@ -10,12 +10,13 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kernels import attention, attention_decode, conv, mlp, norm, stream
+from kernels import attention, attention_backward, attention_decode, conv, mlp, norm, stream
 from model import ops
 from model.causal_lm import Llama
 from model.deepseek_ocr import DeepseekOCRModel
 
-Run = Callable[[], torch.Tensor]
+Outcome = torch.Tensor | tuple[torch.Tensor, ...]
+Run = Callable[[], Outcome]
 DTYPE = torch.bfloat16
 
 
@@ -30,6 +31,15 @@ class Case:
     ours: Run
     vendors: dict[str, Run]
     reference: Run
+
+
+SOFTMAXES = ((4096, 4096), (283, 129280))
+"""Rows and columns: the scores of SAM's global attention written out, DeepSeek-OCR's vocabulary."""
+DEPTHWISE = (
+    ops.Conv2d(1, 256, 256, 64, 64, kernel=3, padding=1, groups=256),
+    ops.Conv2d(8, 96, 96, 56, 56, kernel=7, padding=3, groups=96),
+)
+"""Neither model has one: SAM's neck by channel, and ConvNeXt-T's first stage (Liu et al., 2022)."""
 
 
 def model_operators() -> list[ops.Operator]:
@@ -47,18 +57,24 @@ def cases(operators: Iterable[ops.Operator], device: str) -> Iterator[Case]:
     for op in operators:
         if isinstance(op, ops.Attention) and not op.mask:  # a padding mask is not benchmarked
             yield attention_case(op, device)
+            if op.q_len > 1 and not op.bias:
+                yield backward_case(op, device)
         elif isinstance(op, ops.Matmul) and op.batch == 1 and op.dtype == "bfloat16":
             yield linear_case(op, device)
         elif isinstance(op, ops.GroupedMatmul):
             yield grouped_case(op, device)
         elif isinstance(op, ops.Conv2d):
-            yield conv_case(op, device)
+            yield conv_case("conv2d", op, device)
         elif isinstance(op, ops.Norm):
             yield norm_case(op, device)
     for tokens in (1, 283):
         yield swiglu_case(tokens, 6848, 1280, device)
     for tokens in (1, 2048):
         yield swiglu_case(tokens, 14336, 4096, device)
+    for rows, columns in SOFTMAXES:
+        yield softmax_case(ops.Softmax(rows, columns), device)
+    for op in DEPTHWISE:
+        yield conv_case("depthwise", op, device)
     yield from stream_cases(1 << 28, device)
 
 
@@ -109,7 +125,7 @@ def grouped_case(op: ops.GroupedMatmul, device: str) -> Case:
     sizes, touched = counts.tolist(), int((counts > 0).sum())
     seen = ops.GroupedMatmul(op.tokens, op.experts, op.top_k, op.n, op.k, active_experts=touched)
 
-    def loop() -> torch.Tensor:
+    def loop() -> Outcome:
         parts = zip(x.split(sizes), w, strict=True)
         return torch.cat([functional.linear(rows, expert) for rows, expert in parts])
 
@@ -131,8 +147,11 @@ def attention_case(op: ops.Attention, device: str) -> Case:
     bias = randn(*scores, device=device) if op.bias else None
     options: dict[str, Any] = {"causal": op.causal, "window": op.window, "bias": bias}
 
+    if op.causal and op.q_len != op.kv_len:
+        raise ValueError(f"{op}: torch's causal mask starts at the first key, ours at the last")
+
     def sdpa(backend: SDPBackend) -> Run:
-        def run() -> torch.Tensor:
+        def run() -> Outcome:
             with sdpa_kernel(backend):
                 return functional.scaled_dot_product_attention(
                     q, k, v, bias, is_causal=op.causal, enable_gqa=op.heads != op.kv_heads
@@ -143,9 +162,7 @@ def attention_case(op: ops.Attention, device: str) -> Case:
     decode = op.q_len == 1 and bias is None
     return Case(
         "attention, decode" if op.q_len == 1 else "attention, prefill",
-        f"b={op.batch} h={op.heads}/{op.kv_heads} q={op.q_len} kv={op.kv_len} d={op.head_dim}"
-        + ", causal" * op.causal
-        + ", bias" * op.bias,
+        attention_shape(op),
         op.min_flops,
         op.bytes,
         (lambda: attention_decode.decode_attention(q, k, v, op.window))
@@ -160,7 +177,58 @@ def attention_case(op: ops.Attention, device: str) -> Case:
     )
 
 
-def conv_case(op: ops.Conv2d, device: str) -> Case:
+def backward_case(op: ops.Attention, device: str) -> Case:
+    """The gradients of q, k and v, the output and its logarithms known."""
+    shapes = ((op.heads, op.q_len), (op.kv_heads, op.kv_len), (op.kv_heads, op.kv_len))
+    leaves = [randn(op.batch, *s, op.head_dim, device=device).requires_grad_() for s in shapes]
+    q, k, v = (x.detach() for x in leaves)
+    o, lse = attention.attention_forward(q, k, v, op.causal, op.window)
+    slope = torch.randn_like(o)
+    gradient = op.backward()[0]
+
+    def sdpa(backend: SDPBackend) -> Run:
+        graph: list[torch.Tensor] = []
+
+        def run() -> Outcome:
+            with sdpa_kernel(backend):
+                if not graph:  # the forward pass, once
+                    gqa = op.heads != op.kv_heads
+                    graph.append(
+                        functional.scaled_dot_product_attention(
+                            *leaves, is_causal=op.causal, enable_gqa=gqa
+                        )
+                    )
+                return torch.autograd.grad(graph[0], leaves, slope, retain_graph=True)
+
+        return run
+
+    def reference() -> Outcome:
+        exact = attention.attention_reference(*leaves, op.causal, op.window)
+        return torch.autograd.grad(exact, leaves, slope.float())
+
+    return Case(
+        "attention, backward",
+        attention_shape(op),
+        gradient.min_flops,
+        gradient.bytes,
+        lambda: attention_backward.attention_backward(q, k, v, o, slope, lse, op.causal, op.window)[
+            :3
+        ],
+        {
+            "SDPA flash": sdpa(SDPBackend.FLASH_ATTENTION),
+            "SDPA cuDNN": sdpa(SDPBackend.CUDNN_ATTENTION),
+            "SDPA efficient": sdpa(SDPBackend.EFFICIENT_ATTENTION),
+        },
+        reference,
+    )
+
+
+def attention_shape(op: ops.Attention) -> str:
+    sizes = f"b={op.batch} h={op.heads}/{op.kv_heads} q={op.q_len} kv={op.kv_len} d={op.head_dim}"
+    return sizes + ", causal" * op.causal + ", bias" * op.bias
+
+
+def conv_case(kind: str, op: ops.Conv2d, device: str) -> Case:
     """Channels-last, the layout that both sides are fast in; patches as an image comes."""
     patches = op.stride == op.kernel and op.padding == 0 and op.kernel > 1
     layout = torch.contiguous_format if patches else torch.channels_last
@@ -170,7 +238,7 @@ def conv_case(op: ops.Conv2d, device: str) -> Case:
     b = randn(op.out_channels, device=device) if op.bias else None
     where = (op.stride, op.padding)
     return Case(
-        "conv2d",
+        kind,
         f"{op.in_channels}->{op.out_channels} {op.height}x{op.width} k={op.kernel} s={op.stride}",
         op.min_flops,
         op.bytes,
@@ -191,6 +259,19 @@ def norm_case(op: ops.Norm, device: str) -> Case:
         theirs = lambda: functional.layer_norm(x, (op.cols,), w, b, 1e-6)  # noqa: E731
     shape = f"{op.kind} {op.rows} x {op.cols}"
     return Case("norm", shape, 0.0, op.bytes, ours, {"torch": theirs}, reference)
+
+
+def softmax_case(op: ops.Softmax, device: str) -> Case:
+    x = randn(op.rows, op.cols, device=device)
+    return Case(
+        "softmax",
+        f"{op.rows} x {op.cols}",
+        0.0,
+        op.bytes,
+        lambda: norm.softmax(x),
+        {"torch": lambda: x.softmax(-1)},
+        lambda: norm.softmax_reference(x),
+    )
 
 
 def stream_cases(elements: int, device: str) -> Iterator[Case]:

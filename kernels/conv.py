@@ -23,7 +23,7 @@ from kernels.configs.pick import Product, pick_linear
 from kernels.depthwise import depthwise_launch, is_channels_last
 from kernels.launch import Architecture, Launch, architecture_of, strided
 from kernels.mlp.operands import tile_of
-from kernels.mlp.product import of_columns
+from kernels.mlp.product import linear_launches, of_columns
 from kernels.mlp.split import finish_launch, partial_sums
 
 
@@ -177,8 +177,9 @@ def conv2d(
     """[B, C, H, W] x [OC, C / groups, KH, KW] -> [B, OC, OH, OW], laid out as ``x`` is.
 
     Channels-last is the fast layout: 16 bytes a load. Weights are brought into the layout of
-    ``x``, as torch does it; those already there are not copied. Raises ``ValueError`` for shapes
-    that do not match.
+    ``x``, as torch does it; those already there are not copied. One tap at every position of a
+    channels-last image is a product of two matrices, and goes that way. Raises ``ValueError`` for
+    shapes that do not match.
     """
     _check(x, weight, stride, padding, groups)
     bias = of_columns(bias, weight)
@@ -192,13 +193,18 @@ def conv2d(
         (x.shape[0], weight.shape[0], *size), dtype=x.dtype, device=x.device, memory_format=layout
     )
     architecture = architecture_of(x.device)
-    if weight.shape[1] == 1 and groups > 1:
-        depthwise_launch(x, weight, bias, o, stride, padding, architecture, tile).run()
+    positions, result = as_matrix(x), as_matrix(o)
+    one_tap = weight.shape[2:] == (1, 1) and stride == 1 and padding == 0 and groups == 1
+    launches: tuple[Launch, ...]
+    if one_tap and is_channels_last(x) and positions is not None and result is not None:
+        kernel = weight.flatten(1)
+        launches = linear_launches(positions, kernel, bias, result, None, architecture, tile)
+    elif weight.shape[1] == 1 and groups > 1:
+        launches = (depthwise_launch(x, weight, bias, o, stride, padding, architecture, tile),)
     else:
-        for launch in conv2d_launches(
-            x, weight, bias, o, stride, padding, groups, architecture, tile
-        ):
-            launch.run()
+        launches = conv2d_launches(x, weight, bias, o, stride, padding, groups, architecture, tile)
+    for launch in launches:
+        launch.run()
     return o
 
 

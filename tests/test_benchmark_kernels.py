@@ -51,6 +51,12 @@ def test_summary_is_geometric_and_judges_by_the_mark() -> None:
     assert lines.loc["conv2d", "reached"] == "no"
 
 
+def test_a_kind_without_a_mark_is_shown() -> None:
+    row = bench.row(timings("attention, backward", ours=[1.0], cuDNN=[0.5]))
+    line = bench.summarise(pd.DataFrame([row])).iloc[0]
+    assert (line["ratio"], line["mark"], line["reached"]) == (0.5, "-", "-")
+
+
 def test_small_norms_are_shown_and_not_counted() -> None:
     small = bench.Timings("norm", "1 x 8", 1.0, 100.0, {"ours": [100.0]}, {})
     large = bench.Timings("norm", "big", 1.0, 1e9, {"ours": [1.0]}, {})
@@ -71,6 +77,8 @@ def test_check_finds_a_hole_and_a_wrong_element() -> None:
     bench.check(lambda: right, right)
     with pytest.raises(ValueError, match="8 of 8 elements are wrong"):
         bench.check(lambda: torch.empty(8), right)
+    with pytest.raises(ValueError, match="8 of 8"):
+        bench.check(lambda: (right, right + 1), (right, right))
     wrong = right.clone()
     wrong[3] = 1.5
     with pytest.raises(ValueError, match="1 of 8"):
@@ -90,6 +98,7 @@ def test_a_vendor_that_refuses_is_named_and_ours_may_not() -> None:
         bench.compete(case, lambda run: 1.0, CEILINGS, 2)
 
 
+DEPTHWISE = ops.Conv2d(1, 8, 8, 5, 5, kernel=3, padding=1, groups=8)
 TINY = [
     ops.Matmul(5, 33, 40, bias=True),
     ops.Matmul(1, 33, 40),
@@ -114,6 +123,8 @@ def test_a_whole_run_on_tiny_shapes(
         kernel_cases, "swiglu_case", lambda *_: whole_swiglu_case(3, 33, 40, device)
     )
     monkeypatch.setattr(kernel_cases, "stream_cases", lambda *_: whole_stream_cases(999, device))
+    monkeypatch.setattr(kernel_cases, "SOFTMAXES", ((3, 40),))
+    monkeypatch.setattr(kernel_cases, "DEPTHWISE", (DEPTHWISE,))
     rows = [
         bench.row(bench.compete(case, lambda run: 1e-3, CEILINGS, 2))
         for case in kernel_cases.cases(TINY, device)
@@ -124,7 +135,9 @@ def test_a_whole_run_on_tiny_shapes(
     bench.write(tmp_path, table, text)
     assert "| linear, one token | m=1 n=33 k=40 | 1000.0 (1000.0-1000.0) | cuBLAS |" in text
     read = pd.read_parquet(tmp_path / "kernels.parquet")
-    assert len(read) == len(TINY) - 1 + 4 + 4
+    gradients, softmaxes, depthwise = 1, 1, 1
+    assert len(read) == len(TINY) - 1 + 4 + 4 + gradients + softmaxes + depthwise
+    assert "| attention, backward | b=1 h=2/1 q=9 kv=9 d=16, causal |" in text
     assert [len(s) for s in read["seconds"][0]] == [2, 2]
 
 
