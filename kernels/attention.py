@@ -103,23 +103,33 @@ def walk(
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr,
     BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Keys [lo, hi) into the running accumulator, maximum and sum."""
+    """Keys [lo, hi) into the running accumulator, maximum and sum.
+
+    Without a bias scores stay unscaled until the exponent, where the factor is free: it is one
+    multiply-add with the subtraction of the maximum (which wants it positive).
+    """
     o_d = tl.arange(0, BD)
     for o_n in range(lo, hi, BN):
         o_k = o_n + tl.arange(0, BN)
         b_k = load_rows(p_k, o_k, o_d, s_k, N, D, BD, MASKED)  # [BN, BD]
-        b_s = tl.dot(b_q, b_k.T) * scale  # [BM, BN]
+        b_s = tl.dot(b_q, b_k.T)  # [BM, BN]
         if p_bias is not None:
             p_b = p_bias + o_q.to(tl.int64)[:, None] * s_bias[2]
             p_b += o_k.to(tl.int64)[None, :] * s_bias[3]
             m_b = (o_q[:, None] < Q) & (o_k[None, :] < N)
-            b_s += tl.load(p_b, mask=m_b, other=0.0).to(tl.float32) * 1.4426950408889634
+            b_bias = tl.load(p_b, mask=m_b, other=0.0).to(tl.float32)
+            b_s = b_s * scale + b_bias * 1.4426950408889634
         if MASKED:
             b_s = tl.where(
                 seen(o_q[:, None], o_k[None, :], Q, N, CAUSAL, WINDOW), b_s, -float("inf")
             )
-        b_max = tl.maximum(b_m, tl.max(b_s, 1))  # [BM]
+        b_top = tl.max(b_s, 1)  # [BM]
+        if p_bias is None:
+            b_top *= scale
+        b_max = tl.maximum(b_m, b_top)
         b_ref = tl.where(b_max == -float("inf"), 0.0, b_max)  # a row that has seen no key yet
+        if p_bias is None:
+            b_s *= scale
         b_p = tl.exp2(b_s - b_ref[:, None])  # [BM, BN]
         b_fade = tl.exp2(b_m - b_ref)
         b_l = b_l * b_fade + tl.sum(b_p, 1)
@@ -233,13 +243,16 @@ def attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The output [B, H, q_len, D] and the logarithm, base 2, of each row's sum [B, H, q_len].
 
-    Raises ``ValueError`` for shapes that do not match and for a window without ``causal``.
+    Raises ``ValueError`` for shapes that do not match, a window without ``causal``, and a scale
+    that is not positive.
     """
     check_attention(q, k, v, causal, window)
+    if scale is not None and scale <= 0:
+        raise ValueError(f"scale = {scale}: expected more than 0")
     o = torch.empty_like(q)
     lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     if bias is not None:
-        bias = bias.expand(*q.shape[:3], k.shape[2])
+        bias = over_scores(bias, q, k)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     architecture = architecture_of(q.device)
     attention_launch(q, k, v, bias, o, lse, causal, window, scale, architecture, tile).run()
@@ -260,6 +273,17 @@ def attention(
     return attention_forward(q, k, v, causal, window, bias, scale)[0]
 
 
+def over_scores(bias: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """``bias`` expanded to [B, H, q_len, kv_len]. Raises ``ValueError`` where it does not fit."""
+    scores = (*q.shape[:3], k.shape[2])
+    try:
+        return bias.expand(scores)
+    except RuntimeError:
+        raise ValueError(
+            f"bias: {tuple(bias.shape)}, expected what broadcasts to {tuple(scores)}"
+        ) from None
+
+
 def check_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, window: int | None
 ) -> None:
@@ -271,6 +295,8 @@ def check_attention(
             f"q: {tuple(q.shape)}, k: {tuple(k.shape)}: expected the same batch and head_dim, and "
             "a number of query heads that is a multiple of the key heads"
         )
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"k: {k.dtype}, v: {v.dtype}, expected the dtype of q, {q.dtype}")
     if q.shape[-1] > MAX_HEAD_DIM:
         raise ValueError(f"head_dim = {q.shape[-1]}: expected at most {MAX_HEAD_DIM}")
     if window is not None and (window < 1 or not causal):

@@ -144,6 +144,12 @@ def test_bad_input_is_named(device: str) -> None:
         attention(q, k, k)
     with pytest.raises(ValueError, match="window = 4: expected 1 or more, and causal=True"):
         attention(k, k, k, window=4)
+    with pytest.raises(ValueError, match="scale = -1"):
+        attention(k, k, k, scale=-1.0)
+    with pytest.raises(ValueError, match=r"k: torch\.bfloat16"):
+        attention(k.half(), k, k)
+    with pytest.raises(ValueError, match=r"bias: \(2, 3\), expected"):
+        attention(k, k, k, bias=k[0, 0, :, :3])
     with pytest.raises(ValueError, match="expected one query"):
         decode_attention(k, k, k)
     wide = draw(1, 1, 2, 257, dtype=BF16, device=device)
