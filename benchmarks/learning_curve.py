@@ -2,6 +2,7 @@
 
     python -m benchmarks.learning_curve --first 10            # public tables, seeds 10 to 14
     python -m benchmarks.learning_curve --no-public --samples DIR ...   # a CPU's stores
+    ... --also outputs/learning_curve                         # one page and picture of both
 
 Candidates are what was measured: rows of public tables (the extra ``public``), or a CPU's samples.
 A quarter of the groups of shapes is held out, of public tables as in ``benchmarks.accuracy``: of
@@ -308,6 +309,7 @@ def main() -> None:
     parser.add_argument("--rules", nargs="*", choices=list(RULES), default=list(RULES))
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--also", type=Path, help="another run's folder, shown beside")
     parser.add_argument("--out", type=Path, default=Path("outputs/learning_curve"))
     chosen = parser.parse_args()
     tables = itertools.chain(
@@ -317,6 +319,9 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     seeds = range(chosen.first, chosen.first + chosen.seeds)
     results = run(tables, chosen.rules, seeds)
+    if chosen.also:
+        earlier = pd.read_parquet(chosen.also / "learning_curve.parquet")
+        results = pd.concat([earlier, results], ignore_index=True)
     results.to_parquet(chosen.out / "learning_curve.parquet")
     draw(results, chosen.out / "learning_curve.png")
     (chosen.out / "learning_curve.md").write_text(markdown(results), "utf-8")
