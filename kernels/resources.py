@@ -181,12 +181,18 @@ def markdown(rows: list[Resources]) -> str:
 DOCUMENT = """# Kernels: what the compiler made of them
 
 Written by `python -m kernels.resources --write docs/kernels.md` with triton {version}; no card is
-needed for it. The tiles of `kernels/configs.py` that fit each card, compiled in bfloat16 at shapes
+needed for it. The tiles of `kernels/configs` that fit each card, compiled in bfloat16 at shapes
 of DeepSeek-OCR: heads of 128 and 64 (the backward with the tile that these get), other head sizes
 and dtypes are not in the table. *Registers* are those of a thread; *spills* are instructions that
 touch local memory; *occupancy* is the share of an SM's warps that fit at once; *matrix* is the
 instruction that multiplies (HMMA of a warp, HGMMA of four warps, UTCHMMA of a block); *loads* are
 the global load instructions in the code by bits a thread, `bulk` where a descriptor fetches a tile.
+
+**What the tables cannot say, and no card has said yet** ([gpu.md](gpu.md) holds what was run on
+one): whether the kernels are right as compiled, not only under the interpreter (`pytest -m gpu`);
+how fast they are, and whether they reach the marks set for Hopper (`python -m benchmarks.kernels`,
+where the marks stand); whether the model of `kernels/configs/pick.py` picks the best tile, and
+splits a reduction where that pays (`--tune` of the same command). No figure of speed is claimed.
 
 {summary}
 
