@@ -64,13 +64,24 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-@cache
 def architecture_of(device: torch.device) -> Architecture:
     """The architecture of ``device``, with its own SM count.
 
     A CPU stands for sm_90 under Triton's interpreter, where any tile runs. Raises ``ValueError``
-    for a CPU without it and for a compute capability that has no row.
+    for a CPU without it, for a compute capability that has no row, and for a card that is not the
+    current one: a launch goes to the current card, where these tensors are not.
     """
+    if device.type == "cuda" and device.index not in (None, torch.cuda.current_device()):
+        raise ValueError(
+            f"a tensor on {device}: the current device is {torch.cuda.current_device()}; expected "
+            f"to be called under torch.cuda.device({device.index})"
+        )
+    return described(device)
+
+
+@cache
+def described(device: torch.device) -> Architecture:
+    """What :func:`architecture_of` found, once a device."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         name = f"sm_{properties.major}{properties.minor}"

@@ -11,7 +11,7 @@ from kernels.configs import footprint, pick
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import Footprint
 from kernels.configs.pick import Product
-from kernels.launch import ARCHITECTURES, architecture_of
+from kernels.launch import ARCHITECTURES, architecture_of, described
 
 EVERY = pytest.mark.parametrize("card", ARCHITECTURES)
 SM_90, SM_120 = ARCHITECTURES["sm_90"], ARCHITECTURES["sm_120"]
@@ -104,7 +104,13 @@ def test_a_float32_tile_holds_the_same_bytes() -> None:
 def test_a_cpu_without_the_interpreter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import triton
 
-    architecture_of.cache_clear()
+    described.cache_clear()
     monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
     with pytest.raises(ValueError, match="TRITON_INTERPRET=1 set before triton is imported"):
         architecture_of(torch.device("cpu"))
+
+
+def test_a_card_that_is_not_the_current_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    with pytest.raises(ValueError, match=r"cuda:1: the current device is 0.*torch\.cuda\.device"):
+        architecture_of(torch.device("cuda:1"))

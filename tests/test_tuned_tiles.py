@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from triton.runtime.errors import OutOfResources
 
 from kernels.configs import pick, tuned
 from kernels.configs.candidates import Tile
@@ -68,6 +69,24 @@ def test_a_class_is_many_shapes_and_kernels_do_not_share_it() -> None:
     assert pick.pick_linear(replace(SHAPE, m=270, k=5000), CARD) == best
     for other in (replace(SHAPE, m=700), replace(SHAPE, item=4), replace(SHAPE, kernel="conv2d")):
         assert pick.pick_linear(other, CARD) == pick.model_linear(other, CARD)
+
+
+def test_a_tile_that_does_not_run_is_left_out() -> None:
+    """The arithmetic lets a tile pass, the compiler then wants more memory than there is."""
+    first, second, *_ = pick.product_tiles(SHAPE, CARD)
+
+    def clock(run: object) -> float:
+        if ask() == first:
+            raise OutOfResources(300_000, 232_448, "shared memory")
+        return 1.0 if ask() == second else 2.0
+
+    assert list(tuned.tune(ask, clock).values()) == [second]
+
+
+def test_what_another_process_chose_is_kept() -> None:
+    tuned.tune(ask, clock_that_likes(TILE)[1])
+    tuned.keep(CARD.card, {"linear 2x1x1x1x1": TILE})
+    assert len(tuned.read(tuned.file_of(CARD.card))) == 2
 
 
 def test_without_a_device_nothing_is_tuned(folder: Path) -> None:

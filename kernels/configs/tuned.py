@@ -25,6 +25,7 @@ from statistics import median
 from typing import Any
 
 import triton
+from triton.runtime.errors import OutOfResources
 
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import power_of_two
@@ -69,10 +70,14 @@ def file_of(card: str) -> Path:
 
 @cache
 def choices(card: str) -> dict[str, Tile]:
-    """The choices of a card, read once a process. Raises ``ValueError`` naming a file, and the
-    entry, that does not hold tiles."""
-    path = file_of(card)
-    if not card or not path.exists():
+    """The choices of a card, read once a process; none where there is no card."""
+    return read(file_of(card)) if card else {}
+
+
+def read(path: Path) -> dict[str, Tile]:
+    """The tiles of a file by class. Raises ``ValueError`` naming a file, and the entry, that does
+    not hold tiles."""
+    if not path.exists():
         return {}
     try:
         table = json.loads(path.read_text("utf-8"))
@@ -82,7 +87,7 @@ def choices(card: str) -> dict[str, Tile]:
     for key, tile in tiles.items():
         if not all(isinstance(size, int) and size >= 0 for size in asdict(tile).values()):
             raise ValueError(f"{path}: {key}: {tile}: expected whole numbers")
-    log.info("%d tuned tiles of %s from %s", len(tiles), card, path)
+    log.info("%d tuned tiles from %s", len(tiles), path)
     return tiles
 
 
@@ -127,23 +132,32 @@ def tune(run: Run, clock: Callable[[Run], float], rounds: int = 7) -> dict[str, 
 
 def _race(question: Question, run: Run, clock: Callable[[Run], float], rounds: int) -> Tile:
     table = choices(question.card)
-    seconds: dict[Tile, list[float]] = {tile: [] for tile in question.tiles}
-    try:
-        for turn in range(rounds + 1):
-            for tile in question.tiles:
-                table[question.key] = tile
-                taken = clock(run)
-                if turn > 0:
-                    seconds[tile].append(taken)
-    finally:
-        del table[question.key]
+    seconds: dict[Tile, list[float]] = {}
+
+    def timed(tile: Tile) -> float:
+        table[question.key] = tile
+        try:
+            return clock(run)
+        finally:
+            del table[question.key]
+
+    for tile in question.tiles:  # once, to compile
+        try:
+            timed(tile)
+            seconds[tile] = []
+        except OutOfResources as error:
+            log.warning("%s: %s: left out: %s", question.key, tile, error)
+    for _ in range(rounds):
+        for tile, taken in seconds.items():
+            taken.append(timed(tile))
     return min(seconds, key=lambda tile: median(seconds[tile]))
 
 
 def keep(card: str, table: dict[str, Tile]) -> None:
-    """Written beside its place, then renamed."""
+    """Written beside its place, then renamed; what another process has added stays."""
     path = file_of(card)
     path.parent.mkdir(parents=True, exist_ok=True)
+    table = read(path) | table
     partial = path.with_name(path.name + ".part")
     partial.write_text(json.dumps({k: asdict(t) for k, t in table.items()}, indent=1), "utf-8")
     os.replace(partial, path)
