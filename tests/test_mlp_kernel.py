@@ -147,7 +147,10 @@ def test_bad_input_is_named(device: str) -> None:
 
 
 @full
-@pytest.mark.parametrize("m, n, k", [(1, 6848, 1280), (73, 1280, 1283), (4096, 3072, 768)])
+@pytest.mark.parametrize(
+    "m, n, k",
+    [(1, 6848, 1280), (8, 1280, 6848), (73, 1280, 1283), (283, 1280, 6848), (4096, 3072, 768)],
+)
 @pytest.mark.parametrize("activation", ["gelu", "silu"])
 def test_linear_full_size(m: int, n: int, k: int, activation: str, device: str) -> None:
     x, weight = draw(m, k, dtype=BF16, device=device), draw(n, k, dtype=BF16, device=device)

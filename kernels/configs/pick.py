@@ -33,6 +33,12 @@ work, which the clocks of one SM do not show."""
 FILL_CLOCKS = 1500
 """A program's first operands and its last stores: two trips to memory that nothing hides."""
 
+SPLIT_GAIN = 1.2
+"""A second kernel must promise that much: its start is the model's least certain part."""
+
+EXPONENTIALS_PER_CLOCK = 16
+"""Of one SM of every card here (CUDA C++ Programming Guide, throughput of native arithmetic)."""
+
 
 @dataclass(frozen=True)
 class Product:
@@ -86,10 +92,10 @@ def product_clocks(m: float, n: float, item: int, architecture: Architecture) ->
 
 
 def finish_clocks(product: Product, splits: int, architecture: Architecture) -> float:
-    """Clocks of a second kernel that sums partial results: its start, its fill, and float32 written
-    and read again by all SMs."""
+    """Clocks of a second kernel that sums partial results: the first one's end, its own start and
+    fill, and float32 written and read again by all SMs."""
     moved = 2 * 4 * product.copies * product.m * product.n * splits
-    return 2 * FILL_CLOCKS + moved / (architecture.l2_bytes_per_clock * architecture.sms)
+    return 3 * FILL_CLOCKS + moved / (architecture.l2_bytes_per_clock * architecture.sms)
 
 
 def linear_clocks(tile: Tile, product: Product, architecture: Architecture) -> float:
@@ -112,8 +118,11 @@ def split(tile: Tile, product: Product, architecture: Architecture) -> Tile:
 
 @cache
 def product_tiles(product: Product, architecture: Architecture) -> tuple[Tile, ...]:
-    """The tiles that fit, whole, and split where the kernel can and the shape leaves SMs idle."""
-    tiles = linear_tiles(product.kernel, product.item, architecture, product.by_element)
+    """The tiles that fit, whole, and split where the kernel can and the shape leaves SMs idle; none
+    of which more than three quarters of the rows would be empty, if there is another."""
+    fitting = linear_tiles(product.kernel, product.item, architecture, product.by_element)
+    highest = 2 * power_of_two(max(1, product.m))
+    tiles = tuple(t for t in fitting if t.m <= highest) or fitting[-1:]
     if product.can_split:
         tiles += tuple(split(t, product, architecture) for t in tiles)
     return tuple(dict.fromkeys(tiles))
@@ -121,9 +130,15 @@ def product_tiles(product: Product, architecture: Architecture) -> tuple[Tile, .
 
 @cache
 def model_linear(product: Product, architecture: Architecture) -> Tile:
-    """The :func:`fastest` of them."""
+    """The :func:`fastest` whole tile, or a split one where that gains ``SPLIT_GAIN``."""
+
+    def clocks(tile: Tile) -> float:
+        return linear_clocks(tile, product, architecture)
+
     tiles = product_tiles(product, architecture)
-    return fastest(tiles, lambda t: linear_clocks(t, product, architecture))
+    whole = fastest(tuple(t for t in tiles if t.splits == 1), clocks)
+    parts = tuple(t for t in tiles if SPLIT_GAIN * clocks(t) <= clocks(whole))
+    return fastest(parts, clocks) if parts else whole
 
 
 def pick_linear(product: Product, architecture: Architecture) -> Tile:
@@ -160,14 +175,15 @@ def model_attention(
     architecture: Architecture,
     masked: bool,
 ) -> Tile:
-    """The :func:`fastest`. A step along the keys is two products of [m, head_dim], one to score,
-    one to sum."""
+    """The :func:`fastest`. A key takes two products of [m, head_dim], one to score, one to sum, and
+    between them, waiting on the one and awaited by the other, an exponential for each query."""
 
     def clocks(tile: Tile) -> float:
         programs = heads * cdiv(q_len, tile.m)
-        multiply = tile.m * head_dim * item / 2 / architecture.fma_per_clock
-        load = head_dim * item / architecture.l2_bytes_per_clock
-        return waves(programs, architecture) * (FILL_CLOCKS + 2 * kv_len * max(multiply, load))
+        multiply = 2 * tile.m * head_dim * item / 2 / architecture.fma_per_clock
+        load = 2 * head_dim * item / architecture.l2_bytes_per_clock
+        key = max(multiply + tile.m / EXPONENTIALS_PER_CLOCK, load)
+        return waves(programs, architecture) * (FILL_CLOCKS + kv_len * key)
 
     return fastest(attention_tiles(head_dim, item, architecture, masked), clocks)
 
