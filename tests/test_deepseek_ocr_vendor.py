@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from live_memory import live_memory
 from torch._subclasses.fake_tensor import FakeTensorMode
 from vendor_code import Cache, Root
 
+from benchmarks.rtx5090 import KERNELS
 from calib.trace import record
 from model.deepseek_ocr import DeepseekOCRModel
 from model.deepseek_ocr_vendor import LoopedMixture, VendorDeepseekOCR, VendorLanguage
@@ -25,7 +25,6 @@ from model.layer import Call, total
 from model.moe import Routing
 
 MODEL = VendorDeepseekOCR()
-PUBLISHED = Path(__file__).parent / "data" / "deepseek_ocr_decode_kernels.csv"
 TOKENS = 64
 """Decoded in the published run."""
 
@@ -101,7 +100,7 @@ def test_a_decode_step_has_the_published_kernels() -> None:
     found = Counter("attention" if "attention" in row.base else row.base for row in rows)
     published: Counter[str] = Counter()
     kernels = 0
-    for row in csv.DictReader(PUBLISHED.open(encoding="utf-8")):
+    for row in csv.DictReader(KERNELS.open(encoding="utf-8")):
         parts = [int(row[part]) for part in ("pass", "library", "loop")]
         assert sum(parts) * TOKENS == int(row["instances"]), row["kernel"]
         published[row["operator"]] += parts[0]
