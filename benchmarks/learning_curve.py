@@ -36,6 +36,7 @@ PUBLIC = [
     for table in ("gemm", "context_attention", "generation_attention")
     for card in ("h200", "rtx_pro_6000")
 ]
+TICKS = [*range(1, 11), 12, 15, 20, 25, 30, 40, 50, 70, 100]
 CPU_KINDS = ("matmul", "attention", "conv2d")
 Parts = tuple[list[Sample], list[Sample]]
 """Candidates and held-out samples, no group in both; both in random order."""
@@ -290,7 +291,7 @@ def draw(results: pd.DataFrame, path: Path) -> None:
         axis.set(xscale="log", yscale="log")
         axis.xaxis.set_major_locator(FixedLocator(COUNTS))
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.yaxis.set_major_locator(FixedLocator([1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100]))
+        axis.yaxis.set_major_locator(FixedLocator(TICKS))
         axis.yaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_major_formatter("{x:g}")

@@ -138,11 +138,13 @@ class Sweep:
         """
         state = State(self.samples, lambda: self._budget.share(self._elapsed_s()))
         own = {point.op for point in models}
+        fatal = {(s.op, s.implementation) for s in self.samples if s.status == LOST}
         others = (point for point in designs(state) if point.op not in own)
         for point in interleave(models, others, lambda: self._in_time(DESIGN)):
             for implementation in self.instrument.implementations:
                 key = (point.op, implementation, point.cache)
-                if key not in self._known and self._in_time(point.origin):
+                fresh = key not in self._known and key[:2] not in fatal
+                if fresh and self._in_time(point.origin):
                     self._known.add(key)
                     yield point, implementation
 
