@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from calib.steps import Observed
 
 
+VISION = "vision"
+"""The phase of a model that looks at the workload's image."""
+
+
 @dataclass(frozen=True)
 class Tables:
     """Rows of operators, modules and components; ``measurement``: what the clock says beside them,
@@ -67,6 +71,12 @@ def answer(
     found = beside_clock(found, config, target, observed, workload, phases)
     notes += [*found.notes, *module_code_notes(host_s, found.operators)]
     notes += issue_notes(costs, fused)
+    sees = workload.side is not None and VISION in phases
+    if workload.side and not sees:
+        notes.append(
+            f"{name} looks at no image: of {workload.name} only the tokens are asked, and not its "
+            f"{workload.side} pixels."
+        )
     repeats, last = {phase: p.repeat for phase, p in phases.items()}, list(phases)[-1]
     traced = config["report"].get("trace") and not target.hardware.unprobed
     calibration, unseen = calibrations
@@ -85,7 +95,7 @@ def answer(
         operators=found.operators,
         modules=found.modules,
         components=found.components,
-        figures=tables.figure_table(found.components, workload),
+        figures=tables.figure_table(found.components, workload, sees),
         fits=(unseen or calibration).held_out,
         measurement=found.measurement,
         timeline=timeline_table(found.operators, repeats),

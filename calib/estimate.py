@@ -348,8 +348,11 @@ def known_by(operators: pd.DataFrame) -> str:
     return "; ".join(f"{', '.join(names)} {how}" for how, names in kinds.items())
 
 
-def figure_table(components: pd.DataFrame, workload: Workload) -> pd.DataFrame:
-    """What a user asks: time to first token and per output token, or of a pass; and the rate."""
+def figure_table(components: pd.DataFrame, workload: Workload, sees: bool = True) -> pd.DataFrame:
+    """What a user asks: time to first token and per output token, or of a pass; and the rate.
+
+    ``sees``: whether the model looks at the workload's image.
+    """
     import pandas as pd
 
     first = components[~components["component"].isin(["decode", "total"])]
@@ -365,7 +368,7 @@ def figure_table(components: pd.DataFrame, workload: Workload) -> pd.DataFrame:
     rates["low"], rates["high"] = rates["high"], rates["low"]
     if decode.empty:
         times = [{"name": "time of a pass", "unit": "s", **sums(total)}]
-        what = "images" if workload.side else "requests"
+        what = "images" if sees else "requests"
     else:
         times = [
             {"name": "time to first token", "unit": "s", **sums(first)},
@@ -375,7 +378,7 @@ def figure_table(components: pd.DataFrame, workload: Workload) -> pd.DataFrame:
                 **sums(decode, 1 / workload.decode_steps),
             },
         ]
-        what = "pages" if workload.side else "requests"
+        what = "pages" if sees else "requests"
     return pd.DataFrame([*times, {"name": f"{what} per second", "unit": "1/s", **rates}])
 
 

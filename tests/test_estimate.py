@@ -88,6 +88,8 @@ def test_figures_are_those_that_a_user_of_such_a_model_asks_for() -> None:
     ]
     seen = figure_table(vit, image).set_index("name")
     assert list(seen.index) == ["time of a pass", "images per second"]
+    read = figure_table(ocr[ocr["component"].isin(["prefill", "decode", "total"])], page, False)
+    assert read["name"].iloc[-1] == "requests per second"
     total = float(vit["estimate_s"].iloc[-1])
     assert seen.loc["images per second", "estimate"] == pytest.approx(1 / total)
     assert seen.loc["images per second", "high"] >= 1 / total
