@@ -16,11 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from calib.attention_blocks import attention_columns
+from calib.expert_blocks import expert_columns
 from calib.hardware import Hardware, peak
 from calib.tiles import tile_columns, work
-from model.ops import Operator, is_grid
+from model.ops import Attention, MoeMlp, Operator, is_grid
 
 COLD, HOT = "cold", "hot"
+BOUND, ADDED, SERIAL = "bound ", "added ", "serial "
+_STEPS = ("tile ", BOUND, ADDED, SERIAL)
+"""Beginnings of the names of columns that come in steps."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Features:
     @property
     def smooth_names(self) -> list[str]:
         """Columns over which time changes smoothly: all but the tiles."""
-        return [name for name in sorted(self.columns) if not name.startswith("tile ")]
+        return [name for name in sorted(self.columns) if not name.startswith(_STEPS)]
 
     def __len__(self) -> int:
         return len(self.compute_s)
@@ -96,6 +101,10 @@ def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -
     if hardware.compute_capability is not None:
         columns["tile ridge"] = columns["compute"] - columns["memory"]
         columns |= tile_columns(op, hardware)
+        if isinstance(op, Attention):
+            columns |= attention_columns(op, hardware, is_hot)
+        if isinstance(op, MoeMlp):
+            columns |= expert_columns(op, hardware)
     for name, label in _labels(op).items():
         columns[f"{name}={label}"] = np.ones(1)
     columns = {name: np.broadcast_to(value, n) for name, value in columns.items()}

@@ -267,7 +267,10 @@ def _fit_others(
     devices = np.repeat(np.arange(len(parts)), [len(p.seconds) for p in parts])
     folds = devices if len(parts) > 1 else _folds(data.groups)
     fitted, seen = fit_kind(data.x, data.seconds, folds)
-    return replace(fitted, transferred=True), _row(data, folds, fitted, seen)
+    # Of a lone donor no device could be held out, so nothing says that what it taught beyond the
+    # physics holds elsewhere: the interval is that of the physics.
+    least = fitted.outside if len(parts) == 1 else 0.0
+    return replace(fitted, transferred=True, at_least=least), _row(data, folds, fitted, seen)
 
 
 def _thinned(samples: list[Sample]) -> list[Sample]:
@@ -364,11 +367,11 @@ def _folds(groups: np.ndarray) -> np.ndarray:
     order = np.random.default_rng(0).permutation(len(names))
     fold = {name: int(order[i]) % min(_FOLDS, len(names)) for i, name in enumerate(names)}
     folds = np.array([fold[name] for name in groups])
-    is_one = len(groups) >= _MANY and len(names) >= 2 * _FOLDS
+    is_one = len(groups) >= _MANY and len(names) >= _MANY_GROUPS
     return np.where(folds == 0, 0, -1) if is_one else folds
 
 
-_MANY = 4000
+_MANY, _MANY_GROUPS = 4000, 200
 
 
 def _coverage(scores: np.ndarray, folds: np.ndarray) -> float:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calib.features import Features
-from calib.prior import Prior, fit_prior
+from calib.prior import Prior, columns_of, fit_prior
 from calib.residual import MOST_EXACT, Residual, fit_lengths, fit_residual
 from calib.trees import Growth, Trees, bin_edges, bins_of, fit_trees, mean_of, sum_of
 
@@ -38,8 +38,8 @@ class KindFit:
 
     ``low``, ``high``: the sampled range of every smooth column; ``spread``: trees of the logarithm
     of the held-out error, None where the process tells its own; ``quantile``: what scales the
-    spread to the interval; ``outside``: half-width of the prior's error alone; ``transferred``:
-    no sample is of the device itself.
+    spread to the interval; ``outside``: half-width of the prior's error alone; ``at_least``: no
+    interval is narrower; ``transferred``: no sample is of the device itself.
     """
 
     prior: Prior
@@ -53,6 +53,7 @@ class KindFit:
     low: dict[str, float]
     high: dict[str, float]
     transferred: bool = False
+    at_least: float = 0.0
     base: KindFit | None = None
 
     def log_seconds(self, x: Features) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +72,8 @@ class KindFit:
         learned, spread, distance = self._learned(x)
         near = _near(distance)
         centre = self.prior.log_cycles(x) + learned - np.log(x.clock_hz)
-        return centre, near * self.quantile * spread + (1 - near) * self.outside * (1 + distance)
+        half = near * self.quantile * spread + (1 - near) * self.outside * (1 + distance)
+        return centre, np.maximum(half, self.at_least)
 
     def learned(self, x: Features) -> np.ndarray:
         """[n] what is added to the prior, in log."""
@@ -132,14 +134,15 @@ def fit_kind(
     y = np.log(seconds) + np.log(x.clock_hz) - (base.learned(x) if base else 0.0)
     start = base.prior if base else None
     prior = fit_prior(x, y, start)
-    blind = y - _held_out_priors(x, y, folds, start)
+    blind = y - _held_out_priors(x, y, folds, start, prior)
     left = y - prior.log_cycles(x)
     process, smooth, deviation = _smooth(x, left, blind, folds)
-    trees, steps = _steps(x, left, folds)
+    names = columns_of(x, prior)
+    trees, steps = _steps(x, names, left, folds)
     scored = folds >= 0
     shares = _shares(blind[scored], smooth[scored], steps[scored])
     error = blind - shares[0] * smooth - shares[1] * steps
-    spread, widths = _spread(x, error, deviation, folds)
+    spread, widths = _spread(x, names, error, deviation, folds)
     fitted = KindFit(
         prior=prior,
         process=process if shares[0] or spread is None else None,
@@ -163,12 +166,13 @@ def _parts(folds: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _held_out_priors(
-    x: Features, y: np.ndarray, folds: np.ndarray, start: Prior | None
+    x: Features, y: np.ndarray, folds: np.ndarray, start: Prior | None, like: Prior
 ) -> np.ndarray:
     """[n] log cycles by priors that never saw the fold; the floor where there is no other."""
     blind = np.maximum(x.log_compute, x.log_memory)
     for test, train in _parts(folds):
-        blind[test] = fit_prior(x.rows(train), y[train], start).log_cycles(x.rows(test))
+        part = fit_prior(x.rows(train), y[train], start, like.costs)
+        blind[test] = part.log_cycles(x.rows(test))
     return blind
 
 
@@ -187,7 +191,9 @@ def _smooth(
     return process, mean, spread if len(left) <= MOST_EXACT else None
 
 
-def _steps(x: Features, left: np.ndarray, folds: np.ndarray) -> tuple[Trees | None, np.ndarray]:
+def _steps(
+    x: Features, names: tuple[str, ...], left: np.ndarray, folds: np.ndarray
+) -> tuple[Trees | None, np.ndarray]:
     """The forest and [n] held-out answers.
 
     Each fold has a forest that is blind to it; together they are their mean. Where some samples are
@@ -196,7 +202,6 @@ def _steps(x: Features, left: np.ndarray, folds: np.ndarray) -> tuple[Trees | No
     blind, parts = np.zeros(len(left)), _parts(folds)
     if len(left) < _LEAST_FOR_TREES or not parts:
         return None, blind
-    names = tuple(sorted(x.columns))
     rows = x.matrix(names).T
     edges = bin_edges(rows)
     binned, forests = bins_of(rows, edges), []
@@ -237,7 +242,11 @@ _LEAST_ERROR = 1e-3
 
 
 def _spread(
-    x: Features, error: np.ndarray, deviation: np.ndarray | None, folds: np.ndarray
+    x: Features,
+    names: tuple[str, ...],
+    error: np.ndarray,
+    deviation: np.ndarray | None,
+    folds: np.ndarray,
 ) -> tuple[Trees | None, np.ndarray]:
     """Trees of the logarithm of the held-out error, where the process tells no spread.
 
@@ -245,7 +254,7 @@ def _spread(
     """
     if deviation is not None:
         return None, deviation
-    names, held = tuple(sorted(x.columns)), np.flatnonzero(folds >= 0)
+    held = np.flatnonzero(folds >= 0)
     rows = x.matrix(names).T[:, held]
     edges, target = bin_edges(rows), np.log(np.abs(error[held]) + _LEAST_ERROR)
     binned, forests, widths = bins_of(rows, edges), [], np.ones(len(error))

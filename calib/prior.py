@@ -1,34 +1,47 @@
-"""The physics of one kind of operator: six numbers that every fit starts from.
+"""The physics of one kind of operator: a few numbers that every fit starts from.
 
-    time = dispatch + ((compute / e_c)^p + (memory / e_m)^p + (c * depth^a)^p)^(1/p)    [cycles]
+    time = dispatch + added + (sum of bounds^p)^(1/p)    [cycles]
+    bounds: compute / e_c, memory / e_m, c * depth^a, serial, and those of the kind itself
 
 ``compute`` and ``memory`` are the two floors of an operator on the device, ``e_c`` and ``e_m`` the
 shares of the two peaks that this kind reaches (``e_m`` twice: from main memory and from cache),
 ``dispatch`` what a call costs however small it is. The third bound is a chain: a sum over ``depth``
 terms is a loop whose steps wait for one another, which no further multiprocessor shortens; a < 1
-where the library splits deep sums. p says how sharply one bound takes over from the next. Time is
-counted in clock cycles, in which cards differ least. Outside the sampled shapes this is all that
-an estimate knows, so nothing here can jump.
+where the library splits deep sums. p says how sharply one bound takes over from the next.
+
+A kind may bring columns of its own (:mod:`calib.attention_blocks`, :mod:`calib.expert_blocks`):
+``bound ...`` are logarithms of
+further bounds; ``serial ...`` count what a multiprocessor does one after the other, and their sum
+is one bound; ``added ...`` count what a call does besides. Each has a fitted cost a unit. The last
+word of such a name is the rule of cutting the work that it belongs to; the rule that explains the
+times best is kept.
+
+Time is counted in clock cycles, in which cards differ least. Outside the sampled shapes this is all
+that an estimate knows.
 """
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from calib.features import Features
+from calib.features import ADDED, BOUND, SERIAL, Features
 
 _PULL = 0.05
 """Weight of the pull towards the start: below one sample's, it only decides what no sample does."""
 _NO_CHAIN = -40.0
 _MOST = 3000
-"""Six numbers are fitted to at most so many samples."""
+"""The numbers are fitted to at most so many samples."""
 
 
 @dataclass(frozen=True)
 class Prior:
-    """Natural logarithms: dispatch [cycles], efficiencies, chain [cycles], power p; and a."""
+    """Natural logarithms: dispatch [cycles], efficiencies, chain [cycles], power p; and a.
+
+    ``costs``: of each column of the kind itself, cycles a unit.
+    """
 
     dispatch: float
     compute: float
@@ -37,47 +50,145 @@ class Prior:
     chain: float
     chain_power: float
     blend: float
+    costs: dict[str, float] = field(default_factory=dict)
 
     def log_cycles(self, x: Features) -> np.ndarray:
         """[n] natural logarithm of the predicted clock cycles."""
-        return _log_cycles(np.array(astuple(self)), x)
+        return _log_cycles(self.vector, _Columns.of(x, self.costs))
+
+    @property
+    def vector(self) -> np.ndarray:
+        """All numbers in order, the costs last."""
+        first = (getattr(self, name) for name in _FIRST)
+        return np.array([*first, *self.costs.values()])
+
+    def with_vector(self, theta: np.ndarray) -> Prior:
+        """The same columns with other costs: the inverse of ``vector``."""
+        values = dict(zip((*_FIRST, *self.costs), (float(v) for v in theta), strict=True))
+        costs = {name: values.pop(name) for name in self.costs}
+        return Prior(**values, costs=costs)
 
 
-def _log_cycles(theta: np.ndarray, x: Features) -> np.ndarray:
-    power = np.exp(theta[6])
-    bounds = np.stack(
-        [
-            x.log_compute - theta[1],
-            x.log_memory - np.where(x.hot, theta[3], theta[2]),
-            theta[4] + theta[5] * x.log_depth,
+_FIRST = tuple(f.name for f in fields(Prior) if f.name != "costs")
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What a prior reads of features: ``own`` [m, n], and which of them are what, [m] bool each."""
+
+    x: Features
+    own: np.ndarray
+    bound: np.ndarray
+    serial: np.ndarray
+    added: np.ndarray
+
+    @classmethod
+    def of(cls, x: Features, names: Iterable[str]) -> _Columns:
+        names = list(names)
+        is_a = [
+            np.array([n.startswith(kind) for n in names], dtype=bool)
+            for kind in (BOUND, SERIAL, ADDED)
         ]
-    )
-    top = bounds.max(axis=0)
-    work = top + np.log(np.exp(power * (bounds - top)).sum(axis=0)) / power
-    return np.asarray(np.logaddexp(theta[0], work))
+        absent = np.where(is_a[0], _NEVER, 0.0)
+        none = np.zeros(len(x))
+        own = [x.columns.get(n, none + least) for n, least in zip(names, absent, strict=True)]
+        return cls(x, np.stack(own) if own else np.zeros((0, len(x))), *is_a)
 
 
-def fit_prior(x: Features, log_cycles: np.ndarray, start: Prior | None = None) -> Prior:
+_NEVER = -50.0
+"""Logarithm of a bound that an operator does not have."""
+_LEAST = 1e-9
+
+
+def _log_cycles(theta: np.ndarray, by: _Columns) -> np.ndarray:
+    x, power, own = by.x, np.exp(theta[6]), theta[len(_FIRST) :]
+    bounds = [
+        x.log_compute - theta[1],
+        x.log_memory - np.where(x.hot, theta[3], theta[2]),
+        theta[4] + theta[5] * x.log_depth,
+        *(by.own[by.bound] + own[by.bound, None]),
+    ]
+    if by.serial.any():
+        bounds.append(np.log(np.exp(own[by.serial]) @ by.own[by.serial] + _LEAST))
+    table = np.stack(bounds)
+    top = table.max(axis=0)
+    work = top + np.log(np.exp(power * (table - top)).sum(axis=0)) / power
+    fixed = theta[0]
+    if by.added.any():
+        fixed = np.logaddexp(fixed, np.log(np.exp(own[by.added]) @ by.own[by.added] + _LEAST))
+    return np.asarray(np.logaddexp(fixed, work))
+
+
+def columns_of(x: Features, prior: Prior) -> tuple[str, ...]:
+    """Names of all columns but those that tell of a rule that ``prior`` does not follow."""
+    rules = {_rule_of(n) for n in _own(x)} - {_rule_of(n) for n in prior.costs}
+    return tuple(n for n in sorted(x.columns) if _rule_of(n) not in rules)
+
+
+def _own(x: Features) -> list[str]:
+    """Columns of the kind itself that a prior reads."""
+    return sorted(n for n in x.columns if n.startswith((BOUND, SERIAL, ADDED)))
+
+
+def _rule_of(name: str) -> str:
+    return name.rpartition(" ")[2]
+
+
+def fit_prior(
+    x: Features,
+    log_cycles: np.ndarray,
+    start: Prior | None = None,
+    rule: Iterable[str] | None = None,
+) -> Prior:
     """The prior that fits ``log_cycles`` [n] best, outliers weighted down (soft L1).
 
-    ``start``: a prior of other devices, which stands where the samples say nothing.
+    ``start``: a prior of other devices, which stands where the samples say nothing. ``rule``: the
+    columns of the kind itself, where they have been chosen before.
     """
-    from scipy.optimize import least_squares
-
     if len(log_cycles) > _MOST:
         some = np.random.default_rng(0).permutation(len(log_cycles))[:_MOST]
         x, log_cycles = x.rows(some), log_cycles[some]
-    first = np.array(astuple(start or _first_guess(x, log_cycles)))
+    rules = _rules(x) if rule is None else [list(rule)]
+    starts = [start] if start else [_guess(x, log_cycles, some) for some in rules]
+    fits = [_fit(x, log_cycles, first) for first in starts]
+    return min(fits, key=lambda fit: fit[0])[1]
+
+
+def _fit(x: Features, log_cycles: np.ndarray, start: Prior) -> tuple[float, Prior]:
+    from scipy.optimize import least_squares
+
+    first, columns = start.vector, _Columns.of(x, start.costs)
 
     def residuals(theta: np.ndarray) -> np.ndarray:
-        misfit = _log_cycles(theta, x) - log_cycles
+        misfit = _log_cycles(theta, columns) - log_cycles
         return np.concatenate([misfit, _PULL * (theta - first)])
 
     best = least_squares(residuals, first, loss="soft_l1", f_scale=0.1, max_nfev=60)
-    return Prior(*(float(v) for v in best.x))
+    return float(best.cost), start.with_vector(best.x)
 
 
-def _first_guess(x: Features, log_cycles: np.ndarray) -> Prior:
-    """No chain where no operator has depth: its bound is then out of reach, and stays there."""
+def _rules(x: Features) -> list[list[str]]:
+    """Columns of the kind itself, for each rule of cutting the work; one empty list without any."""
+    names = _own(x)
+    rules = sorted({_rule_of(n) for n in names})
+    return [[n for n in names if _rule_of(n) == rule] for rule in rules] or [[]]
+
+
+def _guess(x: Features, log_cycles: np.ndarray, names: list[str]) -> Prior:
+    """No chain where no operator has depth: its bound is then out of reach, and stays there.
+
+    A bound of the kind's own starts where it lies below nearly all times.
+    """
     chain = log_cycles.min() - 2.0 if np.any(x.log_depth) else _NO_CHAIN
-    return Prior(log_cycles.min() - 1.0, 0.0, 0.0, 0.0, chain, 0.3, float(np.log(4.0)))
+    dispatch, costs = log_cycles.min() - 1.0, {}
+    for name in names:
+        units = x.columns[name]
+        known = units > (_NEVER if name.startswith(BOUND) else 0.0)
+        if name.startswith(ADDED):
+            costs[name] = float(dispatch - 1.0)
+        elif not known.any():
+            costs[name] = _NEVER
+        else:
+            units = units[known] if name.startswith(BOUND) else np.log(units[known])
+            costs[name] = float(np.quantile(log_cycles[known] - units, 0.02))
+    return Prior(dispatch, 0.0, 0.0, 0.0, chain, 0.3, float(np.log(4.0)), costs)

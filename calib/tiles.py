@@ -15,13 +15,10 @@ from typing import Any
 import numpy as np
 
 from calib.hardware import Hardware
-from model.ops import Attention, Conv2d, GroupedMatmul, Matmul, MoeMlp, Operator, distinct_experts
+from model.ops import Attention, Conv2d, GroupedMatmul, Matmul, MoeMlp, Operator
 
 TILES = ((64, 64), (128, 64), (128, 128), (128, 256), (256, 128))
 """Rows and columns of the output that one block computes, as vendors' libraries choose them."""
-QUERY_TILES = (64, 128)
-KEY_TILE = 256
-"""Queries a block of a fused attention kernel takes; keys a block takes where they are split."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,8 @@ def work(op: Operator) -> Work | None:
     if isinstance(op, GroupedMatmul):
         return Work(op.rows / op.experts_read, op.n, op.k, op.experts_read)
     if isinstance(op, MoeMlp):
-        touched = distinct_experts(op.experts, op.top_k, op.tokens)
-        return Work(op.tokens * op.top_k / touched, 2 * op.intermediate, op.hidden, touched)
+        rows = op.tokens * op.top_k / op.experts_read
+        return Work(rows, 2 * op.intermediate, op.hidden, op.experts_read)
     if isinstance(op, Attention):
         return Work(op.q_len, op.head_dim, op.keys_seen / op.q_len, op.batch * op.heads)
     if isinstance(op, Conv2d):
@@ -57,9 +54,7 @@ def tile_columns(op: Operator, hardware: Hardware) -> dict[str, np.ndarray]:
     columns = {"cache": _log(op.bytes / hardware.l2_bytes)}
     if np.any(op.weight_bytes_read):
         columns["weights in cache"] = _log(op.weight_bytes_read / hardware.l2_bytes)
-    if isinstance(op, Attention):
-        columns |= _attention_tiles(op, hardware.sm_count)
-    elif (view := work(op)) is not None:
+    if not isinstance(op, Attention) and (view := work(op)) is not None:
         columns["outputs"] = _log(view.rows * view.cols)
         columns["aspect"] = _log(view.rows / view.cols)
         for rows, cols in TILES:
@@ -79,22 +74,6 @@ def _tiles(view: Work, rows: int, cols: int, sms: int) -> dict[str, np.ndarray]:
         f"used {name}": view.rows * view.cols / (tiles * rows * cols),
         f"depth {name}": _log(view.depth * whole),
     }
-
-
-def _attention_tiles(op: Attention, sms: int) -> dict[str, np.ndarray]:
-    """Blocks of queries by head; of queries packed by shared keys; of split keys besides."""
-    group = op.heads / op.kv_heads
-    columns = {"group": _log(group), "keys": _log(op.keys_seen / op.q_len)}
-    for queries in QUERY_TILES:
-        alone = op.batch * op.heads * np.ceil(op.q_len / queries) / sms
-        packed = op.batch * op.kv_heads * np.ceil(op.q_len * group / queries) / sms
-        for name, waves in (("alone", alone), ("packed", packed)):
-            columns[f"waves {name} {queries}"] = _log(waves)
-            columns[f"fill {name} {queries}"] = waves / np.ceil(waves)
-    split = op.batch * op.kv_heads * np.ceil(op.keys_read / KEY_TILE) / sms
-    columns["waves split"] = _log(split)
-    columns["fill split"] = split / np.ceil(split)
-    return columns
 
 
 def _log(value: Any) -> np.ndarray:

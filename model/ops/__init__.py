@@ -32,8 +32,8 @@ from model.ops.products import (
     GroupedMatmulWeightGradient,
     Matmul,
     MoeMlp,
-    distinct_experts,
 )
+from model.ops.routing import distinct_experts, expert_load
 
 OPERATORS: dict[str, type[Operator]] = {
     cls.operator: cls
@@ -80,6 +80,7 @@ __all__ = [
     "Softmax",
     "TensorCoreOperator",
     "distinct_experts",
+    "expert_load",
     "grid",
     "grid_points",
     "is_floating",

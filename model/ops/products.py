@@ -8,15 +8,7 @@ from typing import Any, ClassVar
 from model.ops.dtypes import item_bytes
 from model.ops.operator import Operator, TensorCoreOperator
 from model.ops.pointwise import bias_gradient
-
-
-def distinct_experts(experts: Any, top_k: Any, tokens: Any) -> Any:
-    """Expected number of distinct experts that ``tokens`` touch under uniform routing.
-
-    Each token picks ``top_k`` of ``experts`` without replacement, so one expert is missed by all
-    of them with probability (1 - top_k / experts) ** tokens.
-    """
-    return experts * (1 - (1 - top_k / experts) ** tokens)
+from model.ops.routing import distinct_experts, experts_touched
 
 
 @dataclass(frozen=True)
@@ -139,7 +131,7 @@ class GroupedMatmulWeightGradient(GroupedMatmul):
 class MoeMlp(TensorCoreOperator):
     """A whole SwiGLU mixture of experts as one fused operator, the way public tables measure it.
 
-    ``distribution`` names how tokens spread over experts (``balanced``, ``power_law_1.2``, ...).
+    ``distribution`` names how tokens spread over experts (:mod:`model.ops.routing`).
     """
 
     operator: ClassVar[str] = "moe_mlp"
@@ -152,6 +144,10 @@ class MoeMlp(TensorCoreOperator):
     distribution: str = "balanced"
 
     @property
+    def experts_read(self) -> Any:
+        return experts_touched(self.distribution, self.experts, self.top_k, self.tokens)
+
+    @property
     def tensor_core_flops(self) -> Any:
         return 6 * self.tokens * self.top_k * self.hidden * self.intermediate
 
@@ -161,8 +157,7 @@ class MoeMlp(TensorCoreOperator):
 
     @property
     def weight_bytes_read(self) -> Any:
-        experts_read = distinct_experts(self.experts, self.top_k, self.tokens)
-        return 3 * experts_read * self.hidden * self.intermediate * item_bytes(self.dtype)
+        return 3 * self.experts_read * self.hidden * self.intermediate * item_bytes(self.dtype)
 
     @property
     def bytes_read(self) -> Any:

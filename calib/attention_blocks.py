@@ -1,0 +1,133 @@
+"""How a fused attention kernel cuts its work, by two rules, and what each says of the time.
+
+A block takes a tile of queries and walks over the keys that they see. Two rules are in use:
+
+- ``packed``: the queries of all heads that share a key are packed into one tile, and the keys are
+  split over blocks where the tiles alone would leave multiprocessors idle; blocks take up work as
+  they become free (FlashAttention 3 as engines call it);
+- ``plain``: a head has tiles of its own and nothing is split, except where one query is asked for,
+  heads share keys and there is no window: then as above. Blocks move in waves (FlashAttention 2).
+
+Which of them a kernel follows is not asked: :mod:`calib.prior` keeps the one that explains its
+times. Source of the rules and tiles: ``set_params_splitkv``, ``num_splits_heuristic``,
+``tile_size_fwd_sm90`` and ``run_mha_fwd_hdim*`` of FlashAttention (Dao, 2023); the split is here in
+closed form. Work is counted per multiprocessor, so that it means the same on another card.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from calib.hardware import Hardware
+from model.ops import Attention, item_bytes
+
+_RESIDENT = 2
+"""Blocks that the rule for splitting wants on a multiprocessor."""
+_QUERY_TILE = 64
+"""Queries of a tile of the plain rule."""
+_EDGE, _STEEPNESS = 1.3, 8.0
+"""Working set over the L2 at which half the reads miss, and how steeply the share rises. Read off
+the times of one query over long contexts, which jump between one and two times the L2."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Of each operator [n]: ``blocks`` that each walk over ``keys`` keys of [head_dim] on average
+    and ``longest`` at most; ``rows`` queries that a tile holds; ``splits`` blocks that share a
+    tile, whose parts a second kernel combines; ``shared`` heads packed together; ``waves`` of
+    blocks on the busiest multiprocessor."""
+
+    blocks: np.ndarray
+    keys: np.ndarray
+    longest: np.ndarray
+    rows: np.ndarray
+    splits: np.ndarray
+    shared: np.ndarray
+    waves: np.ndarray
+
+
+def attention_columns(op: Attention, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
+    """Columns of both rules, each [n]: ``serial``, ``bound`` and ``added`` as the prior reads
+    them, and what the trees read besides. ``hot``: [n] bool."""
+    group = op.heads / op.kv_heads
+    columns = {"tile group": _log(group), "tile keys": _log(op.keys_seen / op.q_len)}
+    for rule, by in (("packed", packed(op, hardware)), ("plain", plain(op, hardware))):
+        fill = by.blocks / hardware.sm_count
+        columns |= {
+            f"serial start {rule}": by.waves,
+            f"serial rows {rule}": by.waves * by.rows * op.head_dim,
+            f"serial walk {rule}": by.waves * by.keys * op.head_dim,
+            f"bound longest {rule}": _log(by.longest * op.head_dim),
+            f"bound missed {rule}": _log(_missed(op, hardware, hot, by)),
+            f"added combine {rule}": (by.splits > 1).astype(float),
+            f"tile split {rule}": _log(by.splits),
+            f"tile waves {rule}": _log(fill),
+            f"tile fill {rule}": fill / np.ceil(fill),
+        }
+    return columns
+
+
+def packed(op: Attention, hardware: Hardware) -> Blocks:
+    """The work as the packed rule cuts it; multiprocessors share it evenly."""
+    query_tile = np.where(op.head_dim <= 64, 192, 128)
+    key_tile = np.where(op.head_dim <= 128, 128, np.where(op.head_dim <= 192, 96, 64))
+    by = _cut(op, hardware.sm_count, True, query_tile, key_tile)
+    return replace(by, waves=np.maximum(by.blocks / hardware.sm_count, 1.0))
+
+
+def plain(op: Attention, hardware: Hardware) -> Blocks:
+    """The work as the plain rule cuts it: waves of as many blocks as shared memory holds."""
+    is_split = np.equal(op.q_len, 1) & (op.heads > op.kv_heads) & (op.window is None)
+    key_tile = np.where(op.head_dim <= 64, 256, np.where(op.head_dim <= 128, 128, 64))
+    by = _cut(op, hardware.sm_count, is_split, _QUERY_TILE, key_tile)
+    per_block = (_QUERY_TILE + 2 * key_tile) * op.head_dim * item_bytes(op.dtype)
+    held = np.floor(((hardware.shared_memory_per_block or 0) + _RESERVED) / per_block)
+    return replace(by, waves=np.ceil(by.blocks / (hardware.sm_count * np.maximum(held, 1.0))))
+
+
+_RESERVED = 1024
+"""Bytes of a multiprocessor's shared memory that the system keeps from a block."""
+
+
+def _cut(op: Attention, sms: int, is_packed: Any, query_tile: Any, key_tile: Any) -> Blocks:
+    """All but the waves, here of blocks one at a time; keys are split where heads are packed."""
+    shared = np.where(is_packed, op.heads / op.kv_heads, 1.0)
+    rows = op.q_len * shared
+    tiles = op.batch * op.heads / shared * np.ceil(rows / query_tile)
+    queries = np.minimum(query_tile / shared, op.q_len)
+    reach = op.keys_read if op.window is None else np.minimum(op.keys_read, op.window + queries)
+    steps = np.ceil(reach / key_tile)
+    splits = np.where(is_packed, np.clip(np.floor(_RESIDENT * sms / tiles), 1, steps), 1.0)
+    keys = np.minimum(op.keys_seen / op.q_len + (queries + key_tile) / 2, steps * key_tile)
+    longest = np.ceil(steps / splits) * key_tile
+    held = np.minimum(rows, query_tile)
+    blocks = tiles * splits
+    return Blocks(blocks, keys / splits, longest, held, splits, shared, np.ceil(blocks / sms))
+
+
+def _missed(op: Attention, hardware: Hardware, hot: Any, by: Blocks) -> np.ndarray:
+    """[n] cycles that main memory needs for what the L2 does not hold.
+
+    Heads that share keys without being packed come one after the other. Those of one wave read
+    together; a later wave reads again, where the keys of one head do not fit.
+    """
+    head = 2 * op.batch * op.keys_read * op.head_dim * item_bytes(op.dtype)
+    together = np.minimum(hardware.sm_count / op.batch, 1.0) / op.kv_heads
+    waves = np.ceil(by.blocks / hardware.sm_count)
+    passes = np.clip(waves * together, 1.0, op.heads / op.kv_heads)
+    again = np.where(by.shared > 1, 0.0, passes - 1) * op.kv_heads * head
+    first = op.bytes * np.where(hot, _share_missed(op.bytes / hardware.l2_bytes), 1.0)
+    nbytes = first + again * _share_missed(head / hardware.l2_bytes)
+    return np.asarray(nbytes / hardware.bandwidth * hardware.clock_hz)
+
+
+def _share_missed(ratio: Any) -> np.ndarray:
+    """Of reads that go in a circle over a working set ``ratio`` times as large as the cache."""
+    return np.asarray(1 / (1 + (ratio / _EDGE) ** -_STEEPNESS))
+
+
+def _log(value: Any) -> np.ndarray:
+    return np.asarray(np.log(np.maximum(np.asarray(value, dtype=float), 1e-9)))
