@@ -251,7 +251,12 @@ def markdown(results: pd.DataFrame) -> str:
     groups = results.groupby(["table", "samples"], sort=False)
     for (table, count), group in groups:
         by_rule = group.groupby("rule")["mean"].agg(["mean", "std"])
-        cells = [f"{by_rule['mean'][r]:.1%} ± {100 * by_rule['std'][r]:.1f}" for r in rules]
+        cells = [
+            f"{by_rule['mean'][r]:.1%} ± {100 * by_rule['std'][r]:.1f}"
+            if r in by_rule.index
+            else "-"
+            for r in rules
+        ]
         mean, sem = gain.loc[(table, count)]
         cells.append(f"{np.expm1(mean):+.0%} ± {100 * sem:.0f}")
         lines.append(f"| {table} | {count} | " + " | ".join(cells) + " |")
@@ -275,13 +280,15 @@ def draw(results: pd.DataFrame, path: Path) -> None:
         axis.axis("off")
     for axis, name in zip(axes.flat, names, strict=False):
         table = results[results["table"] == name]
-        for i, (rule, some) in enumerate(table.groupby("rule", sort=False)):
+        for rule, some in table.groupby("rule", sort=False):
+            i = list(RULES).index(rule)
             errors = 100 * some.pivot_table(index="samples", columns="seed", values="mean")
             axis.errorbar(
                 errors.index * 1.02 ** (i - 2),  # beside one another, so that all bars are seen
                 errors.mean(axis=1),
                 errors.sem(axis=1),
                 marker="o^vsD"[i],
+                color=f"C{i}",
                 markersize=4,
                 linewidth=2 if rule == ACTIVE else 1,
                 label=rule,
@@ -320,15 +327,15 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     seeds = range(chosen.first, chosen.first + chosen.seeds)
     results = run(tables, chosen.rules, seeds)
+    for rule in chosen.rules:
+        mean, sem = over_all(results, rule)
+        print(f"{rule}, over all: {np.expm1(mean):+.1%} ± {100 * sem:.1f} against random draws")
     if chosen.also:
         earlier = pd.read_parquet(chosen.also / "learning_curve.parquet")
         results = pd.concat([earlier, results], ignore_index=True)
     results.to_parquet(chosen.out / "learning_curve.parquet")
     draw(results, chosen.out / "learning_curve.png")
     (chosen.out / "learning_curve.md").write_text(markdown(results), "utf-8")
-    for rule in chosen.rules:
-        mean, sem = over_all(results, rule)
-        print(f"{rule}, over all: {np.expm1(mean):+.1%} ± {100 * sem:.1f} of random draws")
 
 
 if __name__ == "__main__":
