@@ -1,9 +1,9 @@
-"""In which order to measure: the design first, then those of its next shapes that teach the most.
+"""In which order to measure: the design first, then its next shapes where the fit is less sure.
 
 The design interleaves the domains by their shares, and each domain follows a Halton sequence, so
 that every prefix fills all domains and a sweep may stop anywhere. Once half the budget is spent, a
-fit to what is measured says where it is unsure (:mod:`calib.measure.choice`): of the design's next
-shapes only those that take most of that uncertainty away are measured.
+fit to what is measured says where it is unsure: of the design's next shapes a share is drawn in
+proportion to that, spread out and clear of what is measured (:mod:`calib.measure.choice`).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def plain(seed: int = 0, keep: Keep = lambda op: True, reach: int = 1) -> Design
 
 
 def adaptive(refit: Refit, seed: int = 0, keep: Keep = lambda op: True, reach: int = 1) -> Designs:
-    """The design up to the first of ``ROUNDS``, then what a fresh fit is least sure of."""
+    """The design up to the first of ``ROUNDS``, then draws by what a fresh fit is unsure of."""
 
     def points(state: State) -> Iterator[Point]:
         stream = plain(seed, keep, reach)(state)
@@ -88,7 +88,7 @@ def adaptive(refit: Refit, seed: int = 0, keep: Keep = lambda op: True, reach: i
 
 
 def _round(stream: Iterator[Point], state: State, refit: Refit, until: float) -> Iterator[Point]:
-    """The chosen, best first, until so much of the budget is spent."""
+    """The chosen, spread out in every prefix, until so much of the budget is spent."""
     designs = [s for s in state.samples if s.origin == DESIGN and s.status == "ok"]
     share = state.share()
     count = int(1.5 * len(designs) * (until - share) / share) + 1
@@ -102,7 +102,7 @@ def _round(stream: Iterator[Point], state: State, refit: Refit, until: float) ->
 def most_useful(
     pool: Sequence[Point], measured: Sequence[Operator], uncertainty: Uncertainty, count: int
 ) -> list[Point]:
-    """About ``count`` points of ``pool``, best first, each kind with its share of the pool.
+    """About ``count`` points of ``pool``, each kind with its share of the pool, in every prefix.
 
     Kinds are not weighed by their spread: that of a tiny operator is noise which no sample removes.
     """
