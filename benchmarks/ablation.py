@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.scoring.splits import split
 from calib.features import Features, features_of_list
 from calib.hardware import load_hardware
-from calib.kind import KindFit, fit_kind
+from calib.kind import KindFit, fit_kind, plan_of
 from calib.public import read_table, samples_of
 
 Change = Callable[[Features], Features]
@@ -100,7 +100,7 @@ def study(card: str, count: int) -> list[str]:
     print(f"\n{title}\n\n| | mean | median |\n|---|---|---|", flush=True)
     lines, whole, errors = [title], None, np.zeros(0)
     for name, change in VARIANTS.items():
-        fitted, _ = fit_kind(_changed(x.rows(known), change), seconds[known], folds)
+        fitted, _ = fit_kind(_changed(x.rows(known), change), seconds[known], plan_of(folds))
         text, error = line(name, fitted, _changed(test, change))
         lines.append(text)
         if whole is None:

@@ -18,13 +18,12 @@ import pandas as pd
 from calib.errors import CalibError
 from calib.features import HOT, Features, concatenate, features, features_of_list, whole
 from calib.hardware import Hardware, load_hardware, peak
-from calib.kind import HeldOut, KindFit, conformal, fit_kind
+from calib.kind import HeldOut, KindFit, conformal, fit_kind, plan_of
+from calib.likeness import CARD_TO_CARD, plan_over_devices
 from calib.samples import Sample
 from model.ops import Operator, Other, TensorCoreOperator, is_grid
 
 _FOLDS = 5
-_MOST_OF_A_DEVICE = 6000
-"""Samples of another device that a transfer learns from."""
 
 MEASURED, INTERPOLATED, EXTRAPOLATED = "measured", "interpolated", "extrapolated"
 TRANSFERRED, ROOFLINE = "transferred", "roofline"
@@ -234,8 +233,8 @@ def _fit_key(
         return fitted, row
     data = _data_of(own, hardware)
     folds = _folds(data.groups)
-    refined, seen = fit_kind(data.x, data.seconds, folds, fitted)
-    return refined, _row(data, folds, refined, seen)
+    refined, seen = fit_kind(data.x, data.seconds, plan_of(folds), fitted)
+    return refined, _row(data, folds, folds >= 0, refined, seen)
 
 
 _LEAST_SHAPES = 4
@@ -244,8 +243,11 @@ _LEAST_SHAPES = 4
 def _fit_others(
     others: dict[str, list[Sample]], hardware: Hardware
 ) -> tuple[KindFit | None, tuple[Any, ...]]:
-    """A fit of other devices; where they are several, each is held out from the rest."""
-    parts = []
+    """A fit of other devices, of each the more samples the more it is like ``hardware``.
+
+    Where they are several, each is held out in turn, and foretold from the rest in the same way.
+    """
+    known: list[tuple[Hardware, list[Sample]]] = []
     for name, some in others.items():
         device = load_hardware(name)
         if device.unprobed:
@@ -256,28 +258,33 @@ def _fit_others(
         if dtype_of(some[0].op) in device.peak_flops or not isinstance(
             some[0].op, TensorCoreOperator
         ):
-            parts.append(_data_of(_thinned(some), device))
-    if not parts or sum(len(p.seconds) for p in parts) < _LEAST_SHAPES:
+            known.append((device, some))
+    if not known or sum(len(some) for _, some in known) < _LEAST_SHAPES:
         return None, ()
+    if len(known) == 1:
+        data = _data_of(known[0][1], known[0][0])
+        folds = _folds(data.groups)
+        fitted, seen = fit_kind(data.x, data.seconds, plan_of(folds))
+        lone = replace(fitted, transferred=True, at_least=CARD_TO_CARD)
+        return lone, _row(data, folds, folds >= 0, lone, seen)
+    counts = [len(some) for _, some in known]
+    dtype = dtype_of(known[0][1][0].op)
+    plan = plan_over_devices(hardware, [device for device, _ in known], counts, dtype)
+    used, plan = plan.compacted()
+    numbers = np.repeat(np.arange(len(known)), counts)[used]
+    firsts = np.cumsum([0, *counts])
+    parts = [
+        _data_of([some[i] for i in used[numbers == d] - firsts[d]], device)
+        for d, (device, some) in enumerate(known)
+    ]
     data = _Data(
         concatenate([p.x for p in parts]),
         np.concatenate([p.seconds for p in parts]),
         np.concatenate([p.groups for p in parts]),
     )
-    devices = np.repeat(np.arange(len(parts)), [len(p.seconds) for p in parts])
-    folds = devices if len(parts) > 1 else _folds(data.groups)
-    fitted, seen = fit_kind(data.x, data.seconds, folds)
-    # Of a lone donor no device could be held out, so nothing says that what it taught beyond the
-    # physics holds elsewhere: the interval is that of the physics.
-    least = fitted.outside if len(parts) == 1 else 0.0
-    return replace(fitted, transferred=True, at_least=least), _row(data, folds, fitted, seen)
-
-
-def _thinned(samples: list[Sample]) -> list[Sample]:
-    if len(samples) <= _MOST_OF_A_DEVICE:
-        return samples
-    some = np.random.default_rng(0).permutation(len(samples))[:_MOST_OF_A_DEVICE]
-    return [samples[i] for i in sorted(some)]
+    fitted, seen = fit_kind(data.x, data.seconds, plan)
+    asked = plan.parts(len(used)) >= 0
+    return replace(fitted, transferred=True), _row(data, numbers, asked, fitted, seen)
 
 
 def measured_shapes(
@@ -326,9 +333,10 @@ def _data_of(samples: Sequence[Sample], hardware: Hardware) -> _Data:
     return _Data(x, drift_corrected(samples, hardware), groups)
 
 
-def _row(data: _Data, folds: np.ndarray, fitted: KindFit, seen: HeldOut) -> tuple[Any, ...]:
-    """The figures of ``HELD_OUT_COLUMNS`` after the key."""
-    held = folds >= 0
+def _row(
+    data: _Data, folds: np.ndarray, held: np.ndarray, fitted: KindFit, seen: HeldOut
+) -> tuple[Any, ...]:
+    """The figures of ``HELD_OUT_COLUMNS`` after the key; ``held`` [n]: what was held out."""
     y, floors = np.log(data.seconds), np.log(np.maximum(data.x.floor_s, _LEAST_S))
     constant = floors - _blind_median(floors - y, folds)
     y, floors, constant, folds = y[held], floors[held], constant[held], folds[held]

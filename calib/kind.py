@@ -120,6 +120,44 @@ def _answers(trees: Trees, x: Features) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Which samples a fit learns from, and how it is judged.
+
+    ``learned`` [l]: positions the fit itself learns from; ``held_out``: pairs of positions (asked,
+    learned from) that tell its error. ``over_devices``: each pair asks for a device that none of
+    its samples is of, and the fit is for one more such device.
+    """
+
+    learned: np.ndarray
+    held_out: tuple[tuple[np.ndarray, np.ndarray], ...]
+    over_devices: bool = False
+
+    def parts(self, count: int) -> np.ndarray:
+        """[count] number of the pair that asks for a sample, -1 where none does."""
+        parts = np.full(count, -1)
+        for number, (asked, _) in enumerate(self.held_out):
+            parts[asked] = number
+        return parts
+
+    def compacted(self) -> tuple[np.ndarray, Plan]:
+        """The positions that the plan names, in order, and the plan in terms of them."""
+        pairs = [side for pair in self.held_out for side in pair]
+        used = np.unique(np.concatenate([self.learned, *pairs]))
+        sides = [np.searchsorted(used, side) for side in pairs]
+        held_out = tuple(zip(sides[::2], sides[1::2], strict=True))
+        return used, Plan(np.searchsorted(used, self.learned), held_out, self.over_devices)
+
+
+def plan_of(folds: np.ndarray) -> Plan:
+    """All are learned; ``folds`` [n] numbers what is held out together, -1 what never is."""
+    pairs = [
+        (np.flatnonzero(folds == number), np.flatnonzero(folds != number))
+        for number in np.unique(folds[folds >= 0])
+    ]
+    return Plan(np.arange(len(folds)), tuple((asked, rest) for asked, rest in pairs if len(rest)))
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """Of each sample: log seconds by a fit without its fold, and the spread it stated."""
 
@@ -128,21 +166,23 @@ class HeldOut:
 
 
 def fit_kind(
-    x: Features, seconds: np.ndarray, folds: np.ndarray, base: KindFit | None = None
+    x: Features, seconds: np.ndarray, plan: Plan, base: KindFit | None = None
 ) -> tuple[KindFit, HeldOut]:
-    """Fit ``seconds`` [n]; ``folds`` [n] numbers the parts held out together, -1 what never is."""
+    """Fit ``seconds`` [n] as ``plan`` says; ``base``: a fit of other devices to start from."""
     y = np.log(seconds) + np.log(x.clock_hz) - (base.learned(x) if base else 0.0)
     start = base.prior if base else None
-    prior = fit_prior(x, y, start)
-    blind = y - _held_out_priors(x, y, folds, start, prior)
-    left = y - prior.log_cycles(x)
-    process, smooth, deviation = _smooth(x, left, blind, folds)
-    names = columns_of(x, prior)
-    trees, steps = _steps(x, names, left, folds)
-    scored = folds >= 0
+    prior = fit_prior(x.rows(plan.learned), y[plan.learned], start)
+    left, names = y - prior.log_cycles(x), columns_of(x, prior)
+    blind, without = _held_out_priors(x, y, plan, start, prior)
+    process, smooth, deviation = _smooth(x, left, blind, plan)
+    targets = without if plan.over_devices else [left] * len(without)
+    trees, steps = _steps(x, names, left, targets, plan)
+    parts = plan.parts(len(y))
+    scored = parts >= 0 if plan.held_out else np.ones(len(y), dtype=bool)
     shares = _shares(blind[scored], smooth[scored], steps[scored])
     error = blind - shares[0] * smooth - shares[1] * steps
-    spread, widths = _spread(x, names, error, deviation, folds)
+    spread, widths = _spread(x, names, error, deviation, parts, plan.over_devices)
+    scores = np.abs(error / widths)[scored]
     fitted = KindFit(
         prior=prior,
         process=process if shares[0] or spread is None else None,
@@ -150,7 +190,7 @@ def fit_kind(
         spread=spread,
         process_share=shares[0],
         trees_share=shares[1],
-        quantile=conformal((np.abs(error) / widths)[scored]),
+        quantile=over_devices(scores, parts[scored]) if plan.over_devices else conformal(scores),
         outside=conformal(np.abs(blind[scored])),
         low={n: float(x.columns[n].min()) for n in x.smooth_names},
         high={n: float(x.columns[n].max()) for n in x.smooth_names},
@@ -159,58 +199,62 @@ def fit_kind(
     return fitted, HeldOut(np.log(seconds) - error, widths)
 
 
-def _parts(folds: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(held out, learned from), masks [n] for each fold; none where nothing would be left."""
-    parts = [(folds == number, folds != number) for number in np.unique(folds[folds >= 0])]
-    return [(test, train) for test, train in parts if train.any()]
-
-
 def _held_out_priors(
-    x: Features, y: np.ndarray, folds: np.ndarray, start: Prior | None, like: Prior
-) -> np.ndarray:
-    """[n] log cycles by priors that never saw the fold; the floor where there is no other."""
-    blind = np.maximum(x.log_compute, x.log_memory)
-    for test, train in _parts(folds):
-        part = fit_prior(x.rows(train), y[train], start, like.costs)
-        blind[test] = part.log_cycles(x.rows(test))
-    return blind
+    x: Features, y: np.ndarray, plan: Plan, start: Prior | None, like: Prior
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """What priors that never saw a part leave: [n] of the part each is asked for, and [n] of all.
+
+    Where no pair asks for a sample, what the floor leaves.
+    """
+    blind, without = y - np.maximum(x.log_compute, x.log_memory), []
+    for asked, learned in plan.held_out:
+        part = fit_prior(x.rows(learned), y[learned], start, like.costs)
+        left = y - part.log_cycles(x)
+        blind[asked] = left[asked]
+        without.append(left)
+    return blind, without
 
 
 def _smooth(
-    x: Features, left: np.ndarray, blind: np.ndarray, folds: np.ndarray
+    x: Features, left: np.ndarray, blind: np.ndarray, plan: Plan
 ) -> tuple[Residual | None, np.ndarray, np.ndarray | None]:
     """The process; [n] its held-out mean and, where it tells one, its held-out spread."""
-    mean, spread = np.zeros(len(left)), np.ones(len(left))
-    if len(left) > _MOST_FOR_PROCESS:
+    mean, spread, learned = np.zeros(len(left)), np.ones(len(left)), plan.learned
+    if len(learned) > _MOST_FOR_PROCESS:
         return None, mean, None
-    lengths = fit_lengths(x, left)
-    for test, train in _parts(folds):
-        part = fit_residual(lengths, x.rows(train), blind[train])
-        mean[test], spread[test] = part.predict(x.rows(test))
-    process = fit_residual(lengths, x, left)
+    lengths = fit_lengths(x.rows(learned), left[learned])
+    for asked, rest in plan.held_out:
+        part = fit_residual(lengths, x.rows(rest), blind[rest])
+        mean[asked], spread[asked] = part.predict(x.rows(asked))
+    process = fit_residual(lengths, x.rows(learned), left[learned])
     return process, mean, spread if len(left) <= MOST_EXACT else None
 
 
 def _steps(
-    x: Features, names: tuple[str, ...], left: np.ndarray, folds: np.ndarray
+    x: Features, names: tuple[str, ...], left: np.ndarray, targets: list[np.ndarray], plan: Plan
 ) -> tuple[Trees | None, np.ndarray]:
-    """The forest and [n] held-out answers.
+    """The forest for ``left`` and [n] held-out answers, each part's from its own of ``targets``.
 
-    Each fold has a forest that is blind to it; together they are their mean. Where some samples are
-    never held out, one forest grows on those first and on all of them then.
+    Each part has a forest that is blind to it; together they are their mean. Where some samples are
+    never held out, one forest grows on those first and on all of them then. Where parts are
+    devices, one grows on all: a forest without the likest device is a poor guess.
     """
-    blind, parts = np.zeros(len(left)), _parts(folds)
-    if len(left) < _LEAST_FOR_TREES or not parts:
+    blind, learned = np.zeros(len(left)), plan.learned
+    if len(learned) < _LEAST_FOR_TREES or not plan.held_out:
         return None, blind
     rows = x.matrix(names).T
-    edges = bin_edges(rows)
+    edges = bin_edges(rows[:, learned])
     binned, forests = bins_of(rows, edges), []
-    is_one = bool(np.any(folds < 0))
+    is_one = not plan.over_devices and bool(np.any(plan.parts(len(left)) < 0))
     growth = _MANY if is_one else _SOME if len(left) > _MOST_FOR_PROCESS else _FEW
-    for i, (test, train) in enumerate(parts):
-        forest = fit_trees(names, binned[:, train], edges, left[train], growth, i)
-        blind[test] = forest.predict(rows[:, test])
+    for i, (asked, rest) in enumerate(plan.held_out):
+        forest = fit_trees(names, binned[:, rest], edges, targets[i][rest], growth, i)
+        blind[asked] = forest.predict(rows[:, asked])
         forests.append(forest)
+    if plan.over_devices:
+        all_, target = binned[:, learned], left[learned]
+        seeds = range(_FORESTS_OVER_DEVICES)
+        return mean_of([fit_trees(names, all_, edges, target, growth, s) for s in seeds]), blind
     if not is_one:
         return mean_of(forests), blind
     after = left - forests[0].predict(rows)
@@ -218,11 +262,13 @@ def _steps(
 
 
 _MOST_FOR_PROCESS = 3000
-_FEW = Growth(trees=150, rate=0.1, depth=4, row_share=0.7)
+_FEW = Growth(trees=400, rate=0.05, depth=6, row_share=0.7, column_share=0.5)
 _SOME = Growth(trees=150, rate=0.2, depth=6)
 _MANY = Growth(trees=500, rate=0.2, depth=8, row_share=0.4)
 _AFTER = Growth(trees=60, rate=0.2, depth=8, row_share=0.4)
 _OF_SPREAD = Growth(trees=60, rate=0.15, depth=4)
+_OF_SPREAD_OVER_DEVICES = Growth(trees=40, rate=0.1, depth=3)
+_FORESTS_OVER_DEVICES = 3
 _SHARES = np.linspace(0, 1, 11)
 
 
@@ -239,6 +285,8 @@ def _shares(left: np.ndarray, smooth: np.ndarray, steps: np.ndarray) -> tuple[fl
 
 
 _LEAST_ERROR = 1e-3
+_LEAST_ERROR_OVER_DEVICES = 0.03
+"""Added to an error before its logarithm is taken: about its own size where it is smallest."""
 
 
 def _spread(
@@ -246,22 +294,26 @@ def _spread(
     names: tuple[str, ...],
     error: np.ndarray,
     deviation: np.ndarray | None,
-    folds: np.ndarray,
+    parts: np.ndarray,
+    is_over_devices: bool,
 ) -> tuple[Trees | None, np.ndarray]:
     """Trees of the logarithm of the held-out error, where the process tells no spread.
 
-    [n] spreads by trees that never saw the sample.
+    [n] spreads by trees that never saw the sample. Over devices the trees are few and shallow:
+    where one device was hard to foretell need not be where the next is.
     """
     if deviation is not None:
         return None, deviation
-    held = np.flatnonzero(folds >= 0)
+    least = _LEAST_ERROR_OVER_DEVICES if is_over_devices else _LEAST_ERROR
+    growth = _OF_SPREAD_OVER_DEVICES if is_over_devices else _OF_SPREAD
+    held = np.flatnonzero(parts >= 0)
     rows = x.matrix(names).T[:, held]
-    edges, target = bin_edges(rows), np.log(np.abs(error[held]) + _LEAST_ERROR)
+    edges, target = bin_edges(rows), np.log(np.abs(error[held]) + least)
     binned, forests, widths = bins_of(rows, edges), [], np.ones(len(error))
-    halves = folds[held] if len(np.unique(folds[held])) > 1 else np.arange(len(held)) % 5
-    for test, train in _parts(halves):
-        forest = fit_trees(names, binned[:, train], edges, target[train], _OF_SPREAD)
-        widths[held[test]] = np.exp(forest.predict(rows[:, test]))
+    several = len(np.unique(parts[held])) > 1
+    for asked, rest in plan_of(parts[held] if several else np.arange(len(held)) % 5).held_out:
+        forest = fit_trees(names, binned[:, rest], edges, target[rest], growth)
+        widths[held[asked]] = np.exp(forest.predict(rows[:, asked]))
         forests.append(forest)
     return mean_of(forests), widths
 
@@ -270,3 +322,17 @@ def conformal(scores: np.ndarray) -> float:
     """The finite-sample quantile of held-out scores; the largest where they are too few."""
     rank = min(int(np.ceil((len(scores) + 1) * CONFIDENCE)), len(scores))
     return float(np.sort(scores)[rank - 1])
+
+
+def over_devices(scores: np.ndarray, devices: np.ndarray) -> float:
+    """The quantile of held-out ``scores`` [n] that should hold on one more device.
+
+    Devices are few and unlike: the level is raised until a device is covered to ``CONFIDENCE`` by
+    the quantile of the others', by the mean over devices less its standard error.
+    """
+    parts = [(scores[devices == d], scores[devices != d]) for d in np.unique(devices)]
+    for level in np.linspace(CONFIDENCE, 1.0, 41):
+        hits = [float(np.mean(own <= np.quantile(rest, level))) for own, rest in parts]
+        if np.mean(hits) - np.std(hits, ddof=1) / np.sqrt(len(hits)) >= CONFIDENCE:
+            break
+    return float(np.quantile(scores, level))

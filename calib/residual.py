@@ -104,7 +104,7 @@ def _far_apart(rows: np.ndarray, count: int) -> np.ndarray:
     return np.array(chosen)
 
 
-_MOST_FOR_LENGTHS = 160
+_MOST_FOR_LENGTHS = 300
 """Length scales are chosen on at most so many samples: their cost grows with the cube."""
 
 
