@@ -22,7 +22,7 @@ from benchmarks.scoring.splits import final_rows
 from calib.fit import fit
 from calib.hardware import load_hardware
 
-_ROWS = 4000
+_ROWS = 2000
 _SETS = [("gemm", "", SIX)] + [
     (f"{phase}_attention", kernel, cards)
     for phase in ("context", "generation")

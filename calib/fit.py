@@ -18,7 +18,7 @@ import pandas as pd
 from calib.errors import CalibError
 from calib.features import HOT, Features, concatenate, features, features_of_list, whole
 from calib.hardware import Hardware, load_hardware, peak
-from calib.kind import HeldOut, KindFit, conformal, fit_kind, plan_of
+from calib.kind import LEAST_DEVICES, HeldOut, KindFit, conformal, fit_kind, plan_of
 from calib.likeness import CARD_TO_CARD, plan_over_devices
 from calib.samples import Sample
 from model.ops import Operator, Other, TensorCoreOperator, is_grid
@@ -284,7 +284,9 @@ def _fit_others(
     )
     fitted, seen = fit_kind(data.x, data.seconds, plan)
     asked = plan.parts(len(used)) >= 0
-    return replace(fitted, transferred=True), _row(data, numbers, asked, fitted, seen)
+    least = CARD_TO_CARD if len(known) < LEAST_DEVICES else 0.0
+    carried = replace(fitted, transferred=True, at_least=least)
+    return carried, _row(data, numbers, asked, carried, seen)
 
 
 def measured_shapes(

@@ -24,6 +24,8 @@ from calib.residual import MOST_EXACT, Residual, fit_lengths, fit_residual
 from calib.trees import Growth, Trees, bin_edges, bins_of, fit_trees, mean_of, sum_of
 
 CONFIDENCE = 0.9
+LEAST_DEVICES = 3
+"""Fewer cannot tell how far one device is from another."""
 _MARGIN = float(np.log(1.25))
 """A shape within a quarter of the sampled range's edge still counts as inside."""
 _REACH = float(np.log(4.0))
@@ -328,8 +330,11 @@ def over_devices(scores: np.ndarray, devices: np.ndarray) -> float:
     """The quantile of held-out ``scores`` [n] that should hold on one more device.
 
     Devices are few and unlike: the level is raised until a device is covered to ``CONFIDENCE`` by
-    the quantile of the others', by the mean over devices less its standard error.
+    the quantile of the others', by the mean over devices less its standard error. Two devices
+    cannot tell that.
     """
+    if len(np.unique(devices)) < LEAST_DEVICES:
+        return conformal(scores)
     parts = [(scores[devices == d], scores[devices != d]) for d in np.unique(devices)]
     for level in np.linspace(CONFIDENCE, 1.0, 41):
         hits = [float(np.mean(own <= np.quantile(rest, level))) for own, rest in parts]

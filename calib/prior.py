@@ -30,9 +30,9 @@ import numpy as np
 from calib.features import ADDED, BOUND, SERIAL, Features
 
 _PULL = 0.05
-_PULL_TO_OTHERS = 1.0
+_PULL_TO_OTHERS = 0.3
 """Weight of the pull towards the start, by guess or of other devices: the first is far below one
-sample's and only decides what no sample does; by the second a change of 0.1 costs as a miss of 10%.
+sample's and only decides what no sample does; by the second a change of 0.33 costs as a miss of 10%.
 """
 _NO_CHAIN = -40.0
 _MOST = 3000
