@@ -264,7 +264,7 @@ def _steps(
 
 
 _MOST_FOR_PROCESS = 3000
-_FEW = Growth(trees=400, rate=0.05, depth=6, row_share=0.7, column_share=0.5)
+_FEW = Growth(trees=150, rate=0.1, depth=5, row_share=0.7, column_share=0.5)
 _SOME = Growth(trees=150, rate=0.2, depth=6)
 _MANY = Growth(trees=500, rate=0.2, depth=8, row_share=0.4)
 _AFTER = Growth(trees=60, rate=0.2, depth=8, row_share=0.4)
