@@ -31,9 +31,8 @@ from calib.features import ADDED, BOUND, SERIAL, Features
 
 _PULL = 0.05
 _PULL_TO_OTHERS = 0.3
-"""Weight of the pull towards the start, by guess or of other devices: the first is far below one
-sample's and only decides what no sample does; by the second a change of 0.33 costs as a miss of 10%.
-"""
+"""Weight of the pull towards a start. That of a guess is far below one sample's and only decides
+what no sample does; from other devices' a change of a third costs as much as a miss of 10%."""
 _NO_CHAIN = -40.0
 _MOST = 3000
 """The numbers are fitted to at most so many samples."""
