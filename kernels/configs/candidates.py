@@ -99,12 +99,12 @@ TILES: dict[tuple[str, str], tuple[Tile, ...]] = {
     ("conv2d", "wgmma"): (
         Tile(128, 128, 64, 8, 4),
         Tile(64, 128, 64, 8, 3),
-        Tile(32, 64, 64, 4, 3),
+        Tile(64, 64, 64, 4, 3),
     ),
     ("conv2d", "tcgen05"): (
         Tile(128, 128, 64, 8, 4),
         Tile(64, 128, 64, 8, 3),
-        Tile(32, 64, 64, 4, 3),
+        Tile(64, 64, 64, 4, 3),
     ),
     ("attention", "mma"): (
         Tile(128, 32, 0, 8, 2),
