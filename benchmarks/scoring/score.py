@@ -84,7 +84,7 @@ def random_rows(s: Setting) -> Rows:
 
 
 def chosen_rows(s: Setting) -> Rows:
-    """The sweep's rule: half fills the space, two rounds go where the fit is least sure."""
+    """The sweep's rule: half drawn evenly, two rounds in proportion to the fit's spread."""
     budget = s.case.budget or 0
     rng = np.random.default_rng(s.seed)
     count = min(_CANDIDATES, len(s.pool))
