@@ -21,13 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from calib.hardware import Hardware
+from calib.hardware import Hardware, peak
 from model.ops import Attention, item_bytes
 
 _RESIDENT = 2
 """Blocks that the rule for splitting wants on a multiprocessor."""
 _QUERY_TILE = 64
 """Queries of a tile of the plain rule."""
+_NO_BOUND = -60.0
+"""Logarithm of a bound where there is none: below any that counts."""
 _EDGE, _STEEPNESS = 1.3, 8.0
 """Working set over the L2 at which half the reads miss, and how steeply the share rises. Read off
 the times of one query over long contexts, which jump between one and two times the L2."""
@@ -46,6 +48,7 @@ class Blocks:
     rows: np.ndarray
     splits: np.ndarray
     shared: np.ndarray
+    tile: np.ndarray
     waves: np.ndarray
 
 
@@ -53,14 +56,19 @@ def attention_columns(op: Attention, hardware: Hardware, hot: Any) -> dict[str, 
     """Columns of both rules, each [n]: ``serial``, ``bound`` and ``added`` as the prior reads
     them, and what the trees read besides. ``hot``: [n] bool."""
     group = op.heads / op.kv_heads
+    rate = peak(op, hardware) / hardware.sm_count / hardware.clock_hz  # FLOP a cycle
     columns = {"tile group": _log(group), "tile keys": _log(op.keys_seen / op.q_len)}
     for rule, by in (("packed", packed(op, hardware)), ("plain", plain(op, hardware))):
         fill = by.blocks / hardware.sm_count
+        walk = by.waves * by.keys * op.head_dim
+        # Of one query all blocks walk equally far.
+        last = np.where(np.asarray(op.q_len) > 1, _log(by.longest * op.head_dim), _NO_BOUND)
         columns |= {
             f"serial start {rule}": by.waves,
             f"serial rows {rule}": by.waves * by.rows * op.head_dim,
-            f"serial walk {rule}": by.waves * by.keys * op.head_dim,
-            f"bound longest {rule}": _log(by.longest * op.head_dim),
+            f"serial walk {rule}": walk,
+            f"bound longest {rule}": last,
+            f"serial products {rule}": 4 * walk * by.tile / rate,
             f"bound missed {rule}": _log(_missed(op, hardware, hot, by)),
             f"added combine {rule}": (by.splits > 1).astype(float),
             f"tile split {rule}": _log(by.splits),
@@ -105,7 +113,16 @@ def _cut(op: Attention, sms: int, is_packed: Any, query_tile: Any, key_tile: Any
     longest = np.ceil(steps / splits) * key_tile
     held = np.minimum(rows, query_tile)
     blocks = tiles * splits
-    return Blocks(blocks, keys / splits, longest, held, splits, shared, np.ceil(blocks / sms))
+    return Blocks(
+        blocks,
+        keys / splits,
+        longest,
+        held,
+        splits,
+        shared,
+        np.asarray(query_tile),
+        np.ceil(blocks / sms),
+    )
 
 
 def _missed(op: Attention, hardware: Hardware, hot: Any, by: Blocks) -> np.ndarray:
