@@ -12,6 +12,7 @@ from calib.expert_blocks import expert_columns
 from calib.features import features
 from calib.fit import fit
 from calib.hardware import load_hardware
+from calib.likeness import CARD_TO_CARD
 from calib.prior import Prior, columns_of, fit_prior
 from calib.samples import Sample
 from model.ops import Attention, MoeMlp, expert_load, grid
@@ -90,7 +91,7 @@ def test_the_prior_keeps_the_rule_that_made_the_times() -> None:
         assert not any(n.endswith(other) for n in columns_of(x, found))
 
 
-def test_a_lone_donor_lends_an_interval_no_narrower_than_the_physics() -> None:
+def test_a_lone_donor_lends_an_interval_no_narrower_than_cards_differ() -> None:
     rng = np.random.default_rng(0)
     ops = [decode(int(b), 8, int(k), int(n)) for b in (1, 4, 16, 64) for k in (1, 2, 8)
            for n in (64, 512, 4096)]  # fmt: skip
@@ -105,8 +106,8 @@ def test_a_lone_donor_lends_an_interval_no_narrower_than_the_physics() -> None:
         for op in ops
     ]
     fitted = next(iter(fit(samples, H200).kinds.values()))
-    assert fitted.at_least == fitted.outside
-    assert np.all(fitted.log_seconds(features(decode(), H200, True))[1] >= fitted.outside)
+    assert fitted.at_least == CARD_TO_CARD
+    assert np.all(fitted.log_seconds(features(decode(), H200, True))[1] >= CARD_TO_CARD)
 
 
 def test_balanced_tokens_touch_as_many_experts_as_there_are_picks() -> None:
