@@ -17,7 +17,7 @@ import numpy as np
 from calib.hardware import Hardware
 from calib.kind import Plan
 
-CARD_TO_CARD = 0.34
+CARD_TO_CARD = 0.32
 """Half-width, in log, of 90% of a card's samples about what one other card alone foretells
 (``python -m benchmarks.lone_donor``)."""
 _LENGTH = 1.0
