@@ -165,7 +165,7 @@ def beside_clock(
 
         repeats = {phase: p.repeat for phase, p in phases.items()}
         asked = tables.plain(workload)
-        recorded = read_trace(config["measured"], found.modules, repeats, asked)
+        recorded = read_trace(config["measured"], found.modules, repeats, asked, target.on_card)
         joined = compare_recorded(*estimated, recorded)
         return Tables(*joined, (*found.notes, *recorded.notes))
     return found

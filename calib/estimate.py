@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 WEAK_SHARE = 0.05
 SUMMED = ["flops", "bytes", "roofline_s", "estimate_s", "low_s", "high_s", "estimate_unseen_s"]
-WALL = ["wall_s", "wall_low_s", "wall_high_s", "wall_unseen_s", "graph_s", "idle_s"]
+WALL = ["wall_s", "wall_low_s", "wall_high_s", "wall_unseen_s", "graph_s", "idle_s", "issue_s"]
 """Of a row of operators, all passes: its part of the wall time with both ends of the interval, by a
-fit that never saw the model's shapes, as a CUDA graph, and the idle time of the device in it.
+fit that never saw the model's shapes, as a CUDA graph, the idle time of the device in it, and what
+issuing the work would take were every kernel instant.
 Until ``calib.timeline`` replays them they are the kernels' own. A sum over rows is the wall time of
 what they belong to, while a sum of ``estimate_s`` is the time of its kernels."""
 WALL_OF = {
@@ -116,7 +117,7 @@ def operator_table(
     for of_kernels, of_wall in WALL_OF.items():
         table[of_wall] = table[of_kernels]
     empty = {"measured_s": float("nan"), "error": float("nan"), "error_unseen": float("nan")}
-    empty |= {"graph_s": float("nan"), "idle_s": 0.0}
+    empty |= {"graph_s": float("nan"), "idle_s": 0.0, "issue_s": 0.0}
     fixed = {"hardware": hardware.name, "implementation": implementation, **names}
     return table.assign(**empty, **fixed)[OPERATOR_COLUMNS]
 
@@ -204,8 +205,9 @@ def describe(op: Operator) -> str:
 class Sums:
     """Totals over any choice of operator rows, null where a part is, and how the sum is known.
 
-    ``limited_by``: what most of the wall time goes to: the device waiting for the host (or for the
-    next node of a graph), or kernels that compute or memory bounds.
+    ``limited_by``: the host (or the nodes of a graph) where issuing alone would take longer than
+    the kernels do by themselves, so that faster kernels gain nothing; else what most kernel time
+    is bound by, compute or memory.
     """
 
     def __init__(self, operators: pd.DataFrame):
@@ -215,19 +217,21 @@ class Sums:
         seconds = operators["estimate_s"].to_numpy(dtype=float)
         known = operators["provenance"].to_numpy()
         self.by_provenance = np.stack([(known == name) * seconds for name in WEAKEST_FIRST], axis=1)
-        idle = operators["idle_s"].to_numpy(dtype=float)
-        self.by_limit = np.stack([idle, seconds * computes, seconds * ~computes], axis=1)
+        issue = operators["issue_s"].to_numpy(dtype=float)
+        self.by_limit = np.stack([issue, seconds * computes, seconds * ~computes], axis=1)
 
     def over(self, rows: Any) -> dict[str, Any]:
         totals = dict(zip(self.columns, self.values[rows].sum(axis=0).tolist(), strict=True))
         carried = self.by_provenance[rows].sum(axis=0)
         if np.isnan(totals["estimate_s"]):
             return {**totals, "provenance": UNKNOWN, "limited_by": None}
+        issue, *kernels = self.by_limit[rows].sum(axis=0)
+        limit = 0 if issue > sum(kernels) else 1 + int(np.argmax(kernels))
         weakest = np.flatnonzero(carried > WEAK_SHARE * max(carried.sum(), 1e-30))
         return {
             **totals,
             "provenance": WEAKEST_FIRST[weakest[0]] if len(weakest) else ROOFLINE,
-            "limited_by": LIMITS[int(np.argmax(self.by_limit[rows].sum(axis=0)))],
+            "limited_by": LIMITS[limit],
         }
 
 
@@ -264,7 +268,7 @@ def _module(node: Node) -> dict[str, Any]:
     return {
         "path": node.path,
         "parent": node.parent,
-        "class_name": type(layer).__name__,
+        "class_name": layer.class_name,
         "mirrors": layer.mirrors,
         "depth": node.path.count(".") + 1 if node.path else 0,
         "params_json": json.dumps(_parameters(node.runs)),

@@ -293,7 +293,7 @@ def measured_shapes(
     samples: Sequence[Sample], hardware: Hardware
 ) -> dict[tuple[str, Operator, str], tuple[float, float, float]]:
     """Expected seconds, 5th and 95th percentile of the repeats of each shape, drift-corrected."""
-    usable = [s for s in samples if s.status == "ok" and len(s.seconds)]
+    usable = [s for s in samples if s.status == "ok" and len(s.seconds) and s.expected > 0]
     known: dict[tuple[str, Operator, str], tuple[float, float, float]] = {}
     if not usable:
         return known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,10 @@ def model_and_workload(config: dict[str, Any]) -> tuple[Any, Workload]:
     shape = dict(config["workload"])
     if shape.get("tiles"):
         shape["tiles"] = tuple(shape["tiles"])
+    known = [f.name for f in fields(Workload)]
+    for key in shape:
+        if key not in known:
+            raise CalibError(f"workload: no key {key!r}: expected one of {', '.join(known)}")
     try:
         workload = Workload(**shape)
     except (TypeError, ValueError) as error:

@@ -176,9 +176,10 @@ def with_wall(
     if costs is None:
         passes = table["phase"].map(dict(repeats))
         code_s = module_code_s * table["launches"] * table["count"] * passes
-        for kernels, column in WALL_OF.items():
-            table[column] = table[kernels] + code_s
-        return table.assign(graph_s=float("nan"), idle_s=code_s)
+        for _, rows in table.groupby("phase", sort=False):
+            for kernels, column in WALL_OF.items():
+                table.loc[rows.index, column] = _known(rows, kernels) + code_s[rows.index]
+        return table.assign(graph_s=float("nan"), idle_s=code_s, issue_s=code_s)
     parts = [
         _phase_columns(rows, int(repeats[str(phase)]), costs, execution)
         for phase, rows in operators.groupby("phase", sort=False)
@@ -201,7 +202,18 @@ def _phase_columns(
     if execution != GRAPH:
         graph = lay.wall("estimate_s", GRAPH, rates(costs))
     idle = np.maximum(found["wall_s"] - rows["estimate_s"].to_numpy(dtype=float), 0.0)
-    return {**found, "graph_s": graph, "idle_s": idle}
+    issue_s = lay.shares(np.zeros(len(lay.row)), execution, rates(costs))
+    return {**found, "graph_s": graph, "idle_s": idle, "issue_s": issue_s}
+
+
+def _known(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """[rows] of a phase, seconds; what is not known is taken at its estimate where it is little."""
+    seconds = rows[column].to_numpy(dtype=float)
+    estimates = rows["estimate_s"].to_numpy(dtype=float)
+    missing = np.isnan(seconds)
+    if estimates[missing].sum() <= WEAK_SHARE * estimates.sum():
+        seconds = np.where(missing, estimates, seconds)
+    return seconds
 
 
 class _Layout:
@@ -220,16 +232,15 @@ class _Layout:
 
     def kernel_s(self, column: str) -> np.ndarray:
         """[launches] seconds of one kernel; NaN where too much of the phase is not known."""
-        seconds = self.rows[column].to_numpy(dtype=float)
-        known = self.rows["estimate_s"].to_numpy(dtype=float)
-        missing = np.isnan(seconds)
-        if known[missing].sum() <= WEAK_SHARE * known.sum():
-            seconds = np.where(missing, known, seconds)
-        return np.asarray((seconds / np.maximum(self.times, 1))[self.row])
+        return np.asarray((_known(self.rows, column) / np.maximum(self.times, 1))[self.row])
 
     def wall(self, column: str, execution: str, cost: Rates) -> np.ndarray:
         """[rows] wall time of all passes."""
-        launches = issue(self.kernel_s(column), self.sync, self.generated, execution, cost)
+        return self.shares(self.kernel_s(column), execution, cost)
+
+    def shares(self, kernel_s: np.ndarray, execution: str, cost: Rates) -> np.ndarray:
+        """[rows] the same for kernels [launches] of given times."""
+        launches = issue(kernel_s, self.sync, self.generated, execution, cost)
         shares = replay_passes(launches, self.repeat)
         return np.bincount(self.row, weights=shares, minlength=len(self.rows))
 

@@ -132,6 +132,11 @@ class Layer:
 
     mirrors: str = ""
 
+    @property
+    def class_name(self) -> str:
+        """What tables call the layer's class."""
+        return type(self).__name__
+
     def forward(self) -> Iterator[Step]:
         """The steps of one forward pass, in order of execution."""
         raise NotImplementedError

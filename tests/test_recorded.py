@@ -151,6 +151,11 @@ def test_modules_are_matched_by_order_and_class() -> None:
     assert found == {1: "a", 2: "a.list.0", 3: "a.list.1"}
 
 
+def test_a_trace_of_a_cpu_is_none_of_a_card(trace: Path, tables: Any) -> None:
+    with pytest.raises(CalibError, match="holds no kernels of a card"):
+        read_trace(trace, tables[1], REPEAT, {}, on_card=True)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

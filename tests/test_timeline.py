@@ -18,6 +18,7 @@ from calib.timeline import (
     issue,
     replay,
     replay_passes,
+    timeline_table,
     with_wall,
 )
 
@@ -182,3 +183,24 @@ def test_without_costs_wall_time_is_the_kernels() -> None:
     assert walled["wall_s"].tolist() == [2.0, 6.0]
     assert walled["idle_s"].sum() == 0
     assert walled["graph_s"].isna().all()
+
+
+def test_a_cpu_keeps_its_interval_where_little_is_not_known() -> None:
+    """A kernel without an upper end that is under a twentieth of its phase; and one that is not."""
+    rows = table(estimate_s=[100.0, 1.0], high_s=[110.0, np.nan])
+    assert with_wall(rows, {"decode": 1}, None, EAGER)["wall_high_s"].sum() == 110 + 1
+    rows = table(estimate_s=[100.0, 60.0], high_s=[110.0, np.nan])
+    assert with_wall(rows, {"decode": 1}, None, EAGER)["wall_high_s"].isna().any()
+
+
+@pytest.mark.parametrize(("kernel", "limit"), [(4.0, "host"), (6.0, "memory")])
+def test_the_host_bounds_what_faster_kernels_would_not_make_faster(
+    kernel: float, limit: str
+) -> None:
+    """Issuing takes 5 a launch. Kernels of 4 leave the device idle a fifth of the time, and still
+    nothing is gained by faster ones."""
+    walled = with_wall(table(estimate_s=[kernel] * 8), {"decode": 1}, costs(), EAGER)
+    assert walled["issue_s"].sum() == pytest.approx(8 * 5 + 1)
+    work = dict.fromkeys(("flops", "bytes", "roofline_s"), 0.0)
+    found = timeline_table(walled.assign(**work, provenance="measured"), {"decode": 1})
+    assert found["limited_by"].tolist() == [limit]

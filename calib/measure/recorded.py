@@ -103,16 +103,26 @@ def overload(name: str) -> str:
 
 
 def read_trace(
-    path: str | Path, modules: pd.DataFrame, repeat: Mapping[str, int], workload: Mapping[str, Any]
+    path: str | Path,
+    modules: pd.DataFrame,
+    repeat: Mapping[str, int],
+    workload: Mapping[str, Any],
+    on_card: bool = False,
 ) -> Measurement:
     """The trace at ``path`` (JSON, or that in gzip) as a measurement of ``modules``.
 
     ``modules``: phase, path, mirrors, in order of execution; ``repeat``: passes of each phase.
-    Raises ``CalibError`` for a file that is no trace, or one without operators or phases.
+    ``on_card``: it is to hold kernels. Raises ``CalibError`` for a file that is no trace, or one
+    without operators, phases or such kernels.
     """
     import pandas as pd
 
     events = load(path)
+    if on_card and not any(event.category in ON_DEVICE for event in events):
+        raise CalibError(
+            f"measured = {str(path)!r}: the trace holds no kernels of a card: expected one that "
+            "was recorded on it, with ProfilerActivity.CUDA; or +hw=cpu"
+        )
     passes = phase_ranges(path, events, list(repeat))
     profiled: dict[str, list[Profile]] = {}
     rows: list[tuple[Any, ...]] = []

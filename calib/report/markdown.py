@@ -112,7 +112,10 @@ def verdict(record: RunRecord) -> str:
     total = record.total
     if not record.measured:
         return "Nothing was measured in this run."
-    text = f"The clock says {seconds(total['measured_s'])}: the estimate is {_off(total['error'])}"
+    text = f"The clock says {seconds(total['measured_s'])}"
+    if known((record.measurement or {}).get("drift")):
+        text += ", and once that is brought to the machine's speed during the sweep"
+    text += f": the estimate is {_off(total['error'])}"
     if known(total.get("error_unseen")):
         text += f" ({_off(total['error_unseen'])} with a fit that never saw the model's own shapes)"
     if known(total.get("roofline_error")):

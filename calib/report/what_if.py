@@ -52,7 +52,8 @@ def runs_table(runs: Iterable[Path]) -> pd.DataFrame:
     """One row a run: what was asked, and the costs and figures of the whole workload (SI units).
 
     ``tokens``: prefilled for one page, image and prompt; ``predicted_s`` is of kernels alone,
-    ``wall_s`` with the host. Raises ``ReportError`` for a report that cannot be read.
+    with its interval ``low_s`` to ``high_s``; ``wall_s`` with the host, ``wall_low_s`` to
+    ``wall_high_s``. Raises ``ReportError`` for a report that cannot be read.
     """
     import pandas as pd
 
@@ -80,6 +81,8 @@ def _row(run: Path) -> dict[str, Any]:
         "tokens": report["workload"]["seq_len"],
         **{name: whole[name] for name in costs},
         **{name: _number(whole[name]) for name in times},
+        "wall_low_s": _number(report["low_s"]),
+        "wall_high_s": _number(report["high_s"]),
         **{f["name"].replace(" ", "_"): _number(f["estimate"]) for f in report["figures"]},
         "provenance": report["provenance"],
     }

@@ -27,6 +27,11 @@ class TracedLayer(Layer):
     dtype: str = "bfloat16"
     cache_bytes: int = 0
 
+    @property
+    def class_name(self) -> str:
+        """That of the module which was run."""
+        return self.mirrors
+
     def forward(self) -> Iterator[Step]:
         return iter(self.steps)
 
