@@ -141,6 +141,14 @@ def test_markdown_is_well_formed(name: str) -> None:
     assert [t.tag for t in tokens if t.type == "heading_open"].count("h1") == 1
 
 
+def test_modules_and_components_err_by_the_same_measure() -> None:
+    """The root of the modules is the total: one error, drift taken out, in both tables."""
+    record = run("measured")
+    error = percent(record.total["error"], signed=True)
+    root = next(r for r in markdown("measured").splitlines() if r.startswith(f"| `{record.model}`"))
+    assert root.endswith(f"| {error} |")
+
+
 def test_first_paragraph_answers() -> None:
     """How long, where it goes, how sure: with the numbers of the tables."""
     record, text = run("measured"), answer(run("measured"))

@@ -112,10 +112,10 @@ def verdict(record: RunRecord) -> str:
     total = record.total
     if not record.measured:
         return "Nothing was measured in this run."
-    text = f"The clock says {seconds(total['measured_s'])}"
+    text = f"The clock says {seconds(total['measured_s'])}: "
     if known((record.measurement or {}).get("drift")):
-        text += ", and once that is brought to the machine's speed during the sweep"
-    text += f": the estimate is {_off(total['error'])}"
+        text += "against that, brought to the machine's speed during the sweep, "
+    text += f"the estimate is {_off(total['error'])}"
     if known(total.get("error_unseen")):
         text += f" ({_off(total['error_unseen'])} with a fit that never saw the model's own shapes)"
     if known(total.get("roofline_error")):
@@ -255,9 +255,15 @@ def module_section(record: RunRecord, tree: list[Branch]) -> str:
 
 
 def kernels_only(record: RunRecord) -> str:
-    """That modules sum kernels, where the whole takes longer than its kernels do."""
+    """That modules sum kernels, where the whole takes longer than its kernels do; and of measured
+    times, that errors are against steady ones."""
+    if record.measured:
+        return (
+            " *Measured* is what the clock showed; errors have the machine's drift taken out, as "
+            "in the table above."
+        )
     kernels, whole = record.total["kernel_s"], record.total["estimate_s"]
-    if record.measured or not known(whole) or kernels >= whole:
+    if not known(whole) or kernels >= whole:
         return ""
     return (
         f" Times are those of kernels, {seconds(kernels)} in all; of the {seconds(whole)} above, "
@@ -275,13 +281,13 @@ def module_row(branch: Branch, measured: bool) -> tuple[str, ...]:
         nbytes(costs["bytes"]),
         nbytes(costs["weight_bytes"]),
         seconds(costs["roofline_s"]),
-        seconds(costs["estimate_s"]),
+        seconds(costs["wall_s" if measured else "estimate_s"]),
         percent(costs["share"]),
     ]
     if measured:
-        estimate, clock = costs["wall_s"], costs["measured_s"]
-        error = estimate / clock - 1 if clock and estimate is not None else None
-        cells += [seconds(clock), percent(error, signed=True)]
+        estimate, steady = costs["wall_s"], costs["steady_s"]
+        error = estimate / steady - 1 if steady and estimate is not None else None
+        cells += [seconds(costs["measured_s"]), percent(error, signed=True)]
     return tuple(cells)
 
 

@@ -18,9 +18,10 @@ PROVENANCES = ("measured", "interpolated", "extrapolated", "transferred", "roofl
 """How an estimate may be known, from the strongest to the weakest."""
 SUMS = (
     *("calls", "flops", "bytes", "roofline_s", "estimate_s", "low_s", "high_s"),
-    *("estimate_unseen_s", "measured_s", "share", "wall_s", "idle_s", "graph_s"),
+    *("estimate_unseen_s", "measured_s", "steady_s", "share", "wall_s", "idle_s", "graph_s"),
 )
-"""Columns that add up over modules side by side; so do weights and cache, but not over phases."""
+"""Columns that add up over modules side by side; so do weights and cache, but not over phases.
+``steady_s`` is the measured time with the machine's drift taken out."""
 Row = Mapping[str, Any]
 Tally = dict[str, list[float]]
 """Per kind of operator: calls, FLOPs, bytes, seconds at the roofline, seconds estimated."""
@@ -52,7 +53,8 @@ def branches(record: RunRecord) -> list[Branch]:
 
     Raises ``ValueError`` where a phase has no row for its root, the module with an empty path.
     """
-    rows = record.modules.to_dict("records")
+    steady_s = record.modules["wall_s"] / (1 + record.modules["error"])
+    rows = record.modules.assign(steady_s=steady_s).to_dict("records")
     tallies = operator_tallies(record)
     phases = list(dict.fromkeys(str(r["phase"]) for r in rows))
     below = [
