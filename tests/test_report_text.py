@@ -115,6 +115,8 @@ def test_an_unstable_run_says_so() -> None:
     text = "\n".join(printed(shaken))
     assert "drifted by 21%" in text
     assert "This run is unstable" in text
+    uneven = replace(run("measured"), measurement={"unstable": True, "drift": 0.1, "spread": 0.2})
+    assert "the slowest repeat took 20% more" in " ".join(" ".join(printed(uneven)).split())
 
 
 def markdown(name: str, **changes: Any) -> str:

@@ -133,7 +133,9 @@ def remarks(record: RunRecord) -> list[str]:
             f"probe-normalised (raw error of the total: {raw})."
         )
     if measurement.get("unstable"):
-        found.append("This run is unstable: repeat it on a machine that does nothing else.")
+        apart = measurement.get("spread")
+        why = f"the slowest repeat took {percent(apart)} more than the fastest; " if apart else ""
+        found.append(f"This run is unstable: {why}repeat it on a machine that does nothing else.")
     return found + timeline_lines(record) + memory_lines(record) + list(record.notes)
 
 
