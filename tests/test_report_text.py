@@ -116,7 +116,7 @@ def test_an_unstable_run_says_so() -> None:
     assert "drifted by 21%" in text
     assert "This run is unstable" in text
     uneven = replace(run("measured"), measurement={"unstable": True, "drift": 0.1, "spread": 0.2})
-    assert "the slowest repeat took 20% more" in " ".join(" ".join(printed(uneven)).split())
+    assert "its repeats lie 20% apart" in " ".join(" ".join(printed(uneven)).split())
 
 
 def markdown(name: str, **changes: Any) -> str:

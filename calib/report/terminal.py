@@ -134,7 +134,7 @@ def remarks(record: RunRecord) -> list[str]:
         )
     if measurement.get("unstable"):
         apart = measurement.get("spread")
-        why = f"the slowest repeat took {percent(apart)} more than the fastest; " if apart else ""
+        why = f"its repeats lie {percent(apart)} apart; " if apart else ""
         found.append(f"This run is unstable: {why}repeat it on a machine that does nothing else.")
     return found + timeline_lines(record) + memory_lines(record) + list(record.notes)
 
