@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from calib.host_costs import COMPILED, HostCosts, host_costs
-from calib.notes import issue_notes, module_code_notes, source_notes
+from calib.notes import image_notes, issue_notes, module_code_notes, source_notes
 from calib.target import CPU, Target
 from calib.versions import versions
 from model.workload import Phase, Workload
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from calib.fusion import Fusion
     from calib.report.record import RunRecord
     from calib.steps import Observed
-
-
-VISION = "vision"
-"""The phase of a model that looks at the workload's image."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +64,12 @@ def answer(
     notes = source_notes(target, found.operators) + getattr(model, "notes", [])
     if hasattr(model, "formulas"):
         found = beside_formulas(found, model, workload)
-    found = beside_clock(found, config, target, observed, workload, phases)
+    repeats, last = {phase: p.repeat for phase, p in phases.items()}, list(phases)[-1]
+    found = beside_clock(found, config, target, observed, workload, repeats)
     notes += [*found.notes, *module_code_notes(host_s, found.operators)]
     notes += issue_notes(costs, fused)
-    sees = workload.side is not None and VISION in phases
-    if workload.side and not sees:
-        notes.append(
-            f"{name} looks at no image: of {workload.name} only the tokens are asked, and not its "
-            f"{workload.side} pixels."
-        )
-    repeats, last = {phase: p.repeat for phase, p in phases.items()}, list(phases)[-1]
+    sees = workload.side is not None and "vision" in phases
+    notes += [] if sees else image_notes(name, workload)
     traced = config["report"].get("trace") and not target.hardware.unprobed
     calibration, unseen = calibrations
     now = datetime.now(UTC)
@@ -149,24 +141,23 @@ def beside_clock(
     target: Target,
     observed: Observed | None,
     workload: Workload,
-    phases: Mapping[str, Phase],
+    repeats: Mapping[str, int],
 ) -> Tables:
     """The tables with measured columns: of the model that was run here, or of a recorded trace."""
-    estimated = (found.operators, found.modules, found.components)
+    blind = (found.operators, found.modules, found.components)
     if observed:
         from calib.compare import compare
 
-        joined = compare(*estimated, observed.measurement, observed.speeds, target.samples)
+        joined = compare(*blind, observed.measurement, observed.speeds, target.samples)
         return Tables(*joined, (*found.notes, *observed.measurement.notes))
     if config["measured"]:
         from calib import estimate as tables
         from calib.compare import compare_recorded
         from calib.measure.recorded import read_trace
 
-        repeats = {phase: p.repeat for phase, p in phases.items()}
         asked = tables.plain(workload)
         recorded = read_trace(config["measured"], found.modules, repeats, asked, target.on_card)
-        joined = compare_recorded(*estimated, recorded)
+        joined = compare_recorded(*blind, recorded)
         return Tables(*joined, (*found.notes, *recorded.notes))
     return found
 

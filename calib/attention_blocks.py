@@ -16,7 +16,8 @@ closed form. Work is counted per multiprocessor, so that it means the same on an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -82,26 +83,33 @@ def packed(op: Attention, hardware: Hardware) -> Blocks:
     """The work as the packed rule cuts it; multiprocessors share it evenly."""
     query_tile = np.where(op.head_dim <= 64, 192, 128)
     key_tile = np.where(op.head_dim <= 128, 128, np.where(op.head_dim <= 192, 96, 64))
-    by = _cut(op, hardware.sm_count, True, query_tile, key_tile)
-    return replace(by, waves=np.maximum(by.blocks / hardware.sm_count, 1.0))
+    sms = hardware.sm_count
+    return _cut(op, sms, True, query_tile, key_tile, lambda n: np.maximum(n / sms, 1.0))
 
 
 def plain(op: Attention, hardware: Hardware) -> Blocks:
     """The work as the plain rule cuts it: waves of as many blocks as shared memory holds."""
     is_split = np.equal(op.q_len, 1) & (op.heads > op.kv_heads) & (op.window is None)
     key_tile = np.where(op.head_dim <= 64, 256, np.where(op.head_dim <= 128, 128, 64))
-    by = _cut(op, hardware.sm_count, is_split, _QUERY_TILE, key_tile)
     per_block = (_QUERY_TILE + 2 * key_tile) * op.head_dim * item_bytes(op.dtype)
     held = np.floor(((hardware.shared_memory_per_block or 0) + _RESERVED) / per_block)
-    return replace(by, waves=np.ceil(by.blocks / (hardware.sm_count * np.maximum(held, 1.0))))
+    sms, held = hardware.sm_count, np.maximum(held, 1.0)
+    return _cut(op, sms, is_split, _QUERY_TILE, key_tile, lambda n: np.ceil(n / (sms * held)))
 
 
 _RESERVED = 1024
 """Bytes of a multiprocessor's shared memory that the system keeps from a block."""
 
 
-def _cut(op: Attention, sms: int, is_packed: Any, query_tile: Any, key_tile: Any) -> Blocks:
-    """All but the waves, here of blocks one at a time; keys are split where heads are packed."""
+def _cut(
+    op: Attention,
+    sms: int,
+    is_packed: Any,
+    query_tile: Any,
+    key_tile: Any,
+    waves: Callable[[np.ndarray], np.ndarray],
+) -> Blocks:
+    """``waves``: of so many blocks. Keys are split where heads are packed."""
     shared = np.where(is_packed, op.heads / op.kv_heads, 1.0)
     rows = op.q_len * shared
     tiles = op.batch * op.heads / shared * np.ceil(rows / query_tile)
@@ -121,7 +129,7 @@ def _cut(op: Attention, sms: int, is_packed: Any, query_tile: Any, key_tile: Any
         splits,
         shared,
         np.asarray(query_tile),
-        np.ceil(blocks / sms),
+        waves(blocks),
     )
 
 

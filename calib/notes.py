@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calib.hardware import hardware_names
 from calib.host_costs import HostCosts
 from calib.target import Target
+from model.workload import Workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,6 +58,16 @@ def issue_notes(costs: HostCosts | None, fused: Mapping[str, Fusion]) -> list[st
             f"{fusion.launches_before} and moves {fusion.saved_bytes / 1e6:.3g} MB less."
         )
     return notes
+
+
+def image_notes(model: str, workload: Workload) -> list[str]:
+    """What a model that looks at no image leaves of a workload that has one."""
+    if not workload.side:
+        return []
+    return [
+        f"{model} looks at no image: of {workload.name} only the tokens are asked, and not its "
+        f"{workload.side} pixels."
+    ]
 
 
 def module_code_notes(host_s: float, operators: pd.DataFrame) -> list[str]:

@@ -10,11 +10,10 @@ terms is a loop whose steps wait for one another, which no further multiprocesso
 where the library splits deep sums. p says how sharply one bound takes over from the next.
 
 A kind may bring columns of its own (:mod:`calib.attention_blocks`, :mod:`calib.expert_blocks`):
-``bound ...`` are logarithms of
-further bounds; ``serial ...`` count what a multiprocessor does one after the other, and their sum
-is one bound; ``added ...`` count what a call does besides. Each has a fitted cost a unit. The last
-word of such a name is the rule of cutting the work that it belongs to; the rule that explains the
-times best is kept.
+``bound ...`` are logarithms of further bounds; ``serial ...`` count what a multiprocessor does one
+after the other, and their sum is one bound; ``added ...`` count what a call does besides. Each has
+a fitted cost a unit. The last word of such a name is the rule of cutting the work that it belongs
+to; the rule that explains the times best is kept.
 
 Time is counted in clock cycles, in which cards differ least. Outside the sampled shapes this is all
 that an estimate knows.

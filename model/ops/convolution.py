@@ -10,8 +10,52 @@ from model.ops.operator import Operator, TensorCoreOperator
 from model.ops.pointwise import bias_gradient
 
 
+class _Convolution(TensorCoreOperator):
+    """What follows from a convolution's counts: ``weights``, and positions of one feature map."""
+
+    batch: int
+    in_channels: int
+    out_channels: int
+    dtype: str
+    bias: bool
+    in_positions: Any
+    out_positions: Any
+
+    @property
+    def weights(self) -> Any:
+        raise NotImplementedError
+
+    @property
+    def outputs(self) -> Any:
+        return self.batch * self.out_channels * self.out_positions
+
+    @property
+    def cuda_core_flops(self) -> Any:
+        return +self.bias * self.outputs
+
+    @property
+    def weight_bytes_read(self) -> Any:
+        return (self.weights + +self.bias * self.out_channels) * item_bytes(self.dtype)
+
+    @property
+    def bytes_read(self) -> Any:
+        inputs = self.batch * self.in_channels * self.in_positions
+        return inputs * item_bytes(self.dtype) + self.weight_bytes_read
+
+    @property
+    def bytes_written(self) -> Any:
+        return self.outputs * item_bytes(self.dtype)
+
+    def backward(self) -> tuple[Operator, ...]:
+        """Input gradient and weight gradient, each with the FLOPs of forward."""
+        this: Any = self  # one of the dataclasses below
+        plain = replace(this, bias=False)
+        positions = self.batch * self.out_positions
+        return (plain, plain, *bias_gradient(self, positions, self.out_channels, self.dtype))
+
+
 @dataclass(frozen=True)
-class Conv2d(TensorCoreOperator):
+class Conv2d(_Convolution):
     """[batch, in_channels, height, width] with square ``kernel``: sizes are those of the input."""
 
     operator: ClassVar[str] = "conv2d"
@@ -37,8 +81,12 @@ class Conv2d(TensorCoreOperator):
         return (self.width + 2 * self.padding - self.kernel) // self.stride + 1
 
     @property
-    def outputs(self) -> Any:
-        return self.batch * self.out_channels * self.out_height * self.out_width
+    def in_positions(self) -> Any:  # type: ignore[override]
+        return self.height * self.width
+
+    @property
+    def out_positions(self) -> Any:  # type: ignore[override]
+        return self.out_height * self.out_width
 
     @property
     def weights(self) -> Any:
@@ -48,32 +96,9 @@ class Conv2d(TensorCoreOperator):
     def tensor_core_flops(self) -> Any:
         return 2 * self.outputs * (self.in_channels // self.groups) * self.kernel**2
 
-    @property
-    def cuda_core_flops(self) -> Any:
-        return +self.bias * self.outputs
-
-    @property
-    def weight_bytes_read(self) -> Any:
-        return (self.weights + +self.bias * self.out_channels) * item_bytes(self.dtype)
-
-    @property
-    def bytes_read(self) -> Any:
-        inputs = self.batch * self.in_channels * self.height * self.width
-        return inputs * item_bytes(self.dtype) + self.weight_bytes_read
-
-    @property
-    def bytes_written(self) -> Any:
-        return self.outputs * item_bytes(self.dtype)
-
-    def backward(self) -> tuple[Operator, ...]:
-        """Input gradient and weight gradient, each with the FLOPs of forward."""
-        plain = replace(self, bias=False)
-        positions = self.batch * self.out_height * self.out_width
-        return (plain, plain, *bias_gradient(self, positions, self.out_channels, self.dtype))
-
 
 @dataclass(frozen=True)
-class Convolution(TensorCoreOperator):
+class Convolution(_Convolution):
     """A convolution of one, two or three dimensions of any form, or a transposed one.
 
     Its cost depends on counts only: ``in_positions`` and ``out_positions`` of one feature map,
@@ -105,30 +130,3 @@ class Convolution(TensorCoreOperator):
     @property
     def tensor_core_flops(self) -> Any:
         return 2 * self.batch * self.windows * self.weights
-
-    @property
-    def outputs(self) -> Any:
-        return self.batch * self.out_channels * self.out_positions
-
-    @property
-    def cuda_core_flops(self) -> Any:
-        return +self.bias * self.outputs
-
-    @property
-    def weight_bytes_read(self) -> Any:
-        return (self.weights + +self.bias * self.out_channels) * item_bytes(self.dtype)
-
-    @property
-    def bytes_read(self) -> Any:
-        inputs = self.batch * self.in_channels * self.in_positions
-        return inputs * item_bytes(self.dtype) + self.weight_bytes_read
-
-    @property
-    def bytes_written(self) -> Any:
-        return self.outputs * item_bytes(self.dtype)
-
-    def backward(self) -> tuple[Operator, ...]:
-        """Input gradient and weight gradient, each with the FLOPs of forward."""
-        plain = replace(self, bias=False)
-        positions = self.batch * self.out_positions
-        return (plain, plain, *bias_gradient(self, positions, self.out_channels, self.dtype))
