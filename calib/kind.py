@@ -31,7 +31,7 @@ _MARGIN = float(np.log(1.25))
 _REACH = float(np.log(4.0))
 """Distance from the sampled range, in log, at which what was learned counts for a third."""
 _LEAST_FOR_TREES = 60
-_CHUNK = 16_384
+_CHUNK = 65_536
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,11 @@ class KindFit:
         if self.process is not None:
             mean, spread = self.process.predict(x)
             learned = learned + self.process_share * mean
-        if self.trees is not None:
-            learned = learned + self.trees_share * _answers(self.trees, x)
-        if self.spread is not None:
-            spread = np.exp(_answers(self.spread, x))
+        steps, width = _answers(x, self.trees, self.spread)
+        if steps is not None:
+            learned = learned + self.trees_share * steps
+        if width is not None:
+            spread = np.exp(width)
         learned = _near(distance) * learned
         return learned + (self.base.learned(x) if self.base else 0.0), spread, distance
 
@@ -117,8 +118,19 @@ def _near(distance: np.ndarray) -> np.ndarray:
     return np.asarray(np.exp(-((distance / _REACH) ** 2)))
 
 
-def _answers(trees: Trees, x: Features) -> np.ndarray:
-    return trees.predict(x.matrix(trees.names).T)
+def _answers(x: Features, *forests: Trees | None) -> list[np.ndarray | None]:
+    """[n] each; forests that share their thresholds look a row up once."""
+    answers: list[np.ndarray | None] = []
+    before, binned = None, np.zeros(0)
+    for forest in forests:
+        if forest is not None and (before is None or not _share_edges(before, forest)):
+            before, binned = forest, bins_of(x.matrix(forest.names).T, forest.edges)
+        answers.append(forest.of_bins(binned) if forest is not None else None)
+    return answers
+
+
+def _share_edges(a: Trees, b: Trees) -> bool:
+    return a.names == b.names and np.array_equal(a.edges, b.edges)
 
 
 @dataclass(frozen=True)
@@ -183,7 +195,7 @@ def fit_kind(
     scored = parts >= 0 if plan.held_out else np.ones(len(y), dtype=bool)
     shares = _shares(blind[scored], smooth[scored], steps[scored])
     error = blind - shares[0] * smooth - shares[1] * steps
-    spread, widths = _spread(x, names, error, deviation, parts, plan.over_devices)
+    spread, widths = _spread(x, names, trees, error, deviation, parts, plan.over_devices)
     scores = np.abs(error / widths)[scored]
     fitted = KindFit(
         prior=prior,
@@ -294,6 +306,7 @@ _LEAST_ERROR_OVER_DEVICES = 0.03
 def _spread(
     x: Features,
     names: tuple[str, ...],
+    trees: Trees | None,
     error: np.ndarray,
     deviation: np.ndarray | None,
     parts: np.ndarray,
@@ -301,8 +314,9 @@ def _spread(
 ) -> tuple[Trees | None, np.ndarray]:
     """Trees of the logarithm of the held-out error, where the process tells no spread.
 
-    [n] spreads by trees that never saw the sample. Over devices the trees are few and shallow:
-    where one device was hard to foretell need not be where the next is.
+    [n] spreads by trees that never saw the sample; their thresholds are those of ``trees``, so that
+    an estimate looks a row up once. Over devices the trees are few and shallow: where one device
+    was hard to foretell need not be where the next is.
     """
     if deviation is not None:
         return None, deviation
@@ -310,7 +324,8 @@ def _spread(
     growth = _OF_SPREAD_OVER_DEVICES if is_over_devices else _OF_SPREAD
     held = np.flatnonzero(parts >= 0)
     rows = x.matrix(names).T[:, held]
-    edges, target = bin_edges(rows), np.log(np.abs(error[held]) + least)
+    edges = trees.edges if trees else bin_edges(rows)
+    target = np.log(np.abs(error[held]) + least)
     binned, forests, widths = bins_of(rows, edges), [], np.ones(len(error))
     several = len(np.unique(parts[held])) > 1
     for asked, rest in plan_of(parts[held] if several else np.arange(len(held)) % 5).held_out:

@@ -75,3 +75,18 @@ def test_work_of_other_products():
     assert (view.rows, view.cols, view.copies) == (128, 64, 16)
     assert view.depth == 64.5  # the mean row of a causal mask of 128
     assert work(ops.Softmax(3, 5)) is None
+
+
+def test_bins_count_the_edges_below_a_value_as_a_sorted_search_does():
+    rows = np.random.default_rng(5).normal(size=(3, 1000)).astype(np.float32)
+    rows[2] = np.round(rows[2])  # values that lie on no edge, few edges, many ties
+    edges = bin_edges(rows[:, :300])
+    asked = np.concatenate([rows, edges[:, :40], [[-np.inf, np.inf]] * 3], axis=1)
+    expected = [np.searchsorted(edge, row) for edge, row in zip(edges, asked, strict=True)]
+    np.testing.assert_array_equal(bins_of(asked, edges), expected)
+
+
+def test_a_long_grid_is_answered_as_its_parts(forest, monkeypatch):
+    whole = forest.predict(ROWS)
+    monkeypatch.setattr("calib.trees._CELLS", 7 * len(forest.scale))
+    np.testing.assert_allclose(forest.predict(ROWS), whole, rtol=1e-6)
