@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 
 from calib.checkout import ROOT
 from calib.report.analytic_report import report_schema
-from calib.report.what_if import cost_picture, merge_runs
+from calib.report.what_if import merge_runs
 
 
 def calib(*overrides, folder):
@@ -107,11 +107,6 @@ def test_multirun_ends_with_one_merged_table(tmp_path):
     assert (runs["wall_s"] >= runs["predicted_s"]).all()
     written = merge_runs(tmp_path / "all")
     assert {path.name for path in written} == {"estimates.parquet", "runs.parquet", "cost.png"}
-    figure = cost_picture(runs.reset_index())
-    assert len(figure.axes) == 3
-    labels = {line.get_label(): line for line in figure.axes[0].lines}
-    assert set(labels) == {"batch 1", "batch 4"}
-    assert list(labels["batch 4"].get_xdata()) == [83, 283]
 
 
 def test_without_a_card_the_analytic_mode_tells_costs_and_no_times(tmp_path):

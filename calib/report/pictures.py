@@ -74,9 +74,14 @@ def distinct_operators(operators: pd.DataFrame) -> pd.DataFrame:
 
 
 def canvas(
-    title: str, height: float, rows: tuple[float, ...] = (1.0,), left: float = 0.1
+    title: str,
+    height: float,
+    rows: tuple[float, ...] = (1.0,),
+    left: float = 0.1,
+    apart: float = 0.08,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of ``height`` inches with a panel a row, of the given relative heights.
+    """A figure of ``height`` inches with a panel a row, of the given relative heights, ``apart`` by
+    a part of one.
 
     Margins are fixed: measuring the texts to find them would take as long as drawing.
     """
@@ -86,7 +91,7 @@ def canvas(
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
     FigureCanvasAgg(figure)
     margins = {"left": left, "right": 0.975, "top": 1 - 0.42 / height, "bottom": 0.52 / height}
-    grid = figure.add_gridspec(len(rows), 1, height_ratios=rows, hspace=0.08, **margins)
+    grid = figure.add_gridspec(len(rows), 1, height_ratios=rows, hspace=apart, **margins)
     panels = [figure.add_subplot(grid[i]) for i in range(len(rows))]
     figure.text(0.012, 1 - 0.25 / height, title, fontsize=11, color=INK, fontweight="bold")
     for axes in panels:
