@@ -29,11 +29,12 @@ def run(config: dict[str, Any], folder: Path) -> None:
 
     model, workload = steps.model_and_workload(config)
     target = find_target(config)
+    phases = model.phases(workload)
     if target.here:
-        target = steps.measure_operators(config, target, model.phases(workload))
+        target = steps.measure_operators(config, target, phases)
     if config["mode"] == "calibrate":
         return
-    calibrations = steps.fit_samples(target)
+    calibrations = steps.fit_samples(target, steps.shapes_of(phases))
     host_s = steps.measure_host(config, target, calibrations[0])
     observed = steps.measure_model(config, target, workload)
     phases = model.phases(workload, steps.routing(observed))

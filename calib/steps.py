@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -80,14 +80,13 @@ def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, 
     keep_freed_memory()
     from calib.ceilings import ORIGIN, ceiling_operators
     from calib.estimate import found_in_cache
-    from calib.features import whole
     from calib.measure.design import adaptive
     from calib.measure.sweep import MODEL, Point, Sweep
 
     target = probed(target)
     hardware, limits = target.hardware, config["sweep"]
-    calls = [whole(c.op) for p in phases.values() for c in p.layer.calls()]
-    caches = {op: "hot" if found_in_cache(op, hardware) else "cold" for op in calls}
+    shapes = shapes_of(phases)
+    caches = {op: "hot" if found_in_cache(op, hardware) else "cold" for op in shapes}
     models = [Point(op, cache, ORIGIN) for op, cache in ceiling_operators(hardware)]
     models += [Point(op, cache, MODEL) for op, cache in caches.items()]
     instrument = open_instrument(target, config["seed"])
@@ -265,11 +264,22 @@ def routing(observed: Observed | None) -> dict[str, list[float]] | None:
     return observed.measurement.experts_touched if observed else None
 
 
-def fit_samples(target: Target) -> tuple[Estimator, Estimator | None]:
+def shapes_of(phases: Mapping[str, Phase]) -> list[Operator]:
+    """The operators of all phases as they can be run, each time they are called."""
+    from calib.features import whole
+
+    return [whole(c.op) for p in phases.values() for c in p.layer.calls()]
+
+
+def fit_samples(
+    target: Target, own: Collection[Operator] = ()
+) -> tuple[Estimator, Estimator | None]:
     """The calibration of all that is known, and one that never saw a model's own shapes.
 
-    Both share one fit, to the design's samples; the first knows the measured shapes besides. A kind
-    without samples goes to the card's shipped calibration, and without one to the roofline.
+    Both share one fit, to the design's samples; the first knows the measured shapes besides.
+    ``own``: the shapes of the model that is asked for, left out too where the design had them
+    before. A kind without samples goes to the card's shipped calibration, and without one to the
+    roofline.
     """
     from calib.cards.shipped import Layered, load_card
     from calib.fit import uncalibrated
@@ -277,16 +287,16 @@ def fit_samples(target: Target) -> tuple[Estimator, Estimator | None]:
     card = load_card(target.hardware)
     if not target.samples:
         return card or uncalibrated(target.hardware), None
-    seen, unseen = _fit_own(target)
+    seen, unseen = _fit_own(target, frozenset(own))
     return (Layered((seen, card)), Layered((unseen, card))) if card else (seen, unseen)
 
 
-def _fit_own(target: Target) -> tuple[Calibration, Calibration]:
+def _fit_own(target: Target, own: frozenset[Operator]) -> tuple[Calibration, Calibration]:
     from rich.console import Console
 
     from calib.fit import fit, measured_shapes
 
-    designs = [s for s in target.samples if s.origin == "design"]
+    designs = [s for s in target.samples if s.origin == "design" and s.op not in own]
     with Console(stderr=True).status("fitting") as status:
         unseen = fit(designs, target.hardware, lambda name: status.update(f"fitting {name}"))
     seen = replace(unseen, measured=measured_shapes(target.samples, target.hardware))
