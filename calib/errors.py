@@ -1,5 +1,8 @@
 """The one kind of error that a user can mend: it names the key, the value and what is accepted."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class CalibError(Exception):
     """Bad input, a file that cannot be read or written, or a machine that lacks what was asked."""
@@ -11,3 +14,15 @@ class DeviceLost(CalibError):
 
 LOST_STATUS = 75
 """Exit status of a process that lost its device: run again, and it goes on."""
+
+
+def did_you_mean(name: str, accepted: Iterable[str]) -> str:
+    """ "; did you mean rtx5090?" where something accepted reads like ``name``, else nothing."""
+    close = get_close_matches(name, list(accepted), n=2)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def one_of(name: str, accepted: Iterable[str]) -> str:
+    """ "one of h100, h200; did you mean h200?"."""
+    accepted = list(accepted)
+    return f"one of {', '.join(accepted)}{did_you_mean(name, accepted)}"

@@ -25,8 +25,10 @@ def run(config: dict[str, Any], folder: Path) -> None:
     from calib.answer import answer
     from calib.report.terminal import print_report
     from calib.report.write import write_report
+    from calib.settings import check_settings
     from calib.target import find_target
 
+    check_settings(config)
     model, workload = steps.model_and_workload(config)
     target = find_target(config)
     phases = model.phases(workload)
@@ -87,7 +89,10 @@ def cli() -> None:
     try:
         main()
     except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {error}", file=sys.stderr)
+        from calib.settings import explain
+
+        given = [word for word in sys.argv[1:] if not word.startswith("-") and word != MERGE]
+        print(f"error: {explain(error, given)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -7,12 +7,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib.errors import CalibError
+from calib.errors import CalibError, one_of
 from calib.hardware import Hardware
-from calib.host_costs import EAGER, EXECUTIONS
+from calib.host_costs import EAGER
 from calib.samples import Sample
 from calib.target import Target, open_instrument, probed
 from calib.versions import versions
@@ -29,10 +28,8 @@ if TYPE_CHECKING:
     from calib.measure.probes import Speed
     from calib.measure.reference import Measurement
 
-IMPLEMENTATIONS = ("torch", "triton")
 HF = "hf"
 """The architecture that is a configuration of ``transformers``, and traced."""
-MODES = ("run", "analytic", "calibrate")
 _LONG_S = 0.05
 """A shape of the design whose floor [s] is longer is left out: it would cost too much budget."""
 PROBE_BYTES = 2**30
@@ -41,15 +38,6 @@ PROBE_BYTES = 2**30
 
 def model_and_workload(config: dict[str, Any]) -> tuple[Any, Workload]:
     """The model and what is asked of it. Raises ``CalibError`` that names the key that is wrong."""
-    for key, accepted in (
-        ("mode", MODES),
-        ("implementation", IMPLEMENTATIONS),
-        ("execution", EXECUTIONS),
-    ):
-        if config[key] not in accepted:
-            raise CalibError(f"{key} = {config[key]!r}: expected one of {', '.join(accepted)}")
-    if config["measured"] and not Path(config["measured"]).is_file():
-        raise CalibError(f"measured = {config['measured']!r}: expected a trace of torch.profiler")
     dimensions = dict(config["model"])
     architecture = dimensions.pop("architecture", None)
     shape = dict(config["workload"])
@@ -58,7 +46,7 @@ def model_and_workload(config: dict[str, Any]) -> tuple[Any, Workload]:
     known = [f.name for f in fields(Workload)]
     for key in shape:
         if key not in known:
-            raise CalibError(f"workload: no key {key!r}: expected one of {', '.join(known)}")
+            raise CalibError(f"workload: no key {key!r}: expected {one_of(key, known)}")
     try:
         workload = Workload(**shape)
     except (TypeError, ValueError) as error:

@@ -170,9 +170,6 @@ def test_nothing_in_the_configuration_is_code(text: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("mode=guess", r"mode = 'guess': expected one of run, analytic, calibrate"),
-        ("implementation=jax", r"implementation = 'jax': expected one of torch"),
-        ("execution=fast", r"execution = 'fast': expected one of eager"),
         ("workload.batch=0", r"workload: batch = 0: expected an integer >= 1"),
         ("workload.side=-512", r"workload: side = -512: expected an integer >= 1"),
         ("workload.tiles=[2]", r"workload: tiles = \(2,\): expected None or \(rows, columns\)"),
@@ -209,8 +206,7 @@ def test_an_unknown_option_lists_what_exists(group: str, tmp_path: Path) -> None
         check=False,
     )
     name = group.removeprefix("+")
+    listed = ", ".join(options(name))
     assert done.returncode != 0
-    assert f"Could not find '{name}/nonesuch'" in done.stderr
-    for option in options(name):
-        assert option in done.stderr.split("Available options")[1].split()
+    assert done.stderr == f"error: {name} = 'nonesuch': expected one of {listed}\n"
     assert not (tmp_path / "run").exists()

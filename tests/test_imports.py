@@ -65,9 +65,10 @@ MAY_IMPORT = {
     "answer": FITTING
     | {"target", "versions", "notes", "host_costs", "estimate", "fusion", "memory", "timeline"}
     | {"hf", "compare", "measure", "ceilings", "report"},
+    "settings": BOTTOM | {"host_costs"},
     "steps": FITTING
     | {"target", "versions", "host_costs", "fit", "estimate", "measure", "cards", "hf", "ceilings"},
-    "run": BOTTOM | {"steps", "answer", "target", "report"},
+    "run": BOTTOM | {"settings", "steps", "answer", "target", "report"},
 }
 """Parts of ``calib`` (modules and subpackages) and the other parts that each may import."""
 KERNELS_TOO = {"measure"}
