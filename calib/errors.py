@@ -14,6 +14,8 @@ class DeviceLost(CalibError):
 
 LOST_STATUS = 75
 """Exit status of a process that lost its device: run again, and it goes on."""
+FAILED = "error.txt"
+"""In the folder of one of many runs: why it failed."""
 
 
 def did_you_mean(name: str, accepted: Iterable[str]) -> str:

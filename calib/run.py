@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from calib.checkout import CONF, check_packages
-from calib.errors import LOST_STATUS, CalibError, DeviceLost
+from calib.errors import FAILED, LOST_STATUS, CalibError, DeviceLost
 
 
 def run(config: dict[str, Any], folder: Path) -> None:
@@ -48,17 +50,35 @@ def run(config: dict[str, Any], folder: Path) -> None:
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(config: DictConfig) -> None:
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    job = HydraConfig.get()
+    folder = Path(job.runtime.output_dir)
+    (folder / FAILED).unlink(missing_ok=True)  # of an earlier run into the same folder
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     try:
         check_packages()
         run(plain, folder)  # type: ignore[arg-type]
-    except (CalibError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(LOST_STATUS if isinstance(error, DeviceLost) else 2)
     except KeyboardInterrupt:
         print("interrupted: what was measured is kept; run again to go on", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        expected = isinstance(error, CalibError | ValueError | OSError)
+        if job.mode == RunMode.MULTIRUN:
+            fail(folder, error, expected)
+        elif not expected:
+            raise
+        else:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(LOST_STATUS if isinstance(error, DeviceLost) else 2)
+
+
+def fail(folder: Path, error: Exception, expected: bool) -> None:
+    """One of many runs failed: the others go on, and the end of all tells of it.
+
+    Said in a file, since the runs of a launcher may be other processes on other machines.
+    """
+    said = f"{error}\n" if expected else "".join(traceback.format_exception(error))
+    print(f"error: {said}", end="", file=sys.stderr)
+    (folder / FAILED).write_text(said, encoding="utf-8")
 
 
 class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
@@ -66,14 +86,25 @@ class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Raises ``SystemExit``: of other errors Hydra makes a warning."""
-        from calib.report.what_if import merge_runs
+        from calib.report.terminal import print_cells
+        from calib.report.what_if import merge_runs, outcome, run_cells
 
+        folder, status = Path(config.hydra.sweep.dir), 0
+        runs, failed = outcome(folder)
         try:
-            written = merge_runs(Path(config.hydra.sweep.dir), config.report.pictures)
+            if runs:
+                written, table = merge_runs(folder, runs, config.report.pictures)
+                print_cells(run_cells(table))
+                print("all runs: " + ", ".join(str(path) for path in written))
         except CalibError as error:
             print(f"error: {error}", file=sys.stderr)
+            status = 2
+        if failed:
+            print(f"{len(failed)} of {len(failed) + len(runs)} runs failed:", file=sys.stderr)
+        for path, why in failed.items():
+            print(f"  {path}: {why}", file=sys.stderr)
+        if failed or status:
             sys.exit(2)
-        print("all runs: " + ", ".join(str(path) for path in written))
 
 
 MERGE = "+hydra.callbacks.merge_runs._target_=calib.run.MergeRuns"

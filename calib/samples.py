@@ -212,6 +212,18 @@ class SampleStore:
             return []
         return read_samples(self.folder, self.hardware, self.device)
 
+    def check_writable(self) -> None:
+        """Make the folder and a file in it. Raises ``CalibError`` where that is not allowed."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder, prefix=".part-"):
+                pass
+        except OSError as error:
+            raise CalibError(
+                f"samples: cannot write {self.folder}: {error.strerror or error}; give a "
+                "samples.dir that can be written to"
+            ) from None
+
     def append(self, samples: Sequence[Sample]) -> Path:
         """Write ``samples`` as the next part. Refuses samples of another device."""
         for sample in samples:

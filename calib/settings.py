@@ -96,7 +96,12 @@ def option_names() -> dict[str, list[str]]:
 
 
 def explain(error: Exception, words: Sequence[str]) -> str:
-    """What is wrong with the overrides ``words``, of which Hydra says ``error``."""
+    """What is wrong with the overrides ``words``, of which Hydra says ``error``; or that it cannot
+    write what was asked into the folder of the run."""
+    unwritable = error if isinstance(error, OSError) else error.__cause__  # opening the log
+    if isinstance(unwritable, OSError) and unwritable.filename:
+        key = "sweep" if any(word.startswith("hydra.sweep") for word in words) else "run"
+        return f"cannot write {unwritable.filename}: {unwritable.strerror}; give another hydra.{key}.dir"
     if isinstance(error, OverrideParseException):
         detail = str(error).split("\nSee ")[0].replace("\n", ": ")
         return f"{error.override!r}: expected key=value, such as workload.batch=2 ({detail})"

@@ -65,6 +65,7 @@ def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, 
     """Probe the device, then sweep until the budget is spent, earlier sweeps' time included."""
     from calib.measure.allocator import keep_freed_memory
 
+    target.store.check_writable()
     keep_freed_memory()
     from calib.ceilings import ORIGIN, ceiling_operators
     from calib.estimate import found_in_cache

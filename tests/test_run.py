@@ -1,5 +1,6 @@
 """The command line as a user meets it: a card that is not here, and input that is wrong."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -9,13 +10,14 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from calib.checkout import ROOT
+from calib.errors import CalibError
 from calib.report.analytic_report import report_schema
 from calib.report.what_if import merge_runs
 
 
-def calib(*overrides, folder):
+def calib(*overrides, folder, run=None):
     command = [sys.executable, "-m", "calib.run", *overrides]
-    command += [f"hydra.run.dir={folder}/run", f"samples.dir={folder}/samples"]
+    command += [f"hydra.run.dir={run or folder / 'run'}", f"samples.dir={folder}/samples"]
     kept = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 120}
     return subprocess.run(command, check=False, **kept)
 
@@ -73,12 +75,28 @@ def test_truncated_samples_are_named(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_output_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / "run").write_text("in the way")
-    done = calib("+hw=rtx5090", folder=tmp_path)
-    assert done.returncode != 0
-    assert str(tmp_path / "run") in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize("below", ["", "/below"])
+def test_output_folder_that_cannot_be_written(tmp_path, below):
+    (tmp_path / "taken").write_text("in the way")
+    done = calib("+hw=rtx5090", folder=tmp_path, run=f"{tmp_path}/taken{below}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: cannot write {tmp_path / 'taken'}")
+    assert done.stderr.strip().endswith("give another hydra.run.dir")
+    assert done.stdout == ""
+
+
+def test_samples_that_cannot_be_kept_are_known_before_anything_is_measured(tmp_path, monkeypatch):
+    from calib import steps
+    from calib.hardware import load_hardware
+    from calib.samples import SampleStore
+    from calib.target import Target
+
+    monkeypatch.setattr(steps, "probed", lambda target: pytest.fail("measured already"))
+    (tmp_path / "taken").write_text("in the way")
+    store = SampleStore(tmp_path / "taken" / "cpu", "cpu", "a CPU")
+    target = Target(load_hardware("cpu"), True, "a CPU", store)
+    with pytest.raises(CalibError, match=r"samples: cannot write .*/taken/cpu: .*samples.dir"):
+        steps.measure_operators({"sweep": {"budget_s": 1}, "seed": 0}, target, {})
 
 
 def test_multirun_ends_with_one_merged_table(tmp_path):
@@ -96,6 +114,11 @@ def test_multirun_ends_with_one_merged_table(tmp_path):
     merged = pd.read_parquet(tmp_path / "all" / "estimates.parquet")
     assert set(merged["workload"]) == {"ocr_tiny", "ocr_base"}
     assert not (tmp_path / "all" / "cost.png").exists()
+    side_by_side = done.stdout.split("report: ")[-1].splitlines()
+    assert [line.split()[:3] for line in side_by_side if line[:3].strip().isdigit()] == [
+        [str(run), tokens, batch]
+        for run, (tokens, batch) in enumerate(itertools.product(("83", "283"), ("1", "4")))
+    ]
     runs = pd.read_parquet(tmp_path / "all" / "runs.parquet").set_index("run")
     assert len(runs) == 4 and runs.index.is_unique
     assert set(zip(runs["batch"], runs["tokens"], strict=True)) == {
@@ -105,8 +128,25 @@ def test_multirun_ends_with_one_merged_table(tmp_path):
     assert runs["flops"].tolist() == pytest.approx(sums["flops"].tolist())
     assert runs["io_bytes"].tolist() == pytest.approx(sums["bytes"].tolist())
     assert (runs["wall_s"] >= runs["predicted_s"]).all()
-    written = merge_runs(tmp_path / "all")
+    written, _ = merge_runs(tmp_path / "all", [tmp_path / "all" / run for run in runs.index])
     assert {path.name for path in written} == {"estimates.parquet", "runs.parquet", "cost.png"}
+
+
+def test_a_run_that_fails_leaves_the_others_alone(tmp_path):
+    """The rest finishes and is merged; what failed is told at the end, with its reason."""
+    folder = tmp_path / "all"
+    (folder / "0").mkdir(parents=True)
+    (folder / "0" / "error.txt").write_text("of an earlier sweep into the same folder")
+    sweep = ("+hw=rtx5090", "workload.batch=1,0,2", f"hydra.sweep.dir={folder}")
+    done = calib("-m", *sweep, "report.pictures=false", "report.layers=false", folder=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    head, told = done.stderr.split("1 of 3 runs failed:\n")
+    reason = "workload: batch = 0: expected an integer >= 1"
+    assert told.strip() == f"1 (workload.batch=0): {reason}"
+    assert f"error: {reason}" in head
+    assert (folder / "1" / "error.txt").read_text("utf-8").strip() == reason
+    assert set(pd.read_parquet(folder / "estimates.parquet")["run"]) == {"0", "2"}
 
 
 def test_without_a_card_the_analytic_mode_tells_costs_and_no_times(tmp_path):

@@ -12,27 +12,14 @@ import numpy as np
 
 from calib.report.pictures import FAINT, INK, PARTS, WHISKER, beside, canvas
 from calib.report.record import known
-from calib.report.units import BYTES, FLOPS, TIMES, Scale, flops, nbytes, pick, seconds
+from calib.report.units import TIMES, flops, nbytes, pick, seconds
+from calib.report.what_if import COSTS, NUMBERS, varied
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COSTS: dict[str, tuple[str, Scale]] = {
-    "wall_s": ("time", TIMES),
-    "io_bytes": ("bytes moved", BYTES),
-    "flops": ("FLOPs", FLOPS),
-}
-"""What is drawn, where all runs know it: column, its name, its units."""
-NUMBERS = {
-    "tokens": "tokens prefilled for a page, image and prompt",
-    "batch": "batch",
-    "decode_steps": "tokens decoded",
-}
-"""What may be an axis; the first that makes a line is."""
-SERIES = ("hardware", "model", "execution", "implementation", "logits")
-"""What else may vary between runs."""
 FAR_APART = 20
 """Largest over smallest value above which an axis is logarithmic."""
 MOST_BANDS = 4
@@ -53,14 +40,6 @@ def has_lines(table: pd.DataFrame, axis: str) -> bool:
     """Whether there are runs that differ in ``axis`` alone."""
     others = [n for n in varied(table) if n != axis]
     return bool((table.groupby(others)[axis] if others else table[[axis]]).nunique().max() > 1)
-
-
-def varied(table: pd.DataFrame) -> list[str]:
-    """The columns that tell the runs apart, names before numbers."""
-    # Image modes and prompts show in the tokens, unless two of them make the same number.
-    modes = ["workload"] if table.groupby("tokens")["workload"].nunique().max() > 1 else []
-    names = (*SERIES, *modes, *NUMBERS)
-    return [n for n in names if n in table and table[n].nunique(dropna=False) > 1]
 
 
 def known_costs(table: pd.DataFrame) -> list[str]:

@@ -12,6 +12,7 @@ from calib.report.record import RunRecord, known
 from calib.report.units import UNKNOWN, figure, flops, interval, nbytes, percent, seconds
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 WIDTH = 100
@@ -46,25 +47,36 @@ class Cells:
 
 def print_report(record: RunRecord, stream: TextIO | None = None) -> None:
     """Print the run's tables and remarks to ``stream``, by default the standard output."""
-    from rich.console import Console
-    from rich.measure import Measurement
     from rich.text import Text
 
-    out = stream or sys.stdout
-    width = max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if out.isatty() else WIDTH
-    console = Console(file=out, width=width, highlight=False, markup=False)
+    console = wide_console(stream or sys.stdout)
     console.print(Text(headline(record), style="bold"))
-    cells, unlimited = component_cells(record), console.options.update(width=10 * width)
-    for header in EXPENDABLE:
-        if Measurement.get(console, unlimited, _table(cells)).maximum > width:
-            cells = cells.without(header)
-    console.print(_table(cells, last_is_total=True))
-    console.print(_table(figure_cells(record)))
+    print_cells(component_cells(record), console, last_is_total=True)
+    print_cells(figure_cells(record), console)
     roofline = record.total.get("roofline_error")
     if known(roofline):
         console.print(f"The plain roofline is {percent(roofline, signed=True)} off in total.")
     for remark in remarks(record):
         console.print(Text(remark))
+
+
+def wide_console(out: TextIO) -> Console:
+    from rich.console import Console
+
+    width = max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if out.isatty() else WIDTH
+    return Console(file=out, width=width, highlight=False, markup=False)
+
+
+def print_cells(cells: Cells, console: Console | None = None, last_is_total: bool = False) -> None:
+    """Print a table, by default to the standard output, less what is too wide and expendable."""
+    from rich.measure import Measurement
+
+    console = console or wide_console(sys.stdout)
+    unlimited = console.options.update(width=10 * console.width)
+    for header in EXPENDABLE:
+        if Measurement.get(console, unlimited, _table(cells)).maximum > console.width:
+            cells = cells.without(header)
+    console.print(_table(cells, last_is_total))
 
 
 def headline(record: RunRecord) -> str:

@@ -7,25 +7,81 @@ yesterday, counts as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calib.errors import FAILED
+from calib.report.record import known
+from calib.report.terminal import Cells
+from calib.report.units import BYTES, FLOPS, TIMES, Scale, figure, interval, scaled
 from calib.report.write import ReportError, merge_estimates, renamed_at_the_end
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLE, PICTURE = "runs.parquet", "cost.png"
+NAMES = ("hardware", "model", "execution", "implementation", "logits")
+NUMBERS = {
+    "tokens": "tokens prefilled for a page, image and prompt",
+    "batch": "batch",
+    "decode_steps": "tokens decoded",
+}
+"""What may vary between the runs of a sweep: names, and numbers with what they are of."""
+COSTS: dict[str, tuple[str, Scale]] = {
+    "wall_s": ("time", TIMES),
+    "io_bytes": ("bytes moved", BYTES),
+    "flops": ("FLOPs", FLOPS),
+}
+"""What a run costs: column, its name, its units."""
+FIGURES = {
+    "time_to_first_token": "s",
+    "time_per_output_token": "s",
+    "time_of_a_pass": "s",
+    "pages_per_second": "1/s",
+    "images_per_second": "1/s",
+    "requests_per_second": "1/s",
+}
+"""What a user asks of a run, and its unit."""
 
 
-def merge_runs(folder: Path, pictures: bool = True) -> list[Path]:
-    """All runs below ``folder`` as one: ``estimates.parquet``, ``runs.parquet``, ``cost.png``.
+def outcome(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """The runs below ``folder`` that have estimates, and of those that failed the reason."""
+    failed = sorted((f.parent for f in folder.glob(f"*/{FAILED}")), key=_in_order)
+    done = {f.parent for f in folder.glob("*/estimates.parquet")} - set(failed)
+    runs = sorted(done, key=_in_order)
+    common = set[str].intersection(*map(set, map(_asked, [*runs, *failed]))) if failed else set()
+    reasons = {}
+    for run in failed:
+        own = [word for word in _asked(run) if word not in common]
+        name = f"{run.name} ({' '.join(own)})" if own else run.name
+        reasons[name] = _last_line(run / FAILED)
+    return runs, reasons
 
-    Returns the paths written. Raises ``ReportError`` where there is no run, or for a file that
-    cannot be read or written.
+
+def _asked(run: Path) -> list[str]:
+    """The overrides of a run, where Hydra has noted them."""
+    import yaml
+
+    try:
+        words = yaml.safe_load((run / "config" / "overrides.yaml").read_text("utf-8"))
+    except (OSError, yaml.YAMLError):
+        return []
+    return [str(word) for word in words or ()]
+
+
+def _last_line(path: Path) -> str:
+    return (path.read_text("utf-8").strip().splitlines() or ["no reason was noted"])[-1]
+
+
+def merge_runs(
+    folder: Path, runs: Sequence[Path], pictures: bool = True
+) -> tuple[list[Path], pd.DataFrame]:
+    """``runs`` as one in ``folder``: ``estimates.parquet``, ``runs.parquet``, ``cost.png``.
+
+    Returns the paths written and the table of runs. Raises ``ReportError`` where there is no run,
+    or for a file that cannot be read or written.
     """
-    runs = sorted((f.parent for f in folder.glob("*/estimates.parquet")), key=_in_order)
     written = [merge_estimates(runs, folder / "estimates.parquet")]
     table = runs_table(runs)
     with renamed_at_the_end(folder) as (staging, moved):
@@ -34,7 +90,32 @@ def merge_runs(folder: Path, pictures: bool = True) -> list[Path]:
             from calib.report.cost_pictures import cost_picture
 
             cost_picture(table).savefig(staging / PICTURE, dpi=120)
-    return written + moved
+    return written + moved, table
+
+
+def varied(table: pd.DataFrame) -> list[str]:
+    """The columns that tell the runs of ``runs_table`` apart, names before numbers."""
+    # Image modes and prompts show in the tokens, unless two of them make the same number.
+    modes = ["workload"] if table.groupby("tokens")["workload"].nunique().max() > 1 else []
+    names = (*NAMES, *modes, *NUMBERS)
+    return [n for n in names if table[n].nunique(dropna=False) > 1]
+
+
+def run_cells(table: pd.DataFrame) -> Cells:
+    """The runs side by side for the terminal: what tells them apart, and what a user asks."""
+    apart = varied(table)
+    figures = {n: u for n, u in FIGURES.items() if n in table and table[n].map(known).any()}
+    times = ["wall_s"] if table["wall_s"].map(known).any() else ["flops", "io_bytes"]
+    headers = ["run", *(n.replace("_", " ") for n in (*apart, *figures))]
+    headers += [*(COSTS[n][0] for n in times), "interval", "known by"]
+    rows = []
+    for row in table.to_dict("records"):
+        cells = [str(row["run"]), *(str(row[n]) for n in apart)]
+        cells += [figure(row[n], unit) for n, unit in figures.items()]
+        cells += [scaled(row[n], COSTS[n][1]) for n in times]
+        cells += [interval(row["wall_low_s"], row["wall_high_s"]), str(row["provenance"])]
+        rows.append(tuple(cells))
+    return Cells(tuple(headers), rows, left=1 + len([n for n in apart if n not in NUMBERS]))
 
 
 def _in_order(run: Path) -> tuple[int, str]:
