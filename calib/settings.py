@@ -101,7 +101,8 @@ def explain(error: Exception, words: Sequence[str]) -> str:
     unwritable = error if isinstance(error, OSError) else error.__cause__  # opening the log
     if isinstance(unwritable, OSError) and unwritable.filename:
         key = "sweep" if any(word.startswith("hydra.sweep") for word in words) else "run"
-        return f"cannot write {unwritable.filename}: {unwritable.strerror}; give another hydra.{key}.dir"
+        where, why = unwritable.filename, unwritable.strerror
+        return f"cannot write {where}: {why}; give another hydra.{key}.dir"
     if isinstance(error, OverrideParseException):
         detail = str(error).split("\nSee ")[0].replace("\n", ": ")
         return f"{error.override!r}: expected key=value, such as workload.batch=2 ({detail})"
@@ -116,7 +117,7 @@ def _faults(words: Sequence[str]) -> Iterator[str]:
         key = name.lstrip("+~")
         if key in groups:
             yield from _group_faults(name, key, value, groups[key])
-        elif name == key:
+        elif name == key and "/" not in key:  # not of hydra/launcher=joblib
             keys = keys if keys is not None else _all_keys(words, groups)
             if keys and key not in keys:
                 yield f"{key} = {value}: there is no such key; {_near_key(key, keys)}"

@@ -37,7 +37,7 @@ def composed(*words: str) -> Any:
 )
 def test_a_mistyped_word_names_the_nearest(word: str, said: str) -> None:
     """With words beside it that are right, and none of Hydra's advice to add the key."""
-    words = ["repeats=3", word, "model.layers=2"]
+    words = ["hydra/launcher=joblib", "repeats=3", word, "model.layers=2"]
     with pytest.raises(HydraException) as caught:
         composed(*words)
     text = explain(caught.value, words)
