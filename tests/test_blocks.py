@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from calib.attention_blocks import attention_columns, packed, plain
-from calib.expert_blocks import expert_columns
+from calib.expert_blocks import blocks_held, expert_columns
+from calib.expert_tiles import tiles_by_rule
 from calib.features import features
 from calib.fit import fit
 from calib.hardware import load_hardware
@@ -140,7 +141,29 @@ def test_ragged_experts_need_more_tiles_than_even_ones_and_odd_widths_cost_extra
         expert_columns(MoeMlp(8192, 128, 8, 4096, 768, distribution=name), H200)
         for name in ("balanced", "power_law_1.2")
     )
-    assert ragged["tile used default"] < even["tile used default"]
-    assert even["serial unaligned loads default"] == 0
+    assert ragged["tile used stepped"] < even["tile used stepped"]
+    assert even["serial unaligned loads stepped"] == 0
     odd = expert_columns(MoeMlp(8192, 128, 8, 4096, 88), H200)
-    assert odd["serial unaligned loads default"] > 0
+    assert odd["serial unaligned loads stepped"] > 0
+
+
+def test_tiles_of_experts_are_tuned_ones_of_the_nearest_count_or_go_by_tokens() -> None:
+    tokens = np.array([1, 33, 65, 700, 8192])
+    told = tiles_by_rule(MoeMlp(tokens, 128, 8, 4096, 192, distribution="balanced"), H200)
+    # vLLM 0.24's file of 128 experts of width 192 on an H200 has 32, 64 and 512 near these
+    assert told["stepped"].rows.tolist() == [16, 16, 16, 64, 128]
+    assert told["stepped"].tuned.tolist() == [1] * 5
+    for width, card in ((191, H200), (192, load_hardware("rtx5090"))):
+        untold = tiles_by_rule(MoeMlp(tokens, 128, 8, 4096, width), card)["stepped"]
+        assert untold.rows.tolist() == [16, 32, 32, 128, 128]
+        assert untold.cols.tolist() == [64, 64, 128, 128, 128]
+        assert not untold.tuned.any()
+
+
+def test_a_multiprocessor_holds_as_many_blocks_as_shared_memory_and_registers_allow() -> None:
+    op = MoeMlp(np.array([16, 700]), 128, 8, 4096, 191)
+    few = tiles_by_rule(op, H200)["stepped"]
+    # 3 stages of (16 + 64) x 128 numbers are 61,440 bytes of 228 KiB; 3 of (128 + 128) x 64 are
+    # 98,304, of which an Ada card, which keeps two in 100 KiB, holds one
+    assert blocks_held(few, H200, 2).tolist() == [3, 2]
+    assert blocks_held(few, load_hardware("l40s"), 2).tolist() == [1, 1]
