@@ -18,9 +18,12 @@ import pandas as pd
 from calib.errors import CalibError
 from calib.features import HOT, Features, concatenate, features, features_of_list, whole
 from calib.hardware import Hardware, load_hardware, peak
-from calib.kind import LEAST_DEVICES, HeldOut, KindFit, conformal, fit_kind, plan_of
-from calib.likeness import CARD_TO_CARD, plan_over_devices
+from calib.kind import LEAST_DEVICES, HeldOut, KindFit, Plan, conformal, fit_kind, plan_of
+from calib.lessons import Foretold, Lessons, lessons_of
+from calib.likeness import CARD_TO_CARD, likeness, plan_over_devices
+from calib.residual import MOST_EXACT
 from calib.samples import Sample
+from calib.trees import sum_of
 from model.ops import Operator, Other, TensorCoreOperator, is_grid
 
 _FOLDS = 5
@@ -228,12 +231,13 @@ def _fit_key(
     for sample in samples:
         if sample.hardware != hardware.name:
             others.setdefault(sample.hardware, []).append(sample)
-    fitted, row = _fit_others(others, hardware) if others else (None, ())
+    teach = len(own) <= MOST_EXACT and len({s.op for s in own}) >= _LEAST_SHAPES
+    fitted, row, lessons = _fit_others(others, hardware, teach) if others else (None, (), None)
     if len({s.op for s in own}) < _LEAST_SHAPES:
         return fitted, row
     data = _data_of(own, hardware)
     folds = _folds(data.groups)
-    refined, seen = fit_kind(data.x, data.seconds, plan_of(folds), fitted)
+    refined, seen = fit_kind(data.x, data.seconds, plan_of(folds), fitted, lessons)
     return refined, _row(data, folds, folds >= 0, refined, seen)
 
 
@@ -241,11 +245,12 @@ _LEAST_SHAPES = 4
 
 
 def _fit_others(
-    others: dict[str, list[Sample]], hardware: Hardware
-) -> tuple[KindFit | None, tuple[Any, ...]]:
+    others: dict[str, list[Sample]], hardware: Hardware, teach: bool
+) -> tuple[KindFit | None, tuple[Any, ...], Lessons | None]:
     """A fit of other devices, of each the more samples the more it is like ``hardware``.
 
     Where they are several, each is held out in turn, and foretold from the rest in the same way.
+    ``teach``: whether samples of ``hardware`` will correct the fit, by what those tests missed.
     """
     known: list[tuple[Hardware, list[Sample]]] = []
     for name, some in others.items():
@@ -260,13 +265,13 @@ def _fit_others(
         ):
             known.append((device, some))
     if not known or sum(len(some) for _, some in known) < _LEAST_SHAPES:
-        return None, ()
+        return None, (), None
     if len(known) == 1:
         data = _data_of(known[0][1], known[0][0])
         folds = _folds(data.groups)
         fitted, seen = fit_kind(data.x, data.seconds, plan_of(folds))
         lone = replace(fitted, transferred=True, at_least=CARD_TO_CARD)
-        return lone, _row(data, folds, folds >= 0, lone, seen)
+        return lone, _row(data, folds, folds >= 0, lone, seen), None
     counts = [len(some) for _, some in known]
     dtype = dtype_of(known[0][1][0].op)
     plan = plan_over_devices(hardware, [device for device, _ in known], counts, dtype)
@@ -286,7 +291,40 @@ def _fit_others(
     asked = plan.parts(len(used)) >= 0
     least = CARD_TO_CARD if len(known) < LEAST_DEVICES else 0.0
     carried = replace(fitted, transferred=True, at_least=least)
-    return carried, _row(data, numbers, asked, carried, seen)
+    devices = [device for device, _ in known]
+    lessons = None
+    if teach:
+        lessons = _lessons(data, numbers, plan, seen, fitted, devices, hardware, dtype)
+    return carried, _row(data, numbers, asked, carried, seen), lessons
+
+
+def _lessons(
+    data: _Data,
+    numbers: np.ndarray,
+    plan: Plan,
+    seen: HeldOut,
+    fitted: KindFit,
+    devices: Sequence[Hardware],
+    hardware: Hardware,
+    dtype: str,
+) -> Lessons | None:
+    """What the test of ``fitted`` on each of ``devices`` teaches; None without trees.
+
+    ``numbers`` [n]: position among ``devices`` of the one that each sample is of.
+    """
+    if fitted.trees is None:
+        return None
+    tested = []
+    for d, (asked, _) in enumerate(plan.held_out):
+        mine = np.flatnonzero(numbers == d)
+        rest = [e for e in range(len(devices)) if e != d]
+        alike = np.zeros(len(devices))
+        alike[rest] = likeness(devices[d], [devices[e] for e in rest], dtype)
+        x = data.x.rows(mine)
+        y = np.log(data.seconds[mine]) + np.log(x.clock_hz)
+        tested.append(Foretold(x, y, np.searchsorted(mine, asked), seen.steps[asked], alike))
+    blend = sum_of([fitted.trees], [fitted.trees_share])
+    return lessons_of(tested, fitted.prior, blend, likeness(hardware, devices, dtype))
 
 
 def measured_shapes(
@@ -342,9 +380,9 @@ def _row(
     y, floors = np.log(data.seconds), np.log(np.maximum(data.x.floor_s, _LEAST_S))
     constant = floors - _blind_median(floors - y, folds)
     y, floors, constant, folds = y[held], floors[held], constant[held], folds[held]
-    seen = HeldOut(seen.centre[held], seen.spread[held])
-    scores = np.abs(y - seen.centre) / seen.spread
-    error = np.abs(np.expm1(seen.centre - y))
+    centre, spread = seen.centre[held], seen.spread[held]
+    scores = np.abs(y - centre) / spread
+    error = np.abs(np.expm1(centre - y))
     return (
         len(data.seconds),
         len(set(data.groups)),
@@ -353,7 +391,7 @@ def _row(
         float(np.median(np.abs(np.expm1(floors - y)))),
         float(np.median(np.abs(np.expm1(constant - y)))),
         _coverage(scores, folds),
-        float(np.median(np.expm1(fitted.quantile * seen.spread))),
+        float(np.median(np.expm1(fitted.quantile * spread))),
     )
 
 

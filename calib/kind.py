@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from calib.features import Features
+from calib.lessons import Lessons
 from calib.prior import Prior, columns_of, fit_prior
-from calib.residual import MOST_EXACT, Residual, fit_lengths, fit_residual
+from calib.residual import MOST_EXACT, Left, Residual, fit_lengths, fit_residual
 from calib.trees import Growth, Trees, bin_edges, bins_of, fit_trees, mean_of, sum_of
 
 CONFIDENCE = 0.9
@@ -173,27 +174,42 @@ def plan_of(folds: np.ndarray) -> Plan:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Of each sample: log seconds by a fit without its fold, and the spread it stated."""
+    """Of each sample: log seconds by a fit without its fold, and the spread it stated.
+
+    ``steps``: what its trees added.
+    """
 
     centre: np.ndarray
     spread: np.ndarray
+    steps: np.ndarray
 
 
 def fit_kind(
-    x: Features, seconds: np.ndarray, plan: Plan, base: KindFit | None = None
+    x: Features,
+    seconds: np.ndarray,
+    plan: Plan,
+    base: KindFit | None = None,
+    lessons: Lessons | None = None,
 ) -> tuple[KindFit, HeldOut]:
-    """Fit ``seconds`` [n] as ``plan`` says; ``base``: a fit of other devices to start from."""
+    """Fit ``seconds`` [n] as ``plan`` says.
+
+    ``base``: a fit of other devices to start from; ``lessons``: what they teach of correcting it
+    by at most ``MOST_EXACT`` samples.
+    """
     y = np.log(seconds) + np.log(x.clock_hz) - (base.learned(x) if base else 0.0)
     start = base.prior if base else None
     prior = fit_prior(x.rows(plan.learned), y[plan.learned], start)
     left, names = y - prior.log_cycles(x), columns_of(x, prior)
     blind, without = _held_out_priors(x, y, plan, start, prior)
-    process, smooth, deviation = _smooth(x, left, blind, plan)
-    targets = without if plan.over_devices else [left] * len(without)
-    trees, steps = _steps(x, names, left, targets, plan)
     parts = plan.parts(len(y))
     scored = parts >= 0 if plan.held_out else np.ones(len(y), dtype=bool)
-    shares = _shares(blind[scored], smooth[scored], steps[scored])
+    targets = without if plan.over_devices else [left] * len(without)
+    if lessons:
+        process, trees, smooth, steps, deviation = _corrected(x, left, blind, plan, lessons)
+    else:
+        process, smooth, deviation = _smooth(x, left, blind, plan)
+        trees, steps = _steps(x, names, left, targets, plan)
+    shares = (1.0, 1.0) if lessons else _shares(blind[scored], smooth[scored], steps[scored])
     error = blind - shares[0] * smooth - shares[1] * steps
     spread, widths = _spread(x, names, trees, error, deviation, parts, plan.over_devices)
     scores = np.abs(error / widths)[scored]
@@ -210,7 +226,7 @@ def fit_kind(
         high={n: float(x.columns[n].max()) for n in x.smooth_names},
         base=base,
     )
-    return fitted, HeldOut(np.log(seconds) - error, widths)
+    return fitted, HeldOut(np.log(seconds) - error, widths, shares[1] * steps)
 
 
 def _held_out_priors(
@@ -236,12 +252,28 @@ def _smooth(
     mean, spread, learned = np.zeros(len(left)), np.ones(len(left)), plan.learned
     if len(learned) > _MOST_FOR_PROCESS:
         return None, mean, None
-    lengths = fit_lengths(x.rows(learned), left[learned])
+    none = np.zeros((len(left), 0))
+    lengths = fit_lengths([Left(x, left, none).rows(learned)])
     for asked, rest in plan.held_out:
-        part = fit_residual(lengths, x.rows(rest), blind[rest])
+        part, _ = fit_residual(lengths, Left(x, blind, none).rows(rest))
         mean[asked], spread[asked] = part.predict(x.rows(asked))
-    process = fit_residual(lengths, x.rows(learned), left[learned])
+    process, _ = fit_residual(lengths, Left(x, left, none).rows(learned))
     return process, mean, spread if len(left) <= MOST_EXACT else None
+
+
+def _corrected(
+    x: Features, left: np.ndarray, blind: np.ndarray, plan: Plan, lessons: Lessons
+) -> tuple[Residual | None, Trees | None, np.ndarray, np.ndarray, np.ndarray | None]:
+    """By ``lessons``: process and trees; [n] held-out means of both, and held-out spread."""
+    smooth, steps, spread = np.zeros(len(left)), np.zeros(len(left)), np.ones(len(left))
+    columns = lessons.columns(x)
+    for asked, rest in plan.held_out:
+        part, coefficients = fit_residual(lessons.lengths, Left(x, blind, columns).rows(rest))
+        smooth[asked], spread[asked] = part.predict(x.rows(asked))
+        steps[asked] = columns[asked] @ coefficients
+    known = Left(x, left, columns).rows(plan.learned)
+    process, coefficients = fit_residual(lessons.lengths, known)
+    return process, lessons.trees(coefficients), smooth, steps, spread
 
 
 def _steps(
@@ -272,7 +304,8 @@ def _steps(
     if not is_one:
         return mean_of(forests), blind
     after = left - forests[0].predict(rows)
-    return sum_of(forests[0], fit_trees(names, binned, edges, after, _AFTER, 1)), blind
+    second = fit_trees(names, binned, edges, after, _AFTER, 1)
+    return sum_of([forests[0], second], [1.0, 1.0]), blind
 
 
 _MOST_FOR_PROCESS = 3000

@@ -11,7 +11,7 @@ columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -73,21 +73,21 @@ class Trees:
 
 def mean_of(forests: Sequence[Trees]) -> Trees:
     """The forest that predicts the mean of ``forests``; they share names and edges."""
+    return sum_of(forests, np.full(len(forests), 1 / len(forests)))
+
+
+def sum_of(forests: Sequence[Trees], weights: np.ndarray | Sequence[float]) -> Trees:
+    """The forest that predicts the weighted sum of ``forests``; they share names and edges."""
+    pairs = list(zip(forests, weights, strict=True))
     return Trees(
         forests[0].names,
         forests[0].edges,
         np.concatenate([f.columns for f in forests]),
         np.concatenate([f.codes for f in forests]),
         np.concatenate([f.leaves for f in forests]),
-        np.concatenate([f.scale for f in forests]) / np.float32(len(forests)),
-        float(np.mean([f.offset for f in forests])),
+        np.concatenate([f.scale * np.float32(w) for f, w in pairs]),
+        float(sum(f.offset * w for f, w in pairs)),
     )
-
-
-def sum_of(first: Trees, second: Trees) -> Trees:
-    """The forest that predicts the sum of two; they share names and edges."""
-    pair = mean_of([first, second])
-    return replace(pair, scale=2 * pair.scale, offset=2 * pair.offset)
 
 
 def bin_edges(rows: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ FITTING = BOTTOM | {
     "prior",
     "residual",
     "trees",
+    "lessons",
     "kind",
 }
 MAY_IMPORT = {
@@ -46,7 +47,8 @@ MAY_IMPORT = {
     "prior": BOTTOM | {"features"},
     "residual": BOTTOM | {"features"},
     "trees": BOTTOM,
-    "kind": BOTTOM | {"features", "prior", "residual", "trees"},
+    "lessons": BOTTOM | {"features", "prior", "residual", "trees"},
+    "kind": BOTTOM | {"features", "prior", "residual", "trees", "lessons"},
     "likeness": BOTTOM | {"hardware", "kind"},
     "fit": FITTING,
     "estimate": FITTING | {"fit"},
@@ -66,21 +68,10 @@ MAY_IMPORT = {
     "notes": {"hardware", "host_costs", "target", "estimate", "cards"},
     "answer": FITTING
     | {"target", "versions", "notes", "host_costs", "estimate", "fusion", "memory", "timeline"}
-    | {"hf", "compare", "measure", "ceilings", "report", "settings"},
+    | {"hf", "compare", "measure", "ceilings", "report"},
     "settings": BOTTOM | {"host_costs"},
     "steps": FITTING
-    | {
-        "settings",
-        "target",
-        "versions",
-        "host_costs",
-        "fit",
-        "estimate",
-        "measure",
-        "cards",
-        "hf",
-        "ceilings",
-    },
+    | {"target", "versions", "host_costs", "fit", "estimate", "measure", "cards", "hf", "ceilings"},
     "run": BOTTOM | {"settings", "steps", "answer", "target", "report"},
 }
 """Parts of ``calib`` (modules and subpackages) and the other parts that each may import."""

@@ -42,7 +42,7 @@ def test_sums_and_means_of_forests(forest):
     alone = forest.predict(ROWS)
     np.testing.assert_allclose(mean_of([forest, forest]).predict(ROWS), alone, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(
-        sum_of(forest, forest).predict(ROWS), 2 * alone, rtol=1e-4, atol=1e-4
+        sum_of([forest, forest], [3.0, -1.0]).predict(ROWS), 2 * alone, rtol=1e-4, atol=1e-4
     )
 
 
