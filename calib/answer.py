@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib.host_costs import COMPILED, HostCosts, host_costs
 from calib.notes import image_notes, issue_notes, module_code_notes, source_notes
+from calib.settings import dimensions_of
 from calib.target import CPU, Target
 from calib.versions import versions
 from model.workload import Phase, Workload
@@ -56,12 +57,13 @@ def answer(
     from calib.timeline import launch_table, timeline_table
 
     architecture, execution = config["model"]["architecture"], config["execution"]
-    name = getattr(model, "name", architecture)
+    name = getattr(model, "name", None) or config["model"].get("name") or architecture
     costs = issue_costs(target)
     fused = {p: fuse(v.layer.calls()) for p, v in phases.items() if execution == COMPILED}
     names = {"model": name, "workload": workload.name}
     found = estimated(config, phases, calibrations, names, fused, costs, host_s)
-    notes = source_notes(target, found.operators) + getattr(model, "notes", [])
+    notes = source_notes(target, found.operators, config["implementation"])
+    notes += getattr(model, "notes", [])
     if hasattr(model, "formulas"):
         found = beside_formulas(found, model, workload)
     repeats, last = {phase: p.repeat for phase, p in phases.items()}, list(phases)[-1]
@@ -78,7 +80,9 @@ def answer(
         created=now.isoformat(timespec="seconds"),
         model=name,
         architecture=architecture,
-        model_config={**config["model"], **getattr(model, "dimensions", {})},
+        model_config={"architecture": architecture}
+        | dimensions_of(config)
+        | getattr(model, "dimensions", {}),
         workload=tables.plain(workload),
         hardware=tables.plain(target.hardware),
         implementation=config["implementation"],

@@ -258,7 +258,7 @@ def module_table(phases: Mapping[str, Phase], operators: pd.DataFrame) -> pd.Dat
             own_columns = {**_module(node), **memory, "calls": calls}
             rows.append({"phase": phase, **own_columns, **sums.over(some)})
     table = pd.DataFrame(rows)
-    unknown = ("measured_s", "measured_q1_s", "measured_q3_s", "error", "error_unseen")
+    unknown = ("measured_s", "measured_q1_s", "measured_q3_s", "steady_s", "error", "error_unseen")
     table = table.assign(**dict.fromkeys(unknown, float("nan")))
     return table.assign(share=table["estimate_s"] / total if total else 0.0)
 

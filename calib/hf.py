@@ -45,7 +45,7 @@ SIZES = {
 
 @dataclass(frozen=True, eq=False)
 class HFModel:
-    """A class of ``transformers`` and its configuration. ``name``: of the file's folder."""
+    """A class of ``transformers`` and its configuration. ``name``: as :func:`name_of` says."""
 
     name: str
     kind: type
@@ -259,7 +259,18 @@ def load(path: str | Path | None, dtype: str | None = None) -> HFModel:
     chosen = dtype or given.get("dtype") or given.get("torch_dtype") or "float32"
     if chosen not in ("bfloat16", "float16", "float32"):
         raise CalibError(f"hf.dtype = {chosen!r}: expected bfloat16, float16 or float32")
-    return HFModel(file.resolve().parent.name, kind, config, chosen)
+    return HFModel(name_of(file), kind, config, chosen)
+
+
+def name_of(file: Path) -> str:
+    """What a configuration is called: its file, or its folder where that is a ``config.json``; in
+    the cache of the hub, ``models--meta-llama--Llama-3.1-8B/snapshots/<hash>``, the repository."""
+    if file.name != "config.json":
+        return file.stem
+    folder = file.absolute().parent  # and not where the cache's link leads
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.split("--")[-1]
+    return folder.name
 
 
 def read(file: Path) -> dict[str, Any]:

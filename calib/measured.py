@@ -107,7 +107,8 @@ def join_modules(
     measurement: Measurement,
     slowdown: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
-    """A copy of ``modules`` with ``measured_s``, its quartiles and the errors filled.
+    """A copy of ``modules`` with ``measured_s``, its quartiles, ``steady_s`` (the median with the
+    machine's drift taken out) and the errors filled.
 
     The empty path is the phase as a whole, timed without hooks. A path that is never called itself
     (a list of layers) gets the sum of the outermost modules below it.
@@ -126,6 +127,7 @@ def join_modules(
     joined = modules.copy()
     columns = ["measured_q1_s", "measured_s", "measured_q3_s"]
     joined[columns] = np.array(quartiles, dtype=float).reshape(len(modules), 3)
+    joined["steady_s"] = _steady_seconds(joined, slowdown)
     walls = {"estimate_s": "wall_s", "estimate_unseen_s": "wall_unseen_s"}
     named = {k: v if v in modules else k for k, v in walls.items()}
     return _with_errors(joined, slowdown, **named)
@@ -184,12 +186,17 @@ def _with_errors(
     ``estimate_s``, ``estimate_unseen_s``: the columns to compare; of modules it is the wall time,
     since the clock saw what lies between their operators too.
     """
-    factors = table["phase"].map(lambda phase: (slowdown or {}).get(phase, 1.0))
-    measured = table["measured_s"].where(table["measured_s"] > 0) / factors
-    table["error"] = table[estimate_s] / measured - 1
+    steady = _steady_seconds(table, slowdown)
+    table["error"] = table[estimate_s] / steady - 1
     if estimate_unseen_s in table:
-        table["error_unseen"] = table[estimate_unseen_s].astype(float) / measured - 1
+        table["error_unseen"] = table[estimate_unseen_s].astype(float) / steady - 1
     return table
+
+
+def _steady_seconds(table: pd.DataFrame, slowdown: Mapping[str, float] | None) -> pd.Series:
+    """[rows] measured / slowdown [s]; null where nothing, or no time at all, was measured."""
+    factors = table["phase"].map(lambda phase: (slowdown or {}).get(phase, 1.0))
+    return table["measured_s"].where(table["measured_s"] > 0) / factors
 
 
 def _matched(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from calib.fusion import Fusion
 
 
-def source_notes(target: Target, operators: pd.DataFrame) -> list[str]:
+def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -> list[str]:
     """Where the times come from: the user's samples, the card that ships, or nothing."""
     from calib import estimate as tables
     from calib.cards.shipped import about_card
@@ -29,18 +29,30 @@ def source_notes(target: Target, operators: pd.DataFrame) -> list[str]:
         ]
     name, notes = target.hardware.name, []
     about = about_card(name)
-    if about:
-        behind = "Kinds that your samples lack come from the" if target.samples else "The"
+    sampled = any(s.implementation == implementation for s in target.samples)
+    if about and implementation == TORCH:
+        behind = "Kinds that your samples lack come from the" if sampled else "The"
         notes.append(f"{behind} calibration that ships: {about['summary']}")
-    if not (target.samples or about):
+    elif about:
+        lacking = "kinds that your samples lack take" if sampled else "every kernel takes"
         notes.append(
-            f"{name} has no samples and no calibration that ships, so every kernel takes its "
-            "roofline: a lower bound, often 2-5x below the clock. To calibrate it, put a Parquet "
-            f"file of its samples (calib.samples) into {target.store.folder}."
+            f"What ships for {name} is of torch's operators: by implementation={implementation} "
+            f"{lacking} the roofline, a lower bound."
         )
-    if about:
+    if not (sampled or about):
+        of = "" if implementation == TORCH else f" of {implementation}"
+        notes.append(
+            f"{name} has no samples{of} and no calibration that ships, so every kernel takes its "
+            "roofline: a lower bound, often 2-5x below the clock. To calibrate it, put a Parquet "
+            f"file of its samples{of} (calib.samples) into {target.store.folder}."
+        )
+    if about and (sampled or implementation == TORCH):
         notes.append(f"How the times of each kind are known: {tables.known_by(operators)}.")
     return notes
+
+
+TORCH = "torch"
+"""The implementation that a shipped calibration answers for."""
 
 
 def issue_notes(costs: HostCosts | None, fused: Mapping[str, Fusion]) -> list[str]:

@@ -54,6 +54,11 @@ def check_settings(config: Mapping[str, Any]) -> None:
         raise CalibError(f"measured = {config['measured']!r}: expected a trace of torch.profiler")
 
 
+def dimensions_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the configuration says of the model but its name and its architecture."""
+    return {k: v for k, v in config["model"].items() if k not in ("architecture", "name")}
+
+
 def _check_names(config: Mapping[str, Any]) -> None:
     """Hydra adds any key after a plus, ``+hv=rtx5090`` too, of which nobody would take notice."""
     body = _body()

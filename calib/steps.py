@@ -13,6 +13,7 @@ from calib.errors import CalibError, one_of
 from calib.hardware import Hardware
 from calib.host_costs import EAGER
 from calib.samples import Sample
+from calib.settings import dimensions_of
 from calib.target import Target, open_instrument, probed
 from calib.versions import versions
 from model.architectures import build
@@ -38,8 +39,7 @@ PROBE_BYTES = 2**30
 
 def model_and_workload(config: dict[str, Any]) -> tuple[Any, Workload]:
     """The model and what is asked of it. Raises ``CalibError`` that names the key that is wrong."""
-    dimensions = dict(config["model"])
-    architecture = dimensions.pop("architecture", None)
+    architecture, dimensions = config["model"].get("architecture"), dimensions_of(config)
     shape = dict(config["workload"])
     if shape.get("tiles"):
         shape["tiles"] = tuple(shape["tiles"])
@@ -216,7 +216,6 @@ def measure_model(config: dict[str, Any], target: Target, workload: Workload) ->
 
     from calib.measure.reference import measure_reference
 
-    dimensions = {k: v for k, v in config["model"].items() if k != "architecture"}
     speeds: dict[str, Speed] = {}
     probe = open_probe(target)
     with Console(stderr=True).status("measuring the model") as status:
@@ -227,7 +226,7 @@ def measure_model(config: dict[str, Any], target: Target, workload: Workload) ->
 
         measurement = measure_reference(
             workload,
-            dimensions,
+            dimensions_of(config),
             device=target.torch_device,
             repeats=config["repeats"],
             between=between,

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from calib.errors import CalibError
-from calib.hf import HFModel, agreement, formula_columns, load
+from calib.hf import HFModel, agreement, formula_columns, load, name_of
 from calib.steps import model_and_workload
 from calib.trace import unknown
 from model.layer import total
@@ -78,14 +78,24 @@ def test_configurations_have_the_published_parameters(name: str) -> None:
 
 
 def test_a_run_is_given_the_model_of_its_file() -> None:
-    config: dict[str, Any] = {"mode": "run", "implementation": "torch", "execution": "eager"}
-    config |= {"measured": None}
-    config |= {"model": {"architecture": "hf"}, "workload": vars(IMAGE)}
+    config: dict[str, Any] = {"model": {"architecture": "hf"}, "workload": vars(IMAGE)}
     config |= {"hf": {"config": str(DATA / "vit_l"), "dtype": "float32"}}
     model, workload = model_and_workload(config)
     assert (model.name, model.dtype, workload) == ("vit_l", "float32", IMAGE)
     with pytest.raises(CalibError, match=r"hf\.config is missing"):
         model_and_workload(config | {"hf": {"config": None, "dtype": None}})
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("vit_l/config.json", "vit_l"),
+        ("somewhere/llama_70b.json", "llama_70b"),
+        ("hub/models--meta-llama--Llama-3.1-8B/snapshots/0e9e39f2/config.json", "Llama-3.1-8B"),
+    ],
+)
+def test_a_configuration_is_called_as_people_call_it(path: str, name: str) -> None:
+    assert name_of(Path(path)) == name
 
 
 @pytest.mark.parametrize("name", SHORT)

@@ -68,10 +68,21 @@ MAY_IMPORT = {
     "notes": {"hardware", "host_costs", "target", "estimate", "cards"},
     "answer": FITTING
     | {"target", "versions", "notes", "host_costs", "estimate", "fusion", "memory", "timeline"}
-    | {"hf", "compare", "measure", "ceilings", "report"},
+    | {"hf", "compare", "measure", "ceilings", "report", "settings"},
     "settings": BOTTOM | {"host_costs"},
     "steps": FITTING
-    | {"target", "versions", "host_costs", "fit", "estimate", "measure", "cards", "hf", "ceilings"},
+    | {
+        "settings",
+        "target",
+        "versions",
+        "host_costs",
+        "fit",
+        "estimate",
+        "measure",
+        "cards",
+        "hf",
+        "ceilings",
+    },
     "run": BOTTOM | {"settings", "steps", "answer", "target", "report"},
 }
 """Parts of ``calib`` (modules and subpackages) and the other parts that each may import."""

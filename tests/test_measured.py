@@ -185,7 +185,9 @@ def test_modules_get_median_and_quartiles() -> None:
     row = join_modules(modules, measurement).iloc[0]
     assert (row["measured_q1_s"], row["measured_s"], row["measured_q3_s"]) == (20.0, 30.0, 40.0)
     assert row["error"] == -0.5
-    assert join_modules(modules, measurement, {"decode": 4.0}).iloc[0]["error"] == 1.0
+    assert row["steady_s"] == row["measured_s"]
+    slowed = join_modules(modules, measurement, {"decode": 4.0}).iloc[0]
+    assert (slowed["error"], slowed["steady_s"], slowed["measured_s"]) == (1.0, 7.5, 30.0)
 
 
 def test_the_root_is_the_phase_and_a_container_the_sum_of_what_it_holds() -> None:

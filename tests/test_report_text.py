@@ -136,7 +136,7 @@ def test_markdown_is_well_formed(name: str) -> None:
             widths[-1].append(0)
         if token.type in ("td_open", "th_open"):
             widths[-1][-1] += 1
-    assert len(widths) == {"measured": 8, "predicted": 5}[name]
+    assert len(widths) == {"measured": 9, "predicted": 5}[name]
     assert all(len(set(rows)) == 1 and len(rows) > 1 for rows in widths)
     texts = [t.content for t in tokens if t.type == "inline"]
     assert not [text for text in texts if "|" in text]
@@ -224,14 +224,31 @@ def test_modules_are_folded_and_small_ones_left_out() -> None:
     assert "rotary_emb" not in text
 
 
-def test_measurement_is_told_in_units() -> None:
-    text = markdown("measured", measurement={"drift": 0.043, "memory_bytes": 7.1e9, "wait_s": 0.2})
-    assert "| drift of the machine | 4.3% |" in text
-    assert "| memory used | 7.10 GB |" in text
-    assert "| wait s | 200 ms |" in text
-    nested = markdown("measured", measurement={"probes": {"a": [1, 2.5]}, "unstable": False})
-    assert "a: 1, 2.5" in nested
-    assert "| unstable | no |" in nested
+def test_measurement_is_told_for_reading() -> None:
+    """A row a phase with units and rounding; no raw list, dict or number of ten digits."""
+    text = markdown("measured").split("## How it was measured")[1].split("\n## ")[0]
+    for row in (
+        "| vision | 1.08 s | 1.38, 1.08, 1.06 s | +12%, -0.4% | 805 of 806 | 99% | 41.1 µs |",
+        "| decode | 562 ms | 544, 562, 618 ms | -2.2%, +1.3% | 805 of 806 | 99% | - |",
+        "| drift of the machine | 4.3% |",
+        "| unstable | no |",
+        "| error of the total, drift not taken out | -3.2% |",
+        "| probes | 2: product 1.84 TFLOP/s to 1.88 TFLOP/s, copy 20.8 GB/s to 21.1 GB/s |",
+        "| parameters | 3,335,504,128 |",
+        "| memory used | 7.10 GB |",
+        "| warm-up | 3.43, 3.20 s |",
+        "| a module's clock costs | 2.24 µs |",
+        "| distinct experts touched | prefill 38-44 (by layer 41, 38, 44); decode 6 |",
+        "| operators that no row took | 16 x argmax in decode, 7.87 ms |",
+    ):
+        assert row in text.splitlines(), row
+    assert not re.search(r"[{}\[\]]|e[+-]\d\d|\d\.\d{4}", text)
+
+
+def test_a_measurement_that_knows_little_says_what_it_knows() -> None:
+    text = markdown("measured", measurement={"trace": "H100", "repeats": {"decode": [0.011]}})
+    assert "| decode | 11.0 ms | 11.0 ms |" in text
+    assert "A trace of torch.profiler was read" in text and "drift of the machine" not in text
 
 
 def test_pipes_in_cells_are_escaped() -> None:

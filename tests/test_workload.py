@@ -22,6 +22,7 @@ def test_a_configuration_says_every_dimension_of_the_published_model(path: Path)
     for base in configuration.pop("defaults", []):
         configuration = {**yaml.safe_load((MODELS / f"{base}.yaml").read_text()), **configuration}
     architecture = configuration.pop("architecture")
+    assert configuration.pop("name") == path.stem
     published = build(architecture)
     assert build(architecture, **configuration) == published
     as_lists = {

@@ -1,7 +1,8 @@
 """The report as data: a module tree with its costs, in the fields of ``AnalyticModelReport``.
 
 Names and units that a consumer of the original reads stay as they are there: milliseconds, TFLOP,
-terabits of traffic, gigabytes of memory (all decimal). Beside each stands the same in SI units.
+terabits of traffic (its ``io_tb`` are no terabytes), gigabytes of memory (all decimal). Beside each
+stands the same in SI units.
 
     python -m calib.report.analytic_report > docs/report.schema.json
 
@@ -20,8 +21,12 @@ SCHEMA_VERSION = 2
 """Version of the fields below. History: 1, the first; 2, wall times beside kernels' times, and
 times and shares of them may be null (mode=analytic without a card)."""
 
+TERABITS = "[terabit: 1e12 bits, not terabytes; io_bytes says the same in bytes]"
 Seconds = Annotated[float | None, Doc("[s]; null where it is not known", minimum=0)]
-Error = Annotated[float | None, Doc("estimate / measured - 1; null where nothing was measured")]
+Error = Annotated[
+    float | None,
+    Doc("estimate / measured - 1, the machine's drift taken out; null where nothing was measured"),
+]
 Milliseconds = Annotated[float | None, Doc("[ms]; null where it is not known", minimum=0)]
 Share = Annotated[
     float | None, Doc("a fraction of the whole; null without times", minimum=0, maximum=1.000001)
@@ -108,7 +113,7 @@ class OperatorMetrics:
     category_id: str
     calls: Annotated[int, Doc("executions in the workload", minimum=0)]
     flops_tflops: Annotated[float, Doc("[TFLOP]", minimum=0)]
-    io_tb: Annotated[float, Doc("bytes read and written [terabit]", minimum=0)]
+    io_tb: Annotated[float, Doc(f"read and written {TERABITS}", minimum=0)]
     share_of_module_flops: Annotated[
         float,
         Doc(
@@ -130,7 +135,7 @@ class ModuleMetricsSnapshot:
     calls: Annotated[int, Doc("forward passes in the workload", minimum=0)]
     total_time_ms: Milliseconds
     total_flops_tflops: Annotated[float, Doc("[TFLOP]", minimum=0)]
-    total_io_tb: Annotated[float, Doc("bytes read and written, weights included [terabit]", 0)]
+    total_io_tb: Annotated[float, Doc(f"read and written, weights included {TERABITS}", 0)]
     memory_weights_gb: Annotated[float, Doc("[GB]", minimum=0)]
     memory_activations_gb: Annotated[float, Doc("largest working set of one member [GB]", 0)]
     memory_kvcache_gb: Annotated[float, Doc("[GB]", minimum=0)]

@@ -199,7 +199,7 @@ def operator_categories() -> list[OperatorCategory]:
 def module_metrics(branch: Branch, record: RunRecord) -> ModuleMetricsSnapshot:
     costs = {name: plain(value) for name, value in branch.costs.items()}
     predicted, measured = costs["estimate_s"], costs["measured_s"]
-    against = ratio(costs["wall_s"], measured)
+    against = ratio(costs["wall_s"], costs["steady_s"])
     return ModuleMetricsSnapshot(
         module_id=branch.id,
         profile_id=str(record.workload["name"]),

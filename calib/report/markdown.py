@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from calib.report.ceilings import INTRODUCTION, ceiling_cells, ceiling_rows
+from calib.report.measurement import RAN, TRACED, fact_cells, phase_cells
 from calib.report.record import TOTAL, RunRecord, known
 from calib.report.terminal import ERROR_HEADERS, Cells, component_cells, figure_cells, remarks
 from calib.report.tree import Branch
@@ -291,56 +292,15 @@ def module_row(branch: Branch, measured: bool) -> tuple[str, ...]:
     return tuple(cells)
 
 
-MEASURED_AS = {
-    "repeats": "repeats of the whole workload",
-    "drift": "drift of the machine",
-    "raw_total_error": "error of the total before probe normalisation",
-    "decoder_layers": "decoder layers measured",
-    "memory_bytes": "memory used",
-    "unstable": "unstable",
-    "experts_touched": "distinct experts touched, by layer",
-    "probes": "probes before, between and after",
-}
-"""What the keys of ``measurement`` mean; others are shown under their own name."""
-
-
 def measurement_section(record: RunRecord) -> str:
-    if record.measurement is None:
+    found = record.measurement
+    if found is None:
         return "It was not: nothing ran on this hardware."
-    order = [*(k for k in MEASURED_AS if k in record.measurement), *record.measurement]
-    found = {key: record.measurement[key] for key in order}
-    rows: list[tuple[str, ...]] = [
-        (MEASURED_AS.get(key, _name(key)), _measured(key, value)) for key, value in found.items()
-    ]
-    if "trace" in record.measurement:
-        how = "A trace of torch.profiler was read; what recording costs is in its times.\n\n"
-        return how + table(Cells(("what", "value"), rows, left=2))
-    return (
-        "The model ran with random weights, its modules under a clock. Probes (a fixed matmul and "
-        "a fixed copy) bracket the repeats: measured times are normalised by them, and the drift "
-        "is how much they changed.\n\n" + table(Cells(("what", "value"), rows, left=2))
-    )
-
-
-def _measured(key: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{_name(k)}: {_measured(str(k), v)}" for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_measured(key, v) for v in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return _number(key, value) if isinstance(value, int | float) else str(value)
-
-
-def _number(key: str, value: float) -> str:
-    """A number in the unit that its key ends with."""
-    if key.endswith("_bytes"):
-        return nbytes(value)
-    if key.endswith("_s"):
-        return seconds(value)
-    if key.endswith("drift") or key.endswith("error"):
-        return percent(value, signed=key.endswith("error"))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    facts = fact_cells(found)
+    parts = [TRACED if "trace" in found else RAN]
+    parts += [table(phase_cells(found))] if found.get("repeats") else []
+    parts += [table(facts)] if facts.rows else []
+    return "\n\n".join(parts)
 
 
 def run_section(record: RunRecord, layers: str | None) -> str:

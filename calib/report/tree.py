@@ -53,8 +53,7 @@ def branches(record: RunRecord) -> list[Branch]:
 
     Raises ``ValueError`` where a phase has no row for its root, the module with an empty path.
     """
-    steady_s = record.modules["wall_s"] / (1 + record.modules["error"])
-    rows = record.modules.assign(steady_s=steady_s).to_dict("records")
+    rows = record.modules.to_dict("records")
     tallies = operator_tallies(record)
     phases = list(dict.fromkeys(str(r["phase"]) for r in rows))
     below = [
