@@ -6,10 +6,8 @@
 Two sweeps of the same shapes of the design, one after the other, each into a store of its own; or
 every two of some stores, whose sweeps began with the same design. The difference of two samples of
 one shape is |ln(a / b)|; normalised, both are first brought to the machine's typical speed by the
-probes around their blocks (:func:`calib.fit.drift_corrected`).
-
-``fitted``, where there are three stores: exponents of the two probes a kind, told by what a third
-store's fit leaves over (:func:`exponents`). It is tried here and used nowhere.
+probes around their blocks, and the visits to a shape taken together (:mod:`calib.drift`). Beside
+it: by the blend of both probes also where inputs are found in cache; of the first visit alone.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,10 +36,7 @@ SIZES = (0.0, 1e-4, 1e-3, np.inf)
 """Edges of the classes of an operator's time [s]."""
 LONGEST_S = 0.02
 """Floor [s] of the longest shape."""
-PRIOR = 0.2
-"""Standard deviation of an exponent about the blend's, before the residuals are seen."""
-_LEAST_FOR_EXPONENTS = 40
-PROBES = ["log_flops", "log_bandwidth"]
+COLUMNS = {"raw": "raw", "norm": "normalised", "blend": "blend", "single": "one visit"}
 
 
 def this_cpu() -> Hardware:
@@ -78,96 +74,45 @@ def measure(count: int, budget_s: float, folder: Path, hardware: Hardware) -> li
 
 
 def frame(stores: Sequence[Sequence[Sample]], hardware: Hardware) -> pd.DataFrame:
-    """One row a sample: ``store``, ``shape`` (a number), ``kind``, raw and normalised seconds, and
-    the logarithm of what each probe reached."""
-    from calib.fit import drift_corrected, kind_of
+    """One row a shape of a store: ``store``, ``shape`` (a number), ``kind``, and its seconds:
+    those of ``COLUMNS``."""
+    from calib.drift import drift_corrected, typical, visits
+    from calib.fit import kind_of
 
-    samples = [
-        (number, s)
-        for number, store in enumerate(stores)
-        for s in store
-        if s.status == "ok" and s.probe_flops and s.probe_bandwidth
-    ]
+    numbered = [(number, s) for number, store in enumerate(stores) for s in store]
+    numbered = [(n, s) for n, s in numbered if s.status == "ok" and s.probe_flops]
+    samples, of = [s for _, s in numbered], np.array([number for number, _ in numbered])
+    blended = [replace(s, cache="cold") for s in samples]
+    seconds = {
+        "raw": np.array([s.expected for s in samples]),
+        "blend": drift_corrected(blended, hardware),
+        "norm": drift_corrected(samples, hardware),
+    }
     shapes: dict[object, int] = {}
-    rows = [
-        {
-            "store": number,
-            "shape": shapes.setdefault((s.op, s.cache), len(shapes)),
-            "kind": kind_of(s.op),
-            "raw": s.median,
-            "log_flops": np.log(s.probe_flops),
-            "log_bandwidth": np.log(s.probe_bandwidth),
-            "sample": s,
-        }
-        for number, s in samples
-    ]
-    normalised = drift_corrected([s for _, s in samples], hardware)
-    return pd.DataFrame(rows).assign(norm=normalised)
-
-
-def pairs(samples: pd.DataFrame, hardware: Hardware) -> pd.DataFrame:
-    """One row a shape that two stores have: its time [s] and the differences."""
-    numbers = list(samples["store"].unique())
-    known = {n: exponents(samples.query("store == @n"), hardware) for n in numbers[2:] and numbers}
     parts = []
-    for a, b in itertools.combinations(numbers, 2):
-        both = samples.query("store == @a").merge(samples.query("store == @b"), on="shape")
-        found = {n: np.log(both[f"{n}_x"] / both[f"{n}_y"]) for n in ("raw", "norm")}
-        if known:
-            third = next(known[n] for n in numbers if n not in (a, b))
-            speed = np.stack([both[f"{p}_x"] - both[f"{p}_y"] for p in PROBES], axis=1)
-            of_kind = np.array([third.get(kind, np.zeros(2)) for kind in both["kind_x"]])
-            found["fitted"] = found["norm"] - (of_kind * speed).sum(axis=1)
-        parts.append(
-            pd.DataFrame({n: np.abs(v) for n, v in found.items()}).assign(
-                kind=both["kind_x"], seconds=np.sqrt(both["raw_x"] * both["raw_y"])
-            )
-        )
+    for number in range(len(stores)):
+        rows = np.flatnonzero(of == number)
+        some = [samples[i] for i in rows]
+        places = visits(some)
+        firsts = [some[at[0]] for at in places]
+        known = {n: typical(s[rows], places) for n, s in seconds.items()}
+        known["single"] = seconds["norm"][rows][[at[0] for at in places]]
+        keys = [shapes.setdefault((s.op, s.cache), len(shapes)) for s in firsts]
+        kinds = [kind_of(s.op) for s in firsts]
+        parts.append(pd.DataFrame(known).assign(store=number, shape=keys, kind=kinds))
     return pd.concat(parts)
 
 
-def exponents(samples: pd.DataFrame, hardware: Hardware) -> dict[str, np.ndarray]:
-    """Kind -> [2] what its seconds do with the two probes beside the blend, of one store.
-
-    A ridge regression, robust (Huber's weights), of what a fit to one half of the groups leaves
-    over on the other half.
-    """
-    left = left_over(list(samples["sample"]), hardware)
-    found = {}
-    for kind, rows in samples.assign(left=left).dropna(subset="left").groupby("kind"):
-        if len(rows) < _LEAST_FOR_EXPONENTS:
-            continue
-        x = (rows[PROBES] - rows[PROBES].mean()).to_numpy()
-        y = (rows["left"] - rows["left"].median()).to_numpy()
-        slope = np.zeros(2)
-        for _ in range(20):
-            error = y - x @ slope
-            scale = 1.4826 * np.median(np.abs(error))
-            weights = 1 / np.maximum(np.abs(error) / scale, 1.0) / scale**2
-            normal = (x * weights[:, None]).T @ x + np.eye(2) / PRIOR**2
-            slope = np.linalg.solve(normal, (x * weights[:, None]).T @ y)
-        found[str(kind)] = slope
-    return found
-
-
-def left_over(samples: Sequence[Sample], hardware: Hardware) -> np.ndarray:
-    """[n] ln(normalised seconds / estimate) by a fit that never saw the sample's group."""
-    from dataclasses import replace
-
-    from calib.fit import drift_corrected, fit, group_of
-
-    groups = np.array([group_of(s) for s in samples])
-    half = np.isin(groups, np.unique(groups)[::2])
-    log_seconds, left = np.log(drift_corrected(samples, hardware)), np.full(len(samples), np.nan)
-    for side in (True, False):
-        others = [s for s, h in zip(samples, half, strict=True) if h != side]
-        asked = np.flatnonzero(half == side)
-        known = replace(fit(others, hardware), measured={})
-        hot = [samples[i].cache == "hot" for i in asked]
-        table = known.estimate([samples[i].op for i in asked], hot=hot)
-        estimate = table["estimate_s"].where(table["high_s"].notna())
-        left[asked] = log_seconds[asked] - np.log(estimate)
-    return left
+def pairs(shapes: pd.DataFrame) -> pd.DataFrame:
+    """One row a shape that two stores have: its time [s] and the differences."""
+    parts = []
+    for a, b in itertools.combinations(shapes["store"].unique(), 2):
+        first, second = (shapes[shapes["store"] == number] for number in (a, b))
+        both = first.merge(second, on="shape")
+        found = {n: np.abs(np.log(both[f"{n}_x"] / both[f"{n}_y"])) for n in COLUMNS}
+        seconds = np.sqrt(both["raw_x"] * both["raw_y"])
+        parts.append(pd.DataFrame(found).assign(kind=both["kind_x"], seconds=seconds))
+    return pd.concat(parts)
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -177,13 +122,11 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     parts = {names[size]: some for size, some in rows.groupby("size")}
     long = rows[rows["seconds"] > 1e-3]
     parts |= {f"over 1 ms, {k}": some for k, some in long.groupby("kind") if len(some) >= 5}
-    titles = {"raw": "raw", "norm": "normalised", "fitted": "fitted"}
     figures = [
         {"operators": name, "pairs": len(some)}
         | {
             f"{title} {label}": some[column].quantile(share)
-            for column, title in titles.items()
-            if column in some
+            for column, title in COLUMNS.items()
             for label, share in (("median", 0.5), ("p90", 0.9))
         }
         for name, some in parts.items()
@@ -208,10 +151,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             folder = chosen.out or Path(scratch)
             stores = measure(chosen.shapes, chosen.budget, folder, hardware)
-    rows = pairs(frame(stores, hardware), hardware)
+    rows = pairs(frame(stores, hardware))
     print(summary(rows).to_string(index=False, float_format="{:.1%}".format))
     long = rows[rows["seconds"] > 1e-3]
-    figures = {f"{n}_median_over_1ms": round(float(long[n].median()), 4) for n in ("raw", "norm")}
+    figures = {f"{n}_median_over_1ms": round(float(long[n].median()), 4) for n in COLUMNS}
     print(json.dumps({"pairs": len(rows), **figures}))
 
 

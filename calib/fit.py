@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from calib.drift import drift_corrected, typical, visits
 from calib.errors import CalibError
 from calib.features import HOT, Features, concatenate, features, features_of_list, whole
-from calib.hardware import Hardware, load_hardware, peak
+from calib.hardware import Hardware, load_hardware
 from calib.kind import LEAST_DEVICES, HeldOut, KindFit, Plan, conformal, fit_kind, plan_of
 from calib.lessons import Foretold, Lessons, lessons_of
 from calib.likeness import CARD_TO_CARD, likeness, plan_over_devices
@@ -167,32 +168,6 @@ def group_of(sample: Sample) -> str:
     return str(sample.op)
 
 
-def drift_corrected(samples: Sequence[Sample], hardware: Hardware) -> np.ndarray:
-    """[n] expected seconds at the store's typical machine state.
-
-    A block whose probes ran slower than the median of all blocks had a slower machine: its times
-    are divided by that factor, the compute probe's and the bandwidth probe's blended by the share
-    of each floor. Samples without probes are taken as they are.
-    """
-    expected = np.array([s.expected for s in samples])
-    probed = np.array(
-        [s.probe_flops is not None and s.probe_bandwidth is not None for s in samples]
-    )
-    if not probed.any():
-        return expected
-    some = [s for s, known in zip(samples, probed, strict=True) if known]
-    flops = np.array([s.probe_flops for s in some], dtype=float)
-    bandwidth = np.array([s.probe_bandwidth for s in some], dtype=float)
-    compute = np.array([float(s.op.min_flops) / peak(s.op, hardware) for s in some])
-    memory = np.array([float(s.op.bytes) / hardware.bandwidth for s in some])
-    share = compute / np.maximum(compute + memory, 1e-30)
-    speed = np.ones(len(samples))
-    speed[probed] = share * flops / np.median(flops) + (1 - share) * bandwidth / np.median(
-        bandwidth
-    )
-    return np.asarray(expected * speed)
-
-
 def fit(
     samples: Iterable[Sample],
     hardware: Hardware,
@@ -235,7 +210,7 @@ def _fit_key(
     fitted, row, lessons = _fit_others(others, hardware, teach) if others else (None, (), None)
     if len({s.op for s in own}) < _LEAST_SHAPES:
         return fitted, row
-    data = _data_of(own, hardware)
+    data = _data_of(own, hardware, visits(own))
     folds = _folds(data.groups)
     refined, seen = fit_kind(data.x, data.seconds, plan_of(folds), fitted, lessons)
     return refined, _row(data, folds, folds >= 0, refined, seen)
@@ -332,13 +307,16 @@ def measured_shapes(
 ) -> dict[tuple[str, Operator, str], tuple[float, float, float]]:
     """Expected seconds, 5th and 95th percentile of the repeats of each shape, drift-corrected."""
     usable = [s for s in samples if s.status == "ok" and len(s.seconds) and s.expected > 0]
+    corrected = drift_corrected(usable, hardware)
     known: dict[tuple[str, Operator, str], tuple[float, float, float]] = {}
-    if not usable:
-        return known
-    for sample, corrected in zip(usable, drift_corrected(usable, hardware), strict=True):
-        low, high = np.quantile(sample.seconds, [0.05, 0.95]) * corrected / sample.expected
-        key = (sample.implementation, sample.op, sample.cache)
-        known[key] = (float(corrected), float(low), float(high))
+    places = visits(usable)
+    at_one_speed = typical(corrected, places)
+    for seconds, rows in zip(at_one_speed, places, strict=True):
+        repeats = [np.array(usable[i].seconds) * corrected[i] / usable[i].expected for i in rows]
+        low, high = np.quantile(np.concatenate(repeats), [0.05, 0.95])
+        first = usable[rows[0]]
+        key = (first.implementation, first.op, first.cache)
+        known[key] = (float(seconds), float(low), float(high))
     return known
 
 
@@ -359,18 +337,23 @@ HELD_OUT_COLUMNS = [
 
 @dataclass(frozen=True)
 class _Data:
-    """Samples of one kind as arrays [n]: features, drift-corrected seconds, groups."""
+    """Shapes of one kind as arrays [n]: features, drift-corrected seconds, groups."""
 
     x: Features
     seconds: np.ndarray
     groups: np.ndarray
 
 
-def _data_of(samples: Sequence[Sample], hardware: Hardware) -> _Data:
-    hot = [s.cache == HOT for s in samples]
-    x = features_of_list([s.op for s in samples], hardware, hot)
-    groups = np.array([group_of(s) for s in samples])
-    return _Data(x, drift_corrected(samples, hardware), groups)
+def _data_of(
+    samples: Sequence[Sample], hardware: Hardware, places: Sequence[list[int]] | None = None
+) -> _Data:
+    """``places``: samples that are taken together (``visits``); None: each by itself."""
+    corrected = drift_corrected(samples, hardware)
+    places = [[i] for i in range(len(samples))] if places is None else places
+    shapes = [samples[rows[0]] for rows in places]
+    x = features_of_list([s.op for s in shapes], hardware, [s.cache == HOT for s in shapes])
+    groups = np.array([group_of(s) for s in shapes])
+    return _Data(x, typical(corrected, places), groups)
 
 
 def _row(

@@ -28,7 +28,7 @@ _READABLE = {"1": ("method", "discarded"), "2": ()}
 
 @dataclass(frozen=True)
 class Sample:
-    """One operator, measured.
+    """One operator, measured; where a device's speed wanders, one visit of several.
 
     ``seconds``: raw repeats. ``hardware``: the card's name as in ``conf/hw``. ``cache``: ``cold``
     (weights, or all inputs where there are none, come from main memory) or ``hot``. ``origin``:

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 
 from calib.measure.clock import StopRule, in_turns, ratios, relative_error, time_repeats
 
@@ -70,3 +71,11 @@ def test_what_is_compared_takes_turns_and_meets_the_same_drift():
     seconds = in_turns(runs, lambda run: run() * 1.1 ** next(now), 3)
     assert order == list("ababab")
     assert np.allclose(ratios(seconds["b"], seconds["a"]), 2 * 1.1)
+
+
+def test_visits_share_what_a_sample_may_take():
+    rule = StopRule(0.01, 0.15, 9, 50, 0.03)
+    part = rule.split(3)
+    assert (part.cap_s, part.least, part.most, part.least_s) == pytest.approx((0.05, 3, 17, 0.01))
+    assert part.spread == pytest.approx(0.01 * 3**0.5)  # of three together: as of one
+    assert rule.split(1) == rule

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from calib.drift import drift_corrected
 from calib.errors import CalibError
-from calib.fit import fit, uncalibrated
+from calib.fit import fit, measured_shapes, uncalibrated
 from calib.hardware import floor, load_hardware
 from calib.samples import Sample
 from model import ops
@@ -124,6 +125,56 @@ def test_slow_blocks_are_brought_to_the_typical_machine():
         Sample(op, [t], "h200", "torch", probe_flops=s * 1e14, probe_bandwidth=s * 1e12)
         for s, t in speeds
     ]
-    from calib.fit import drift_corrected
-
     np.testing.assert_allclose(drift_corrected(samples, H200), 1e-3)
+
+
+def test_what_is_found_in_cache_goes_by_the_product_s_probe():
+    """Main memory at half its speed slows what reads it, and not what reads a cache."""
+    op = ops.Elementwise(2**20)
+
+    def second_of_two(cache: str) -> float:
+        slow = {"probe_flops": 1e14, "probe_bandwidth": 0.5e12}
+        usual = Sample(op, [1e-3], "h200", "torch", cache, probe_flops=1e14, probe_bandwidth=1e12)
+        samples = [usual, usual, replace(usual, **slow)]
+        return float(drift_corrected(samples, H200)[2])
+
+    assert second_of_two("hot") == pytest.approx(1e-3)
+    assert second_of_two("cold") == pytest.approx(0.5e-3, rel=0.02)
+
+
+def visited(samples, count):
+    """Each shape ``count`` times, on a machine whose speed wanders from visit to visit by 20%, of
+    which the probes see half."""
+    found = []
+    for sample in (s for s in samples for _ in range(count)):
+        seen, unseen = np.exp(RNG.normal(0, 0.14, 2))
+        probes = {"probe_flops": 1e14 * seen, "probe_bandwidth": 1e12 * seen}
+        found.append(replace(sample, seconds=[s / seen / unseen for s in sample.seconds], **probes))
+    return found
+
+
+def test_visits_to_a_shape_are_taken_together():
+    once, often = made_up(60, 0.0), made_up(60, 0.0)
+    one, many = fit(visited(once, 1), H200), fit(visited(often, 6), H200)
+    assert many.held_out.iloc[0]["samples"] == len(many.measured) == 60
+
+    def off(known, samples):
+        seconds = np.array([known.measured["torch", s.op, "cold"][0] for s in samples])
+        ratio = np.log(seconds / [truth(s.op) for s in samples])
+        return np.median(np.abs(ratio - np.median(ratio)))
+
+    assert off(many, often) < 0.6 * off(one, once)  # six visits of one machine: 0.41
+    fresh = [s.op for s in made_up(200)]
+    error = [
+        np.median(np.abs(c.estimate(fresh)["estimate_s"] / [truth(op) for op in fresh] - 1))
+        for c in (many, one)
+    ]
+    assert error[0] < error[1]
+
+
+def test_the_interval_of_a_measured_shape_spans_its_visits():
+    sample = Sample(ops.Matmul(64, 64, 64), [1e-3, 1.01e-3], "h200", "torch")
+    slower = replace(sample, seconds=[1.3e-3, 1.31e-3])
+    ((seconds, low, high),) = measured_shapes([sample, slower], H200).values()
+    assert 1e-3 <= low < 1.02e-3 < seconds == pytest.approx(1.145e-3, rel=0.01)
+    assert 1.29e-3 < high <= 1.31e-3

@@ -7,12 +7,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calib.errors import CalibError
+from calib.errors import CalibError, DeviceLost
 from calib.measure.clock import StopRule
 from calib.measure.design import adaptive, design, in_shares, most_useful, plain
-from calib.measure.instrument import OUT_OF_MEMORY, UNSUPPORTED, Reading, Telemetry
+from calib.measure.instrument import LOST, OUT_OF_MEMORY, UNSUPPORTED, Reading, Telemetry
 from calib.measure.probes import Speed
-from calib.measure.sweep import BLOCK_S, MODEL, Point, State, Sweep, interleave, spent_s, steady
+from calib.measure.sweep import (
+    BLOCK_S,
+    MODEL,
+    STRETCH_SHARE,
+    Point,
+    State,
+    Sweep,
+    interleave,
+    spent_s,
+    steady,
+)
 from calib.samples import SampleStore
 from model import ops
 
@@ -27,8 +37,8 @@ class Machine:
     implementations: tuple[str, ...] = ("torch",)
     threads = None
 
-    def __init__(self, now=1e9, kill_at=None, speeds=(1.0,)):
-        self.now, self.kill_at, self.speeds = now, kill_at, list(speeds)
+    def __init__(self, now=1e9, kill_at=None, speeds=(1.0,), visits=1):
+        self.now, self.kill_at, self.speeds, self.visits = now, kill_at, list(speeds), visits
         self.measured, self.warm = [], 0
 
     def clock(self):
@@ -269,3 +279,87 @@ def test_most_useful_keeps_the_shares_of_kinds_and_picks_within_them():
         for some in (chosen, pool)
     ]
     assert long[0] > 1.5 * long[1]
+
+
+def visits_of(samples):
+    return Counter((s.op, s.implementation, s.cache) for s in samples)
+
+
+def test_visits_to_a_shape_are_apart_and_a_stretch_is_finished_before_the_next(store):
+    machine = Machine(visits=3)
+    sweep(machine, store, 50.0).run([], given(products(60)))
+    assert set(visits_of(store.samples()).values()) == {3} and len(store.samples()) == 180
+    order = [op.m for op, *_ in machine.measured]
+    first = order[: order.index(1, 1)]  # the first pass over the first stretch
+    assert order[: 3 * len(first)] == 3 * first
+    most = STRETCH_SHARE * 50.0 / 3
+    assert most / 2 < len(first) * SAMPLE_S < most + SAMPLE_S
+    assert min(order[3 * len(first) :]) == len(first) + 1
+
+
+def test_budget_holds_all_visits(store):
+    machine = Machine(visits=3)
+    sweep(machine, store, 20.0).run([], plain())
+    taken = machine.now - 1e9
+    assert 20.0 - 6 * SAMPLE_S <= taken <= 20.0 + 3 * (SAMPLE_S + 2 * PROBE_S)
+    assert set(visits_of(store.samples()).values()) == {3}
+
+
+@pytest.mark.parametrize("kill_at", [0, 3, 25, 70, 100])
+def test_killed_anywhere_the_missing_visits_are_made_and_no_more(store, kill_at):
+    first = Machine(kill_at=kill_at, visits=3)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(first, store).run(products(10, MODEL), given(products(60)))
+    lacking = {op.m for (op, *_), n in visits_of(store.samples()).items() if n < 3}
+    second = Machine(now=first.now + 100, visits=3)
+    sweep(second, store).run(products(10, MODEL), given(products(40)))
+    assert set(visits_of(store.samples()).values()) == {3}
+    assert visits_of(store.samples()).total() == len(first.measured + second.measured)
+    assert {s.op.m for s in store.samples() if s.origin == MODEL} == set(range(1, 11))
+    assert lacking <= {op.m for op, *_ in second.measured[: len(lacking)]}  # before anything else
+
+
+def test_a_shape_that_the_plan_no_longer_has_gets_its_visits(store):
+    first = Machine(kill_at=30, visits=2)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(first, store).run([], given(products(40)))
+    left = [op for (op, *_), n in visits_of(store.samples()).items() if n < 2]
+    second = Machine(now=first.now + 1, visits=2)
+    sweep(second, store).run([], given([]))
+    assert left and [op for op, *_ in second.measured] == left
+
+
+def test_missing_visits_keep_to_the_budget(store):
+    machine = Machine()
+    sweep(machine, store, 10.0).run([], plain())
+    machine.visits = 3
+    assert sweep(machine, store, 10.0).run([], plain()) <= 3
+
+
+def test_what_fails_is_visited_once_and_what_is_planned_twice_is_measured_once(store):
+    huge = Point(ops.Matmul(2**17, 2**17, 64), "cold")
+    sweep(Machine(visits=3), store).run([], given([huge, *products(2), *products(2), huge]))
+    assert sorted(visits_of(store.samples()).values()) == [1, 3, 3]
+
+
+def test_a_lost_device_among_visits_is_stored_and_its_shape_left_alone(store, monkeypatch):
+    machine = Machine(visits=3)
+    fine = machine.measure
+
+    def measure(op, *some):
+        return Reading(status=LOST) if op.m == 3 else fine(op, *some)
+
+    monkeypatch.setattr(machine, "measure", measure)
+    with pytest.raises(DeviceLost):
+        sweep(machine, store).run([], given(products(5)))
+    assert [s.status for s in store.samples()] == ["ok", "ok", LOST]
+    sweep(machine, store).run([], given(products(5)))
+    assert sorted(visits_of(store.samples()).values()) == [1, 3, 3, 3, 3]
+
+
+def test_adaptive_plan_counts_shapes_and_not_visits(store):
+    machine = Machine(visits=3)
+    sweep(machine, store, 60.0).run([], adaptive(lambda samples: lambda some: np.ones(len(some))))
+    found = visits_of(store.samples())
+    assert set(found.values()) == {3}
+    assert len(found) == pytest.approx(60.0 / (SAMPLE_S + PROBE_S / 4) / 3, rel=0.1)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib.drift import drift_corrected
 from calib.errors import CalibError
-from calib.fit import drift_corrected
 from calib.hardware import Hardware
 from calib.samples import Sample, SampleStore
 

@@ -6,9 +6,10 @@ device. A repeat is one call; the median and its relative quartile spread decide
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,6 +37,17 @@ class StopRule:
             return True
         enough = len(seconds) >= self.least and elapsed_s >= self.least_s
         return enough and relative_error(seconds) <= self.spread
+
+    def split(self, visits: int) -> StopRule:
+        """The rule of each of so many visits, which together come to one sample under this one."""
+        return replace(
+            self,
+            spread=self.spread * math.sqrt(visits),
+            cap_s=self.cap_s / visits,
+            least=math.ceil(self.least / visits),
+            most=math.ceil(self.most / visits),
+            least_s=self.least_s / visits,
+        )
 
 
 def relative_error(seconds: Sequence[float]) -> float:

@@ -14,16 +14,22 @@ from calib.measure.instrument import OUT_OF_MEMORY, UNSUPPORTED, Reading
 from calib.measure.probes import Speed, speed
 from model.ops import Operator
 
+_ALIKE = 2
+"""Repeats of one visit share its moment: half of them tell as much as all (docs/measuring.md)."""
+
 
 class CpuInstrument:
     """Operators run as eager torch calls them, weights streamed past between repeats. What another
     process kept from its cores is measured again (:mod:`calib.measure.contention`).
+
+    A shared machine changes its speed within seconds, so that a shape is visited four times.
 
     Outputs are not compared with a reference here, since the operators are torch's own and a
     product in float32 would cost more than the sample; tests compare every kind once.
     """
 
     implementations: tuple[str, ...] = ("torch",)
+    visits: int = 4
 
     def __init__(self, arena: Arena | None = None) -> None:
         self.arena = arena or Arena()
@@ -33,7 +39,8 @@ class CpuInstrument:
         """Nothing: each sample begins with calls that are not kept."""
 
     def rule(self, limits: Mapping[str, Any]) -> StopRule:
-        return StopRule(limits["spread"], limits["cap_s"], limits["least"], limits["most"])
+        whole = StopRule(limits["spread"], limits["cap_s"], limits["least"], limits["most"])
+        return whole.split(_ALIKE * self.visits)
 
     def measure(self, op: Operator, implementation: str, cache: str, rule: StopRule) -> Reading:
         if implementation not in self.implementations:

@@ -90,11 +90,12 @@ def adaptive(refit: Refit, seed: int = 0, keep: Keep = lambda op: True, reach: i
 def _round(stream: Iterator[Point], state: State, refit: Refit, until: float) -> Iterator[Point]:
     """The chosen, spread out in every prefix, until so much of the budget is spent."""
     designs = [s for s in state.samples if s.origin == DESIGN and s.status == "ok"]
+    known = list(dict.fromkeys(s.op for s in designs))
     share = state.share()
-    count = int(1.5 * len(designs) * (until - share) / share) + 1
+    count = int(1.5 * len(known) * (until - share) / share) + 1
     pool = list(itertools.islice(stream, _POOL * count))
     uncertainty = refit(designs)
-    chosen = iter(most_useful(pool, [s.op for s in designs], uncertainty, count))
+    chosen = iter(most_useful(pool, known, uncertainty, count))
     while state.share() < until and (point := next(chosen, None)) is not None:
         yield point
 

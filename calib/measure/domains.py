@@ -75,6 +75,10 @@ class Domain:
             for *row, side in sampler.random(64):
                 yield self.build(**self._shape(row, side))
 
+    def at_random(self, rng: np.random.Generator) -> Operator:
+        """One shape, each dimension drawn by itself."""
+        return self.build(**self._shape(list(rng.random(len(self.axes))), rng.random()))
+
     def _shape(self, row: list[float], side: float) -> dict[str, int]:
         """[axes] numbers in [0, 1) -> sizes; ``side`` says whether, and which, edge of a tile."""
         shape = {name: axis.at(u) for (name, axis), u in zip(self.axes.items(), row, strict=True)}

@@ -60,12 +60,15 @@ class Instrument(Protocol):
     """Those that it can execute: ``torch``, ``triton``."""
     threads: int | None
     """Threads of the CPU that work, None for a card."""
+    visits: int
+    """Into how many visits, apart in time, a sweep splits the repeats of a shape."""
 
     def warm_up(self) -> None:
         """Work until clocks have settled; once, before the first sample."""
 
     def rule(self, limits: Mapping[str, Any]) -> StopRule:
-        """The stop rule for a sweep's ``limits`` (``spread``, ``cap_s``, ``least``, ``most``)."""
+        """The stop rule of one visit, for a sweep's ``limits`` of a shape (``spread``, ``cap_s``,
+        ``least``, ``most``)."""
 
     def measure(self, op: Operator, implementation: str, cache: str, rule: StopRule) -> Reading:
         """Build ``op`` on random data, time it ``cold`` or ``hot`` until ``rule`` is content."""

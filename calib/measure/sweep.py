@@ -4,6 +4,10 @@ A model's own shapes are measured among those of the design, which goes on until
 spent. Samples are appended to the store block by block; what the store holds is not measured again,
 and the time it took counts as spent. So a sweep may be killed at any moment: started again, it goes
 on where it was. Time is read off one clock, which tests replace, as they do the device.
+
+Where a machine's speed changes within seconds, a sample taken at once carries its moment. There the
+repeats of a shape are split over visits (``Instrument.visits``), each a sample of its own in the
+store: a stretch of shapes is passed as often before the next begins. A fit takes them together.
 """
 
 from __future__ import annotations
@@ -11,13 +15,14 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from calib.errors import DeviceLost
 from calib.measure.clock import StopRule
-from calib.measure.instrument import LOST, Instrument
+from calib.measure.instrument import LOST, OK, Instrument
 from calib.measure.probes import Speed
 from calib.samples import Sample, SampleStore
 from model.ops import Operator
@@ -28,6 +33,9 @@ BLOCK_S = 0.8
 """Length of a block [s]: short against the drift of a shared machine, long against two probes."""
 STEADY = 1.15
 """Probes around a block that differ by a larger factor have seen two machines."""
+STRETCH_SHARE = 0.5
+"""Of the budget: what all passes over one stretch of shapes take at most. The longer, the further
+apart are the visits to a shape; a plan adapts at the end of a stretch."""
 _MODEL_SHARE = 1 / 3
 """Of the budget: what a model's own shapes may take where the budget is already spent."""
 _RETRY_SHARE = 0.1
@@ -92,13 +100,17 @@ Designs = Callable[[State], Iterator[Point]]
 """A plan of the design: asked for one point at a time, it may adapt to what it sees by then."""
 
 
+Entry = tuple[Point, str]
+"""A point, and the implementation that is to execute it."""
+
+
 @dataclass
 class Block:
     """Samples between two probes, with what it takes to measure them again."""
 
     before: Speed
     opened: float
-    entries: list[tuple[Point, str]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
 
 
@@ -112,16 +124,19 @@ class Sweep:
     rule: StopRule
     versions: dict[str, str] = field(default_factory=dict)
     progress: Callable[[float, str], None] = lambda elapsed_s, label: None
+    stretch_share: float = STRETCH_SHARE
     clock: Callable[[], float] = time.time
 
     def run(self, models: Sequence[Point], designs: Designs) -> int:
         """Measure until the plan or the budget ends; how many samples were taken."""
         self.samples = self.store.samples()
-        self._known = {(s.op, s.implementation, s.cache) for s in self.samples}
+        self._visited: Counter[tuple[Operator, str, str]] = Counter()
+        for sample in self.samples:
+            self._count(sample)
         self._budget = Budget(self.budget_s, spent_s(self.samples))
         self._start, self._retried_s, already = self.clock(), 0.0, len(self.samples)
         self._repeated = 0
-        entries = self._entries(models, designs)
+        entries = self._in_passes(self._entries(models, designs))
         first = next(entries, None)
         if first is not None:
             self.instrument.warm_up()
@@ -130,7 +145,47 @@ class Sweep:
             log.info("%d samples were taken twice: the machine changed under them", self._repeated)
         return len(self.samples) - already
 
-    def _entries(self, models: Sequence[Point], designs: Designs) -> Iterator[tuple[Point, str]]:
+    def _count(self, sample: Sample) -> None:
+        """One more visit to the sample's shape; one that failed needs no other."""
+        key = (sample.op, sample.implementation, sample.cache)
+        self._visited[key] += 1 if sample.status == OK else self.instrument.visits
+
+    def _lacks(self, entry: Entry) -> int:
+        """Visits that are still to be made."""
+        point, implementation = entry
+        key = (point.op, implementation, point.cache)
+        return max(0, self.instrument.visits - self._visited[key])
+
+    def _in_passes(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        """Every entry as often as it lacks visits: a stretch of them pass by pass, then the next.
+        Whoever draws them counts (``_count``).
+
+        A stretch ends where the budget is just enough for the other passes over it.
+        """
+        for first in entries:
+            began, visits = self._elapsed_s(), self.instrument.visits
+            left = self._budget.left_s(first[0].origin) - began
+            most = min(self.stretch_share * self.budget_s, left) / visits
+            stretch, entry = [first], first
+            while True:
+                yield entry
+                if visits == 1 or self._elapsed_s() - began >= most:
+                    break
+                if (following := next(entries, None)) is None:
+                    break
+                stretch.append(entry := following)
+            while stretch := [entry for entry in stretch if self._lacks(entry)]:
+                yield from stretch
+
+    def _unfinished(self) -> Iterator[Point]:
+        """What earlier sweeps into the store visited, and not as often as they were to. (What has
+        no probes around it was not measured by a sweep.)"""
+        for s in list(self.samples):
+            point = Point(s.op, s.cache, s.origin)
+            if s.status == OK and s.probe_flops and self._lacks((point, s.implementation)):
+                yield point
+
+    def _entries(self, models: Sequence[Point], designs: Designs) -> Iterator[Entry]:
         """What is still to be measured, each with the implementation that is to execute it.
 
         A shape of the design that is a model's own too is left to the model, so that its samples
@@ -140,13 +195,15 @@ class Sweep:
         own = {point.op for point in models}
         fatal = {(s.op, s.implementation) for s in self.samples if s.status == LOST}
         others = (point for point in designs(state) if point.op not in own)
-        for point in interleave(models, others, lambda: self._in_time(DESIGN)):
+        planned = interleave(models, others, lambda: self._in_time(DESIGN))
+        seen: set[tuple[Operator, str, str]] = set()
+        for point in itertools.chain(self._unfinished(), planned):
             for implementation in self.instrument.implementations:
-                key = (point.op, implementation, point.cache)
-                fresh = key not in self._known and key[:2] not in fatal
+                entry, key = (point, implementation), (point.op, implementation, point.cache)
+                fresh = key not in seen and key[:2] not in fatal and self._lacks(entry)
                 if fresh and self._in_time(point.origin):
-                    self._known.add(key)
-                    yield point, implementation
+                    seen.add(key)
+                    yield entry
 
     def _elapsed_s(self) -> float:
         return self.clock() - self._start
@@ -154,7 +211,7 @@ class Sweep:
     def _in_time(self, origin: str) -> bool:
         return self._elapsed_s() < self._budget.left_s(origin)
 
-    def _measure(self, entries: Iterator[tuple[Point, str]]) -> None:
+    def _measure(self, entries: Iterator[Entry]) -> None:
         """All entries in blocks; one that is broken off is stored with what it holds.
 
         Raises ``DeviceLost``; the shape that did it is stored too, and so never tried again.
@@ -165,6 +222,7 @@ class Sweep:
                 self.progress(self._elapsed_s(), entry[0].op.operator)
                 block.samples.append(self._take(*entry))
                 block.entries.append(entry)
+                self._count(block.samples[-1])
                 _check(block.samples[-1])
                 if self.clock() - block.opened >= BLOCK_S:
                     after = self._settle(block)

@@ -60,6 +60,7 @@ class CudaInstrument:
 
     implementations: tuple[str, ...] = ("torch", "triton")
     threads: int | None = None
+    visits: int = 1
 
     def __init__(
         self,
