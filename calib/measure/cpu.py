@@ -22,14 +22,14 @@ class CpuInstrument:
     """Operators run as eager torch calls them, weights streamed past between repeats. What another
     process kept from its cores is measured again (:mod:`calib.measure.contention`).
 
-    A shared machine changes its speed within seconds, so that a shape is visited four times.
+    A shared machine changes its speed within seconds, so that a shape is visited three times.
 
     Outputs are not compared with a reference here, since the operators are torch's own and a
     product in float32 would cost more than the sample; tests compare every kind once.
     """
 
     implementations: tuple[str, ...] = ("torch",)
-    visits: int = 4
+    visits: int = 3
 
     def __init__(self, arena: Arena | None = None) -> None:
         self.arena = arena or Arena()
