@@ -15,6 +15,7 @@ from benchmarks.scoring.score import (
     CHOSEN,
     OURS,
     RANDOM,
+    calib_scores,
     chosen_rows,
     errors,
     intervals,
@@ -141,6 +142,14 @@ def test_no_held_out_group_is_learned(tables):
             assert len({(o.m, o.n, o.k) for o in operators(learned)}) == 24
 
 
+def test_chosen_samples_are_scored_beside_random_ones_where_other_cards_help(tables):
+    table(tables, "h100", 0.7)
+    rows = list(calib_scores(setting(Case("gemm", "h200", 24, ("h100",)), 0, False)))
+    assert [(row["method"], row["selection"]) for row in rows] == [(OURS, RANDOM), (OURS, CHOSEN)]
+    assert len({row["learned"] for row in rows}) == 1 and rows[0]["learned"] > 24
+    assert all(row["mean"] < 0.1 for row in rows)
+
+
 def test_errors_and_intervals_by_hand():
     seconds = np.array([1.0, 1.0, 2.0, 4.0])
     found = errors(np.array([1.1, 0.9, 2.0, 2.0]), seconds)
@@ -180,6 +189,8 @@ def test_a_mark_takes_chosen_samples_and_the_better_trees():
     found = report.mark_figures(summed, replace(mark, chosen=False))
     assert found["error"] == pytest.approx(1.0)
     assert report.mark_figures(summed, Mark("GEMM", (case, "other"), 1.0, 1.0, None)) is None
+    found = report.mark_figures(summed, replace(mark, mark=None, stretch=None))
+    assert (found["met"], found["stretch_met"]) == (None, False)
 
 
 def test_every_mark_is_of_cases_that_are_scored():

@@ -84,7 +84,10 @@ def random_rows(s: Setting) -> Rows:
 
 
 def chosen_rows(s: Setting) -> Rows:
-    """The sweep's rule: half drawn evenly, two rounds in proportion to the fit's spread."""
+    """The sweep's rule: half drawn evenly, two rounds in proportion to the fit's spread.
+
+    The fit is to the card's own samples only, as it is in a sweep.
+    """
     budget = s.case.budget or 0
     rng = np.random.default_rng(s.seed)
     count = min(_CANDIDATES, len(s.pool))
@@ -154,12 +157,14 @@ def baseline_scores(s: Setting) -> Iterator[dict[str, Any]]:
 
 
 def calib_scores(s: Setting) -> Iterator[dict[str, Any]]:
-    """Ours; within a card with a budget also on chosen samples, and the trees on those too."""
+    """Ours; with a budget also on chosen samples, and within a card the trees on those too."""
     yield from _ours(s, None if s.case.budget == 0 else random_rows(s), RANDOM)
-    if not s.case.budget or s.others is not None:
+    if not s.case.budget:
         return
     chosen = chosen_rows(s)
     yield from _ours(s, chosen, CHOSEN)
+    if s.others is not None:
+        return
     seconds = BASELINES["boosted trees"](chosen, s.held_out)
     row = _row(s, "boosted trees", CHOSEN, len(chosen), np.nan)
     yield row | errors(seconds, s.held_out.seconds)
