@@ -63,11 +63,16 @@ def typical(seconds: np.ndarray, places: Sequence[list[int]]) -> np.ndarray:
     whole visit; what is far is told by the deviations within all shapes of three visits and more.
     (P. J. Huber, Robust estimation of a location parameter, Ann. Math. Statist. 35, 1964.)
     """
-    logs = [np.log(seconds[rows]) for rows in places]
-    centre = np.array([some.mean() for some in logs])
-    many = [i for i, some in enumerate(logs) if len(some) > 2]
-    if not many:
+    counts = np.array([len(rows) for rows in places], dtype=int)
+    if not len(counts):
+        return np.zeros(0)
+    together = np.log(seconds[np.concatenate(places)])
+    starts = np.cumsum(counts) - counts
+    centre = np.add.reduceat(together, starts) / counts
+    many = np.flatnonzero(counts > 2)
+    if not len(many):
         return np.asarray(np.exp(centre))
+    logs = {i: together[starts[i] : starts[i] + counts[i]] for i in many}
     for i in many:
         centre[i] = np.median(logs[i])
     apart = np.abs(np.concatenate([logs[i] - centre[i] for i in many]))

@@ -313,7 +313,8 @@ def measured_shapes(
     at_one_speed = typical(corrected, places)
     for seconds, rows in zip(at_one_speed, places, strict=True):
         repeats = [np.array(usable[i].seconds) * corrected[i] / usable[i].expected for i in rows]
-        low, high = np.quantile(np.concatenate(repeats), [0.05, 0.95])
+        spread = np.concatenate(repeats)
+        low, high = np.quantile(spread, [0.05, 0.95]) if len(spread) > 1 else spread.repeat(2)
         first = usable[rows[0]]
         key = (first.implementation, first.op, first.cache)
         known[key] = (float(seconds), float(low), float(high))
@@ -384,8 +385,9 @@ _LEAST_S = 1e-12
 
 def _blind_median(values: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """[n] median over the samples of the other folds; zero where there is no other fold."""
-    others = {f: values[folds != f] for f in np.unique(folds)}
-    return np.array([np.median(others[f]) if len(others[f]) else 0.0 for f in folds])
+    numbers, index = np.unique(folds, return_inverse=True)
+    others = [values[folds != f] for f in numbers]
+    return np.array([np.median(rest) if len(rest) else 0.0 for rest in others])[index]
 
 
 def _folds(groups: np.ndarray) -> np.ndarray:

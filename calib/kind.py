@@ -311,8 +311,8 @@ def _steps(
 _MOST_FOR_PROCESS = 3000
 _FEW = Growth(trees=150, rate=0.1, depth=5, row_share=0.7, column_share=0.5)
 _SOME = Growth(trees=150, rate=0.2, depth=6)
-_MANY = Growth(trees=500, rate=0.2, depth=8, row_share=0.4)
-_AFTER = Growth(trees=60, rate=0.2, depth=8, row_share=0.4)
+_MANY = Growth(trees=800, rate=0.1, depth=8, row_share=1.0)
+_AFTER = Growth(trees=60, rate=0.2, depth=8, row_share=1.0)
 _OF_SPREAD = Growth(trees=60, rate=0.15, depth=4)
 _OF_SPREAD_OVER_DEVICES = Growth(trees=40, rate=0.1, depth=3)
 _FORESTS_OVER_DEVICES = 3

@@ -196,23 +196,45 @@ def _grow(binned: np.ndarray, target: np.ndarray, depth: int) -> list[tuple[int,
     A histogram of the target over (leaf, column, bin) gives the gain of every possible question of
     a level; the one with the largest gain over all leaves together is asked. Sums and counts come
     from one weighted histogram: each row weighs its target plus a ``unit`` that exceeds any sum of
-    targets, so the count is the sum over ``unit``, rounded.
+    targets, so the count is the sum over ``unit``, rounded. Of the rows on the two sides of a
+    question the fewer are counted; the others are what the leaves held besides.
     """
     columns, n = binned.shape
-    cells = binned + (_BINS * np.arange(columns, dtype=np.intp))[:, None]
+    first = np.arange(columns, dtype=np.intp)[:, None] * _BINS
     unit = 2.0 * (n + 1) * (np.abs(target).max() + 1e-12)
-    weights = np.tile(target + unit, columns)
+    weights = target + unit
+
+    def histogram(rows: np.ndarray | slice, leaf: np.ndarray, leaves: int) -> np.ndarray:
+        index = binned[:, rows] + (first + leaf[rows] * (columns * _BINS))
+        weighed = np.tile(weights[rows], columns)
+        counted = np.bincount(index.ravel(), weighed, columns * _BINS * leaves)
+        return counted.reshape(leaves, columns, _BINS)
+
     leaf = np.zeros(n, dtype=np.intp)
-    questions = []
+    held, questions = histogram(slice(None), leaf, 1), []
     for level in range(depth):
-        index = (cells + leaf * (columns * _BINS)).ravel()
-        histogram = np.bincount(index, weights, columns * _BINS * 2**level)
-        below = histogram.reshape(2**level, columns, _BINS).cumsum(axis=2)
-        counts = np.rint(below / unit)
-        sums = below - counts * unit
-        above, more = sums[..., -1:] - sums, counts[..., -1:] - counts
-        gain = (sums**2 / (counts + _SHRINK) + above**2 / (more + _SHRINK)).sum(axis=0)
-        column, code = divmod(int(gain.argmax()), _BINS)
+        column, code = divmod(int(_gains(held, unit).argmax()), _BINS)
         questions.append((column, code))
-        leaf = 2 * leaf + (binned[column] > code)
+        if level + 1 < depth:
+            upper = binned[column] > code
+            counted = int(2 * upper.sum() <= n)  # the half of all rows that is the smaller
+            halves = np.empty((2**level, 2, columns, _BINS))
+            halves[:, counted] = histogram(np.flatnonzero(upper == counted), leaf, 2**level)
+            np.subtract(held, halves[:, counted], out=halves[:, 1 - counted])
+            held, leaf = halves.reshape(-1, columns, _BINS), 2 * leaf + upper
     return questions
+
+
+def _gains(held: np.ndarray, unit: float) -> np.ndarray:
+    """[columns, bins] what each question gains over all leaves together, of their histograms."""
+    sums = held.cumsum(axis=2)
+    counts = np.rint(sums * (1 / unit))
+    sums -= counts * unit
+    above, more = sums[..., -1:] - sums, counts[..., -1:] + _SHRINK - counts
+    counts += _SHRINK
+    sums *= sums
+    sums /= counts
+    above *= above
+    above /= more
+    sums += above
+    return np.asarray(sums.sum(axis=0))
