@@ -40,10 +40,11 @@ def compare(
     from calib.measured import join_modules, join_operators, phase_gaps
 
     slowdown = slowdowns(operators, measurement, speeds, samples)
-    typical = {phase: statistics.median(s) for phase, s in slowdown.items()}
+    steady = steady_seconds(measurement, slowdown)
+    typical = {phase: measurement.phase_seconds(phase) / s for phase, s in steady.items()}
     operators, coverage = join_operators(operators, measurement, typical)
     modules = join_modules(modules, measurement, typical)
-    components = with_measured(components, measurement, slowdown)
+    components = with_measured(components, measurement, steady)
     total = components.iloc[-1]
     drift = max(abs(s - 1) for repeats in slowdown.values() for s in repeats)
     return (
@@ -102,6 +103,16 @@ def slowdowns(
     return found
 
 
+def steady_seconds(
+    measurement: Measurement, slowdown: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """Phase -> median of its repeats [s], each brought to the machine's speed in the sweep."""
+    return {
+        phase: statistics.median(t / s for t, s in zip(times, slowdown[phase], strict=True))
+        for phase, times in measurement.phases.items()
+    }
+
+
 def _around(speeds: Mapping[str, Speed], begin: str) -> list[Speed]:
     """The probes from the beginning of a pass to the next one that is not within it."""
     names = list(speeds)
@@ -115,20 +126,15 @@ def _around(speeds: Mapping[str, Speed], begin: str) -> list[Speed]:
 def with_measured(
     components: pd.DataFrame,
     measurement: Measurement,
-    slowdown: Mapping[str, Sequence[float]],
+    steady: Mapping[str, float],
 ) -> pd.DataFrame:
     """Measured seconds of each component: whole phases, and the named parts of the vision phase.
 
     Parts are measured between hooks, on passes of their own; their share of those passes, times the
     phase without hooks, is what the table shows.
     """
-    phases = measurement.phases
-    raw = {phase: statistics.median(s) for phase, s in phases.items()}
-    steady = {
-        phase: statistics.median(t / s for t, s in zip(times, slowdown[phase], strict=True))
-        for phase, times in phases.items()
-    }
-    shares: dict[str, tuple[str, float]] = {phase: (phase, 1.0) for phase in phases}
+    raw = {phase: measurement.phase_seconds(phase) for phase in measurement.phases}
+    shares: dict[str, tuple[str, float]] = {phase: (phase, 1.0) for phase in raw}
     for name, (phase, path) in COMPONENTS.items():
         shares[name] = (phase, hooked_share(measurement, phase, path))
     shares["vision (rest)"] = ("vision", 1.0 - sum(shares[name][1] for name in COMPONENTS))

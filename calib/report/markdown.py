@@ -247,7 +247,7 @@ def module_section(record: RunRecord, tree: list[Branch]) -> str:
     shown = [b for b in tree if (b.costs[cost] or 0) >= least]
     headers = ["module", "class", "instances", "FLOPs", "bytes", "weights", "roofline"]
     headers += ["calibrated", "share"] + (["measured", "error"] if record.measured else [])
-    rows = [module_row(branch, record.measured) for branch in shown]
+    rows = [module_row(branch, record.measured, tree[0]) for branch in shown]
     return (
         f"Sums over all instances and everything below them; identical siblings are folded. "
         f"Modules below {percent(LEAST_SHARE)} of the {of_what} are in `modules.parquet` only."
@@ -272,8 +272,10 @@ def kernels_only(record: RunRecord) -> str:
     )
 
 
-def module_row(branch: Branch, measured: bool) -> tuple[str, ...]:
-    costs = branch.costs
+def module_row(branch: Branch, measured: bool, whole: Branch) -> tuple[str, ...]:
+    """Beside a clock the wall time, else that of the kernels; the share is of what is shown."""
+    costs, column = branch.costs, "wall_s" if measured else "estimate_s"
+    shown, of = costs[column], whole.costs[column]
     cells = [
         "&nbsp;" * 3 * branch.depth + f"`{branch.name}`",
         branch.class_name,
@@ -282,12 +284,12 @@ def module_row(branch: Branch, measured: bool) -> tuple[str, ...]:
         nbytes(costs["bytes"]),
         nbytes(costs["weight_bytes"]),
         seconds(costs["roofline_s"]),
-        seconds(costs["wall_s" if measured else "estimate_s"]),
-        percent(costs["share"]),
+        seconds(shown),
+        percent(shown / of if of and shown is not None else None),
     ]
     if measured:
-        estimate, steady = costs["wall_s"], costs["steady_s"]
-        error = estimate / steady - 1 if steady and estimate is not None else None
+        steady = costs["steady_s"]
+        error = shown / steady - 1 if steady and shown is not None else None
         cells += [seconds(costs["measured_s"]), percent(error, signed=True)]
     return tuple(cells)
 
