@@ -118,16 +118,22 @@ def estimated(
 ) -> Tables:
     """The formulas and what the calibrations say of them, launches replayed."""
     from calib import estimate as tables
+    from calib.reach import reach_notes
     from calib.timeline import with_wall
 
     rewritten = {phase: fusion.calls for phase, fusion in fused.items()}
-    operators = tables.operator_table(
-        phases, *calibrations, config["implementation"], names, rewritten
-    )
+    implementation = config["implementation"]
+    operators = tables.operator_table(phases, *calibrations, implementation, names, rewritten)
+    made = ((rewritten.get(phase) or p.layer.calls()) for phase, p in phases.items())
+    ops = (call.op for calls in made for call in calls)
+    timed = list(zip(ops, operators["estimate_s"], operators["provenance"], strict=True))
     repeats = {phase: p.repeat for phase, p in phases.items()}
     operators = with_wall(operators, repeats, costs, config["execution"], host_s)
     return Tables(
-        operators, tables.module_table(phases, operators), tables.component_table(operators)
+        operators,
+        tables.module_table(phases, operators),
+        tables.component_table(operators),
+        notes=tuple(reach_notes(calibrations[0], timed, implementation)),
     )
 
 

@@ -31,6 +31,14 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 """Keys with a few accepted values."""
 LEAST = {"repeats": 1, "seed": 0, "sweep.least": 1, "sweep.most": 1}
 """Keys that take an integer, and the smallest."""
+MOST = {
+    "workload.batch": 2**20,
+    "workload.side": 2**16,
+    "workload.tile_side": 2**16,
+    "workload.prompt_tokens": 2**24,
+    "workload.decode_steps": 2**24,
+}
+"""The largest that a workload may ask for: beyond it nothing is a forecast any more."""
 POSITIVE = ("sweep.budget_s", "sweep.spread", "sweep.cap_s")
 _WORDS = {True: "true", False: "false", None: "null"}
 
@@ -50,6 +58,10 @@ def check_settings(config: Mapping[str, Any]) -> None:
         value = _value(config, key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise CalibError(f"{key} = {value!r}: expected a number above 0")
+    for key, most in MOST.items():
+        value = _value(config, key)
+        if isinstance(value, int) and value > most:
+            raise CalibError(f"{key} = {value}: expected at most {most:,}")
     if config["measured"] and not Path(config["measured"]).is_file():
         raise CalibError(f"measured = {config['measured']!r}: expected a trace of torch.profiler")
 
@@ -80,9 +92,10 @@ def _body() -> dict[str, Any]:
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:
+    """None where a workload leaves a key out."""
     value: Any = config
     for name in key.split("."):
-        value = value[name]
+        value = value.get(name)
     return value
 
 

@@ -54,6 +54,7 @@ MAY_IMPORT = {
     "likeness": BOTTOM | {"hardware", "kind"},
     "fit": FITTING,
     "estimate": FITTING | {"fit"},
+    "reach": FITTING | {"fit", "estimate", "cards"},
     "cards": FITTING | {"fit", "public"},
     "fusion": set(),
     "memory": set(),
@@ -70,7 +71,8 @@ MAY_IMPORT = {
     "notes": {"hardware", "host_costs", "target", "estimate", "cards"},
     "answer": FITTING
     | {"target", "versions", "notes", "host_costs", "estimate", "fusion", "memory", "timeline"}
-    | {"hf", "compare", "measure", "ceilings", "report", "settings"},
+    | {"hf", "compare", "measure", "ceilings", "report", "settings"}
+    | {"reach"},
     "settings": BOTTOM | {"host_costs"},
     "steps": FITTING
     | {

@@ -69,6 +69,8 @@ def test_what_cannot_be_explained_is_passed_on() -> None:
         ("execution=fast", "execution = 'fast': expected one of eager, graph, compiled"),
         ("repeats=0", "repeats = 0: expected an integer >= 1"),
         ("seed=x", "seed = 'x': expected an integer >= 0"),
+        ("workload.batch=1000000000", "workload.batch = 1000000000: expected at most 1,048,576"),
+        ("workload.prompt_tokens=10000000000", "workload.prompt_tokens = .*: expected at most"),
         ("sweep.budget_s=-1", "sweep.budget_s = -1: expected a number above 0"),
         ("sweep.spread=wide", "sweep.spread = 'wide': expected a number above 0"),
         ("measured=/no/trace.json", "measured = '/no/trace.json': expected a trace"),

@@ -1,0 +1,51 @@
+"""A workload beyond what was sampled says so, and by how much."""
+
+from __future__ import annotations
+
+import pytest
+
+from calib.cards.shipped import load_card
+from calib.fit import fit, uncalibrated
+from calib.hardware import load_hardware
+from calib.reach import beyond, reach_notes
+from calib.samples import Sample
+from model.ops import GroupedMatmul, Matmul, Norm
+
+H200 = load_hardware("h200")
+SIZES = (64, 128, 256, 512, 1024)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Products of up to 1024 rows, of one width."""
+    shapes = [Matmul(m, 256, k) for m in SIZES for k in (128, 256)]
+    samples = [Sample(op, [1e-6 * (1 + op.flops / 1e9)] * 3, "h200", "torch") for op in shapes]
+    return fit(samples, H200)
+
+
+def test_the_ratio_is_that_of_the_dimension_furthest_outside(fitted) -> None:
+    inside, far, small = Matmul(300, 256, 200), Matmul(64 * 1024, 256, 128), Matmul(64, 256, 16)
+    answers = beyond(fitted, [inside, far, Norm(3, 5), small], "torch")
+    assert answers[0] == (1.0, "") and answers[2] == (1.0, "")  # of norms there are no samples
+    assert answers[1] == (pytest.approx(64), "m")
+    assert answers[3] == (pytest.approx(8), answers[3][1]) and answers[3][1]
+    assert beyond(fitted, [far], "triton") == beyond(uncalibrated(H200), [far], "torch")
+
+
+def test_it_is_said_where_it_takes_part_of_the_time(fitted) -> None:
+    inside, far = Matmul(300, 256, 200), Matmul(64 * 1024, 256, 128)
+    rows = [(inside, 0.75, "interpolated"), (far, 0.25, "extrapolated")]
+    (said,) = reach_notes(fitted, rows, "torch")
+    assert "25% of the kernels' time" in said and "by up to 64 times (matmul, m)" in said
+    assert reach_notes(fitted, [rows[0], (far, 0.01, "extrapolated")], "torch") == []
+    assert reach_notes(fitted, [rows[0], (far, 0.25, "measured")], "torch") == []
+    assert reach_notes(fitted, [], "torch") == []
+
+
+def test_what_ships_is_asked_for_what_stands_in() -> None:
+    """An expert's product is looked up as the layer that holds it, a norm as bytes that move."""
+    card = load_card(H200)
+    usual = [GroupedMatmul(512, 64, 6, 896, 1280), Norm(512, 1280), Matmul(512, 4096, 4096)]
+    assert [ratio < 2 for ratio, _ in beyond(card, usual, "torch")] == [True] * 3
+    ((ratio, name),) = beyond(card, [Matmul(2**30, 4096, 4096)], "torch")
+    assert ratio > 1000 and name == "m"
