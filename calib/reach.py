@@ -37,7 +37,7 @@ def reach_notes(
     known = dict(zip(different, beyond(calibration, different, implementation), strict=True))
     far = [(*known[op], op, seconds) for op, seconds in guessed if known[op][0] > WORTH_SAYING]
     share = sum(seconds for *_, seconds in far) / whole if whole else 0.0
-    if share <= WORTH_SHARE:
+    if not share > WORTH_SHARE:  # nor where no time is known
         return []
     ratio, name, op, _ = max(far, key=lambda one: (one[0], one[1]))
     return [

@@ -40,6 +40,7 @@ def test_it_is_said_where_it_takes_part_of_the_time(fitted) -> None:
     assert reach_notes(fitted, [rows[0], (far, 0.01, "extrapolated")], "torch") == []
     assert reach_notes(fitted, [rows[0], (far, 0.25, "measured")], "torch") == []
     assert reach_notes(fitted, [], "torch") == []
+    assert reach_notes(fitted, [(inside, float("nan"), "unknown")], "torch") == []
 
 
 def test_what_ships_is_asked_for_what_stands_in() -> None:
