@@ -1,4 +1,4 @@
-"""How far a workload goes beyond what was sampled: there mostly physics speaks, and its interval is wide."""
+"""How far a workload goes beyond what was sampled, where mostly physics speaks."""
 
 from __future__ import annotations
 
