@@ -24,6 +24,7 @@ from benchmarks.scoring.splits import split
 from calib.features import Features, features_of_list
 from calib.hardware import load_hardware
 from calib.kind import KindFit, fit_kind, plan_of
+from calib.product_blocks import CHOICE, MISSED
 from calib.public import read_table, samples_of
 
 Change = Callable[[Features], Features]
@@ -39,15 +40,17 @@ def without(*prefixes: str) -> Change:
     return change
 
 
-def without_depth(x: Features) -> Features:
-    """No chain in the physics: every sum counts as one term."""
-    return replace(x, columns={**x.columns, "depth": np.zeros(len(x))})
+def without_tiles(x: Features) -> Features:
+    """The physics keeps what it reads."""
+    kept = {n: v for n, v in x.columns.items() if n == MISSED or not n.startswith("tile ")}
+    return replace(x, columns=kept)
 
 
 VARIANTS: dict[str, Change] = {
     "the whole model": lambda x: x,
-    "no chain in the physics": without_depth,
-    "no tile columns at all": without("tile "),
+    "no candidates in the physics": without(CHOICE),
+    "no misses of the cache": without(MISSED),
+    "no tile columns for the trees": without_tiles,
     "no waves": without("tile waves"),
     "no fill of the last wave": without("tile fill"),
     "no share used of a tile": without("tile used"),

@@ -19,12 +19,13 @@ import numpy as np
 from calib.attention_blocks import attention_columns
 from calib.expert_blocks import expert_columns
 from calib.hardware import Hardware, peak
+from calib.product_blocks import CHOICE, product_columns
 from calib.tiles import tile_columns, work
-from model.ops import Attention, MoeMlp, Operator, is_grid
+from model.ops import Attention, Matmul, MoeMlp, Operator, is_grid
 
 COLD, HOT = "cold", "hot"
 BOUND, ADDED, SERIAL = "bound ", "added ", "serial "
-_STEPS = ("tile ", BOUND, ADDED, SERIAL)
+_STEPS = ("tile ", BOUND, ADDED, SERIAL, CHOICE)
 """Beginnings of the names of columns that come in steps."""
 
 
@@ -103,6 +104,8 @@ def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -
         columns |= tile_columns(op, hardware)
         if isinstance(op, Attention):
             columns |= attention_columns(op, hardware, is_hot)
+        if isinstance(op, Matmul):
+            columns |= product_columns(op, hardware, is_hot)
         if isinstance(op, MoeMlp):
             columns |= expert_columns(op, hardware)
     for name, label in _labels(op).items():
