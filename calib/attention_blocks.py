@@ -70,11 +70,16 @@ def attention_columns(op: Attention, hardware: Hardware, hot: Any) -> dict[str, 
             f"serial walk {rule}": walk,
             f"bound longest {rule}": last,
             f"serial products {rule}": 4 * walk * by.tile / rate,
+            f"serial scores {rule}": by.waves * by.keys * by.tile,
             f"bound missed {rule}": _log(_missed(op, hardware, hot, by)),
             f"added combine {rule}": (by.splits > 1).astype(float),
             f"tile split {rule}": _log(by.splits),
             f"tile waves {rule}": _log(fill),
             f"tile fill {rule}": fill / np.ceil(fill),
+            f"tile left {rule}": fill / by.waves,
+            f"tile work {rule}": _log(walk),
+            f"tile steps {rule}": _log(by.longest),
+            f"tile rows {rule}": _log(by.rows),
         }
     return columns
 
