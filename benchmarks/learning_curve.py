@@ -193,12 +193,12 @@ def estimate(known: Calibration, some: Sequence[Sample]) -> pd.DataFrame:
     return plain.estimate([s.op for s in some], some[0].implementation, hot)
 
 
-def curve(table: Table, rule: Rule, seed: int) -> Iterator[dict[str, float]]:
-    """Error on held-out groups at each of ``COUNTS`` samples, each batch chosen upon the last."""
+def curve(table: Table, rule: Rule, seed: int, counts: Sequence[int]) -> Iterator[dict[str, float]]:
+    """Error on held-out groups at each of ``counts`` samples, each batch chosen upon the last."""
     pool, held = table.split(seed)
     truth = np.array([s.median for s in held])
     state = State(pool, [], None, np.random.default_rng(seed))
-    for count in COUNTS:
+    for count in counts:
         if count > 0.7 * len(pool):
             return
         have = state.have + rule(state, count - len(state.have))
@@ -209,14 +209,16 @@ def curve(table: Table, rule: Rule, seed: int) -> Iterator[dict[str, float]]:
         yield {"seed": seed, "samples": count, **figures}
 
 
-def run(tables: Iterator[Table], rules: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
+def run(
+    tables: Iterator[Table], rules: Sequence[str], seeds: Sequence[int], counts: Sequence[int]
+) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     for table in tables:
         for seed in seeds:
             for name in rules:
                 new = (
                     {"table": table.name, "rule": name, **r}
-                    for r in curve(table, RULES[name], seed)
+                    for r in curve(table, RULES[name], seed, counts)
                 )
                 rows.extend(new)
         print(markdown(pd.DataFrame(rows).query("table == @table.name")), flush=True)
@@ -296,7 +298,7 @@ def draw(results: pd.DataFrame, path: Path) -> None:
             )
         axis.set_title(name, fontsize=10)
         axis.set(xscale="log", yscale="log")
-        axis.xaxis.set_major_locator(FixedLocator(COUNTS))
+        axis.xaxis.set_major_locator(FixedLocator(sorted(set(results["samples"]))))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_locator(FixedLocator(TICKS))
         axis.yaxis.set_minor_locator(NullLocator())
@@ -316,6 +318,7 @@ def main() -> None:
     parser.add_argument("--public", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--rules", nargs="*", choices=list(RULES), default=list(RULES))
     parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--counts", type=int, nargs="*", default=COUNTS, help="of samples")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--also", type=Path, help="another run's folder, shown beside")
     parser.add_argument("--out", type=Path, default=Path("outputs/learning_curve"))
@@ -326,7 +329,7 @@ def main() -> None:
     )
     chosen.out.mkdir(parents=True, exist_ok=True)
     seeds = range(chosen.first, chosen.first + chosen.seeds)
-    results = run(tables, chosen.rules, seeds)
+    results = run(tables, chosen.rules, seeds, chosen.counts)
     for rule in chosen.rules:
         mean, sem = over_all(results, rule)
         print(f"{rule}, over all: {np.expm1(mean):+.1%} ± {100 * sem:.1f} against random draws")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.drift import drift_corrected
+from calib.drift import drift_corrected, typical, visits
 from calib.errors import CalibError
 from calib.hardware import Hardware
 from calib.samples import Sample, SampleStore
@@ -31,10 +31,11 @@ LIMITS = {"spread": 0.01, "cap_s": 0.5, "least": 10, "most": 100}
 
 
 def chosen(samples: Sequence[Sample], most: int) -> list[Sample]:
-    """At most ``most`` of the design's samples that succeeded, evenly over the store."""
+    """Samples of at most ``most`` of the design's shapes that succeeded, evenly over the store."""
     usable = [s for s in samples if s.status == "ok" and s.origin == "design"]
-    step = max(1, -(-len(usable) // most))
-    return usable[::step]
+    places = visits(usable)
+    step = max(1, -(-len(places) // most))
+    return [usable[i] for rows in places[::step] for i in rows]
 
 
 def measured_again(
@@ -53,23 +54,29 @@ def compare(first: Sequence[Sample], second: Sequence[Sample], hardware: Hardwar
     """A row a shape of both: the medians, their ratio, and the ratio at one machine speed."""
     import pandas as pd
 
-    found = {s.key: s for s in second}
-    pairs = [(s, found[s.key]) for s in first if s.key in found]
-    both = [a for a, _ in pairs] + [b for _, b in pairs]
-    corrected = drift_corrected(both, hardware)
-    count = len(pairs)
+    shapes = {s.key for s in first} & {s.key for s in second}
+    sides = [[s for s in side if s.key in shapes] for side in (first, second)]
+    corrected = drift_corrected([*sides[0], *sides[1]], hardware)
+    parts = []
+    for side, normalised in zip(sides, np.split(corrected, [len(sides[0])]), strict=True):
+        places = visits(side)
+        raw = typical(np.array([s.median for s in side]), places)
+        known = [side[rows[0]] for rows in places]
+        figures = zip(raw, typical(normalised, places), strict=True)
+        parts.append({s.key: (s, *seconds) for s, seconds in zip(known, figures, strict=True)})
     rows = [
         {
             "kind": a.op.operator,
             "implementation": a.implementation,
             "cache": a.cache,
             "method": a.method,
-            "first_s": a.median,
-            "second_s": b.median,
-            "ratio": b.median / a.median,
-            "ratio_normalised": corrected[count + i] / corrected[i],
+            "first_s": first_s,
+            "second_s": second_s,
+            "ratio": second_s / first_s,
+            "ratio_normalised": second_normalised / first_normalised,
         }
-        for i, (a, b) in enumerate(pairs)
+        for key, (a, first_s, first_normalised) in parts[0].items()
+        for _, second_s, second_normalised in [parts[1][key]]
     ]
     return pd.DataFrame(rows)
 
