@@ -298,7 +298,7 @@ def draw(results: pd.DataFrame, path: Path) -> None:
             )
         axis.set_title(name, fontsize=10)
         axis.set(xscale="log", yscale="log")
-        axis.xaxis.set_major_locator(FixedLocator(sorted(set(results["samples"]))))
+        axis.xaxis.set_major_locator(FixedLocator(sorted(set(table["samples"]))))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_locator(FixedLocator(TICKS))
         axis.yaxis.set_minor_locator(NullLocator())
