@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from calib.errors import CalibError, one_of
 from calib.hardware import Hardware
 from calib.host_costs import EAGER
+from calib.progress import stage
 from calib.samples import Sample
 from calib.settings import dimensions_of
 from calib.target import Target, open_instrument, probed
@@ -72,21 +72,22 @@ def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, 
     from calib.measure.design import adaptive
     from calib.measure.sweep import MODEL, Point, Sweep
 
-    target = probed(target)
+    with stage("probing the device"):
+        target = probed(target)
     hardware, limits = target.hardware, config["sweep"]
     shapes = shapes_of(phases)
     caches = {op: "hot" if found_in_cache(op, hardware) else "cold" for op in shapes}
     models = [Point(op, cache, ORIGIN) for op, cache in ceiling_operators(hardware)]
     models += [Point(op, cache, MODEL) for op, cache in caches.items()]
     instrument = open_instrument(target, config["seed"])
-    with progress("measuring operators", limits["budget_s"]) as advance:
+    with stage("measuring operators", limits["budget_s"]) as tell:
         sweep = Sweep(
             instrument,
             target.store,
             limits["budget_s"],
             instrument.rule(limits),
             versions(target),
-            advance,
+            lambda elapsed_s, label: tell(label, elapsed_s),
         )
         reach = 4 if target.on_card else 1
         keep = partial(_short, hardware=hardware)
@@ -126,19 +127,6 @@ def _short(op: Operator, hardware: Hardware) -> bool:
     return float(floor(op, hardware)) < _LONG_S
 
 
-@contextmanager
-def progress(title: str, total_s: float) -> Iterator[Any]:
-    """A bar with the time left; ``advance(elapsed, label)`` moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    label = TextColumn("{task.fields[at]}")
-    columns = (TextColumn(title), BarColumn(), TimeRemainingColumn(), label)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total_s, at="")
-        yield lambda elapsed, label: bar.update(task, completed=elapsed, at=label)
-
-
 def measure_host(config: dict[str, Any], target: Target, calibration: Estimator) -> float:
     """Seconds that eager module code adds to a launch of a CPU; 0 where launches do not wait for
     it. (What a card's host costs is measured with its operators.)
@@ -162,7 +150,9 @@ def measure_host(config: dict[str, Any], target: Target, calibration: Estimator)
             return float(sum(s * c.count for s, c in zip(seconds, calls, strict=True)))
 
         disturb = weight_stream(Arena())
-        known = store_costs(target, {MODULE_CODE: host_seconds(operators, disturb=disturb)})
+        with stage("measuring what module code costs"):
+            costs = {MODULE_CODE: host_seconds(operators, disturb=disturb)}
+        known = store_costs(target, costs)
     return statistics.median(s.expected for s in known)
 
 
@@ -212,16 +202,14 @@ def measure_model(config: dict[str, Any], target: Target, workload: Workload) ->
         return None
     if config["execution"] != EAGER or config["measured"]:
         return None
-    from rich.console import Console
-
     from calib.measure.reference import measure_reference
 
     speeds: dict[str, Speed] = {}
     probe = open_probe(target)
-    with Console(stderr=True).status("measuring the model") as status:
+    with stage("building and measuring the model") as tell:
 
         def between(name: str) -> None:
-            status.update(f"measuring the model: {name}")
+            tell(name, 0.0)
             speeds[name] = probe(name)
 
         measurement = measure_reference(
@@ -280,12 +268,10 @@ def fit_samples(
 
 
 def _fit_own(target: Target, own: frozenset[Operator]) -> tuple[Calibration, Calibration]:
-    from rich.console import Console
-
     from calib.fit import fit, measured_shapes
 
     designs = [s for s in target.samples if s.origin == "design" and s.op not in own]
-    with Console(stderr=True).status("fitting") as status:
-        unseen = fit(designs, target.hardware, lambda name: status.update(f"fitting {name}"))
+    with stage("fitting") as tell:
+        unseen = fit(designs, target.hardware, lambda name: tell(name, 0.0))
     seen = replace(unseen, measured=measured_shapes(target.samples, target.hardware))
     return seen, unseen

@@ -76,20 +76,11 @@ MAY_IMPORT = {
     | {"target", "versions", "notes", "host_costs", "estimate", "fusion", "memory", "timeline"}
     | {"hf", "compare", "measure", "ceilings", "report", "settings"}
     | {"reach"},
+    "progress": set(),
     "settings": BOTTOM | {"host_costs"},
     "steps": FITTING
-    | {
-        "settings",
-        "target",
-        "versions",
-        "host_costs",
-        "fit",
-        "estimate",
-        "measure",
-        "cards",
-        "hf",
-        "ceilings",
-    },
+    | {"target", "versions", "host_costs", "fit", "estimate", "measure", "cards", "hf", "ceilings"}
+    | {"progress", "settings"},
     "run": BOTTOM | {"settings", "steps", "answer", "target", "report"},
 }
 """Parts of ``calib`` (modules and subpackages) and the other parts that each may import."""
