@@ -18,8 +18,15 @@ def stage(title: str, total_s: float | None = None) -> Iterator[Tell]:
     Without a terminal, and under ``CI``, the title is printed once.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
-    from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     if not console.is_terminal or os.environ.get("CI"):

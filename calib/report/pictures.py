@@ -202,14 +202,16 @@ def against_the_clock(distinct: pd.DataFrame) -> tuple[Figure, str]:
     each = shown[["measured_s", "estimate_s", "low_s", "high_s"]].div(shown["count"], axis=0)
     ratio = each.div(each["measured_s"], axis=0).assign(measured_s=each["measured_s"])
     span = np.array([each.min().min() / 1.6, each.max().max() * 1.6])
+    across = each["measured_s"].min() / 1.6, each["measured_s"].max() * 1.6
+    upwards = each[["estimate_s", "low_s", "high_s"]]
     title = "Estimated against measured: each operator, one execution"
     figure, panels = canvas(title, 6.2, (1.5, 1.0))
     for axes, points, line in zip(panels, (each, ratio), (span, np.ones(2)), strict=True):
         logarithmic(axes, y=axes is panels[0])
         draw_bands(axes, span, line)
         draw_points(axes, points, shown["kind"])
-        axes.set_xlim(*span)
-    panels[0].set_ylim(*span)
+        axes.set_xlim(*across)
+    panels[0].set_ylim(upwards.min().min() / 1.6, upwards.max().max() * 1.6)
     panels[0].set_ylabel("estimated [s]")
     panels[0].tick_params(labelbottom=False)
     off = np.abs(ratio["estimate_s"] - 1)
