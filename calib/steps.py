@@ -146,13 +146,13 @@ def measure_host(config: dict[str, Any], target: Target, calibration: Estimator)
         def operators(calls: Sequence[Call]) -> float:
             ops = [c.op for c in calls]
             hot = [found_in_cache(op, target.hardware) for op in ops]
-            seconds = calibration.estimate(ops, hot=hot)["estimate_s"]
-            return float(sum(s * c.count for s, c in zip(seconds, calls, strict=True)))
+            each = calibration.estimate(ops, hot=hot)["estimate_s"]
+            return float(sum(s * c.count for s, c in zip(each, calls, strict=True)))
 
         disturb = weight_stream(Arena())
         with stage("measuring what module code costs"):
-            costs = {MODULE_CODE: host_seconds(operators, disturb=disturb)}
-        known = store_costs(target, costs)
+            seconds = host_seconds(operators, disturb=disturb)
+        known = store_costs(target, {MODULE_CODE: seconds})
     return statistics.median(s.expected for s in known)
 
 
