@@ -92,6 +92,12 @@ def test_terminal_shows_errors_where_there_is_a_clock() -> None:
     assert component_cells(replace(run("measured"), components=without)).headers[-1] == "error"
 
 
+def test_no_word_of_a_clock_where_nothing_was_measured() -> None:
+    assert figure_cells(run("measured")).headers[-1] == "measured"
+    assert figure_cells(run("predicted")).headers[-1] == "interval"
+    assert "*Unseen*" in markdown("measured") and "*Unseen*" not in markdown("predicted")
+
+
 def test_a_table_too_wide_loses_columns_and_no_digits() -> None:
     """A card's run whose names and figures are long: the least needed columns go, in full."""
     record = run("predicted")

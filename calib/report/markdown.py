@@ -37,7 +37,7 @@ def report_markdown(
         table(figure_cells(record)),
         "## Where the time goes",
         table(component_cells(record, tuple(ERROR_HEADERS)), bold_last=True),
-        COMPONENT_NOTE,
+        COMPONENT_NOTE + (UNSEEN_NOTE if record.measured else ""),
         images.get("components.png", ""),
         "## Operators by kind",
         table(kind_cells(record)),
@@ -62,9 +62,9 @@ def alt(name: str) -> str:
 
 COMPONENT_NOTE = (
     "*Roofline*: the least time that the operators' FLOPs and bytes allow at the hardware's peaks. "
-    "*Calibrated*: the estimate; its interval sums those of the operators, which is conservative. "
-    "*Unseen*: the error of a fit that never saw this model's own shapes."
+    "*Calibrated*: the estimate; its interval sums those of the operators, which is conservative."
 )
+UNSEEN_NOTE = " *Unseen*: the error of a fit that never saw this model's own shapes."
 
 
 def answer(record: RunRecord) -> str:

@@ -120,6 +120,7 @@ def _component(row: dict[Any, Any], errors: list[str], measured: bool) -> tuple[
 
 
 def figure_cells(record: RunRecord) -> Cells:
+    """Without the column of the clock where nothing was measured."""
     headers = ("for the user", "roofline", "calibrated", "interval", "measured")
     rows: list[tuple[str, ...]] = [
         (
@@ -131,7 +132,8 @@ def figure_cells(record: RunRecord) -> Cells:
         )
         for row in record.figures.to_dict("records")
     ]
-    return Cells(headers, rows)
+    cells = Cells(headers, rows)
+    return cells if record.measured else cells.without("measured")
 
 
 def remarks(record: RunRecord) -> list[str]:
