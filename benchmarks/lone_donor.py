@@ -4,8 +4,9 @@
 
 Where a kind has one donor only, no card can be held out to tell its interval. Here every pair of
 cards that ran the same kernel is such a case whose answer is known: the 90th percentile of
-|log(estimate / measured)| over development groups. The median over pairs is what
-``calib.likeness.CARD_TO_CARD`` holds. Ends with one line of JSON.
+|log(estimate / measured)| over development groups. It grows with the distance between the two
+cards' figures: a power of it, fitted by least absolute deviations of the logarithms, is what
+:func:`calib.likeness.card_to_card` holds. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 from itertools import permutations
 
 import numpy as np
+from scipy.optimize import minimize
 
 from benchmarks.scoring.cases import SAME_KERNEL, SIX
 from benchmarks.scoring.rows import Rows, load, of_kernel
@@ -21,6 +23,7 @@ from benchmarks.scoring.score import operators
 from benchmarks.scoring.splits import final_rows
 from calib.fit import fit
 from calib.hardware import load_hardware
+from calib.likeness import distance
 
 _ROWS = 2000
 _SETS = [("gemm", "", SIX)] + [
@@ -46,15 +49,31 @@ def apart(donor: Rows, target: Rows, card: str) -> float:
     return float(np.quantile(np.abs(error), 0.9))
 
 
+def fitted_power(distances: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
+    """Scale and exponent of ``errors`` [n] as a power of ``distances`` [n]: half lie below."""
+    x, y = np.log(distances), np.log(errors)
+
+    def misfit(line: np.ndarray) -> float:
+        return float(np.abs(y - line[0] - line[1] * x).sum())
+
+    best = minimize(misfit, np.polyfit(x, y, 1)[::-1], method="Nelder-Mead").x
+    return float(np.exp(best[0])), float(best[1])
+
+
 def main() -> None:
-    found = {}
+    found, distances = {}, []
     for table, kernel, cards in _SETS:
         rows = {card: rows_of(table, kernel, card) for card in cards}
         for donor, card in permutations(cards, 2):
             figure = apart(rows[donor], rows[card], card)
+            distances.append(distance(load_hardware(donor), load_hardware(card), "bfloat16"))
             found[f"{table} {kernel} {donor} -> {card}".replace("  ", " ")] = figure
-            print(f"{table:22} {kernel:13} {donor:13} -> {card:13} {figure:.3f}", flush=True)
-    print(json.dumps({"pairs": len(found), "median": float(np.median(list(found.values())))}))
+            pair = f"{table:22} {kernel:13} {donor:13} -> {card:13}"
+            print(f"{pair} {distances[-1]:.2f} {figure:.3f}", flush=True)
+    errors = np.array(list(found.values()))
+    scale, power = fitted_power(np.array(distances), errors)
+    figures = {"pairs": len(found), "median": float(np.median(errors))}
+    print(json.dumps(figures | {"scale": scale, "power": power}))
 
 
 if __name__ == "__main__":

@@ -283,10 +283,10 @@ With the recipe unchanged, three fits that differed in the number and the rate o
 8.1%, 9.6% and 10.7% for the bfloat16 products at stock power: two points either way mean nothing.
 Later the fits themselves were changed, on the tables alone (`docs/calibration.md`): how other cards
 are weighed, and the physics of attention. Products went from 10.7% to what stands below. Attention,
-one shape by three libraries, went from 30% to 49%, and was then given a cost for the softmax of each
-score, on the tables again. What is left: on the RTX PRO 6000 this shape takes twice its floor, which
-the fit puts down to seven tenths of the matrix rate and to the last block's walk, added. Here products
-take twice as long, and what stands beside them on that card seems to hide behind them."""
+one shape by three libraries, went from 30% to 49%, and was then given a cost for the softmax of
+each score, on the tables again. What is left: on the RTX PRO 6000 this shape takes twice its floor,
+which the fit puts down to seven tenths of the matrix rate and to the last block's walk, added. Here
+products take twice as long, and what stands beside them on that card seems to hide behind them."""
 """What was changed after the errors had been seen, to be read before the errors."""
 
 

@@ -21,7 +21,7 @@ from calib.features import HOT, Features, concatenate, features, features_of_lis
 from calib.hardware import Hardware, load_hardware
 from calib.kind import LEAST_DEVICES, HeldOut, KindFit, Plan, conformal, fit_kind, plan_of
 from calib.lessons import Foretold, Lessons, lessons_of
-from calib.likeness import CARD_TO_CARD, likeness, plan_over_devices
+from calib.likeness import card_to_card, likeness, plan_over_devices
 from calib.residual import MOST_EXACT
 from calib.samples import Sample
 from calib.trees import sum_of
@@ -241,14 +241,15 @@ def _fit_others(
             known.append((device, some))
     if not known or sum(len(some) for _, some in known) < _LEAST_SHAPES:
         return None, (), None
+    dtype = dtype_of(known[0][1][0].op)
+    apart = card_to_card(hardware, [device for device, _ in known], dtype)
     if len(known) == 1:
         data = _data_of(known[0][1], known[0][0])
         folds = _folds(data.groups)
         fitted, seen = fit_kind(data.x, data.seconds, plan_of(folds))
-        lone = replace(fitted, transferred=True, at_least=CARD_TO_CARD)
+        lone = replace(fitted, transferred=True, at_least=apart)
         return lone, _row(data, folds, folds >= 0, lone, seen), None
     counts = [len(some) for _, some in known]
-    dtype = dtype_of(known[0][1][0].op)
     plan = plan_over_devices(hardware, [device for device, _ in known], counts, dtype)
     used, plan = plan.compacted()
     numbers = np.repeat(np.arange(len(known)), counts)[used]
@@ -264,7 +265,7 @@ def _fit_others(
     )
     fitted, seen = fit_kind(data.x, data.seconds, plan)
     asked = plan.parts(len(used)) >= 0
-    least = CARD_TO_CARD if len(known) < LEAST_DEVICES else 0.0
+    least = apart if len(known) < LEAST_DEVICES else 0.0
     carried = replace(fitted, transferred=True, at_least=least)
     devices = [device for device, _ in known]
     lessons = None

@@ -17,9 +17,11 @@ import numpy as np
 from calib.hardware import Hardware
 from calib.kind import Plan
 
-CARD_TO_CARD = 0.32
-"""Half-width, in log, of 90% of a card's samples about what one other card alone foretells
-(``python -m benchmarks.lone_donor``)."""
+_APART, _POWER = 0.31, 0.43
+"""Half-width, in log, of 90% of a card's samples about what another card at distance one foretells,
+and how it grows with the distance (``python -m benchmarks.lone_donor``)."""
+_FARTHEST = 2.5
+"""Distance up to which pairs of cards were compared; taken where one of the devices is no GPU."""
 _LENGTH = 1.0
 _LEARNED = 6000
 _LEARNED_BLIND = 2500
@@ -37,6 +39,24 @@ def likeness(target: Hardware, donors: Sequence[Hardware], dtype: str) -> np.nda
     apart = np.array([((_figures(donor, dtype) - here) ** 2).sum() for donor in donors])
     alike = np.exp(-(apart - apart.min()) / (2 * _LENGTH**2))
     return np.asarray(alike / alike.sum())
+
+
+def card_to_card(target: Hardware, donors: Sequence[Hardware], dtype: str) -> float:
+    """Half-width, in log, of 90% of ``target``'s samples about what the likest of ``donors`` alone
+    foretells."""
+    if any(device.compute_capability is None for device in (target, *donors)):
+        return _APART * _FARTHEST**_POWER
+    nearest = min(distance(target, donor, dtype) for donor in donors)
+    return float(_APART * np.clip(nearest, _NEAREST, _FARTHEST) ** _POWER)
+
+
+_NEAREST = 0.36
+"""Distance from which on pairs of cards were compared: nothing is known of likelier ones."""
+
+
+def distance(one: Hardware, other: Hardware, dtype: str) -> float:
+    """Between the figures of two GPUs, in log."""
+    return float(np.linalg.norm(_figures(one, dtype) - _figures(other, dtype)))
 
 
 def _figures(hardware: Hardware, dtype: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from calib.expert_tiles import tiles_by_rule
 from calib.features import features
 from calib.fit import fit
 from calib.hardware import load_hardware
-from calib.likeness import CARD_TO_CARD
+from calib.likeness import card_to_card
 from calib.prior import Prior, columns_of, fit_prior
 from calib.samples import Sample
 from model.ops import Attention, MoeMlp, expert_load, grid
@@ -107,8 +107,10 @@ def test_a_lone_donor_lends_an_interval_no_narrower_than_cards_differ() -> None:
         for op in ops
     ]
     fitted = next(iter(fit(samples, H200).kinds.values()))
-    assert fitted.at_least == CARD_TO_CARD
-    assert np.all(fitted.log_seconds(features(decode(), H200, True))[1] >= CARD_TO_CARD)
+    apart = card_to_card(H200, [load_hardware("h100")], "bfloat16")
+    assert 0 < apart < card_to_card(H200, [load_hardware("a100")], "bfloat16")
+    assert fitted.at_least == apart
+    assert np.all(fitted.log_seconds(features(decode(), H200, True))[1] >= apart)
 
 
 def test_balanced_tokens_touch_as_many_experts_as_there_are_picks() -> None:
