@@ -20,7 +20,7 @@ from calib.kind import Plan
 _APART, _POWER = 0.31, 0.43
 """Half-width, in log, of 90% of a card's samples about what another card at distance one foretells,
 and how it grows with the distance (``python -m benchmarks.lone_donor``)."""
-_FARTHEST = 2.5
+_FARTHEST = 3.2
 """Distance up to which pairs of cards were compared; taken where one of the devices is no GPU."""
 _LENGTH = 1.0
 _LEARNED = 6000
