@@ -42,21 +42,25 @@ def expert_columns(op: MoeMlp, hardware: Hardware) -> dict[str, np.ndarray]:
     """Columns of all rules, each [n]: ``serial`` as the prior reads them, per multiprocessor, and
     what the trees read besides."""
     width = np.asarray(op.intermediate).astype(int)
+    loads = np.stack([np.atleast_1d(_load(op, share)) for share in _SHARES])
     columns = {
         "tile width": np.log2(np.gcd(width, _MOST_ALIGNED)),
-        "tile busiest": np.log(_load(op, _SHARES[-1])),
+        "tile busiest": np.log(loads[-1]),
     }
+    loads = np.rint(loads)
     for rule, tile in tiles_by_rule(op, hardware).items():
-        columns |= {f"{name} {rule}": v for name, v in _rule(op, tile, hardware).items()}
+        columns |= {f"{name} {rule}": v for name, v in _rule(op, loads, tile, hardware).items()}
     return columns
 
 
-def _rule(op: MoeMlp, tile: Tile, hardware: Hardware) -> dict[str, np.ndarray]:
-    """``start``: waves of blocks; ``steps``: that a wave takes one after the other; ``loads`` and
+def _rule(op: MoeMlp, loads: np.ndarray, tile: Tile, hardware: Hardware) -> dict[str, np.ndarray]:
+    """Columns of one rule. ``loads`` [shares, n]: tokens of an expert.
+
+    ``start``: waves of blocks; ``steps``: that a wave takes one after the other; ``loads`` and
     ``products``: numbers read and multiplied; ``rows`` and ``between``: traffic of the picks,
     ``tokens``: of the tokens.
     """
-    sms, picks, tiles = hardware.sm_count, op.tokens * op.top_k, _tiles(op, tile.rows)
+    sms, picks, tiles = hardware.sm_count, op.tokens * op.top_k, _tiles(op, loads, tile.rows)
     places = sms * blocks_held(tile, hardware, item_bytes(op.dtype))
     ups, downs = (
         tiles * np.ceil(2 * op.intermediate / tile.cols),
@@ -115,7 +119,6 @@ def _load(op: MoeMlp, share: float) -> Any:
     return expert_load(op.distribution, op.experts, op.top_k, op.tokens, share)
 
 
-def _tiles(op: MoeMlp, rows: np.ndarray) -> np.ndarray:
+def _tiles(op: MoeMlp, loads: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """[n] expected tiles of ``rows`` rows over all experts."""
-    tiles = sum(np.ceil(np.rint(_load(op, share)) / rows) for share in _SHARES)
-    return np.asarray(op.experts_read * tiles / len(_SHARES))
+    return np.asarray(op.experts_read * np.ceil(loads / rows).mean(axis=0))
