@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from calib.errors import CalibError, DeviceLost
+from calib.measure.attempts import Attempts
 from calib.measure.clock import StopRule
 from calib.measure.design import adaptive, design, in_shares, most_useful, plain
 from calib.measure.instrument import LOST, OUT_OF_MEMORY, UNSUPPORTED, Reading, Telemetry
@@ -363,3 +364,48 @@ def test_adaptive_plan_counts_shapes_and_not_visits(store):
     found = visits_of(store.samples())
     assert set(found.values()) == {3}
     assert len(found) == pytest.approx(60.0 / (SAMPLE_S + PROBE_S / 4) / 3, rel=0.1)
+
+
+def left_behind(store, point, times):
+    """The file that so many processes leave, each killed while it measured ``point``."""
+    for _ in range(times):
+        Attempts(store.folder).begin(point.op, "torch", point.cache, point.origin)
+
+
+def test_a_shape_that_a_process_was_killed_over_is_tried_once_more(store):
+    machine, points = Machine(), products(4)
+    left_behind(store, points[2], 1)
+    sweep(machine, store).run([], given(points))
+    assert [s.status for s in store.samples()] == ["ok"] * 4
+    assert Attempts(store.folder).before is None
+
+
+def test_a_shape_that_two_processes_were_killed_over_is_lost(store):
+    machine, points = Machine(), products(4)
+    left_behind(store, points[2], 2)
+    sweep(machine, store).run([], given(points))
+    by_size = {s.op.m: s.status for s in store.samples()}
+    assert by_size == {1: "ok", 2: "ok", 3: LOST, 4: "ok"}
+    assert points[2].op not in [op for op, _, _ in machine.measured]
+    again = Machine()
+    sweep(again, store).run([], given(points))
+    assert again.measured == []
+
+
+def test_kills_over_different_shapes_are_not_added_up(store):
+    first, second = products(2)
+    left_behind(store, first, 1)
+    left_behind(store, second, 1)
+    assert Attempts(store.folder).before.times == 1
+
+
+def test_an_end_that_was_chosen_leaves_no_attempt(store):
+    with pytest.raises(KeyboardInterrupt):
+        sweep(Machine(kill_at=2), store).run([], plain())
+    assert Attempts(store.folder).before is None
+
+
+def test_a_torn_file_of_attempts_is_none(store):
+    store.folder.mkdir(parents=True)
+    (store.folder / "measuring.json").write_text('["matmul", "{')
+    assert Attempts(store.folder).before is None

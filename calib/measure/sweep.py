@@ -21,8 +21,9 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from calib.errors import DeviceLost
+from calib.measure.attempts import FATAL, Attempts
 from calib.measure.clock import StopRule
-from calib.measure.instrument import LOST, OK, Instrument
+from calib.measure.instrument import LOST, OK, Instrument, Reading
 from calib.measure.probes import Speed
 from calib.samples import Sample, SampleStore
 from model.ops import Operator
@@ -129,7 +130,8 @@ class Sweep:
 
     def run(self, models: Sequence[Point], designs: Designs) -> int:
         """Measure until the plan or the budget ends; how many samples were taken."""
-        self.samples = self.store.samples()
+        self.samples, self._attempts = self.store.samples(), Attempts(self.store.folder)
+        self._give_up()
         self._visited: Counter[tuple[Operator, str, str]] = Counter()
         for sample in self.samples:
             self._count(sample)
@@ -144,6 +146,17 @@ class Sweep:
         if self._repeated:
             log.info("%d samples were taken twice: the machine changed under them", self._repeated)
         return len(self.samples) - already
+
+    def _give_up(self) -> None:
+        """Store as lost the shape over which processes were killed again and again."""
+        killed = self._attempts.before
+        if killed and killed.times >= FATAL:
+            log.warning("%s: %d processes were killed over it", killed.op, killed.times)
+            point = Point(killed.op, killed.cache, killed.origin)
+            lost = self._sample(point, killed.implementation, self.clock(), Reading(status=LOST))
+            self.store.append([lost])
+            self.samples.append(lost)
+            self._attempts.end()
 
     def _count(self, sample: Sample) -> None:
         """One more visit to the sample's shape; one that failed needs no other."""
@@ -231,6 +244,7 @@ class Sweep:
         finally:
             if block.samples:
                 self._store(block, self._last_speed(block))
+            self._attempts.end()
 
     def _last_speed(self, block: Block) -> Speed:
         """Of the machine now; a device that is lost was last seen before the block."""
@@ -267,10 +281,14 @@ class Sweep:
 
     def _take(self, point: Point, implementation: str) -> Sample:
         """One sample; what the device cannot run is recorded as such, without seconds."""
-        started = datetime.fromtimestamp(self.clock(), UTC)
+        began = self.clock()
+        self._attempts.begin(point.op, implementation, point.cache, point.origin)
         reading = self.instrument.measure(point.op, implementation, point.cache, self.rule)
         if reading.status == LOST:
             log.warning("%s: %s", point.op, reading.reason)
+        return self._sample(point, implementation, began, reading)
+
+    def _sample(self, point: Point, implementation: str, began: float, reading: Reading) -> Sample:
         return Sample(
             op=point.op,
             seconds=list(reading.seconds),
@@ -283,7 +301,7 @@ class Sweep:
             threads=self.instrument.threads,
             method=reading.method,
             discarded=reading.discarded,
-            started=started.isoformat(timespec="milliseconds"),
+            started=datetime.fromtimestamp(began, UTC).isoformat(timespec="milliseconds"),
             versions=self.versions,
             **asdict(reading.telemetry),
         )
