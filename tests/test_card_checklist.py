@@ -99,6 +99,7 @@ def test_a_step_that_loses_the_card_goes_on_in_a_new_process(losses, status, sec
         ("print('fine')", DONE, ""),
         ("print('a'); raise SystemExit('broken')", FAILED, "a\nbroken"),
         ("print('a'); raise SystemExit(75)", LOST, "a"),
+        ("import os; print('a', flush=True); os.kill(os.getpid(), 9)", LOST, "a"),
         ("import time; print('begun', flush=True); time.sleep(60)", TIMED_OUT, "begun"),
     ],
 )

@@ -164,10 +164,16 @@ def execute_in(work: Path, environment: Mapping[str, str]) -> Execute:
         seconds = time.monotonic() - start
         if code == 0:
             return Outcome(step.name, DONE, seconds)
-        status = TIMED_OUT if code is None else LOST if code == LOST_STATUS else FAILED
-        return Outcome(step.name, status, seconds, last_lines(log))
+        return Outcome(step.name, _status(code), seconds, last_lines(log))
 
     return execute
+
+
+def _status(code: int | None) -> str:
+    """Of a process that failed. One that a signal killed was not ended by us: a lost card too."""
+    if code is None:
+        return TIMED_OUT
+    return LOST if code == LOST_STATUS or code < 0 else FAILED
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
