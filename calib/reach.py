@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,9 +94,10 @@ def _beyond(
 
 
 def _outside(fit: KindFit, ops: Sequence[Operator], hardware: Hardware) -> list[tuple[float, str]]:
-    """[n] the largest ratio and its column; columns are logarithms."""
+    """[n] the largest ratio and its column; columns are logarithms, but for flags and labels."""
     x = features_of_list(ops, hardware)
-    names = [name for name in x.smooth_names if name != "hot"]
+    flags = {f.name for op in ops for f in fields(op) if isinstance(f.default, bool)}
+    names = [n for n in x.smooth_names if n != "hot" and n not in flags and "=" not in n]
     values = x.matrix(names)
     low, high = (np.array([ends.get(n, 0.0) for n in names]) for ends in (fit.low, fit.high))
     far = np.maximum(np.maximum(low - values, values - high), 0.0)

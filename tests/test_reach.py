@@ -50,3 +50,9 @@ def test_what_ships_is_asked_for_what_stands_in() -> None:
     assert [ratio < 2 for ratio, _ in beyond(card, usual, "torch")] == [True] * 3
     ((ratio, name),) = beyond(card, [Matmul(2**30, 4096, 4096)], "torch")
     assert ratio > 1000 and name == "m"
+
+
+def test_a_flag_is_not_a_length(fitted) -> None:
+    """A bias that no sample had is another kernel, and no multiple of anything."""
+    ((ratio, name),) = beyond(fitted, [Matmul(300, 256, 200, bias=True)], "torch")
+    assert (ratio, name) == (1.0, "")
