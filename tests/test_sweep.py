@@ -190,6 +190,12 @@ def test_retries_are_bounded(store):
     assert 0 < repeated * SAMPLE_S <= 0.1 * 60.0 + 2 * BLOCK_S
 
 
+def test_a_changed_machine_is_not_measured_twice_in_a_row_where_visits_follow(store):
+    machine = Machine(speeds=[1.0, 0.5], visits=3)
+    sweep(machine, store).run([], given(products(8)))
+    assert len(machine.measured) == len(store.samples()) == 3 * 8
+
+
 def test_steady_means_both_probes():
     fast = Speed(1e12, 1e11)
     assert steady(fast, Speed(1.1e12, 0.9e11))
