@@ -22,6 +22,7 @@ from calib.hardware import Hardware, load_hardware
 from calib.kind import LEAST_DEVICES, HeldOut, KindFit, Plan, conformal, fit_kind, plan_of
 from calib.lessons import Foretold, Lessons, lessons_of
 from calib.likeness import card_to_card, likeness, plan_over_devices
+from calib.product_blocks import told_apart
 from calib.residual import MOST_EXACT
 from calib.samples import Sample
 from calib.trees import sum_of
@@ -241,10 +242,12 @@ def _fit_others(
             known.append((device, some))
     if not known or sum(len(some) for _, some in known) < _LEAST_SHAPES:
         return None, (), None
-    dtype = dtype_of(known[0][1][0].op)
+    op = known[0][1][0].op
+    dtype = dtype_of(op)
     apart = card_to_card(hardware, [device for device, _ in known], dtype)
     if len(known) == 1:
         data = _data_of(known[0][1], known[0][0])
+        data = replace(data, x=replace(data.x, columns=told_apart(data.x.columns, op, hardware)))
         folds = _folds(data.groups)
         fitted, seen = fit_kind(data.x, data.seconds, plan_of(folds))
         lone = replace(fitted, transferred=True, at_least=apart)
@@ -258,8 +261,9 @@ def _fit_others(
         _data_of([some[i] for i in used[numbers == d] - firsts[d]], device)
         for d, (device, some) in enumerate(known)
     ]
+    x = concatenate([p.x for p in parts])
     data = _Data(
-        concatenate([p.x for p in parts]),
+        replace(x, columns=told_apart(x.columns, op, hardware)),
         np.concatenate([p.seconds for p in parts]),
         np.concatenate([p.groups for p in parts]),
     )

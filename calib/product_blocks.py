@@ -22,14 +22,15 @@ from typing import Any
 import numpy as np
 
 from calib.hardware import Hardware, peak
-from model.ops import Matmul
+from model.ops import Matmul, Operator
 
 CHOICE, MISSED = "choice ", "tile missed"
 """Beginning of the names of what candidates are made of, and of their costs; the logarithm of the
 share of bytes that main memory moves, the L2 the rest."""
-_SHAPE = tuple(
-    CHOICE + name for name in ("rows", "cols", "depth", "copies", "multiprocessors", "rate")
-)
+_RATE = CHOICE + "rate"
+_SHAPE = (*(CHOICE + n for n in ("rows", "cols", "depth", "copies", "multiprocessors")), _RATE)
+_MARGIN = 1.25
+"""Rates within a quarter count as one."""
 COSTS = {
     CHOICE + "step": 0.5,
     CHOICE + "product": 0.0,
@@ -61,9 +62,28 @@ _EDGE, _STEEPNESS = 0.9, 8.0
 """Working set over the L2 at which half the reads miss, and how steeply the share rises."""
 
 
+def rate_of(op: Operator, hardware: Hardware) -> Any:
+    """FLOP a cycle of a multiprocessor of a GPU, at the peak."""
+    return peak(op, hardware) / hardware.sm_count / hardware.clock_hz
+
+
+def told_apart(
+    columns: dict[str, np.ndarray], op: Operator, hardware: Hardware
+) -> dict[str, np.ndarray]:
+    """``columns`` of samples of other devices, without candidates where these say too little.
+
+    Terms of a sum are priced by what multiplies and by what loads them. At one rate the two cannot
+    be told apart, so of a device beyond the rates of ``columns`` the candidates say nothing.
+    """
+    rates = columns.get(_RATE)
+    if rates is None or rates.min() / _MARGIN <= rate_of(op, hardware) <= rates.max() * _MARGIN:
+        return columns
+    return {name: values for name, values in columns.items() if not name.startswith(CHOICE)}
+
+
 def product_columns(op: Matmul, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
     """What candidates are made of, and ``MISSED``: each [n] or [1]. ``hot``: [n] bool."""
-    rate = peak(op, hardware) / hardware.sm_count / hardware.clock_hz  # FLOP a cycle
+    rate = rate_of(op, hardware)
     shape = (op.m, op.n, op.k, op.batch, hardware.sm_count, rate)
     columns = {n: np.atleast_1d(np.asarray(v, float)) for n, v in zip(_SHAPE, shape, strict=True)}
     weights = op.weight_bytes_read

@@ -21,6 +21,7 @@ from calib.product_blocks import (
     Candidates,
     product_columns,
     share_missed,
+    told_apart,
 )
 from model.ops import Matmul, grid
 
@@ -169,3 +170,13 @@ def test_a_cpu_has_no_candidates() -> None:
     x = features(some_products(4), cpu)
     assert Candidates.of(x.columns) is None
     assert MISSED not in x.columns
+
+
+def test_candidates_are_left_out_beyond_the_rates_that_were_sampled():
+    """Of a multiprocessor at half the rate of all samples they would be a guess."""
+    op, lender = Matmul(512, 1024, 2048), load_hardware("rtx_pro_6000")
+    columns = features(op, lender).columns
+    kept = told_apart(columns, op, load_hardware("l40s"))  # within a few per cent
+    left = told_apart(columns, op, load_hardware("rtx5090"))  # a half
+    assert kept.keys() == columns.keys() > left.keys()
+    assert left.keys() == {n for n in columns if not n.startswith(CHOICE)}
