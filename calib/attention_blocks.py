@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from calib.hardware import Hardware, peak
+from calib.hardware import Hardware, multiprocessor_rate, share_missed
 from model.ops import Attention, item_bytes
 
 _RESIDENT = 2
@@ -31,9 +31,9 @@ _QUERY_TILE = 64
 """Queries of a tile of the plain rule."""
 _NO_BOUND = -60.0
 """Logarithm of a bound where there is none: below any that counts."""
-_EDGE, _STEEPNESS = 1.3, 8.0
-"""Working set over the L2 at which half the reads miss, and how steeply the share rises. Read off
-the times of one query over long contexts, which jump between one and two times the L2."""
+_EDGE = 1.3
+"""Working set over the L2 at which half the reads miss. Read off the times of one query over long
+contexts, which jump between one and two times the L2."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def attention_columns(op: Attention, hardware: Hardware, hot: Any) -> dict[str, 
     """Columns of both rules, each [n]: ``serial``, ``bound`` and ``added`` as the prior reads
     them, and what the trees read besides. ``hot``: [n] bool."""
     group = op.heads / op.kv_heads
-    rate = peak(op, hardware) / hardware.sm_count / hardware.clock_hz  # FLOP a cycle
+    rate = multiprocessor_rate(op, hardware)
     columns = {"tile group": _log(group), "tile keys": _log(op.keys_seen / op.q_len)}
     for rule, by in (("packed", packed(op, hardware)), ("plain", plain(op, hardware))):
         fill = by.blocks / hardware.sm_count
@@ -149,14 +149,9 @@ def _missed(op: Attention, hardware: Hardware, hot: Any, by: Blocks) -> np.ndarr
     waves = np.ceil(by.blocks / hardware.sm_count)
     passes = np.clip(waves * together, 1.0, op.heads / op.kv_heads)
     again = np.where(by.shared > 1, 0.0, passes - 1) * op.kv_heads * head
-    first = op.bytes * np.where(hot, _share_missed(op.bytes / hardware.l2_bytes), 1.0)
-    nbytes = first + again * _share_missed(head / hardware.l2_bytes)
+    first = op.bytes * np.where(hot, share_missed(op.bytes / hardware.l2_bytes, _EDGE), 1.0)
+    nbytes = first + again * share_missed(head / hardware.l2_bytes, _EDGE)
     return np.asarray(nbytes / hardware.bandwidth * hardware.clock_hz)
-
-
-def _share_missed(ratio: Any) -> np.ndarray:
-    """Of reads that go in a circle over a working set ``ratio`` times as large as the cache."""
-    return np.asarray(1 / (1 + (ratio / _EDGE) ** -_STEEPNESS))
 
 
 def _log(value: Any) -> np.ndarray:

@@ -247,7 +247,7 @@ def _fit_others(
     apart = card_to_card(hardware, [device for device, _ in known], dtype)
     if len(known) == 1:
         data = _data_of(known[0][1], known[0][0])
-        data = replace(data, x=replace(data.x, columns=told_apart(data.x.columns, op, hardware)))
+        data = replace(data, x=_lent(data.x, op, hardware))
         folds = _folds(data.groups)
         fitted, seen = fit_kind(data.x, data.seconds, plan_of(folds))
         lone = replace(fitted, transferred=True, at_least=apart)
@@ -261,9 +261,8 @@ def _fit_others(
         _data_of([some[i] for i in used[numbers == d] - firsts[d]], device)
         for d, (device, some) in enumerate(known)
     ]
-    x = concatenate([p.x for p in parts])
     data = _Data(
-        replace(x, columns=told_apart(x.columns, op, hardware)),
+        _lent(concatenate([p.x for p in parts]), op, hardware),
         np.concatenate([p.seconds for p in parts]),
         np.concatenate([p.groups for p in parts]),
     )
@@ -276,6 +275,11 @@ def _fit_others(
     if teach:
         lessons = _lessons(data, numbers, plan, seen, fitted, devices, hardware, dtype)
     return carried, _row(data, numbers, asked, carried, seen), lessons
+
+
+def _lent(x: Features, op: Operator, hardware: Hardware) -> Features:
+    """What ``x`` of other devices tells of ``hardware``."""
+    return replace(x, columns=told_apart(x.columns, op, hardware))
 
 
 def _lessons(

@@ -100,6 +100,21 @@ def peak(op: Operator, hardware: Hardware) -> float:
     return hardware.peak_flops[dtype]
 
 
+def multiprocessor_rate(op: Operator, hardware: Hardware) -> Any:
+    """FLOP a cycle of a multiprocessor of a GPU, at the peak for ``op``."""
+    return peak(op, hardware) / hardware.sm_count / hardware.clock_hz
+
+
+def share_missed(ratio: Any, edge: float) -> np.ndarray:
+    """Of reads that go in a circle over a working set ``ratio`` times as large as the cache; half
+    of them at ``edge``."""
+    return np.asarray(1 / (1 + (ratio / edge) ** -_STEEPNESS))
+
+
+_STEEPNESS = 8.0
+"""How steeply the share rises: read off hot attention, whose times jump within a factor of two."""
+
+
 def floors(op: Operator, hardware: Hardware) -> tuple[Any, Any]:
     """(min_flops / peak, bytes / bandwidth) [s]; arrays for a grid.
 

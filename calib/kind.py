@@ -22,7 +22,7 @@ from calib.features import Features
 from calib.lessons import Lessons
 from calib.prior import Prior, columns_of, fit_prior
 from calib.residual import MOST_EXACT, Left, Residual, fit_lengths, fit_residual
-from calib.trees import Growth, Trees, bin_edges, bins_of, fit_trees, mean_of, sum_of
+from calib.trees import Growth, Trees, answers, bin_edges, bins_of, fit_trees, mean_of, sum_of
 
 CONFIDENCE = 0.9
 LEAST_DEVICES = 3
@@ -88,11 +88,12 @@ class KindFit:
         if self.process is not None:
             mean, spread = self.process.predict(x)
             learned = learned + self.process_share * mean
-        steps, width = _answers(x, self.trees, self.spread)
-        if steps is not None:
-            learned = learned + self.trees_share * steps
-        if width is not None:
-            spread = np.exp(width)
+        forests = [forest for forest in (self.trees, self.spread) if forest is not None]
+        found = answers(lambda names: x.matrix(names).T, forests)
+        if self.trees is not None:
+            learned = learned + self.trees_share * found[0]
+        if self.spread is not None:
+            spread = np.exp(found[-1])
         learned = _near(distance) * learned
         return learned + (self.base.learned(x) if self.base else 0.0), spread, distance
 
@@ -117,21 +118,6 @@ class KindFit:
 
 def _near(distance: np.ndarray) -> np.ndarray:
     return np.asarray(np.exp(-((distance / _REACH) ** 2)))
-
-
-def _answers(x: Features, *forests: Trees | None) -> list[np.ndarray | None]:
-    """[n] each; forests that share their thresholds look a row up once."""
-    answers: list[np.ndarray | None] = []
-    before, binned = None, np.zeros(0)
-    for forest in forests:
-        if forest is not None and (before is None or not _share_edges(before, forest)):
-            before, binned = forest, bins_of(x.matrix(forest.names).T, forest.edges)
-        answers.append(forest.of_bins(binned) if forest is not None else None)
-    return answers
-
-
-def _share_edges(a: Trees, b: Trees) -> bool:
-    return a.names == b.names and np.array_equal(a.edges, b.edges)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 from calib.features import Features
 from calib.prior import Prior, fit_prior
 from calib.residual import Left, Lengths, fit_lengths
-from calib.trees import Growth, Trees, bins_of, fit_trees, sum_of
+from calib.trees import Growth, Trees, answers, bins_of, fit_trees, sum_of
 
 _MOST = 300
 """Samples of each device that lengths are learned from."""
@@ -42,7 +42,8 @@ class Lessons:
 
     def columns(self, x: Features) -> np.ndarray:
         """[n, devices] trees of each device less those of all, times what is expected of it."""
-        return _columns(self.forests, x, _answers(self.blend, x), self.expected)
+        blend = self.blend.predict(x.matrix(self.blend.names).T)
+        return _columns(self.forests, x, blend, self.expected)
 
     def trees(self, coefficients: np.ndarray) -> Trees:
         """The forest that answers the sum of all columns, each times its coefficient."""
@@ -94,9 +95,5 @@ def _miss(device: Foretold, prior: Prior, forests: Sequence[Trees]) -> Left:
 def _columns(
     forests: Sequence[Trees], x: Features, blend: np.ndarray, expected: np.ndarray
 ) -> np.ndarray:
-    answers = np.stack([_answers(forest, x) for forest in forests], axis=1)
-    return np.asarray((answers - blend[:, None]) * expected)
-
-
-def _answers(trees: Trees, x: Features) -> np.ndarray:
-    return trees.predict(x.matrix(trees.names).T)
+    found = np.stack(answers(lambda names: x.matrix(names).T, forests), axis=1)
+    return np.asarray((found - blend[:, None]) * expected)

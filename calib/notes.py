@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -> list[str]:
     """Where the times come from: the user's samples, the card that ships, or nothing."""
     from calib import estimate as tables
+    from calib.cards.card import TORCH
     from calib.cards.shipped import about_card
 
     if target.hardware.unprobed:
@@ -49,10 +50,6 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
     if about and (sampled or implementation == TORCH):
         notes.append(f"How the times of each kind are known: {tables.known_by(operators)}.")
     return notes
-
-
-TORCH = "torch"
-"""The implementation that a shipped calibration answers for."""
 
 
 def issue_notes(costs: HostCosts | None, fused: Mapping[str, Fusion]) -> list[str]:

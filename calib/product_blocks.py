@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from calib.hardware import Hardware, peak
+from calib.hardware import Hardware, multiprocessor_rate
+from calib.hardware import share_missed as hardware_share_missed
 from model.ops import Matmul, Operator
 
 CHOICE, MISSED = "choice ", "tile missed"
@@ -58,13 +60,8 @@ and the RTX PRO 6000, where 7 x 32 x 8192 takes 30 us and 8 x 32 x 8192 takes 4 
 _COPIES = 6
 """Hot products, as the public tables replay them, take so many weights in turn; input and output
 stay. Read off the times, which double where so many weights exceed the L2."""
-_EDGE, _STEEPNESS = 0.9, 8.0
-"""Working set over the L2 at which half the reads miss, and how steeply the share rises."""
-
-
-def rate_of(op: Operator, hardware: Hardware) -> Any:
-    """FLOP a cycle of a multiprocessor of a GPU, at the peak."""
-    return peak(op, hardware) / hardware.sm_count / hardware.clock_hz
+share_missed = partial(hardware_share_missed, edge=0.9)
+"""Half the reads miss where the working set fills nine tenths of the L2."""
 
 
 def told_apart(
@@ -76,14 +73,17 @@ def told_apart(
     be told apart, so of a device beyond the rates of ``columns`` the candidates say nothing.
     """
     rates = columns.get(_RATE)
-    if rates is None or rates.min() / _MARGIN <= rate_of(op, hardware) <= rates.max() * _MARGIN:
+    if rates is None:
+        return columns
+    rate = multiprocessor_rate(op, hardware)
+    if rates.min() / _MARGIN <= rate <= rates.max() * _MARGIN:
         return columns
     return {name: values for name, values in columns.items() if not name.startswith(CHOICE)}
 
 
 def product_columns(op: Matmul, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
     """What candidates are made of, and ``MISSED``: each [n] or [1]. ``hot``: [n] bool."""
-    rate = rate_of(op, hardware)
+    rate = multiprocessor_rate(op, hardware)
     shape = (op.m, op.n, op.k, op.batch, hardware.sm_count, rate)
     columns = {n: np.atleast_1d(np.asarray(v, float)) for n, v in zip(_SHAPE, shape, strict=True)}
     weights = op.weight_bytes_read
@@ -95,11 +95,6 @@ def product_columns(op: Matmul, hardware: Hardware, hot: Any) -> dict[str, np.nd
 
 
 _LEAST = 1e-9
-
-
-def share_missed(ratio: Any) -> np.ndarray:
-    """Of reads that go in a circle over a working set ``ratio`` times as large as the cache."""
-    return np.asarray(1 / (1 + (ratio / _EDGE) ** -_STEEPNESS))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -75,8 +75,7 @@ def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, 
     with stage("probing the device"):
         target = probed(target)
     hardware, limits = target.hardware, config["sweep"]
-    shapes = shapes_of(phases)
-    caches = {op: "hot" if found_in_cache(op, hardware) else "cold" for op in shapes}
+    caches = {op: "hot" if found_in_cache(op, hardware) else "cold" for op in shapes_of(phases)}
     models = [Point(op, cache, ORIGIN) for op, cache in ceiling_operators(hardware)]
     models += [Point(op, cache, MODEL) for op, cache in caches.items()]
     instrument = open_instrument(target, config["seed"])
@@ -240,16 +239,14 @@ def routing(observed: Observed | None) -> dict[str, list[float]] | None:
     return observed.measurement.experts_touched if observed else None
 
 
-def shapes_of(phases: Mapping[str, Phase]) -> list[Operator]:
+def shapes_of(phases: Mapping[str, Phase]) -> Iterator[Operator]:
     """The operators of all phases as they can be run, each time they are called."""
     from calib.features import whole
 
-    return [whole(c.op) for p in phases.values() for c in p.layer.calls()]
+    yield from (whole(c.op) for p in phases.values() for c in p.layer.calls())
 
 
-def fit_samples(
-    target: Target, own: Collection[Operator] = ()
-) -> tuple[Estimator, Estimator | None]:
+def fit_samples(target: Target, own: Iterable[Operator] = ()) -> tuple[Estimator, Estimator | None]:
     """The calibration of all that is known, and one that never saw a model's own shapes.
 
     Both share one fit, to the design's samples; the first knows the measured shapes besides.

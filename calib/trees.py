@@ -10,7 +10,7 @@ columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,24 @@ class Trees:
             np.multiply(answers, scale, out=weighed)  # a product's threads would wait for ours
             total[start : start + step] += weighed.sum(axis=0)[some]
         return total.astype(float)
+
+
+def answers(
+    rows_of: Callable[[tuple[str, ...]], np.ndarray], forests: Sequence[Trees]
+) -> list[np.ndarray]:
+    """[n] of each forest, of ``rows_of`` its names [len(names), n]; forests that share their
+    thresholds look a row up once."""
+    found: list[np.ndarray] = []
+    before, binned = None, np.zeros(0)
+    for forest in forests:
+        if before is None or not _share_edges(before, forest):
+            before, binned = forest, bins_of(rows_of(forest.names), forest.edges)
+        found.append(forest.of_bins(binned))
+    return found
+
+
+def _share_edges(a: Trees, b: Trees) -> bool:
+    return a.names == b.names and np.array_equal(a.edges, b.edges)
 
 
 def mean_of(forests: Sequence[Trees]) -> Trees:

@@ -44,8 +44,8 @@ class Attempts:
 
     def begin(self, op: Operator, implementation: str, cache: str, origin: str) -> None:
         """Note what is measured from now on."""
-        same = self.before is not None and self.before.key == (op, implementation, cache)
-        times = 1 + (self.before.times if same and self.before else 0)
+        before, key = self.before, (op, implementation, cache)
+        times = before.times + 1 if before and before.key == key else 1
         row = [op.operator, op_to_json(op), implementation, cache, origin, times]
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(f".{os.getpid()}")
