@@ -21,11 +21,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.scoring.splits import split
-from calib.features import Features, features_of_list
-from calib.hardware import load_hardware
-from calib.kind import KindFit, fit_kind, plan_of
-from calib.product_blocks import CHOICE, MISSED
-from calib.public import read_table, samples_of
+from calib.fit.kind import KindFit, fit_kind, plan_of
+from calib.fit.physics.features import Features, features_of_list
+from calib.fit.physics.product_blocks import CHOICE, MISSED
+from calib.hardware.datasheet import load_hardware
+from calib.samples.public import read_table, samples_of
 
 Change = Callable[[Features], Features]
 

@@ -30,8 +30,8 @@ from benchmarks.scoring.score import Setting, baseline_scores, calib_scores, dis
 from benchmarks.scoring.splits import DEVELOPMENT_SEEDS, FINAL_SEEDS
 from calib.checkout import ROOT
 from calib.errors import CalibError
-from calib.hardware import load_hardware
-from calib.public import TABLES
+from calib.hardware.datasheet import load_hardware
+from calib.samples.public import TABLES
 
 Scores = Callable[[Setting], Iterator[dict[str, Any]]]
 _SCORING = tuple(f"benchmarks/scoring/{n}.py" for n in ("baselines", "rows", "score", "splits"))

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from calib.fit import fit
-from calib.hardware import Hardware, floor, load_hardware
-from calib.samples import Sample
+from calib.fit.calibration import fit
+from calib.hardware.datasheet import Hardware, floor, load_hardware
+from calib.samples.sample import Sample
 from model.ops import Attention, Elementwise, Matmul, Operator
 
 CARDS = ("h100", "h200", "l40s", "rtx4090", "rtx5090")

@@ -58,7 +58,7 @@ def published() -> Iterator[tuple[dict[str, str], float]]:
 
 def traced_launches(name: str) -> int:
     """Launches of a decode step of one of ``CONFIGURATIONS``."""
-    from calib.hf import load
+    from calib.trace.hf import load
     from model.workload import Workload
 
     with tempfile.TemporaryDirectory() as folder:

@@ -14,8 +14,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from calib.expert_tiles import PATH
-from calib.hardware import hardware_names, load_hardware
+from calib.fit.physics.expert_tiles import PATH
+from calib.hardware.datasheet import hardware_names, load_hardware
 
 _NAMED = re.compile(r"fused_moe/configs/E=(\d+),N=(\d+),device_name=([^,]+)\.json$")
 _KEYS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "num_warps", "num_stages")

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from calib.fit import Calibration, fit, group_of, measured_shapes
-from calib.hardware import Hardware, load_hardware
-from calib.measure.choice import choose
-from calib.samples import Sample, read_samples
+from calib.fit.calibration import Calibration, fit, group_of, measured_shapes
+from calib.hardware.datasheet import Hardware, load_hardware
+from calib.measure.sweep.choice import choose
+from calib.samples.sample import Sample, read_samples
 
 COUNTS = (50, 100, 200, 300)
 CANDIDATES, HELD_OUT = 2000, 2000
@@ -96,7 +96,7 @@ def some(samples: Sequence[Sample], most: int, rng: np.random.Generator) -> list
 
 def cpu_tables(folders: Sequence[Path]) -> Iterator[Table]:
     """One table a kind: the design's shapes of all stores, each brought to a typical speed."""
-    from calib.host import detect_host, with_probes
+    from calib.hardware.host import detect_host, with_probes
     from calib.measure.probes import peaks
 
     probed = peaks()

@@ -6,7 +6,7 @@ Where a kind has one donor only, no card can be held out to tell its interval. H
 cards that ran the same kernel is such a case whose answer is known: the 90th percentile of
 |log(estimate / measured)| over development groups. It grows with the distance between the two
 cards' figures: a power of it, fitted by least absolute deviations of the logarithms, is what
-:func:`calib.likeness.card_to_card` holds. Ends with one line of JSON.
+:func:`calib.fit.likeness.card_to_card` holds. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from benchmarks.scoring.cases import SAME_KERNEL, SIX
 from benchmarks.scoring.rows import Rows, load, of_kernel
 from benchmarks.scoring.score import operators
 from benchmarks.scoring.splits import final_rows
-from calib.fit import fit
-from calib.hardware import load_hardware
-from calib.likeness import distance
+from calib.fit.calibration import fit
+from calib.fit.likeness import distance
+from calib.hardware.datasheet import load_hardware
 
 _ROWS = 2000
 _SETS = [("gemm", "", SIX)] + [

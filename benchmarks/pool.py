@@ -4,8 +4,8 @@
     python -m benchmarks.pool --out DIR --seconds 460 --visits 8      # goes on where that ended
 
 Of each kind ``COUNT`` operators in bfloat16, every dimension drawn by itself, log-uniform over the
-ranges of the sweep's domains (``calib.measure.domains``), domains by their shares: what sampling at
-random means. Each is visited as often as asked, passes over all of them apart in time.
+ranges of the sweep's domains (``calib.measure.sweep.domains``), domains by their shares: what
+sampling at random means. Each is visited as often as asked, passes over all of them apart in time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST_FLOPS, MOST_BYTES = 1.5e10, 2.5e8
 
 def at_random(kind: str, seed: int) -> Iterator[tuple[Operator, str]]:
     """Endless: operators of ``kind`` in bfloat16, each with the cache state of its domain."""
-    from calib.measure.domains import domains
+    from calib.measure.sweep.domains import domains
 
     rng, known = np.random.default_rng(seed), domains()
     shares = np.array([d.share for d in known])
@@ -49,10 +49,10 @@ def at_random(kind: str, seed: int) -> Iterator[tuple[Operator, str]]:
 def main() -> None:
     keep_freed_memory()
     from benchmarks.repeatability import LIMITS
-    from calib.host import detect_host
+    from calib.hardware.host import detect_host
     from calib.measure.cpu import CpuInstrument
-    from calib.measure.sweep import Point, Sweep
-    from calib.samples import SampleStore
+    from calib.measure.sweep.sweep import Point, Sweep
+    from calib.samples.sample import SampleStore
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)

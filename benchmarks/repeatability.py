@@ -6,8 +6,9 @@
 Two sweeps of the same shapes of the design, one after the other, each into a store of its own; or
 every two of some stores, whose sweeps began with the same design. The difference of two samples of
 one shape is |ln(a / b)|; normalised, both are first brought to the machine's typical speed by the
-probes around their blocks, and the visits to a shape taken together (:mod:`calib.drift`). Beside
-it: by the blend of both probes also where inputs are found in cache; of the first visit alone.
+probes around their blocks, and the visits to a shape taken together (:mod:`calib.samples.drift`).
+Beside it: by the blend of both probes also where inputs are found in cache; of the first visit
+alone.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ import pandas as pd
 from calib.measure.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
-    from calib.hardware import Hardware
-    from calib.samples import Sample
+    from calib.hardware.datasheet import Hardware
+    from calib.samples.sample import Sample
 
 LIMITS = {"spread": 0.01, "cap_s": 0.15, "least": 9, "most": 50}
 """Those of ``sweep=quick``."""
@@ -41,8 +42,8 @@ COLUMNS = {"raw": "raw", "norm": "normalised", "blend": "blend", "single": "one 
 
 def this_cpu() -> Hardware:
     """This machine, its peaks probed now."""
-    from calib.hardware import load_hardware
-    from calib.host import detect_host, with_probes
+    from calib.hardware.datasheet import load_hardware
+    from calib.hardware.host import detect_host, with_probes
     from calib.measure.probes import peaks
 
     probed = peaks()
@@ -51,12 +52,12 @@ def this_cpu() -> Hardware:
 
 def measure(count: int, budget_s: float, folder: Path, hardware: Hardware) -> list[list[Sample]]:
     """The samples of two sweeps."""
-    from calib.hardware import floor
-    from calib.host import detect_host
+    from calib.hardware.datasheet import floor
+    from calib.hardware.host import detect_host
     from calib.measure.cpu import CpuInstrument
-    from calib.measure.design import design
-    from calib.measure.sweep import Point, State, Sweep
-    from calib.samples import SampleStore
+    from calib.measure.sweep.design import design
+    from calib.measure.sweep.sweep import Point, State, Sweep
+    from calib.samples.sample import SampleStore
 
     shapes = design(0, lambda op: float(floor(op, hardware)) < LONGEST_S)
     points = [Point(op, cache) for op, cache in itertools.islice(shapes, count)]
@@ -76,8 +77,8 @@ def measure(count: int, budget_s: float, folder: Path, hardware: Hardware) -> li
 def frame(stores: Sequence[Sequence[Sample]], hardware: Hardware) -> pd.DataFrame:
     """One row a shape of a store: ``store``, ``shape`` (a number), ``kind``, and its seconds:
     those of ``COLUMNS``."""
-    from calib.drift import drift_corrected, typical, visits
-    from calib.fit import kind_of
+    from calib.fit.calibration import kind_of
+    from calib.samples.drift import drift_corrected, typical, visits
 
     numbered = [(number, s) for number, store in enumerate(stores) for s in store]
     numbered = [(n, s) for n, s in numbered if s.status == "ok" and s.probe_flops]
@@ -136,7 +137,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     keep_freed_memory()
-    from calib.samples import read_samples
+    from calib.samples.sample import read_samples
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", type=int, default=400)

@@ -21,10 +21,10 @@ import pandas as pd
 
 from calib.cards.card import Card
 from calib.cards.shipped import load_card
-from calib.estimate import operator_table
-from calib.hardware import load_hardware
-from calib.host_costs import EAGER, host_costs
-from calib.timeline import timeline_table, with_wall
+from calib.estimates.tables import operator_table
+from calib.estimates.timeline import timeline_table, with_wall
+from calib.hardware.datasheet import load_hardware
+from calib.samples.host_costs import EAGER, host_costs
 from model.deepseek_ocr_vendor import VendorDeepseekOCR
 from model.ops import Attention, Copy, Matmul, Norm, Operator, Softmax
 from model.workload import Workload

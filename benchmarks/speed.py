@@ -24,8 +24,8 @@ import numpy as np
 
 from benchmarks.scoring.rows import load
 from calib.checkout import ROOT
-from calib.fit import Calibration, fit
-from calib.hardware import load_hardware
+from calib.fit.calibration import Calibration, fit
+from calib.hardware.datasheet import load_hardware
 from model.ops import Matmul, grid
 
 MARKS_S = {
@@ -79,8 +79,8 @@ def of_estimates(calibration: Calibration) -> dict[str, Times]:
 def of_loading(card: str) -> dict[str, Times]:
     """Seconds of a shipped card in a process that has imported the fit; {} where none ships."""
     code = (
-        "import time, calib.fit\n"
-        "from calib.hardware import load_hardware\n"
+        "import time, calib.fit.calibration\n"
+        "from calib.hardware.datasheet import load_hardware\n"
         "from calib.cards.shipped import load_card\n"
         f"hardware = load_hardware({card!r})\n"
         "start, used = time.perf_counter(), time.process_time()\n"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from calib.checkout import ROOT
-from calib.hf import load
-from calib.trace import unknown
+from calib.trace.hf import load
+from calib.trace.module import unknown
 from model.workload import Workload
 
 CONFIGS = ROOT / "tests" / "data" / "hf"

@@ -90,8 +90,8 @@ def measured(module: Any, dtype: str, workload: Any, repeats: int, hooks: bool) 
     import torch
 
     from calib.measure.probes import speed
-    from calib.measure.reference_run import ModuleTimer, observed
-    from calib.tracing.passes import passes_of
+    from calib.measure.reference.passes import ModuleTimer, observed
+    from calib.trace.passes import passes_of
 
     found: dict[str, Timed] = {}
     with torch.no_grad():
@@ -148,8 +148,8 @@ def configuration(samples: str, config: Path, workload: Any) -> dict[str, Any]:
 
 def compared(name: str, samples: str, repeats: int, known: Any, compiled: bool) -> dict[str, Any]:
     """One model's estimate and time by phase, and the errors of its modules."""
-    from calib import steps
-    from calib.answer import answer
+    from calib.steps import measuring as steps
+    from calib.steps.answer import answer
     from model.workload import Workload
 
     shape, changes = MODELS[name]
@@ -248,8 +248,8 @@ def calibrated(samples: str) -> tuple[Any, Any, float]:
     """The target with its samples, the calibration of the design alone, and the host's cost."""
     from dataclasses import replace
 
-    from calib import steps
-    from calib.target import find_target
+    from calib.steps import measuring as steps
+    from calib.steps.target import find_target
     from model.workload import Workload
 
     config = configuration(samples, CONFIGS / "vit_l", Workload("none"))

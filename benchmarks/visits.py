@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.learning_curve import CPU_KINDS, OfGroups, estimate
-from calib.drift import drift_corrected, typical, visits
-from calib.fit import fit
-from calib.hardware import Hardware
-from calib.samples import Sample, read_samples
+from calib.fit.calibration import fit
+from calib.hardware.datasheet import Hardware
+from calib.samples.drift import drift_corrected, typical, visits
+from calib.samples.sample import Sample, read_samples
 
 DESIGNS = ((240, 1), (120, 2), (80, 3), (240, 2), (160, 3), (120, 4), (60, 8), (240, 8))
 """(shapes, visits to each): three at 240 visits in all, four at 480, and all that is known."""

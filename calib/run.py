@@ -23,12 +23,12 @@ from calib.errors import FAILED, LOST_STATUS, CalibError, DeviceLost
 
 def run(config: dict[str, Any], folder: Path) -> None:
     """One run: everything that it learns goes into ``folder``."""
-    from calib import steps
-    from calib.answer import answer
     from calib.report.terminal import print_report
     from calib.report.write import write_report
-    from calib.settings import check_settings
-    from calib.target import find_target
+    from calib.steps import measuring as steps
+    from calib.steps.answer import answer
+    from calib.steps.request import check_settings
+    from calib.steps.target import find_target
 
     check_settings(config)
     model, workload = steps.model_and_workload(config)
@@ -120,7 +120,7 @@ def cli() -> None:
     try:
         main()
     except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
-        from calib.settings import explain
+        from calib.steps.request import explain
 
         given = [word for word in sys.argv[1:] if not word.startswith("-") and word != MERGE]
         print(f"error: {explain(error, given)}", file=sys.stderr)

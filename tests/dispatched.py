@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from calib import trace
-from calib.tracing.rows import Row
+from calib.trace import module as trace
+from calib.trace.rules.rows import Row
 from model.layer import Call
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from calib.ceilings import Ceiling
-from calib.hardware import Hardware, arithmetic_intensity, bound, floor
-from calib.host_costs import host_costs
-from calib.memory import memory
+from calib.estimates.memory import memory
+from calib.estimates.timeline import launch_table, timeline_table, with_wall
+from calib.hardware.datasheet import Hardware, arithmetic_intensity, bound, floor
 from calib.report.record import RunRecord
-from calib.timeline import launch_table, timeline_table, with_wall
+from calib.samples.ceilings import Ceiling
+from calib.samples.host_costs import host_costs
 from model.deepseek_ocr import DeepseekOCRModel
 from model.layer import Call, Layer, Node
 from model.workload import Phase, Workload
@@ -293,7 +293,7 @@ def ceiling_table() -> pd.DataFrame:
 
 
 def measurement() -> dict[str, Any]:
-    """As ``calib.compare.compare`` says it, of two phases."""
+    """As ``calib.clock.compare.compare`` says it, of two phases."""
     probes = {"timed 0 vision": (1.88e12, 20.8e9), "timed 0 decode": (1.84e12, 21.1e9)}
     joined = {"operators": 806, "matched": 805, "share": 0.991, "rows": 806}
     return {

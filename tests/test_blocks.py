@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calib.attention_blocks import attention_columns, packed, plain
-from calib.expert_blocks import blocks_held, expert_columns
-from calib.expert_tiles import tiles_by_rule
-from calib.features import features
-from calib.fit import fit
-from calib.hardware import load_hardware
-from calib.likeness import card_to_card
-from calib.prior import Prior, columns_of, fit_prior
-from calib.samples import Sample
+from calib.fit.calibration import fit
+from calib.fit.likeness import card_to_card
+from calib.fit.physics.attention_blocks import attention_columns, packed, plain
+from calib.fit.physics.expert_blocks import blocks_held, expert_columns
+from calib.fit.physics.expert_tiles import tiles_by_rule
+from calib.fit.physics.features import features
+from calib.fit.physics.prior import Prior, columns_of, fit_prior
+from calib.hardware.datasheet import load_hardware
+from calib.samples.sample import Sample
 from model.ops import Attention, MoeMlp, expert_load, grid
 from model.ops.routing import distinct_experts, experts_touched
 

@@ -15,10 +15,10 @@ from benchmarks.card import checklist, summary, tables, wheels
 from benchmarks.card import repeat as again
 from benchmarks.card.checklist import DONE, FAILED, LEFT, LOST, TIMED_OUT, Outcome, Step
 from calib.checkout import ROOT
-from calib.hardware import load_hardware
-from calib.host_costs import LAUNCH
+from calib.hardware.datasheet import load_hardware
 from calib.measure.cuda.instrument import CudaInstrument
-from calib.samples import Sample, SampleStore
+from calib.samples.host_costs import LAUNCH
+from calib.samples.sample import Sample, SampleStore
 from model import ops
 
 H200 = load_hardware("h200")
@@ -207,7 +207,7 @@ def test_tables_are_measured_hot_and_compared_by_kind():
 
 
 def test_carried_tables_are_read_before_the_package(tmp_path):
-    from calib.samples import write_samples
+    from calib.samples.sample import write_samples
 
     write_samples(tmp_path / "public_h200.parquet", [sample(origin="public")])
     assert [s.origin for s in tables.public("h200", tmp_path)] == ["public"]
@@ -217,7 +217,7 @@ def test_a_decode_step_is_timed_eagerly_and_replayed():
     import torch
 
     from benchmarks.card.graph_decode import measure, open_passes
-    from calib.measure.host import MINIATURE
+    from calib.measure.reference.miniature import MINIATURE
     from model.workload import Workload
 
     replays = []

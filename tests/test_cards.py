@@ -10,9 +10,9 @@ from calib.cards.cold import Caches, fit_caches, hot_to_cold, resident_bytes
 from calib.cards.shipped import Layered, load_card
 from calib.cards.stand_ins import stand_in
 from calib.cards.stored import StoredError, read_record, write_record
-from calib.fit import fit, uncalibrated
-from calib.hardware import floor, load_hardware
-from calib.samples import Sample
+from calib.fit.calibration import fit, uncalibrated
+from calib.hardware.datasheet import floor, load_hardware
+from calib.samples.sample import Sample
 from model import ops
 
 H200, L40S = load_hardware("h200"), load_hardware("l40s")

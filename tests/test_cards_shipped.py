@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from calib.cards.shipped import FOLDER, about_card, load_card, shipped_cards
-from calib.fit import TRANSFERRED, WEAKEST_FIRST
-from calib.hardware import load_hardware
+from calib.fit.calibration import TRANSFERRED, WEAKEST_FIRST
+from calib.hardware.datasheet import load_hardware
 from model import ops
 
 SHIPPED = ("a100", "b200", "h100", "h200", "l40s", "rtx4090", "rtx5090", "rtx_pro_6000")

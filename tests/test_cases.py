@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 import torch
 
-from calib.measure.cases import Arena, Unsupported, group_ends, torch_cases
-from calib.measure.check import error_of
-from calib.measure.triton_cases import triton_cases
+from calib.measure.cases.check import error_of
+from calib.measure.cases.torch_cases import Arena, Unsupported, group_ends, torch_cases
+from calib.measure.cases.triton_cases import triton_cases
 from model import ops
 
 ARENA = Arena(2**25)

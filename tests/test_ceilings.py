@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from calib.ceilings import ORIGIN, ceiling_operators, ceilings
-from calib.device import clock_true_peak
-from calib.hardware import load_hardware
-from calib.host_costs import LAUNCH
-from calib.samples import Sample
+from calib.hardware.datasheet import load_hardware
+from calib.hardware.device import clock_true_peak
+from calib.samples.ceilings import ORIGIN, ceiling_operators, ceilings
+from calib.samples.host_costs import LAUNCH
+from calib.samples.sample import Sample
 from model import ops
 
 H200, RTX5090 = load_hardware("h200"), load_hardware("rtx5090")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calib.measure.choice import chances, choose, choose_rows, coordinates, distinctness
+from calib.measure.sweep.choice import chances, choose, choose_rows, coordinates, distinctness
 from model import ops
 
 GRID = np.stack(np.meshgrid(np.linspace(0, 1, 21), np.linspace(0, 1, 21)), -1).reshape(-1, 2)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from calib.compare import compare
-from calib.estimate import COMPONENTS
+from calib.clock.compare import compare
+from calib.estimates.tables import COMPONENTS
 from calib.measure.probes import Speed
-from calib.measure.reference import MODULE_COLUMNS, OPERATOR_COLUMNS, Measurement
-from calib.samples import Sample
+from calib.measure.reference.measurement import MODULE_COLUMNS, OPERATOR_COLUMNS, Measurement
+from calib.samples.sample import Sample
 from model.ops import Matmul
 
 TIMES = {"vision": [1.0, 2.0, 1.5], "decode": [4.0, 9.0, 5.0]}

@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 
 from calib.checkout import CONF, ROOT
 from calib.errors import CalibError
-from calib.hardware import hardware_from_config, load_hardware
-from calib.steps import model_and_workload
+from calib.hardware.datasheet import hardware_from_config, load_hardware
+from calib.steps.measuring import model_and_workload
 from model.workload import Workload
 
 

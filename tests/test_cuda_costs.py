@@ -7,7 +7,9 @@ import statistics
 import pytest
 from simulated_gpu import NODE_GAP_S, SPIN_OVERHEAD_S, Kernel, SimulatedCard
 
-from calib.host_costs import (
+from calib.measure.cuda.costs import REPEATS, module_code, queue_costs
+from calib.measure.cuda.timer import Timer
+from calib.samples.host_costs import (
     DEPENDENT_GAP,
     EAGER_OPERATOR,
     GRAPH_LAUNCH,
@@ -15,8 +17,6 @@ from calib.host_costs import (
     LAUNCH,
     SYNC,
 )
-from calib.measure.cuda.costs import REPEATS, module_code, queue_costs
-from calib.measure.cuda.timer import Timer
 from model.layer import Call
 from model.ops import Copy
 

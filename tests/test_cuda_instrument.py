@@ -15,15 +15,15 @@ from simulated_gpu import (
     unsupported,
 )
 
-from calib.device import DeviceProperties, derive_hardware
 from calib.errors import DeviceLost
-from calib.hardware import load_hardware
+from calib.hardware.datasheet import load_hardware
+from calib.hardware.device import DeviceProperties, derive_hardware
 from calib.measure.clock import StopRule
 from calib.measure.cuda.instrument import ATTEMPTS, CudaInstrument
 from calib.measure.cuda.telemetry import POWER_CAP, NoSensor, around, reasons, settled, unfit
 from calib.measure.instrument import Telemetry
-from calib.measure.sweep import Point, Sweep
-from calib.samples import SampleStore
+from calib.measure.sweep.sweep import Point, Sweep
+from calib.samples.sample import SampleStore
 from model import ops
 
 HARDWARE = derive_hardware(

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from vendor_code import Cache, Root
 
 from benchmarks.rtx5090 import KERNELS
-from calib.trace import record
+from calib.trace.module import record
 from model.deepseek_ocr import DeepseekOCRModel
 from model.deepseek_ocr_vendor import LoopedMixture, VendorDeepseekOCR, VendorLanguage
 from model.layer import Call, total

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 import torch
 
-from calib.measure.cases import Arena, build
-from calib.measure.design import design
+from calib.measure.cases.torch_cases import Arena, build
+from calib.measure.sweep.design import design
 from model import ops
 
 ARENA = Arena(2**25)

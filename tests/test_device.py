@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from calib import device as module
-from calib.device import (
+from calib.hardware import device as module
+from calib.hardware.datasheet import Hardware, HardwareError, floor, hardware_names, load_hardware
+from calib.hardware.device import (
     FLOP_PER_CLOCK_AND_SM,
     DeviceProperties,
     derive_hardware,
@@ -21,8 +22,7 @@ from calib.device import (
     device_hardware,
     match_device,
 )
-from calib.hardware import Hardware, HardwareError, floor, hardware_names, load_hardware
-from calib.host import Host, detect_host, with_probes
+from calib.hardware.host import Host, detect_host, with_probes
 from model.ops import Copy, Matmul
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "devices.json").read_text("utf-8"))

@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from calib.estimate import component_table, figure_table, module_table, operator_table
-from calib.fit import fit, uncalibrated
-from calib.hardware import floor, load_hardware
-from calib.host_costs import host_costs
-from calib.samples import Sample
-from calib.timeline import with_wall
+from calib.estimates.tables import component_table, figure_table, module_table, operator_table
+from calib.estimates.timeline import with_wall
+from calib.fit.calibration import fit, uncalibrated
+from calib.hardware.datasheet import floor, load_hardware
+from calib.samples.host_costs import host_costs
+from calib.samples.sample import Sample
 from model.deepseek_ocr import DeepseekOCRModel
 from model.layer import total
 from model.ops import Matmul

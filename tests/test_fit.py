@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calib.drift import drift_corrected
 from calib.errors import CalibError
-from calib.fit import fit, measured_shapes, uncalibrated
-from calib.hardware import floor, load_hardware
-from calib.samples import Sample
+from calib.fit.calibration import fit, measured_shapes, uncalibrated
+from calib.hardware.datasheet import floor, load_hardware
+from calib.samples.drift import drift_corrected
+from calib.samples.sample import Sample
 from model import ops
 
 H200 = load_hardware("h200")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from calib.fusion import POINTWISE, fuse
+from calib.estimates.fusion import POINTWISE, fuse
 from model.deepseek_ocr import DeepseekOCRModel
 from model.layer import Call
 from model.ops import Attention, Copy, Elementwise, Matmul, Norm, Other, Softmax

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from calib.checkout import CONF
 from calib.errors import CalibError
-from calib.hardware import (
+from calib.hardware.datasheet import (
     Hardware,
     arithmetic_intensity,
     bound,

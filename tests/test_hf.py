@@ -14,9 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from calib.errors import CalibError
-from calib.hf import HFModel, agreement, formula_columns, load, name_of
-from calib.steps import model_and_workload
-from calib.trace import unknown
+from calib.steps.measuring import model_and_workload
+from calib.trace.hf import HFModel, agreement, formula_columns, load, name_of
+from calib.trace.module import unknown
 from model.layer import total
 from model.ops import GroupedMatmul
 from model.workload import Workload

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,80 +14,26 @@ import pytest
 from calib.checkout import ROOT, check_packages
 from calib.errors import CalibError
 
-BOTTOM = {"errors", "checkout"}
-FITTING = BOTTOM | {
-    "hardware",
-    "samples",
-    "tiles",
-    "attention_blocks",
-    "expert_blocks",
-    "expert_tiles",
-    "product_blocks",
-    "likeness",
-    "drift",
-    "features",
-    "prior",
-    "residual",
-    "trees",
-    "lessons",
-    "kind",
-}
+LEARNING = "errors checkout hardware samples fit"
 MAY_IMPORT = {
-    "errors": set(),
-    "checkout": {"errors"},
-    "hardware": BOTTOM,
-    "samples": BOTTOM,
-    "device": BOTTOM | {"hardware"},
-    "host": BOTTOM | {"hardware"},
-    "host_costs": BOTTOM | {"samples"},
-    "public": BOTTOM | {"hardware", "samples"},
-    "ceilings": BOTTOM | {"hardware", "samples", "device", "host_costs"},
-    "tiles": BOTTOM | {"hardware"},
-    "attention_blocks": BOTTOM | {"hardware"},
-    "expert_tiles": BOTTOM | {"hardware"},
-    "expert_blocks": BOTTOM | {"hardware", "expert_tiles"},
-    "product_blocks": BOTTOM | {"hardware"},
-    "features": BOTTOM
-    | {"hardware", "tiles", "attention_blocks", "expert_blocks", "product_blocks"},
-    "drift": BOTTOM | {"hardware", "samples", "features"},
-    "prior": BOTTOM | {"features", "product_blocks"},
-    "residual": BOTTOM | {"features"},
-    "trees": BOTTOM,
-    "lessons": BOTTOM | {"features", "prior", "residual", "trees"},
-    "kind": BOTTOM | {"features", "prior", "residual", "trees", "lessons"},
-    "likeness": BOTTOM | {"hardware", "kind"},
-    "fit": FITTING,
-    "estimate": FITTING | {"fit"},
-    "reach": FITTING | {"fit", "estimate", "cards"},
-    "cards": FITTING | {"fit", "public"},
-    "fusion": set(),
-    "memory": set(),
-    "timeline": FITTING | {"fit", "estimate", "host_costs", "fusion"},
-    "tracing": {"errors", "trace"},
-    "trace": {"errors", "tracing"},
-    "hf": {"errors", "tracing"},
-    "measure": BOTTOM | {"hardware", "samples", "device", "host", "host_costs"},  # and never fit
-    "measured": BOTTOM,
-    "target": BOTTOM | {"hardware", "samples", "device", "host", "host_costs", "measure"},
-    "compare": FITTING | {"fit", "estimate", "measured"},
-    "report": {"errors"},  # it sees tables only
-    "versions": {"device", "target"},
-    "notes": {"hardware", "host_costs", "target", "estimate", "cards"},
-    "answer": FITTING
-    | {"target", "versions", "notes", "host_costs", "estimate", "fusion", "memory", "timeline"}
-    | {"hf", "compare", "measure", "ceilings", "report", "settings"}
-    | {"reach"},
-    "progress": set(),
-    "settings": BOTTOM | {"host_costs"},
-    "steps": FITTING
-    | {"target", "versions", "host_costs", "fit", "estimate", "measure", "cards", "hf", "ceilings"}
-    | {"progress", "settings"},
-    "run": BOTTOM | {"settings", "steps", "answer", "target", "report"},
+    "errors": "",
+    "checkout": "errors",
+    "hardware": "errors checkout",
+    "samples": "errors checkout hardware",
+    "trace": "errors",
+    "measure": "errors checkout hardware samples",  # and never fit
+    "fit": "errors checkout hardware samples",
+    "cards": LEARNING,
+    "estimates": f"{LEARNING} cards",
+    "clock": f"{LEARNING} estimates measure",
+    "report": "errors",  # it sees tables only
+    "steps": f"{LEARNING} cards estimates clock measure trace report",
+    "run": "errors checkout steps report",
 }
-"""Parts of ``calib`` (modules and subpackages) and the other parts that each may import."""
+"""Rooms of ``calib``, from the ground up, and the rooms that each may know."""
 KERNELS_TOO = {"measure"}
-"""Parts that execute work, and so may import ``kernels`` beside ``model``."""
-TORCH_AT_THE_TOP = {"measure", "trace", "tracing"}
+"""Rooms that execute work, and so may import ``kernels`` beside ``model``."""
+TORCH_AT_THE_TOP = {"measure", "trace"}
 
 
 def imports(source: str, everywhere: bool = True) -> Iterator[str]:
@@ -113,8 +60,8 @@ def modules(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def part(path: Path) -> str:
-    """The part of ``calib`` that a file belongs to."""
+def room(path: Path) -> str:
+    """The room of ``calib`` that a file belongs to, or its own name beside them."""
     return path.relative_to(ROOT / "calib").parts[0].removesuffix(".py")
 
 
@@ -164,7 +111,7 @@ def test_kernels_need_torch_and_triton_alone(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules("calib"), ids=lambda p: "-".join(p.parts[-2:]))
 def test_calib_imports_downwards(path: Path) -> None:
-    own = part(path)
+    own = room(path)
     if own == "__init__":
         assert not list(imports(path.read_text("utf-8")))
         return
@@ -172,7 +119,7 @@ def test_calib_imports_downwards(path: Path) -> None:
     for name in imports(path.read_text("utf-8")):
         top, *rest = name.split(".")
         if top == "calib":
-            allowed = MAY_IMPORT[own] | {own}
+            allowed = {*MAY_IMPORT[own].split(), own}
             assert rest[0] in allowed, f"{path} imports {name}: allowed is {sorted(allowed)}"
         if top == "kernels":
             assert own in KERNELS_TOO, f"{path} imports {name}"
@@ -180,7 +127,7 @@ def test_calib_imports_downwards(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules("calib"), ids=lambda p: "-".join(p.parts[-2:]))
 def test_torch_waits_until_it_is_needed(path: Path) -> None:
-    if part(path) in TORCH_AT_THE_TOP:
+    if room(path) in TORCH_AT_THE_TOP:
         return
     at_the_top = imports(path.read_text("utf-8"), everywhere=False)
     tops = {name.split(".")[0] for name in at_the_top}
@@ -190,7 +137,7 @@ def test_torch_waits_until_it_is_needed(path: Path) -> None:
 def test_configuration_and_steps_start_light() -> None:
     """What every run imports, executed: none of the heavy libraries comes with it."""
     code = (
-        "import sys, calib.run, calib.steps, calib.hardware, calib.device, calib.samples\n"
+        "import sys, calib.run, calib.steps.measuring, calib.hardware.device, calib.samples\n"
         "heavy = {'torch', 'triton', 'transformers', 'sklearn', 'matplotlib', 'scipy', 'pandas'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -221,3 +168,38 @@ def test_a_foreign_package_is_named(tmp_path: Path) -> None:
 def test_a_missing_package_is_named(tmp_path: Path) -> None:
     with pytest.raises(CalibError, match=r"'no_such_package' resolves to nothing: expected .*"):
         check_packages(("no_such_package",), tmp_path)
+
+
+def test_no_circle() -> None:
+    """Of files, whatever rooms they are in; an import inside a function counts too."""
+    files = {dotted(path): path for top in ("model", "kernels", "calib") for path in modules(top)}
+    known = {name: set(imported_files(path, files)) - {name} for name, path in files.items()}
+    try:
+        TopologicalSorter(known).prepare()
+    except CycleError as error:
+        raise AssertionError(f"a circle: {' -> '.join(error.args[1])}") from None
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_files(path: Path, files: Mapping[str, Path]) -> Iterator[str]:
+    """Modules that ``path`` names; a name taken from a module stands for the module."""
+    for name in imports(path.read_text("utf-8")):
+        for known in (name, name.rpartition(".")[0]):
+            if known in files:
+                yield known
+                break
+
+
+def test_a_room_is_taken_in_at_a_glance() -> None:
+    entries = [p for p in (ROOT / "calib").iterdir() if p.suffix == ".py" or is_room(p)]
+    assert len(entries) <= 14, sorted(p.name for p in entries)
+    for folder in {path.parent for path in modules("calib")} - {ROOT / "calib"}:
+        files = list(folder.glob("*.py"))
+        assert len(files) <= 10, f"{folder} holds {len(files)} files: expected at most 10"
+
+
+def is_room(path: Path) -> bool:
+    return path.is_dir() and (path / "__init__.py").exists()

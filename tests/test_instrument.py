@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from calib.measure.cases import Arena
+from calib.measure.cases.torch_cases import Arena
 from calib.measure.clock import StopRule
 from calib.measure.cpu import CpuInstrument
 from calib.measure.instrument import STATUSES, Reading, Telemetry
-from calib.samples import Sample
+from calib.samples.sample import Sample
 from model import ops
 
 FAST = StopRule(0.5, 0.01, 2, 3)

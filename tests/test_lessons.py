@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calib.features import features_of_list
-from calib.fit import fit
-from calib.hardware import floor, load_hardware
-from calib.lessons import Foretold, Lessons, lessons_of
-from calib.prior import fit_prior
-from calib.samples import Sample
-from calib.trees import Growth, bin_edges, bins_of, fit_trees
+from calib.fit.calibration import fit
+from calib.fit.lessons import Foretold, Lessons, lessons_of
+from calib.fit.physics.features import features_of_list
+from calib.fit.physics.prior import fit_prior
+from calib.fit.trees import Growth, bin_edges, bins_of, fit_trees
+from calib.hardware.datasheet import floor, load_hardware
+from calib.samples.sample import Sample
 from model import ops
 
 H200 = load_hardware("h200")
@@ -45,7 +45,7 @@ FEW = samples("h200", 30, 0.6, seed=10)
 
 def mean_error(lessons: bool, monkeypatch: pytest.MonkeyPatch) -> float:
     if not lessons:
-        monkeypatch.setattr("calib.fit._lessons", lambda *args: None)
+        monkeypatch.setattr("calib.fit.calibration._lessons", lambda *args: None)
     asked = shapes(400, seed=11)
     true = np.array([seconds(op, "h200", 0.6) for op in asked])
     table = fit(OTHERS + FEW, H200).estimate(asked)

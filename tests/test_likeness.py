@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from calib.hardware import load_hardware
-from calib.kind import CONFIDENCE, conformal, over_devices
-from calib.likeness import likeness, plan_over_devices
+from calib.fit.kind import CONFIDENCE, conformal, over_devices
+from calib.fit.likeness import likeness, plan_over_devices
+from calib.hardware.datasheet import load_hardware
 
 H100, H200, A100, L40S, RTX = (
     load_hardware(name) for name in ("h100", "h200", "a100", "l40s", "rtx_pro_6000")

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from calib.clock.measured import join_modules, join_operators, phase_gaps
 from calib.errors import CalibError
-from calib.measure.reference import MODULE_COLUMNS, OPERATOR_COLUMNS, Measurement
-from calib.measured import join_modules, join_operators, phase_gaps
+from calib.measure.reference.measurement import MODULE_COLUMNS, OPERATOR_COLUMNS, Measurement
 
 LAYER = "model.layers.0"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib.memory import LIMIT, largest, memory
+from calib.estimates.memory import LIMIT, largest, memory
 from model.causal_lm import Llama, Qwen3Moe
 from model.deepseek_ocr import DeepseekOCRModel
 from model.workload import Workload

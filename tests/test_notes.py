@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from calib.hardware import load_hardware
-from calib.notes import source_notes
-from calib.samples import Sample, SampleStore
-from calib.target import Target
+from calib.hardware.datasheet import load_hardware
+from calib.samples.sample import Sample, SampleStore
+from calib.steps.notes import source_notes
+from calib.steps.target import Target
 from model.ops import Matmul
 
 

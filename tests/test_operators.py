@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from calib.errors import CalibError
-from calib.measure.operators import Node, event_seconds, kind_of, operators_of, tree
+from calib.measure.reference.operators import Node, event_seconds, kind_of, operators_of, tree
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks import visits
 from benchmarks.pool import KINDS, MOST_BYTES, MOST_FLOPS, at_random
-from calib.hardware import floor, load_hardware
-from calib.measure.domains import domains
-from calib.samples import Sample
+from calib.hardware.datasheet import floor, load_hardware
+from calib.measure.sweep.domains import domains
+from calib.samples.sample import Sample
 
 H200 = load_hardware("h200")
 

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib.features import features
-from calib.hardware import load_hardware, peak
-from calib.prior import Prior, columns_of, fit_prior
-from calib.product_blocks import (
+from calib.fit.physics.features import features
+from calib.fit.physics.prior import Prior, columns_of, fit_prior
+from calib.fit.physics.product_blocks import (
     CHOICE,
     COSTS,
     MISSED,
@@ -23,6 +22,7 @@ from calib.product_blocks import (
     share_missed,
     told_apart,
 )
+from calib.hardware.datasheet import load_hardware, peak
 from model.ops import Matmul, grid
 
 H200, L40S, RTX_PRO_6000 = (load_hardware(name) for name in ("h200", "l40s", "rtx_pro_6000"))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from calib.progress import stage
+from calib.steps.progress import stage
 
 
 class Terminal(io.StringIO):

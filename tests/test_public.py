@@ -6,10 +6,17 @@ import logging
 import pandas as pd
 import pytest
 
-from calib import public
 from calib.errors import CalibError
-from calib.fit import group_of
-from calib.public import CARDS, TABLES, engine_version, public_samples, read_table, samples_of
+from calib.fit.calibration import group_of
+from calib.samples import public
+from calib.samples.public import (
+    CARDS,
+    TABLES,
+    engine_version,
+    public_samples,
+    read_table,
+    samples_of,
+)
 from model.ops import Attention, Elementwise, Matmul, MoeMlp
 
 LINEAR = {"kernel_source": "torch.nn.functional.linear", "device": "NVIDIA H200"}
@@ -136,7 +143,7 @@ def test_bad_rows_are_dropped_and_counted(tmp_path, caplog):
     rows = [GEMM, GEMM | {"latency": 3.0}, GEMM | {"m": 0}, GEMM | {"n": 9, "latency": 0.0}]
     rows += [GEMM | {"n": 9, "latency": float("nan")}, GEMM | {"gemm_dtype": "nvfp4"}]
     write(tmp_path, "gemm", *rows, GEMM | {"n": 11})
-    with caplog.at_level(logging.INFO, "calib.public"):
+    with caplog.at_level(logging.INFO, "calib.samples.public"):
         kept = read_table("h200", "gemm", root=tmp_path)
     assert kept["n"].tolist() == [5, 11]
     assert kept["seconds"].tolist() == [0.002, 0.002]  # of repeats, the first

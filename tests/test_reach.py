@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from calib.cards.shipped import load_card
-from calib.fit import fit, uncalibrated
-from calib.hardware import load_hardware
-from calib.reach import beyond, reach_notes
-from calib.samples import Sample
+from calib.estimates.reach import beyond, reach_notes
+from calib.fit.calibration import fit, uncalibrated
+from calib.hardware.datasheet import load_hardware
+from calib.samples.sample import Sample
 from model.ops import GroupedMatmul, Matmul, Norm
 
 H200 = load_hardware("h200")

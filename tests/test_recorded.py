@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from calib.clock.measured import join_modules, join_operators
+from calib.clock.recorded import load, match_modules, read_trace
 from calib.errors import CalibError
-from calib.estimate import module_table, operator_table
-from calib.fit import uncalibrated
-from calib.hardware import load_hardware
-from calib.measure.host import MINIATURE
-from calib.measure.operators import Ranges, quiet
-from calib.measure.recorded import load, match_modules, read_trace
-from calib.measure.reference_model import build_reference
-from calib.measure.reference_run import Passes, make_inputs, observed
-from calib.measured import join_modules, join_operators
+from calib.estimates.tables import module_table, operator_table
+from calib.fit.calibration import uncalibrated
+from calib.hardware.datasheet import load_hardware
+from calib.measure.reference.miniature import MINIATURE
+from calib.measure.reference.model import build_reference
+from calib.measure.reference.operators import Ranges, quiet
+from calib.measure.reference.passes import Passes, make_inputs, observed
 from model.deepseek_ocr import DeepseekOCRModel
 from model.workload import Workload
 

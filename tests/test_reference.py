@@ -14,23 +14,23 @@ import torch
 from dispatched import dispatched
 
 from calib.errors import CalibError
-from calib.measure import reference_model
-from calib.measure.operators import Ranges
-from calib.measure.reference import (
+from calib.measure.reference import model as reference_model
+from calib.measure.reference.measurement import (
     Measurement,
     load_measurement,
     measure_built,
     save_measurement,
     spread,
 )
-from calib.measure.reference_model import (
+from calib.measure.reference.model import (
     Reference,
     build_reference,
     control_group_memory,
     needed_memory,
     reference_dimensions,
 )
-from calib.measure.reference_run import (
+from calib.measure.reference.operators import Ranges
+from calib.measure.reference.passes import (
     ModuleTimer,
     Passes,
     experts_touched,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.repeatability import frame, pairs, summary
-from calib.hardware import floor, load_hardware
-from calib.samples import Sample
+from calib.hardware.datasheet import floor, load_hardware
+from calib.samples.sample import Sample
 from model import ops
 
 H200 = load_hardware("h200")

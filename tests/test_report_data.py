@@ -14,13 +14,10 @@ from jsonschema import Draft202012Validator, ValidationError
 from report_record import RUNS, SLOWDOWN, run, synthetic_record
 
 from calib.checkout import ROOT
-from calib.report.analytic_report import (
-    AnalyticModelReport,
-    report_schema,
-)
-from calib.report.build import build_report, plain, tokens_prefilled
-from calib.report.schema import Doc, json_schema
-from calib.report.tree import Branch, branches, folded_name, shared_params, weakest
+from calib.report.layers.analytic_report import AnalyticModelReport, report_schema
+from calib.report.layers.build import build_report, plain, tokens_prefilled
+from calib.report.layers.schema import Doc, json_schema
+from calib.report.layers.tree import Branch, branches, folded_name, shared_params, weakest
 from model.deepseek_ocr import DeepseekOCRModel
 from model.workload import Workload
 
@@ -239,7 +236,7 @@ def test_original_fields_are_all_there() -> None:
 
 
 def test_kept_schema_is_the_generated_one() -> None:
-    """To mend: python -m calib.report.analytic_report > docs/report.schema.json"""
+    """To mend: python -m calib.report.layers.analytic_report > docs/report.schema.json"""
     assert (ROOT / "docs" / "report.schema.json").read_text("utf-8") == report_schema()
 
 

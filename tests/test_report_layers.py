@@ -12,9 +12,9 @@ import pytest
 from report_record import run
 from sympy import sympify
 
-from calib.report.analytic_report import AnalyticModelReport
-from calib.report.build import build_report
-from calib.report.formulas import (
+from calib.report.layers.analytic_report import AnalyticModelReport
+from calib.report.layers.build import build_report
+from calib.report.layers.formulas import (
     DTYPE_FIELDS,
     OPERATOR_FIELDS,
     PROPERTIES,
@@ -26,8 +26,8 @@ from calib.report.formulas import (
     operator_formulas,
     symbolic_layer,
 )
-from calib.report.layers import Use, layer_uses, markdown_of, write_layer_docs
-from calib.report.tree import branches
+from calib.report.layers.pages import Use, layer_uses, markdown_of, write_layer_docs
+from calib.report.layers.tree import branches
 from model.decoder import SelfAttention, SwiGlu
 from model.layer import Call, Layer, Step, call
 from model.linear import Linear

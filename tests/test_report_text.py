@@ -12,10 +12,10 @@ import pytest
 from markdown_it import MarkdownIt
 from report_record import RUNS, run
 
+from calib.report.layers.tree import branches
 from calib.report.markdown import answer, kind_cells, largest, report_markdown
 from calib.report.record import RunRecord, known
 from calib.report.terminal import WIDTH, Cells, component_cells, figure_cells, print_report
-from calib.report.tree import branches
 from calib.report.units import UNKNOWN, digits, figure, flops, interval, nbytes, percent, seconds
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.optimize import check_grad
 
-from calib.features import Features
-from calib.residual import Left, _unlikelihood, fit_lengths, fit_residual
+from calib.fit.physics.features import Features
+from calib.fit.residual import Left, _unlikelihood, fit_lengths, fit_residual
 
 RNG = np.random.default_rng(3)
 

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 from calib.checkout import ROOT
 from calib.errors import CalibError
-from calib.report.analytic_report import report_schema
+from calib.report.layers.analytic_report import report_schema
 from calib.report.what_if import merge_runs
 
 
@@ -88,10 +88,10 @@ def test_output_folder_that_cannot_be_written(tmp_path, below):
 
 
 def test_samples_that_cannot_be_kept_are_known_before_anything_is_measured(tmp_path, monkeypatch):
-    from calib import steps
-    from calib.hardware import load_hardware
-    from calib.samples import SampleStore
-    from calib.target import Target
+    from calib.hardware.datasheet import load_hardware
+    from calib.samples.sample import SampleStore
+    from calib.steps import measuring as steps
+    from calib.steps.target import Target
 
     monkeypatch.setattr(steps, "probed", lambda target: pytest.fail("measured already"))
     (tmp_path / "taken").write_text("in the way")
@@ -154,7 +154,8 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path):
 def test_without_a_card_the_analytic_mode_tells_costs_and_no_times(tmp_path):
     code = (
         "import sys\n"
-        "from calib import device, run\n"
+        "from calib import run\n"
+        "from calib.hardware import device\n"
         "device.detect_device = lambda: None\n"
         "sys.argv = ['calib.run', *sys.argv[1:]]\n"
         "run.main()\n"

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from calib import samples as module
 from calib.errors import CalibError
-from calib.samples import Sample, SampleStore, read_samples, write_samples
+from calib.samples import sample as module
+from calib.samples.sample import Sample, SampleStore, read_samples, write_samples
 from model import ops
 
 SAMPLE = Sample(ops.Matmul(3, 5, 7), [2e-3, 1e-3, 4e-3], "cpu", "torch", device="a CPU")

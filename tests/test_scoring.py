@@ -24,9 +24,9 @@ from benchmarks.scoring.score import (
     setting,
 )
 from benchmarks.scoring.splits import final_rows, split
-from calib import public
-from calib.hardware import load_hardware
-from calib.public import CARDS
+from calib.hardware.datasheet import load_hardware
+from calib.samples import public
+from calib.samples.public import CARDS
 
 GROUPS = np.repeat([f"{n}/{k}" for n in range(20) for k in range(20)], 3)
 

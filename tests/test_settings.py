@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from calib.checkout import CONF
 from calib.errors import CalibError
-from calib.settings import check_settings, explain
+from calib.steps.request import check_settings, explain
 
 
 def composed(*words: str) -> Any:

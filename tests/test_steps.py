@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from calib.hardware import floor, load_hardware
-from calib.samples import Sample, SampleStore
-from calib.steps import _uncertainty, fit_samples
-from calib.target import Target
+from calib.hardware.datasheet import floor, load_hardware
+from calib.samples.sample import Sample, SampleStore
+from calib.steps.measuring import _uncertainty, fit_samples
+from calib.steps.target import Target
 from model.ops import Matmul
 
 

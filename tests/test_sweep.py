@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from calib.errors import CalibError, DeviceLost
-from calib.measure.attempts import Attempts
 from calib.measure.clock import StopRule
-from calib.measure.design import adaptive, design, in_shares, most_useful, plain
 from calib.measure.instrument import LOST, OUT_OF_MEMORY, UNSUPPORTED, Reading, Telemetry
 from calib.measure.probes import Speed
-from calib.measure.sweep import (
+from calib.measure.sweep.attempts import Attempts
+from calib.measure.sweep.design import adaptive, design, in_shares, most_useful, plain
+from calib.measure.sweep.sweep import (
     BLOCK_S,
     MODEL,
     STRETCH_SHARE,
@@ -24,7 +24,7 @@ from calib.measure.sweep import (
     spent_s,
     steady,
 )
-from calib.samples import SampleStore
+from calib.samples.sample import SampleStore
 from model import ops
 
 RULE = StopRule(0.5, 0.01, 2, 3)

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from calib import target as module
-from calib.device import DeviceProperties
 from calib.errors import CalibError
-from calib.hardware import load_hardware
+from calib.hardware.datasheet import load_hardware
+from calib.hardware.device import DeviceProperties
 from calib.measure.cpu import CpuInstrument
-from calib.samples import Sample, write_samples
-from calib.target import find_target, open_instrument
+from calib.samples.sample import Sample, write_samples
+from calib.steps import target as module
+from calib.steps.target import find_target, open_instrument
 from model import ops
 
 H200 = DeviceProperties(
@@ -103,10 +103,11 @@ def test_a_card_is_swept_with_both_implementations(machine, tmp_path, monkeypatc
     """From the configuration to stored samples, on a simulated card."""
     from simulated_gpu import KernelBench, SimulatedCard, Trace
 
-    from calib import ceilings, steps
-    from calib.host_costs import EAGER_OPERATOR, LAUNCH
     from calib.measure.cuda.instrument import CudaInstrument
-    from calib.measure.sweep import Point
+    from calib.measure.sweep.sweep import Point
+    from calib.samples import ceilings
+    from calib.samples.host_costs import EAGER_OPERATOR, LAUNCH
+    from calib.steps import measuring as steps
     from model.workload import Workload
 
     def simulated(target, seed=0):
@@ -119,7 +120,7 @@ def test_a_card_is_swept_with_both_implementations(machine, tmp_path, monkeypatc
     monkeypatch.setattr(steps, "open_instrument", simulated)
     monkeypatch.setattr(steps, "versions", lambda target: {"driver": "made up"})
     few = [Point(ops.Matmul(m, 64, 64), "cold") for m in (1, 2, 3)]
-    monkeypatch.setattr("calib.measure.design.adaptive", lambda *_: lambda state: iter(few))
+    monkeypatch.setattr("calib.measure.sweep.design.adaptive", lambda *_: lambda state: iter(few))
     limits = {"budget_s": 600.0, "spread": 0.01, "cap_s": 0.1, "least": 5, "most": 20}
     asked = config(tmp_path, mode="calibrate") | {"sweep": limits, "seed": 0}
     model = steps.build("vit")

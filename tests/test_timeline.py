@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calib.host_costs import COMPILED, EAGER, GRAPH, Cost, HostCosts
-from calib.timeline import (
+from calib.estimates.timeline import (
     Launches,
     Rates,
     issue,
@@ -21,6 +20,7 @@ from calib.timeline import (
     timeline_table,
     with_wall,
 )
+from calib.samples.host_costs import COMPILED, EAGER, GRAPH, Cost, HostCosts
 
 COSTS = Rates(
     eager_operator=5.0, launch=2.0, dependent_gap=1.0, sync=4.0, graph_node=0.5, graph_launch=3.0

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from calib.errors import CalibError
-from calib.trace import record, trace, unknown
+from calib.trace.module import record, trace, unknown
 from model.layer import Call, total
 from model.ops import (
     Attention,

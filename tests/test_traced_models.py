@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from benchmarks import trace_coverage, traced_models
-from calib.fit import uncalibrated
-from calib.hardware import load_hardware
-from calib.samples import Sample, SampleStore
-from calib.target import Target
+from calib.fit.calibration import uncalibrated
+from calib.hardware.datasheet import load_hardware
+from calib.samples.sample import Sample, SampleStore
+from calib.steps.target import Target
 from model.ops import Matmul
 
 TINY = {

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from calib.hardware import load_hardware
-from calib.tiles import tile_columns, work
-from calib.trees import Growth, bin_edges, bins_of, fit_trees, mean_of, sum_of
+from calib.fit.physics.tiles import tile_columns, work
+from calib.fit.trees import Growth, bin_edges, bins_of, fit_trees, mean_of, sum_of
+from calib.hardware.datasheet import load_hardware
 from model import ops
 
 RNG = np.random.default_rng(3)
@@ -88,5 +88,5 @@ def test_bins_count_the_edges_below_a_value_as_a_sorted_search_does():
 
 def test_a_long_grid_is_answered_as_its_parts(forest, monkeypatch):
     whole = forest.predict(ROWS)
-    monkeypatch.setattr("calib.trees._CELLS", 7 * len(forest.scale))
+    monkeypatch.setattr("calib.fit.trees._CELLS", 7 * len(forest.scale))
     np.testing.assert_allclose(forest.predict(ROWS), whole, rtol=1e-5, atol=1e-5)

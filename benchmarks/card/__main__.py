@@ -16,9 +16,9 @@ from pathlib import Path
 
 from benchmarks.card import checklist, summary
 from benchmarks.card.wheels import ROOT, install
-from calib.device import detect_device, device_hardware
 from calib.errors import CalibError
-from calib.samples import Sample, read_samples, write_samples
+from calib.hardware.device import detect_device, device_hardware
+from calib.samples.sample import Sample, read_samples, write_samples
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from calib.errors import CalibError
-from calib.measure.reference_model import build_reference
-from calib.measure.reference_run import Passes, State, make_inputs, synchronise
+from calib.measure.reference.model import build_reference
+from calib.measure.reference.passes import Passes, State, make_inputs, synchronise
 from model.workload import Workload
 
 Run = Callable[[], Any]

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.drift import drift_corrected, typical, visits
 from calib.errors import CalibError
-from calib.hardware import Hardware
-from calib.samples import Sample, SampleStore
+from calib.hardware.datasheet import Hardware
+from calib.samples.drift import drift_corrected, typical, visits
+from calib.samples.sample import Sample, SampleStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,7 @@ def measured_again(
     samples: Sequence[Sample], instrument: Instrument, store: SampleStore
 ) -> list[Sample]:
     """The same operators swept into ``store``, in time; those that failed there are left out."""
-    from calib.measure.sweep import Point, Sweep
+    from calib.measure.sweep.sweep import Point, Sweep
 
     points = list(dict.fromkeys(Point(s.op, s.cache) for s in samples))
     sweep = Sweep(instrument, store, BUDGET_S, instrument.rule(LIMITS))
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     from calib.measure.allocator import keep_freed_memory
 
     keep_freed_memory()  # as the sweep does, before torch is imported
-    from calib.target import find_target, open_instrument, probed
+    from calib.steps.target import find_target, open_instrument, probed
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.card.repeat")
     parser.add_argument("--samples", type=Path, required=True)

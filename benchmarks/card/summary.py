@@ -51,8 +51,8 @@ def _counts(values: Any) -> str:
 
 def ceiling_section(samples: Sequence[Any], hardware: Any) -> list[str]:
     """Measured ceilings beside the datasheet, and beside what the clock would allow."""
-    from calib.ceilings import ceilings
     from calib.report.ceilings import INTRODUCTION, ceiling_cells
+    from calib.samples.ceilings import ceilings
 
     cells = ceiling_cells([asdict(c) for c in ceilings(samples, hardware)])
     return ["## Ceilings", INTRODUCTION, table(cells.headers, cells.rows)]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib.errors import CalibError
-from calib.samples import Sample, read_samples, write_samples
+from calib.samples.sample import Sample, read_samples, write_samples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ LIMITS = {"spread": 0.01, "cap_s": 0.25, "least": 10, "most": 100}
 
 def from_package(card: str) -> list[Sample]:
     """``EACH`` shapes of every table of ``card``, evenly spread. Raises ``CalibError``."""
-    from calib.public import public_samples
+    from calib.samples.public import public_samples
 
     picked: list[Sample] = []
     for table in READ:
@@ -48,7 +48,7 @@ def from_package(card: str) -> list[Sample]:
 def carry(folder: Path) -> Iterator[str]:
     """Write the tables of every card into ``folder``, a small file each; lines for the reader."""
     try:
-        from calib.public import CARDS, package_data
+        from calib.samples.public import CARDS, package_data
 
         package_data()
     except CalibError as error:
@@ -107,7 +107,7 @@ def figures(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from calib.target import find_target, open_instrument
+    from calib.steps.target import find_target, open_instrument
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.card.tables")
     parser.add_argument("--samples", type=Path, required=True)

@@ -69,7 +69,7 @@ SCORING_TEXT = """## How it was scored
 - Attention is carried between cards that run the same kernel: FlashAttention 3 on the two Hopper
   cards, FlashAttention 2 on A100, L40S and RTX PRO 6000. B200 has a kernel to itself.
 - Rows are hot: weights replayed, L2 not flushed.
-- Chosen samples: the rule of `calib.measure.choice` among 4000 random rows; half are drawn
+- Chosen samples: the rule of `calib.measure.sweep.choice` among 4000 random rows; half are drawn
   evenly, then two rounds in proportion to the fit's spread.
 - {parts} scores; `accuracy.parquet` has each seed.
 """

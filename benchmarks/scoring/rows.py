@@ -9,9 +9,9 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from calib.hardware import load_hardware
-from calib.public import TABLES, read_table, samples_of
-from calib.samples import Sample
+from calib.hardware.datasheet import load_hardware
+from calib.samples.public import TABLES, read_table, samples_of
+from calib.samples.sample import Sample
 from model.ops import grid
 
 
@@ -19,8 +19,8 @@ from model.ops import grid
 class Rows:
     """``n`` rows of one table of one card or several.
 
-    ``frame``: the columns of :func:`calib.public.read_table`, with ``flops`` (unmasked work only)
-    and ``bytes`` [n].
+    ``frame``: the columns of :func:`calib.samples.public.read_table`, with ``flops`` (unmasked work
+    only) and ``bytes`` [n].
     """
 
     table: str

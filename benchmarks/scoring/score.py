@@ -15,10 +15,10 @@ from benchmarks.scoring.baselines import BASELINES
 from benchmarks.scoring.cases import BOTH, SIX, Case
 from benchmarks.scoring.rows import Rows, join, load, of_kernel
 from benchmarks.scoring.splits import final_rows, split
-from calib.fit import Calibration, fit
-from calib.hardware import load_hardware
-from calib.measure.choice import choose
-from calib.public import TABLES
+from calib.fit.calibration import Calibration, fit
+from calib.hardware.datasheet import load_hardware
+from calib.measure.sweep.choice import choose
+from calib.samples.public import TABLES
 from model.ops import Operator
 
 OURS = "calib"

@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.scoring.cases import CASES
 from benchmarks.scoring.score import operators, random_rows, setting
-from calib.fit import fit
-from calib.hardware import load_hardware
+from calib.fit.calibration import fit
+from calib.hardware.datasheet import load_hardware
 
 _SHOWN = 10
 

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from calib import public
 from calib.cards.card import Card, Figures, clocked, nearness, published_clock_ratio
 from calib.cards.cold import Caches
 from calib.cards.shipped import FOLDER, load_card
@@ -37,9 +36,10 @@ from calib.cards.tables import (
     widths,
 )
 from calib.errors import CalibError
-from calib.fit import Calibration, fit
-from calib.hardware import Hardware, load_hardware
-from calib.samples import Sample
+from calib.fit.calibration import Calibration, fit
+from calib.hardware.datasheet import Hardware, load_hardware
+from calib.samples import public
+from calib.samples.sample import Sample
 
 CARDS = ("a100", "b200", "h100", "h200", "l40s", "rtx4090", "rtx5090", "rtx_pro_6000")
 MOST_CHANGED = 1e-3

@@ -19,8 +19,7 @@ import numpy as np
 
 from calib.cards.cold import Caches, hot_to_cold
 from calib.cards.stand_ins import StandIn, stand_in
-from calib.features import stack
-from calib.fit import (
+from calib.fit.calibration import (
     INTERPOLATED,
     ROOFLINE,
     TRANSFERRED,
@@ -31,7 +30,8 @@ from calib.fit import (
     dtype_of,
     kind_of,
 )
-from calib.hardware import Hardware, floor
+from calib.fit.physics.features import stack
+from calib.hardware.datasheet import Hardware, floor
 from model.ops import Operator, is_grid
 
 if TYPE_CHECKING:

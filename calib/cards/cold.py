@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from calib.hardware import Hardware, floors
+from calib.hardware.datasheet import Hardware, floors
 from model.ops import Operator
 
 LATENCY_BYTES = 2.0**19

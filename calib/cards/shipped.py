@@ -12,14 +12,14 @@ import numpy as np
 
 from calib.cards.card import Card, Figures
 from calib.cards.stored import StoredError, read_record
-from calib.fit import ROOFLINE
-from calib.hardware import Hardware
+from calib.fit.calibration import ROOFLINE
+from calib.hardware.datasheet import Hardware
 from model.ops import Operator
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib.estimate import Estimator
+    from calib.estimates.tables import Estimator
 
 FOLDER = Path(__file__).parent / "data"
 """A card's fitted figures ``<card>.npz`` and its data card ``<card>.json``."""

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from calib.hardware import Hardware, floor
+from calib.hardware.datasheet import Hardware, floor
 from model.ops import (
     Attention,
     AttentionBackward,

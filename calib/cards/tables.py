@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from calib import public
 from calib.cards.cold import Caches, fit_caches
-from calib.features import stack
-from calib.hardware import Hardware, load_hardware
-from calib.samples import Sample
+from calib.fit.physics.features import stack
+from calib.hardware.datasheet import Hardware, load_hardware
+from calib.samples import public
+from calib.samples.sample import Sample
 
 ENGINE = "vllm"
 RESIDENT_SHARE = {"matmul": 1 / 6}

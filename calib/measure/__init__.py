@@ -1,1 +1,1 @@
-"""Measuring: probes of the device, a clock, operators to run, the sweep, the reference model."""
+"""Times operators and the reference model on the device that is here."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from calib.measure.cases import Arena, Unsupported, build, weight_stream
+from calib.measure.cases.torch_cases import Arena, Unsupported, build, weight_stream
 from calib.measure.clock import StopRule, time_repeats
 from calib.measure.contention import undisturbed
 from calib.measure.instrument import OUT_OF_MEMORY, UNSUPPORTED, Reading
@@ -61,5 +61,5 @@ class CpuInstrument:
 
     def costs(self) -> dict[Operator, list[float]]:
         """None: a sample holds its operator's dispatch. Module code needs the fit, and is measured
-        after it (``calib.measure.host``)."""
+        after it (``calib.measure.reference.miniature``)."""
         return {}

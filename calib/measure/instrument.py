@@ -77,5 +77,5 @@ class Instrument(Protocol):
         """What probes reach just now. Raises ``DeviceLost``."""
 
     def costs(self) -> dict[Operator, list[float]]:
-        """Raw seconds of what the host and the queue cost (``calib.host_costs``); empty where the
-        samples of operators hold them already."""
+        """Raw seconds of what the host and the queue cost (``calib.samples.host_costs``); empty
+        where the samples of operators hold them already."""

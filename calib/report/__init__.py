@@ -1,1 +1,1 @@
-"""Reports: what a run found, as tables, pictures, documents and data. Sees tables only."""
+"""Tables to what is read: terminal, Markdown, pictures, JSON, YAML."""

@@ -16,7 +16,7 @@ HEADERS = ("ceiling", "measured", "datasheet", "share", "SM clock", "of the cloc
 
 
 def ceiling_cells(rows: list[dict[Any, Any]]) -> Cells:
-    """One row a figure, with the fields of ``calib.ceilings.Ceiling``."""
+    """One row a figure, with the fields of ``calib.samples.ceilings.Ceiling``."""
     shown: list[tuple[str, ...]] = [
         (
             str(row["name"]),

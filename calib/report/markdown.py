@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from calib.report.ceilings import INTRODUCTION, ceiling_cells, ceiling_rows
+from calib.report.layers.tree import Branch
 from calib.report.measurement import RAN, TRACED, fact_cells, phase_cells
 from calib.report.record import TOTAL, RunRecord, known
 from calib.report.terminal import ERROR_HEADERS, Cells, component_cells, figure_cells, remarks
-from calib.report.tree import Branch
 from calib.report.units import UNKNOWN, flops, interval, nbytes, percent, seconds
 
 LEAST_SHARE = 0.01

@@ -20,13 +20,13 @@ class RunRecord:
     run_id, created    a name, and when the run started (ISO 8601, UTC)
     model_config       the dimensions that the architecture was built with
     workload           the fields of ``model.workload.Workload``
-    hardware           the fields of ``calib.hardware.Hardware``
+    hardware           the fields of ``calib.hardware.datasheet.Hardware``
     operators          one row a call: phase, path, kind, shape, dtype, count, launches, sync,
                        flops, bytes, arithmetic_intensity, bound, roofline_s, efficiency,
                        estimate_s, low_s, high_s, provenance, estimate_unseen_s, triton_s,
                        measured_s, error, error_unseen, hardware, implementation, model, workload,
-                       and the columns of ``calib.estimate.WALL``; ``triton_s``: by our Triton
-                       kernels, null where the card has no samples of them; FLOPs, bytes and
+                       and the columns of ``calib.estimates.tables.WALL``; ``triton_s``: by our
+                       Triton kernels, null where the card has no samples of them; FLOPs, bytes and
                        seconds are totals of the workload, ``count`` is that of one pass of the
                        phase and ``launches`` that of one execution
     modules            one row a module and phase, sums over all that is below its path;
@@ -36,12 +36,12 @@ class RunRecord:
     timeline           one row a phase, seconds of one pass: wall_s, low_s, high_s, kernel_s,
                        idle_s, graph_s (the same as a CUDA graph), limited_by; None: not replayed
     launches           one row a launch of one pass of the last phase (a decode step), as
-                       ``calib.timeline.launch_table`` makes it
-    memory             the fields of ``calib.memory.Memory`` and what follows from them
+                       ``calib.estimates.timeline.launch_table`` makes it
+    memory             the fields of ``calib.estimates.memory.Memory`` and what follows from them
     figures            name, unit, roofline, estimate, low, high, measured
     fits               one row a fit, with its held-out errors; may be empty
-    ceilings           one row a figure, the fields of ``calib.ceilings.Ceiling``; None: no samples
-    measurement        how it was measured and what the machine did; None where nothing was
+    ceilings           one row a figure, the fields of ``calib.samples.ceilings.Ceiling``; None: no
+    samples measurement        how it was measured and what the machine did; None where nothing was
     """
 
     run_id: str

@@ -20,7 +20,8 @@ Event = dict[str, Any]
 
 
 def chrome_trace(launches: pd.DataFrame, device: str) -> dict[str, Any]:
-    """The trace of a table of launches (``calib.timeline.launch_table``), in its order."""
+    """The trace of a table of launches (``calib.estimates.timeline.launch_table``), in its
+    order."""
     rows = launches.to_dict("records")
     paths = [str(row["path"]) for row in rows]
 

@@ -87,7 +87,7 @@ def merge_runs(
     with renamed_at_the_end(folder) as (staging, moved):
         table.to_parquet(staging / TABLE, index=False)
         if pictures:
-            from calib.report.cost_pictures import cost_picture
+            from calib.report.pictures.of_costs import cost_picture
 
             cost_picture(table).savefig(staging / PICTURE, dpi=120)
     return written + moved, table

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib.errors import CalibError
-from calib.report.analytic_report import AnalyticModelReport
-from calib.report.build import build_report, plain
+from calib.report.layers.analytic_report import AnalyticModelReport
+from calib.report.layers.build import build_report, plain
+from calib.report.layers.tree import branches
 from calib.report.markdown import report_markdown
 from calib.report.record import RunRecord
 from calib.report.trace_file import chrome_trace
-from calib.report.tree import branches
 from model.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def write_report(
         if config is not None:
             (staging / "config.yaml").write_text(config, encoding="utf-8")
         if documents:
-            from calib.report.layers import write_layer_docs
+            from calib.report.layers.pages import write_layer_docs
 
             write_layer_docs(report, staging / LAYERS)
     return written
@@ -94,7 +94,7 @@ def _json(value: Any) -> str:
 
 
 def _draw(record: RunRecord, folder: Path) -> list[tuple[str, str]]:
-    from calib.report.pictures import draw_pictures
+    from calib.report.pictures.of_run import draw_pictures
 
     return draw_pictures(record, folder)
 

@@ -1,1 +1,1 @@
-"""Measuring an NVIDIA card: its stream and clock, its telemetry, kernels timed, host costs."""
+"""The same for an NVIDIA card."""

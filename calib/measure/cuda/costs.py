@@ -1,4 +1,5 @@
-"""What the host and the queue cost on this machine (``calib.host_costs`` says what each one is).
+"""What the host and the queue cost on this machine (``calib.samples.host_costs`` says what each one
+is).
 
 Each cost is measured many times over in a row and divided, since most of them are about as long as
 one look at the clock. The kernel that does nothing is a spin of no cycles.
@@ -13,7 +14,9 @@ from typing import Any
 
 import torch
 
-from calib.host_costs import (
+from calib.measure.cuda.stream import Run, Stream, wait
+from calib.measure.cuda.timer import Timer
+from calib.samples.host_costs import (
     DEPENDENT_GAP,
     EAGER_OPERATOR,
     GRAPH_LAUNCH,
@@ -22,8 +25,6 @@ from calib.host_costs import (
     MODULE_CODE,
     SYNC,
 )
-from calib.measure.cuda.stream import Run, Stream, wait
-from calib.measure.cuda.timer import Timer
 from model.layer import Call
 from model.ops import Operator
 
@@ -80,14 +81,14 @@ def module_code(
     """Raw seconds that module code adds to a launch: the miniature's step, which waits for nothing
     but the host, less one eager operator's cost a launch.
 
-    ``measure``: ``calib.measure.host.host_seconds`` on the card.
+    ``measure``: ``calib.measure.reference.miniature.host_seconds`` on the card.
     """
     return measure(lambda calls: eager_s * sum(c.launches * c.count for c in calls))
 
 
 def open_costs(timer: Timer, device: str) -> dict[Operator, list[float]]:
     """All costs, on the card that torch calls ``device``."""
-    from calib.measure.host import host_seconds as miniature
+    from calib.measure.reference.miniature import host_seconds as miniature
 
     x: Any = torch.zeros(8, device=device)
     with torch.no_grad():

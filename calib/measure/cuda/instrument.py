@@ -11,9 +11,10 @@ import torch
 from triton.errors import TritonError
 
 from calib.errors import DeviceLost
-from calib.hardware import Hardware
-from calib.measure.cases import Arena, Unsupported, torch_cases
-from calib.measure.check import error_of
+from calib.hardware.datasheet import Hardware
+from calib.measure.cases.check import error_of
+from calib.measure.cases.torch_cases import Arena, Unsupported, torch_cases
+from calib.measure.cases.triton_cases import triton_cases
 from calib.measure.clock import StopRule
 from calib.measure.cuda.costs import open_costs
 from calib.measure.cuda.stream import Run, Stream, TorchStream, wait
@@ -28,7 +29,6 @@ from calib.measure.instrument import (
     Reading,
 )
 from calib.measure.probes import Speed
-from calib.measure.triton_cases import triton_cases
 from model import ops
 from model.ops import Operator
 

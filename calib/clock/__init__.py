@@ -1,0 +1,1 @@
+"""What was measured of a whole model, joined to what was estimated."""

@@ -1,0 +1,1 @@
+"""Calls and a calibration to tables: kernels, launches replayed, memory, reach."""

@@ -1,0 +1,112 @@
+"""How far a workload goes beyond what was sampled, where mostly physics speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib.cards.card import TORCH, Card
+from calib.cards.stand_ins import stand_in
+from calib.fit.calibration import MEASURED, Calibration, dtype_of, kind_of
+from calib.fit.kind import KindFit
+from calib.fit.physics.features import features_of_list
+from calib.hardware.datasheet import Hardware
+from model.ops import Operator
+
+if TYPE_CHECKING:
+    from calib.estimates.tables import Estimator
+
+WORTH_SAYING = 2.0
+"""Ratio beyond the sampled range from which on a shape is counted."""
+WORTH_SHARE = 0.05
+"""Of the time: what such shapes must take to be mentioned."""
+
+
+def reach_notes(
+    calibration: Estimator, timed: Sequence[tuple[Operator, float, str]], implementation: str
+) -> list[str]:
+    """A sentence where much of the time is of shapes far beyond the samples, else nothing.
+
+    ``timed``: each operator with its seconds and their provenance.
+    """
+    whole = sum(seconds for _, seconds, _ in timed)
+    guessed = [(op, seconds) for op, seconds, how in timed if how != MEASURED]
+    different = list(dict.fromkeys(op for op, _ in guessed))
+    known = dict(zip(different, beyond(calibration, different, implementation), strict=True))
+    far = [(*known[op], op, seconds) for op, seconds in guessed if known[op][0] > WORTH_SAYING]
+    share = sum(seconds for *_, seconds in far) / whole if whole else 0.0
+    if not share > WORTH_SHARE:  # nor where no time is known
+        return []
+    ratio, name, op, _ = max(far, key=lambda one: (one[0], one[1]))
+    return [
+        f"Extrapolated: {share:.0%} of the kernels' time is of shapes beyond what was sampled, by "
+        f"up to {_times(ratio)} ({kind_of(op).replace('_', ' ')}, {name}). There the estimate is "
+        "mostly physics, and its interval wide."
+    ]
+
+
+def _times(ratio: float) -> str:
+    return f"{float(f'{ratio:.2g}'):,g} times" if ratio < 1e6 else f"{ratio:.1e} times"
+
+
+def beyond(
+    calibration: Estimator, ops: Sequence[Operator], implementation: str
+) -> list[tuple[float, str]]:
+    """For each operator the largest ratio by which a dimension, or its work, lies outside the
+    samples of its kind, and which; 1 and no name inside, and where no samples tell.
+
+    Of several calibrations, or fits of a kind, the one that reaches furthest counts.
+    """
+    layers = getattr(calibration, "layers", (calibration,))
+    answers = [_beyond(layer, ops, implementation) for layer in layers]
+    return [min((a for a in some if a), default=(1.0, "")) for some in zip(*answers, strict=True)]
+
+
+def _beyond(
+    layer: Any, ops: Sequence[Operator], implementation: str
+) -> list[tuple[float, str] | None]:
+    """Of one calibration; None for an operator that it knows nothing of.
+
+    What ships is asked for what stands in for an operator of torch (:mod:`calib.cards.stand_ins`).
+    """
+    ships = isinstance(layer, Card) and implementation == TORCH
+    own: Calibration = layer.calibration if isinstance(layer, Card) else layer
+    asked = [stand_in(op).ops if ships else (op,) for op in ops]
+    kinds: dict[tuple[str, str], list[Operator]] = {}
+    for op in dict.fromkeys(op for some in asked for op in some):
+        kinds.setdefault((kind_of(op), dtype_of(op)), []).append(op)
+    known: dict[Operator, tuple[float, str]] = {}
+    for kind, some in kinds.items():
+        fits = [
+            fit
+            for (by, *of), fit in own.kinds.items()
+            if tuple(of) == kind and (ships or by == implementation)
+        ]
+        answers = [_outside(fit, some, own.hardware) for fit in fits]
+        if answers:
+            known |= {op: min(a[i] for a in answers) for i, op in enumerate(some)}
+    return [
+        max(known[op] for op in some) if all(op in known for op in some) else None for some in asked
+    ]
+
+
+def _outside(fit: KindFit, ops: Sequence[Operator], hardware: Hardware) -> list[tuple[float, str]]:
+    """[n] the largest ratio and its column; columns are logarithms, but for flags and labels."""
+    x = features_of_list(ops, hardware)
+    flags = {f.name for op in ops for f in fields(op) if isinstance(f.default, bool)}
+    names = [n for n in x.smooth_names if n != "hot" and n not in flags and "=" not in n]
+    values = x.matrix(names)
+    low, high = (np.array([ends.get(n, 0.0) for n in names]) for ends in (fit.low, fit.high))
+    far = np.maximum(np.maximum(low - values, values - high), 0.0)
+    ratios = np.exp(np.minimum(far.max(axis=1), _LARGEST_LOG))
+    columns = [NAMES.get(names[column], names[column]) for column in far.argmax(axis=1)]
+    return [(float(r), n if r > 1 else "") for r, n in zip(ratios, columns, strict=True)]
+
+
+_LARGEST_LOG = 700.0
+"""Of a float's range."""
+NAMES = {"compute": "FLOPs", "memory": "bytes", "depth": "terms of a sum"}
+"""What columns are called that are no dimension of a shape."""

@@ -1,0 +1,1 @@
+"""What formulas say of an operator on a device, before anything is learned."""

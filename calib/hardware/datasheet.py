@@ -1,0 +1,295 @@
+"""A device's peaks, and the least time that an operator can take on it.
+
+    floor(op, hardware) = max(min_flops / peak, bytes / bandwidth)        [s]
+
+``peak`` is the rate of the units that execute the operator: for a product (matmul, convolution,
+attention) the rate of its dtype, for everything else the float32 rate outside the matrix units,
+since pointwise arithmetic is done in float32 whatever the tensors hold. Peaks come from a
+datasheet (``conf/hw``), from a derivation (:mod:`calib.hardware.device`) or from probes, and are a
+reference, not a bound: a card that clocks above its rated boost exceeds them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import yaml
+
+from calib.checkout import CONF
+from calib.errors import CalibError
+from model.ops import ITEM_BYTES, Operator, TensorCoreOperator
+
+PROVENANCES = ("datasheet", "derived", "probed")
+PROBED = "probed"
+"""The mark, in ``conf/hw``, of a figure that no file can hold because it is probed at run time."""
+
+
+class HardwareError(CalibError, ValueError):
+    """A device that is not known, a figure that is wrong, or one that the device does not have."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What one device can do at best. Figures not known before they are probed are NaN, 0 or {}.
+
+    name                     as in ``conf/hw``
+    device_names             as the driver reports them
+    compute_capability       "12.0"; None on a CPU
+    sm_count                 streaming multiprocessors; cores on a CPU
+    clock_hz                 rated boost clock [Hz]
+    peak_flops               dense products with float32 accumulation, by dtype [FLOP/s]
+    cuda_core_flops          float32 outside the matrix units [FLOP/s]
+    bandwidth                main memory [bytes/s]
+    memory_bytes             main memory [bytes]
+    l2_bytes                 L2, on a CPU the last-level cache [bytes]
+    shared_memory_per_block  the most a block may opt in to [bytes]; None on a CPU
+    threads_per_sm           None on a CPU
+    power_w                  board power [W]; None where no one states it
+    sources                  figure -> where it is from; a figure's own name or the mapping it is in
+    measured                 figure -> published measured ceiling: low, high, source
+    provenance               how the peaks are known: datasheet, derived or probed
+    """
+
+    name: str
+    device_names: tuple[str, ...]
+    compute_capability: str | None
+    sm_count: int
+    clock_hz: float
+    peak_flops: dict[str, float]
+    cuda_core_flops: float
+    bandwidth: float
+    memory_bytes: int
+    l2_bytes: int
+    shared_memory_per_block: int | None = None
+    threads_per_sm: int | None = None
+    power_w: float | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+    measured: dict[str, dict[str, Any]] = field(default_factory=dict)
+    provenance: str = "datasheet"
+
+    @property
+    def unprobed(self) -> tuple[str, ...]:
+        """Names of the figures that are still to be probed."""
+        return tuple(n for n in MAY_BE_PROBED if _unknown(getattr(self, n)))
+
+
+def _unknown(value: Any) -> bool:
+    return value in (0, {}) or (isinstance(value, float) and math.isnan(value))
+
+
+def peak(op: Operator, hardware: Hardware) -> float:
+    """FLOP/s of the units that execute ``op``. Raises ``HardwareError``, a ``ValueError``."""
+    if hardware.unprobed:
+        raise HardwareError(
+            f"hardware {hardware.name!r}: {', '.join(hardware.unprobed)} not probed yet: "
+            "expected figures from probes of the device"
+        )
+    if not isinstance(op, TensorCoreOperator):
+        return hardware.cuda_core_flops
+    dtype = str(vars(op)["dtype"])
+    if dtype not in hardware.peak_flops:
+        raise HardwareError(
+            f"dtype = {dtype!r}: hardware {hardware.name!r} has no peak for it; "
+            f"expected one of {', '.join(hardware.peak_flops)}"
+        )
+    return hardware.peak_flops[dtype]
+
+
+def multiprocessor_rate(op: Operator, hardware: Hardware) -> Any:
+    """FLOP a cycle of a multiprocessor of a GPU, at the peak for ``op``."""
+    return peak(op, hardware) / hardware.sm_count / hardware.clock_hz
+
+
+def share_missed(ratio: Any, edge: float) -> np.ndarray:
+    """Of reads that go in a circle over a working set ``ratio`` times as large as the cache; half
+    of them at ``edge``."""
+    return np.asarray(1 / (1 + (ratio / edge) ** -_STEEPNESS))
+
+
+_STEEPNESS = 8.0
+"""How steeply the share rises: read off hot attention, whose times jump within a factor of two."""
+
+
+def floors(op: Operator, hardware: Hardware) -> tuple[Any, Any]:
+    """(min_flops / peak, bytes / bandwidth) [s]; arrays for a grid.
+
+    Raises ``HardwareError``, a ``ValueError``, for a dtype that the device has no peak for.
+    """
+    return op.min_flops / peak(op, hardware), op.bytes / hardware.bandwidth
+
+
+def floor(op: Operator, hardware: Hardware) -> Any:
+    """max(min_flops / peak, bytes / bandwidth) [s]; an array for a grid.
+
+    Raises as :func:`floors` does.
+    """
+    return np.maximum(*floors(op, hardware))
+
+
+def bound(op: Operator, hardware: Hardware) -> Any:
+    """Which of the :func:`floors` counts: "compute" or "memory"; an array for a grid."""
+    compute, memory = floors(op, hardware)
+    named = np.where(compute > memory, "compute", "memory")
+    return named if named.ndim else str(named)
+
+
+def arithmetic_intensity(op: Operator) -> Any:
+    """flops / bytes [FLOP/byte]; NaN where no memory is touched; an array for a grid."""
+    moved = np.asarray(op.bytes, dtype=float)
+    ratio = np.asarray(op.flops, dtype=float) / np.where(moved == 0, np.nan, moved)
+    return ratio if ratio.ndim else float(ratio)
+
+
+def hardware_names() -> list[str]:
+    """The cards that ``conf/hw`` describes."""
+    return sorted(path.stem for path in (CONF / "hw").glob("*.yaml"))
+
+
+def load_hardware(name: str) -> Hardware:
+    """The device that ``conf/hw/<name>.yaml`` describes.
+
+    Raises ``HardwareError`` with the names that exist, or with the key that is wrong in the file.
+    """
+    if name not in hardware_names():
+        raise HardwareError(f"hw = {name!r}: expected one of {', '.join(hardware_names())}")
+    return hardware_from_config(yaml.safe_load((CONF / "hw" / f"{name}.yaml").read_text("utf-8")))
+
+
+def hardware_from_config(config: Mapping[str, Any]) -> Hardware:
+    """A ``Hardware`` from the keys of ``conf/hw``, each checked.
+
+    Products of float32 run outside the matrix units, so ``peak_flops.float32`` is
+    ``cuda_core_flops`` unless it is given.
+
+    Raises ``HardwareError`` naming the key, its value and what is accepted.
+    """
+    for key in config:
+        if key not in _KEYS:
+            raise _wrong(key, config[key], f"one of the keys {', '.join(_KEYS)}")
+    for entry in fields(Hardware):
+        required = entry.default is MISSING and entry.default_factory is MISSING
+        if required and entry.name not in config:
+            raise HardwareError(f"hw.{entry.name} is missing: expected {_KEYS[entry.name][1]}")
+    provenance = config.get("provenance", "datasheet")
+    values = {key: _read(key, value, provenance) for key, value in config.items()}
+    if values["peak_flops"]:
+        values["peak_flops"].setdefault("float32", values["cuda_core_flops"])
+    return Hardware(**values)
+
+
+def _wrong(key: str, value: Any, accepted: str) -> HardwareError:
+    return HardwareError(f"hw.{key} = {value!r}: expected {accepted}")
+
+
+def _read(key: str, value: Any, provenance: Any) -> Any:
+    if value == PROBED and provenance == PROBED and key in MAY_BE_PROBED:
+        return copy(MAY_BE_PROBED[key])
+    if value is None and key in MAY_BE_NULL:
+        return None
+    read, accepted = _KEYS[key]
+    try:
+        return read(value)
+    except HardwareError:
+        raise
+    except (TypeError, ValueError, AttributeError):
+        raise _wrong(key, value, accepted) from None
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise ValueError
+
+
+def _text(value: Any) -> str:
+    _require(isinstance(value, str) and bool(value))
+    return str(value)
+
+
+def _texts(value: Iterable[Any]) -> tuple[str, ...]:
+    _require(not isinstance(value, str))
+    return tuple(_text(v) for v in value)
+
+
+def _positive(value: Any) -> float:
+    _require(isinstance(value, int | float) and not isinstance(value, bool))
+    _require(math.isfinite(value) and value > 0)
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    _require(_positive(value) == int(value))
+    return int(value)
+
+
+def _capability(value: Any) -> str:
+    major, minor = _text(value).split(".")
+    return f"{int(major)}.{int(minor)}"
+
+
+def _peaks(value: Any) -> dict[str, float]:
+    _require(bool(value))
+    for dtype, rate in value.items():
+        if dtype not in ITEM_BYTES:
+            raise _wrong("peak_flops", dtype, f"dtypes out of {', '.join(ITEM_BYTES)}")
+        try:
+            _positive(rate)
+        except ValueError:
+            raise _wrong(f"peak_flops.{dtype}", rate, "a positive number [FLOP/s]") from None
+    return {dtype: _positive(rate) for dtype, rate in value.items()}
+
+
+def _sources(value: Any) -> dict[str, str]:
+    return {_text(figure): _text(source) for figure, source in value.items()}
+
+
+def _ceilings(value: Any) -> dict[str, dict[str, Any]]:
+    def ceiling(entry: Any) -> dict[str, Any]:
+        _require(set(entry) == {"low", "high", "source"})
+        low, high = _positive(entry["low"]), _positive(entry["high"])
+        _require(low <= high)
+        return {"low": low, "high": high, "source": _text(entry["source"])}
+
+    return {_text(figure): ceiling(entry) for figure, entry in value.items()}
+
+
+def _provenance(value: Any) -> str:
+    _require(value in PROVENANCES)
+    return str(value)
+
+
+_KEYS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "name": (_text, "the card's name, as the file is called"),
+    "device_names": (_texts, "a list of names as the driver reports them"),
+    "compute_capability": (_capability, 'a quoted "major.minor", or null'),
+    "sm_count": (_whole, "a positive whole number"),
+    "clock_hz": (_positive, "a positive number [Hz]"),
+    "peak_flops": (_peaks, "a mapping from dtype to a positive number [FLOP/s]"),
+    "cuda_core_flops": (_positive, "a positive number [FLOP/s]"),
+    "bandwidth": (_positive, "a positive number [bytes/s]"),
+    "memory_bytes": (_whole, "a positive whole number [bytes]"),
+    "l2_bytes": (_whole, "a positive whole number [bytes]"),
+    "shared_memory_per_block": (_whole, "a positive whole number [bytes], or null"),
+    "threads_per_sm": (_whole, "a positive whole number, or null"),
+    "power_w": (_positive, "a positive number [W], or null"),
+    "sources": (_sources, "a mapping from figure to the source it is from"),
+    "measured": (_ceilings, "a mapping from figure to low, high (low <= high) and source"),
+    "provenance": (_provenance, f"one of {', '.join(PROVENANCES)}"),
+}
+"""How each key is read, and what it accepts, in words."""
+
+MAY_BE_NULL = ("compute_capability", "shared_memory_per_block", "threads_per_sm", "power_w")
+MAY_BE_PROBED: dict[str, Any] = {
+    "sm_count": 0,
+    "clock_hz": math.nan,
+    "peak_flops": {},
+    "cuda_core_flops": math.nan,
+    "bandwidth": math.nan,
+    "memory_bytes": 0,
+    "l2_bytes": 0,
+}
+"""What a figure that is marked ``probed`` holds until it is."""

@@ -1,0 +1,1 @@
+"""The real model, run module by module beside the clock."""

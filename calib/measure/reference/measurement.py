@@ -1,0 +1,381 @@
+"""What the clock says of the whole model: phases, modules and operators of the reference model.
+
+Three instruments, from the least to the most intrusive, each on passes of its own:
+
+- phases: wall time, nothing attached;
+- modules: inclusive times between forward hooks;
+- operators: a ``torch.profiler`` pass, every operator under its module's path.
+
+Times of modules and operators are those of one pass through the phase: one decode step, the mean
+over the steps of a run (modules) or the median over the steps profiled (operators). ``repeat``
+says how many passes the phase consists of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib.errors import CalibError
+from model.workload import Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib.measure.reference.model import Reference
+    from calib.measure.reference.operators import Profile
+    from calib.measure.reference.passes import Between, Passes
+
+SCHEMA_VERSION = 1
+"""Version of the stored measurement. History: 1, the first."""
+MODULE_COLUMNS = ("phase", "path", "class_name", "calls", "seconds")
+OPERATOR_COLUMNS = (
+    *("phase", "path", "index", "order", "aten", "kind"),
+    *("shapes", "dtypes", "seconds", "nested", "raw"),
+)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One workload, measured on one device. All times in seconds.
+
+    ``phases``: phase -> whole time of every repeat. ``hooked``: the same with module hooks on.
+    ``repeat``: passes that a phase consists of. ``modules``: phase, path, class_name, calls in one
+    pass, seconds [repeat] of one pass. ``operators``: phase, path, index (within the path), order
+    (within the phase), aten, kind, shapes, dtypes, seconds (median over profiled passes, the
+    recording of nested events deducted), nested (events inside), raw [pass] (as the profiler says).
+    ``experts_touched``: "prefill" and "decode" -> distinct experts of each MoE layer.
+    ``overheads``: ``hook_s`` a hooked call, ``event_s`` a recorded event, ``warm_up`` the rounds
+    before the first repeat, ``profiled`` by phase the time, events and operators of a pass.
+    ``memory_bytes``: the most that the process held (on CUDA: that torch held on the device).
+    """
+
+    workload: dict[str, Any]
+    device: str
+    phases: dict[str, list[float]]
+    hooked: dict[str, list[float]]
+    repeat: dict[str, int]
+    modules: pd.DataFrame
+    operators: pd.DataFrame
+    experts_touched: dict[str, list[float]]
+    decoder_layers: int
+    parameters: int
+    memory_bytes: int
+    threads: int
+    overheads: dict[str, Any]
+    versions: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+    def phase_seconds(self, phase: str) -> float:
+        """Median over the repeats of the whole phase."""
+        return statistics.median(self.phases[phase])
+
+
+def measure_reference(
+    workload: Workload,
+    dimensions: Mapping[str, Any] | None = None,
+    *,
+    device: str = "cpu",
+    repeats: int = 3,
+    profiles: int = 3,
+    profiled_steps: int = 4,
+    between: Between = lambda name: None,
+    limit_s: float = 90.0,
+    seed: int = 0,
+) -> Measurement:
+    """Build the model, warm it up, and measure ``workload`` on it ``repeats`` times.
+
+    ``between`` is called before each phase of each repeat and after the last, with a name such as
+    ``timed 0 prefill``, on a CPU before each further decode step of a timed repeat too
+    (``timed 0 decode step 3``): the place for probes. ``profiled_steps``: decode steps, spread over
+    all, that each of the ``profiles`` operator passes records. After ``limit_s`` seconds without
+    the build no further repeat or profile begins, but there is one of each; a note says so.
+
+    Raises ``CalibError`` as ``build_reference`` does.
+    """
+    from calib.measure.reference.model import build_reference
+
+    reference = build_reference(dimensions, workload, device, seed)
+    return measure_built(
+        reference,
+        workload,
+        repeats=repeats,
+        profiles=profiles,
+        profiled_steps=profiled_steps,
+        between=between,
+        limit_s=limit_s,
+    )
+
+
+def measure_built(
+    reference: Reference,
+    workload: Workload,
+    *,
+    repeats: int = 3,
+    profiles: int = 3,
+    profiled_steps: int = 4,
+    between: Between = lambda name: None,
+    limit_s: float = 90.0,
+) -> Measurement:
+    """As :func:`measure_reference`, on a model that is there already."""
+    import torch
+
+    from calib.measure.allocator import reserve
+    from calib.measure.reference.operators import event_seconds
+    from calib.measure.reference.passes import (
+        PHASES,
+        ModuleTimer,
+        Passes,
+        experts_touched,
+        hook_seconds,
+        make_inputs,
+        observed,
+        run_phases,
+        warm_up,
+    )
+
+    end = time.monotonic() + limit_s
+    if reference.device == "cpu":
+        reserve()
+    passes = Passes(reference, workload, make_inputs(reference, workload))
+    steps = workload.decode_steps
+    repeat = {phase: steps if phase == "decode" else 1 for phase in PHASES}
+    timed, timers, hooked = [], [], []
+    with torch.no_grad():
+        passes.vision()
+        touched = experts_touched(passes)
+        warmed = warm_up(passes)
+        for index in within(end, repeats):
+            timed.append(run_phases(passes, between, f"timed {index}"))
+            timers.append(ModuleTimer(reference.device))
+            with observed(reference.model, timers[-1]):
+                hooked.append(run_phases(passes, between, f"modules {index}", timers[-1]))
+        profiled = profile_phases(passes, within(end, profiles), profiled_steps, between)
+    # Only a call's duration on the host holds the recording of what is inside it.
+    event_s = event_seconds() if torch.device(reference.device).type == "cpu" else 0.0
+    modules = module_table(reference.model, timers, repeat)
+    operators, notes = operator_table(profiled, event_s)
+    for name, made, wanted in (
+        ("repeats", len(timed), repeats),
+        ("operator passes", len(profiled["vision"]), profiles),
+    ):
+        if made < wanted:
+            notes.append(f"{made} of {wanted} {name} were made within {limit_s:g} s")
+    overheads = {
+        "hook_s": hook_seconds(reference.device),
+        "event_s": event_s,
+        "warm_up": warmed,
+        "profiled": {phase: _profile_figures(found) for phase, found in profiled.items()},
+    }
+    return Measurement(
+        workload=asdict(workload),
+        device=reference.device,
+        phases={phase: [t[phase] for t in timed] for phase in PHASES},
+        hooked={phase: [t[phase] for t in hooked] for phase in PHASES},
+        repeat=repeat,
+        modules=modules,
+        operators=operators,
+        experts_touched=touched,
+        decoder_layers=reference.decoder_layers,
+        parameters=reference.parameters,
+        memory_bytes=peak_memory(reference.device),
+        threads=torch.get_num_threads(),
+        overheads=overheads,
+        versions=_versions(),
+        notes=[*reference.notes, *notes],
+    )
+
+
+def within(end: float, count: int) -> Iterator[int]:
+    """0, 1, ... below ``count``; after the first, only until the monotonic clock says ``end``."""
+    for index in range(count):
+        if index and time.monotonic() >= end:
+            return
+        yield index
+
+
+def profile_phases(
+    passes: Passes, profiles: Iterable[int], profiled_steps: int, between: Between
+) -> dict[str, list[Profile]]:
+    """Every pass of every phase that was profiled; decode passes are single steps."""
+    from calib.measure.reference.operators import Ranges, profile_pass
+    from calib.measure.reference.passes import PHASES, State, observed
+
+    found: dict[str, list[Profile]] = {phase: [] for phase in PHASES}
+    model, device = passes.reference.model, passes.reference.device
+    state: list[State] = []
+
+    def profiled(phase: str, run: Callable[[Ranges], Any]) -> None:
+        ranges = Ranges()
+        with observed(model, ranges):
+            found[phase].append(profile_pass(lambda: run(ranges), device))
+
+    for index in profiles:
+        between(f"operators {index} vision")
+        profiled("vision", passes.vision)
+        between(f"operators {index} prefill")
+        profiled("prefill", lambda _: state.append(passes.prefill()))
+        between(f"operators {index} decode")
+        chosen = spread(passes.workload.decode_steps, profiled_steps)
+        for step in range(passes.workload.decode_steps):
+            if step in chosen:
+                profiled("decode", lambda _: state.append(passes.step(state.pop())))
+            else:
+                state.append(passes.step(state.pop()))
+        state.clear()
+    between("operators end")
+    return found
+
+
+def spread(count: int, wanted: int) -> set[int]:
+    """``wanted`` of ``count`` indices, evenly spread, so that their mean is that of all."""
+    wanted = min(count, wanted)
+    return {(2 * i + 1) * count // (2 * wanted) for i in range(wanted)}
+
+
+def module_table(model: Any, timers: Sequence[Any], repeat: Mapping[str, int]) -> pd.DataFrame:
+    """One row a phase and path, in the order in which modules first return."""
+    import pandas as pd
+
+    classes = {path: type(module).__name__ for path, module in model.named_modules()}
+    rows = []
+    for phase, path in timers[0].seconds if timers else ():
+        passes = repeat[phase]
+        seconds = [timer.seconds[phase, path] / passes for timer in timers]
+        calls = timers[0].calls[phase, path] // passes
+        rows.append((phase, path, classes[path], calls, seconds))
+    return pd.DataFrame(rows, columns=list(MODULE_COLUMNS))
+
+
+def operator_table(
+    profiled: Mapping[str, Sequence[Profile]], event_s: float
+) -> tuple[pd.DataFrame, list[str]]:
+    """One row an operator of a pass, in order; passes whose sequence differs are left out, noted.
+
+    What the profiler adds for events inside an operator is deducted: ``nested * event_s``, but
+    never more than half the operator's time, since the smallest times are mostly recording.
+    """
+    import pandas as pd
+
+    rows, notes = [], []
+    for phase, found in profiled.items():
+        alike = [p for p in found if _sequence(p) == _sequence(found[0])]
+        if len(alike) < len(found):
+            notes.append(
+                f"{phase}: {len(found) - len(alike)} of {len(found)} profiled passes ran another "
+                "sequence of operators and are left out"
+            )
+        index: dict[str, int] = {}
+        for order, events in enumerate(zip(*(p.operators for p in alike), strict=True)):
+            event, raw = events[0], [e.seconds for e in events]
+            here = index[event.path] = index.get(event.path, -1) + 1
+            nested = statistics.median(e.nested for e in events)
+            measured = statistics.median(raw)
+            seconds = max(measured - nested * event_s, measured / 2)
+            middle = events[len(events) // 2]
+            where = (phase, event.path, here, order)
+            what = (event.aten, event.kind, middle.shapes, middle.dtypes)
+            rows.append((*where, *what, seconds, nested, raw))
+    return pd.DataFrame(rows, columns=list(OPERATOR_COLUMNS)), notes
+
+
+def _sequence(profile: Profile) -> list[tuple[str, str]]:
+    return [(e.path, e.aten) for e in profile.operators]
+
+
+def _profile_figures(found: Iterable[Profile]) -> dict[str, Any]:
+    passes = list(found)
+    return {
+        "seconds": [p.seconds for p in passes],
+        "events": statistics.median(p.events for p in passes) if passes else 0,
+        "operators": len(passes[0].operators) if passes else 0,
+    }
+
+
+def peak_memory(device: str) -> int:
+    """Bytes that the process has held at most; on CUDA, that torch has held on the device."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _versions() -> dict[str, str]:
+    import torch
+    import transformers
+
+    return {"torch": torch.__version__, "transformers": transformers.__version__}
+
+
+_TABLES = ("modules", "operators")
+
+
+def save_measurement(measurement: Measurement, folder: str | Path) -> Path:
+    """Write ``measurement.json``, ``modules.parquet`` and ``operators.parquet``, each whole.
+
+    Raises ``CalibError`` where the folder cannot be written.
+    """
+    folder = Path(folder)
+    plain = {
+        f.name: getattr(measurement, f.name) for f in fields(measurement) if f.name not in _TABLES
+    }
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **plain}, indent=1)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _TABLES:
+            _write(folder / f"{name}.parquet", getattr(measurement, name).to_parquet)
+        _write(folder / "measurement.json", lambda path: path.write_text(text))
+    except OSError as error:
+        raise CalibError(
+            f"measurement: cannot write {folder}: {error.strerror or error}"
+        ) from error
+    return folder
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=".tmp")
+    os.close(handle)
+    try:
+        write(Path(name))
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def load_measurement(folder: str | Path) -> Measurement:
+    """Read what :func:`save_measurement` wrote.
+
+    Raises ``CalibError`` for a folder that lacks a file, holds a broken one or another version.
+    """
+    import pandas as pd
+
+    folder = Path(folder)
+    try:
+        plain: dict[str, Any] = json.loads((folder / "measurement.json").read_text())
+        tables: dict[str, Any] = {
+            name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES
+        }
+    except (OSError, ValueError) as error:
+        raise CalibError(f"measurement: {folder} does not hold a whole one: {error}") from error
+    version = plain.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise CalibError(
+            f"measurement: {folder} has schema version {version}: expected {SCHEMA_VERSION}; "
+            "measure again"
+        )
+    workload = plain["workload"]
+    if workload.get("tiles") is not None:
+        workload["tiles"] = tuple(workload["tiles"])
+    return Measurement(**{**plain, **tables})

@@ -1,0 +1,1 @@
+"""Which operators are measured, in which order, until a budget is spent."""

@@ -1,0 +1,1 @@
+"""A page for each class of layer, and the whole model as data."""

@@ -1,0 +1,1 @@
+"""PNGs of one run and of many."""

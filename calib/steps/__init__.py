@@ -1,0 +1,1 @@
+"""What a run does, a file a step: request, target, measuring, answer."""

@@ -1,0 +1,191 @@
+"""The answer of a run: formulas, calibration and clock joined into one record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from calib.hardware.versions import versions
+from calib.samples.host_costs import COMPILED, HostCosts, host_costs
+from calib.steps.notes import image_notes, issue_notes, module_code_notes, source_notes
+from calib.steps.request import dimensions_of
+from calib.steps.target import CPU, Target
+from model.workload import Phase, Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib.estimates.fusion import Fusion
+    from calib.estimates.tables import Estimator
+    from calib.report.record import RunRecord
+    from calib.steps.measuring import Observed
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Rows of operators, modules and components; ``measurement``: what the clock says beside them,
+    ``notes``: what a reader must know of it."""
+
+    operators: pd.DataFrame
+    modules: pd.DataFrame
+    components: pd.DataFrame
+    measurement: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def answer(
+    config: dict[str, Any],
+    target: Target,
+    model: Any,
+    workload: Workload,
+    phases: dict[str, Phase],
+    calibrations: tuple[Estimator, Estimator | None],
+    observed: Observed | None,
+    host_s: float = 0.0,
+) -> RunRecord:
+    """Tables of operators, modules, components and figures, the measured columns beside them.
+
+    ``calibrations``: of all that is known, and one that never saw the model's own shapes;
+    ``host_s``: seconds that eager module code adds to a launch of a CPU.
+    """
+    from calib.estimates import tables
+    from calib.estimates.fusion import fuse
+    from calib.estimates.memory import memory
+    from calib.estimates.timeline import launch_table, timeline_table
+    from calib.report.record import RunRecord
+
+    architecture, execution = config["model"]["architecture"], config["execution"]
+    name = getattr(model, "name", None) or config["model"].get("name") or architecture
+    costs = issue_costs(target)
+    fused = {p: fuse(v.layer.calls()) for p, v in phases.items() if execution == COMPILED}
+    names = {"model": name, "workload": workload.name}
+    found = estimated(config, phases, calibrations, names, fused, costs, host_s)
+    notes = source_notes(target, found.operators, config["implementation"])
+    notes += getattr(model, "notes", [])
+    if hasattr(model, "formulas"):
+        found = beside_formulas(found, model, workload)
+    repeats, last = {phase: p.repeat for phase, p in phases.items()}, list(phases)[-1]
+    found = beside_clock(found, config, target, observed, workload, repeats)
+    notes += [*found.notes, *module_code_notes(host_s, found.operators)]
+    notes += issue_notes(costs, fused)
+    sees = workload.side is not None and "vision" in phases
+    notes += [] if sees else image_notes(name, workload)
+    traced = config["report"].get("trace") and not target.hardware.unprobed
+    calibration, unseen = calibrations
+    now = datetime.now(UTC)
+    return RunRecord(
+        run_id=f"{name}-{workload.name}-{target.hardware.name}-{now:%Y%m%dT%H%M%S}",
+        created=now.isoformat(timespec="seconds"),
+        model=name,
+        architecture=architecture,
+        model_config={"architecture": architecture}
+        | dimensions_of(config)
+        | getattr(model, "dimensions", {}),
+        workload=tables.plain(workload),
+        hardware=tables.plain(target.hardware),
+        implementation=config["implementation"],
+        execution=execution,
+        mode=config["mode"],
+        operators=found.operators,
+        modules=found.modules,
+        components=found.components,
+        figures=tables.figure_table(found.components, workload, sees),
+        fits=(unseen or calibration).held_out,
+        measurement=found.measurement,
+        timeline=timeline_table(found.operators, repeats),
+        launches=launch_table(found.operators, last, repeats[last], costs, execution)
+        if traced
+        else None,
+        memory=memory(model, workload, target.hardware.memory_bytes).as_dict()
+        if target.hardware.memory_bytes
+        else None,
+        ceilings=ceiling_table(target),
+        notes=notes,
+        environment={**versions(), "config": config, "device": target.device},
+    )
+
+
+def estimated(
+    config: dict[str, Any],
+    phases: Mapping[str, Phase],
+    calibrations: tuple[Estimator, Estimator | None],
+    names: dict[str, str],
+    fused: Mapping[str, Fusion],
+    costs: HostCosts | None,
+    host_s: float,
+) -> Tables:
+    """The formulas and what the calibrations say of them, launches replayed."""
+    from calib.estimates import tables
+    from calib.estimates.reach import reach_notes
+    from calib.estimates.timeline import with_wall
+
+    rewritten = {phase: fusion.calls for phase, fusion in fused.items()}
+    implementation = config["implementation"]
+    operators = tables.operator_table(phases, *calibrations, implementation, names, rewritten)
+    made = ((rewritten.get(phase) or p.layer.calls()) for phase, p in phases.items())
+    ops = (call.op for calls in made for call in calls)
+    timed = list(zip(ops, operators["estimate_s"], operators["provenance"], strict=True))
+    repeats = {phase: p.repeat for phase, p in phases.items()}
+    operators = with_wall(operators, repeats, costs, config["execution"], host_s)
+    return Tables(
+        operators,
+        tables.module_table(phases, operators),
+        tables.component_table(operators),
+        notes=tuple(reach_notes(calibrations[0], timed, implementation)),
+    )
+
+
+def beside_formulas(found: Tables, model: Any, workload: Workload) -> Tables:
+    """Modules of a traced model with the columns of the layers' own formulas, where it has any."""
+    from calib.trace.hf import agreement, formula_columns
+
+    modules = formula_columns(found.modules, model.formulas(workload))
+    return replace(found, modules=modules, notes=(*found.notes, *agreement(modules)))
+
+
+def beside_clock(
+    found: Tables,
+    config: dict[str, Any],
+    target: Target,
+    observed: Observed | None,
+    workload: Workload,
+    repeats: Mapping[str, int],
+) -> Tables:
+    """The tables with measured columns: of the model that was run here, or of a recorded trace."""
+    blind = (found.operators, found.modules, found.components)
+    if observed:
+        from calib.clock.compare import compare
+
+        joined = compare(*blind, observed.measurement, observed.speeds, target.samples)
+        return Tables(*joined, (*found.notes, *observed.measurement.notes))
+    if config["measured"]:
+        from calib.clock.compare import compare_recorded
+        from calib.clock.recorded import read_trace
+        from calib.estimates import tables
+
+        asked = tables.plain(workload)
+        recorded = read_trace(config["measured"], found.modules, repeats, asked, target.on_card)
+        joined = compare_recorded(*blind, recorded)
+        return Tables(*joined, (*found.notes, *recorded.notes))
+    return found
+
+
+def ceiling_table(target: Target) -> pd.DataFrame | None:
+    """What the device was measured to reach at best, beside its datasheet; None: not measured."""
+    from dataclasses import asdict
+
+    import pandas as pd
+
+    from calib.samples.ceilings import ceilings
+
+    found = ceilings(target.samples, target.hardware)
+    return pd.DataFrame([asdict(c) for c in found]) if found else None
+
+
+def issue_costs(target: Target) -> HostCosts | None:
+    """What issuing work to the target costs; None for a CPU, whose samples hold their dispatch."""
+    if target.hardware.name == CPU:
+        return None
+    return host_costs(target.samples, target.hardware.name)

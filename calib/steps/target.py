@@ -1,0 +1,121 @@
+"""The device that estimates are for, whether it is here, and the instrument that measures it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib.errors import CalibError
+from calib.hardware.datasheet import Hardware, hardware_from_config, load_hardware
+from calib.hardware.device import DeviceProperties, detect_device, device_hardware
+from calib.samples.host_costs import GRAPH
+from calib.samples.sample import Sample, SampleStore, read_samples
+
+if TYPE_CHECKING:
+    from calib.measure.instrument import Instrument
+
+CPU = "cpu"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The device that the estimates are for. ``here``: it is this machine's and can be measured."""
+
+    hardware: Hardware
+    here: bool
+    device: str
+    store: SampleStore
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def on_card(self) -> bool:
+        return self.hardware.name != CPU
+
+    @property
+    def torch_device(self) -> str:
+        """What torch calls it."""
+        return "cuda:0" if self.on_card else CPU
+
+
+def find_target(config: dict[str, Any]) -> Target:
+    """The card that the configuration names, else the device found, else the CPU.
+
+    A card that is here is measured, unless the mode is ``analytic``. Raises ``CalibError`` for a
+    mode that the device cannot serve.
+    """
+    found = detect_device()
+    chosen = config.get("hw")
+    if isinstance(chosen, dict):
+        hardware = hardware_from_config(chosen)
+    else:
+        hardware = device_hardware(found) if found else load_hardware(CPU)
+    folder = Path(config["samples"]["dir"] or default_samples_dir()).expanduser() / hardware.name
+    if hardware.name == CPU:
+        if config["execution"] == GRAPH:
+            raise CalibError(
+                "execution = 'graph' on cpu: expected eager or compiled, since a CPU has no graphs"
+            )
+        from calib.hardware.host import detect_host
+
+        device = detect_host().device
+        here = config["mode"] != "analytic"  # which never measures
+        return Target(hardware, here, device, SampleStore(folder, CPU, device))
+    here = is_here(hardware, found)
+    if config["mode"] == "calibrate" and not here:
+        raise CalibError(
+            f"mode = 'calibrate' on {hardware.name}: expected a device of this machine, "
+            f"{found.name if found else 'which has no CUDA card'}, or +hw=cpu"
+        )
+    device = found.name if found else ""
+    store = SampleStore(folder, hardware.name, device)
+    if here and config["mode"] != "analytic":
+        return Target(hardware, True, device, store)
+    samples = read_samples(folder, hardware.name) if folder.exists() else []
+    return Target(hardware, False, device, store, samples)
+
+
+def is_here(hardware: Hardware, found: DeviceProperties | None) -> bool:
+    """Whether ``hardware`` is the card that was ``found``: by the names that drivers report."""
+    return found is not None and found.name in hardware.device_names
+
+
+def default_samples_dir() -> Path:
+    """The user's data directory, as the XDG base directory specification names it."""
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "calib" / "samples"
+
+
+def probed(target: Target) -> Target:
+    """The target with the peaks that only probes can tell."""
+    if not target.hardware.unprobed:
+        return target
+    from calib.hardware.host import detect_host, with_probes
+    from calib.measure.probes import peaks
+
+    found = peaks()
+    hardware = with_probes(target.hardware, detect_host(), found.peak_flops, found.bandwidth)
+    return replace(target, hardware=hardware)
+
+
+def open_instrument(target: Target, seed: int = 0, arena_bytes: int | None = None) -> Instrument:
+    """What measures ``target``, which is here. ``arena_bytes``: of random inputs on a card, where
+    a fifth of its free memory would be too much.
+
+    Raises ``CalibError`` where torch was built without CUDA, or for another version than the
+    driver's.
+    """
+    if not target.on_card:
+        from calib.measure.cpu import CpuInstrument
+
+        return CpuInstrument()
+    import torch
+
+    if not torch.cuda.is_available():
+        raise CalibError(
+            f"{target.device} is here, but torch {torch.__version__} cannot use it: expected a "
+            "build of torch for its driver; or give mode=analytic, or +hw=cpu"
+        )
+    from calib.measure.cuda.instrument import open_cuda
+
+    return open_cuda(target.hardware, target.torch_device, seed, arena_bytes)

@@ -1,0 +1,156 @@
+"""Any torch module in, the calls that it executes out: operators, module paths, launches, syncs.
+
+The module runs once under a mode that listens to the dispatcher, on tensors without contents:
+those of ``meta``, fake ones, or real ones made fake for the time of the run. Nothing is fused:
+every call is one dispatched operator, but for a root-mean-square norm that is written out, which
+is one :class:`~model.ops.Norm` of several launches, as in our own layers. Views are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.utils._pytree import tree_map
+
+from calib.errors import CalibError
+from calib.trace.recorder import Event, Recorder
+from calib.trace.rules.rows import Row, tensors
+from calib.trace.rules.table import calls_of, unknown
+from model.layer import Call
+
+__all__ = ["Recording", "record", "trace", "unknown"]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one run did. ``events``: operators, modules and memory, in order; ``backward``: those
+    of the gradient. ``used``: names of the parameters that it touched. ``result``: its return
+    value, on the tensors that it ran on."""
+
+    events: tuple[Event, ...]
+    backward: tuple[Event, ...]
+    used: tuple[str, ...]
+    result: Any
+
+    @property
+    def calls(self) -> list[Call]:
+        """Calls of the run, then those of its gradient."""
+        return [call for part in (self.events, self.backward) for call in calls_of(rows(part))]
+
+
+def rows(events: Iterable[Event]) -> Iterable[Row]:
+    return (event for event in events if isinstance(event, Row))
+
+
+def trace(
+    module: torch.nn.Module,
+    *inputs: Any,
+    backward: bool = False,
+    real: bool = False,
+    path: str = "",
+    **named: Any,
+) -> list[Call]:
+    """The calls of ``module(*inputs, **named)`` in order, then, with ``backward``, of its gradient.
+
+    Tensors are made fake unless they are so or on ``meta`` already, so nothing is computed and
+    no memory taken. ``real``: run on the tensors as they are, for code that looks at values.
+    ``path``: the name of the module in the paths of its calls.
+
+    A gradient is that of every floating-point result with a gradient of its own form; the module
+    is not run again. Routing of a grouped product is not known from shapes: its experts touched
+    are the expectation under uniform routing (see :class:`~model.ops.GroupedMatmul`).
+
+    Raises ``CalibError`` where the code asks for values that tensors without contents do not have.
+    """
+    if real or not any(is_real(t) for t in held(module, inputs, named)):
+
+        def run() -> Any:
+            return module(*inputs, **named)
+
+        return record(module, run, backward=backward, path=path).calls
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    fakes: dict[str, torch.Tensor] = {
+        name: mode.from_tensor(t, static_shapes=True) for name, t in state.items()
+    }
+    inputs, named = tree_map(lambda leaf: _fake(mode, leaf), (inputs, named))
+
+    def call() -> Any:
+        return torch.func.functional_call(module, fakes, inputs, named)
+
+    with mode:
+        return record(module, call, backward=backward, path=path, state=fakes).calls
+
+
+def record(
+    module: torch.nn.Module,
+    run: Callable[[], Any],
+    *,
+    backward: bool = False,
+    path: str = "",
+    before: Iterable[torch.Tensor] = (),
+    state: dict[str, torch.Tensor] | None = None,
+) -> Recording:
+    """As :func:`trace`, of whatever ``run`` does with ``module``, on the tensors that it uses.
+
+    Without ``backward`` no gradient is prepared. ``path``: where operators are that no module of
+    ``module`` runs. ``before``: tensors that count as memory from the start, such as a cache.
+    ``state``: the tensors that stand for the module's parameters during the run.
+    """
+    recorder = Recorder(module, path, before, state)
+    try:
+        with torch.set_grad_enabled(backward), recorder:
+            result = run()
+            split = len(recorder.events)
+            if backward:
+                _run_backward(recorder, result)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise _asks_for_values(module, str(error.func)) from None
+    except (NotImplementedError, RuntimeError) as error:
+        if "meta" not in str(error):
+            raise
+        raise _asks_for_values(module, str(error).splitlines()[0]) from None
+    finally:
+        recorder.close()
+    events = recorder.events
+    return Recording(tuple(events[:split]), tuple(events[split:]), tuple(recorder.used), result)
+
+
+def _run_backward(recorder: Recorder, result: Any) -> None:
+    outputs = [t for t in tensors(result) if t.requires_grad and t.is_floating_point()]
+    if not outputs:
+        raise CalibError("trace: backward = True: expected a result that requires a gradient")
+    recorder.recording = False
+    gradients = [torch.empty_like(t) for t in outputs]
+    recorder.recording = True
+    recorder.place_gradients(outputs)
+    torch.autograd.backward(outputs, gradients)
+
+
+def _asks_for_values(module: torch.nn.Module, what: str) -> CalibError:
+    return CalibError(
+        f"trace: {type(module).__name__} looks at values, which tensors without contents do not "
+        f"have ({what}): expected real=True with a real module and inputs, or shapes alone"
+    )
+
+
+def held(module: torch.nn.Module, *trees: Any) -> Sequence[torch.Tensor]:
+    return [*module.parameters(), *module.buffers(), *tensors(trees)]
+
+
+def is_real(tensor: torch.Tensor) -> bool:
+    return not isinstance(tensor, FakeTensor) and tensor.device.type != "meta"
+
+
+def _fake(mode: FakeTensorMode, leaf: Any) -> Any:
+    is_one = isinstance(leaf, torch.Tensor) and not isinstance(leaf, FakeTensor)
+    return mode.from_tensor(leaf, static_shapes=True) if is_one else leaf

@@ -1,0 +1,1 @@
+"""What each operator of torch is in ours, a table a family."""

@@ -1,0 +1,158 @@
+"""What only moves bytes: copies, selections by index, new tensors. And what has a name, no more."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from calib.trace.rules.rows import Row, Rule, Size
+from model import ops
+from model.ops import Operator
+
+Operators = tuple[Operator, ...]
+
+
+def copy(row: Row) -> Operators:
+    """Distinct elements of all inputs in, all of the result out."""
+    inputs = row.inputs[1:] if row.name == "copy_" else row.inputs
+    dtype = inputs[0].dtype
+    elements = sum(size.nbytes for size in inputs) / ops.item_bytes(dtype)
+    written = row.out.numel
+    return (
+        ops.Copy(
+            int(elements),
+            dtype=dtype,
+            out_dtype=row.out.dtype if row.out.dtype != dtype else None,
+            out_elements=written if written != elements else None,
+        ),
+    )
+
+
+def embedding(row: Row) -> Operators:
+    rows = row.given["indices"].numel
+    return (ops.Gather(rows, row.out.numel // rows, dtype=row.out.dtype),)
+
+
+def index(row: Row) -> Operators:
+    """Rows picked by one index are a gather; elements picked by several are not."""
+    indices = [size for size in row.given["indices"] if isinstance(size, Size)]
+    if len(indices) != 1 or indices[0].dtype == "bool":
+        return other(row)
+    return picked(row, indices[0])
+
+
+def index_select(row: Row) -> Operators:
+    return picked(row, row.given["index"])
+
+
+def picked(row: Row, chosen: Size) -> Operators:
+    return (ops.Gather(chosen.numel, row.out.numel // chosen.numel, dtype=row.out.dtype),)
+
+
+def scattered(row: Row) -> Operators:
+    """Values written into some of a tensor: read are the values and where they go, and where
+    they are added, what was there; a functional operator copies the whole tensor before."""
+    target = row.given["self"]
+    moved = row.read - target.nbytes
+    values = row.given.get("values", row.given.get("src", row.given.get("source")))
+    touched = values.nbytes if isinstance(values, Size) else moved
+    touched = min(touched, target.nbytes)
+    if isinstance(values, Size) and values.numel == 1:
+        touched = target.nbytes
+    adds = "add" in row.name or bool(row.given.get("accumulate"))
+    read, written = moved + touched * adds, touched
+    if not row.in_place:
+        read, written = read + target.nbytes, written + row.written
+    return (ops.Other(row.base, read, written, dtype=target.dtype),)
+
+
+def created(row: Row) -> Operators:
+    """A tensor of constants: nothing is read but a value to fill it with."""
+    read = row.given["value"].nbytes if isinstance(row.given.get("value"), Size) else 0
+    return (ops.Other(row.base, read, row.written, dtype=row.out.dtype),)
+
+
+def allocated(row: Row) -> Operators:
+    """No byte is touched."""
+    return (ops.Other(row.base, dtype=row.out.dtype),)
+
+
+def embedding_gradient(row: Row) -> Operators:
+    """A table of zeros, and each row's gradient added to that of the row it was picked from."""
+    gradient: Size = row.given["grad_output"]
+    read, written = row.read + gradient.nbytes, row.written + gradient.nbytes
+    adds = gradient.numel
+    return (ops.Other("scatter_add", read, written, arithmetic=adds, dtype=gradient.dtype),)
+
+
+def resampled(row: Row) -> Operators:
+    """Some taps an element of the result; antialiased or not, under one name."""
+    name = row.base.removeprefix("_").removesuffix("_aa")
+    arithmetic = TAPS.get(name, 1) * row.out.numel
+    return (ops.Other(name, row.read, row.written, arithmetic, row.out.dtype),)
+
+
+TAPS = {"upsample_linear1d": 3, "upsample_bilinear2d": 6, "upsample_bicubic2d": 16}
+"""Elementary operations an element of the result, counted on separable filters."""
+
+
+def other(row: Row) -> Operators:
+    """Bytes as they were seen: every input read once and every result written once."""
+    tensors = (*row.inputs, *row.outputs)
+    dtype = tensors[0].dtype if tensors else "uint8"
+    arithmetic = max((math.prod(t.shape) for t in tensors), default=0)
+    moved: Any = row.written
+    if not row.outputs:  # a number for the host
+        moved = row.read
+    return (ops.Other(row.base, row.read, moved, arithmetic=arithmetic, dtype=dtype),)
+
+
+COPIES = (
+    *("clone", "_to_copy", "cat", "stack", "constant_pad_nd", "repeat", "roll", "flip", "copy_"),
+    *("triu", "tril", "contiguous", "pixel_shuffle", "pixel_unshuffle", "im2col", "unfold_copy"),
+    *("reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d"),
+    *("slice_backward", "select_backward", "unfold_backward", "channel_shuffle", "rot90"),
+    *("_conj_physical", "lift_fresh_copy", "repeat_interleave", "expand_copy", "permute_copy"),
+)
+SCATTERS = (
+    *("index_put", "_index_put_impl", "index_copy", "index_add", "scatter", "scatter_add"),
+    *("masked_scatter", "scatter_reduce", "slice_scatter", "select_scatter", "index_fill"),
+)
+CREATIONS = (
+    *("zeros", "ones", "full", "arange", "linspace", "eye", "zeros_like", "ones_like"),
+    *("full_like", "new_zeros", "new_ones", "new_full", "scalar_tensor", "fill", "zero"),
+    *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "bernoulli", "normal"),
+    *("uniform", "tril_indices", "triu_indices"),
+)
+RESAMPLINGS = (
+    *("upsample_linear1d", "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d"),
+    *("upsample_bicubic2d", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa"),
+)
+ALLOCATIONS = (
+    *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize"),
+)
+NAMED = (
+    *("topk", "sort", "argsort", "cumsum", "cumprod", "histc", "bincount", "searchsorted"),
+    *("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d"),
+    *("avg_pool3d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool1d"),
+    *("upsample_trilinear3d", "grid_sampler_2d", "_local_scalar_dense", "nonzero"),
+    *("native_layer_norm_backward", "_fused_rms_norm_backward", "native_group_norm_backward"),
+    *("native_batch_norm_backward", "max_pool2d_with_indices_backward", "avg_pool2d_backward"),
+    *("masked_select", "unique_dim", "_unique2", "nll_loss_forward", "nll_loss_backward", "equal"),
+    *("_fft_r2c", "_fft_c2r", "_fft_c2c", "index", "_adaptive_avg_pool2d_backward"),
+)
+"""Operators without a formula whose inputs and results are all that they touch."""
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(COPIES, copy),
+    **dict.fromkeys(SCATTERS, scattered),
+    **dict.fromkeys(CREATIONS, created),
+    **dict.fromkeys(ALLOCATIONS, allocated),
+    **dict.fromkeys(NAMED, other),
+    **dict.fromkeys(RESAMPLINGS, resampled),
+    "embedding": embedding,
+    "index": index,
+    "_unsafe_index": index,
+    "index_select": index_select,
+    "gather": index_select,
+    "embedding_dense_backward": embedding_gradient,
+}

@@ -1,0 +1,169 @@
+"""Maps over elements, reductions over some of their dimensions, norms and softmax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from calib.trace.rules import moves
+from calib.trace.rules.rows import Row, Rule, Size
+from model import ops
+from model.linear import ACTIVATION_FLOPS, SIGMOID_FLOPS
+from model.ops import Operator
+
+Operators = tuple[Operator, ...]
+
+FLOPS = {
+    **{"silu": ACTIVATION_FLOPS["silu"], "gelu": ACTIVATION_FLOPS["gelu"]},
+    **{"sigmoid": SIGMOID_FLOPS, "tanh": SIGMOID_FLOPS},
+    **{
+        "silu_backward": 2 * ACTIVATION_FLOPS["silu"],
+        "gelu_backward": 2 * ACTIVATION_FLOPS["gelu"],
+    },
+    **{"addcmul": 3, "addcdiv": 3, "lerp": 3, "_softmax_backward_data": 4},
+}
+"""Elementary operations an element, where it is not one."""
+
+
+def elementwise(row: Row) -> Operators:
+    """Inputs of the result's form are ``inputs``; all others together are ``broadcast``.
+
+    An operator has one input type: that of its largest input. What is of another type is counted
+    in elements of that one.
+    """
+    elements = row.out.numel
+    inputs = row.inputs
+    main = max(inputs, key=lambda s: s.nbytes, default=row.out)
+    dtype = main.dtype
+    full = [s for s in inputs if s.distinct == elements and s.dtype == dtype]
+    rest = sum(s.nbytes for s in inputs) - elements * len(full) * ops.item_bytes(dtype)
+    return (
+        ops.Elementwise(
+            elements,
+            inputs=len(full),
+            outputs=len(row.outputs),
+            flops_per_element=FLOPS.get(row.base, 1),
+            dtype=dtype,
+            broadcast=whole(rest / ops.item_bytes(dtype)),
+            out_dtype=row.out.dtype if row.out.dtype != dtype else None,
+            transposed=len({s.transposed for s in inputs if len(s.shape) > 1}) > 1,
+        ),
+    )
+
+
+def whole(value: Any) -> Any:
+    return int(value) if value == int(value) else value
+
+
+def reduction(row: Row) -> Operators:
+    """[rows, cols] to [rows]; where values and their places are returned, bytes are all we say."""
+    x = row.given["self"]
+    if "other" in row.given:  # the larger of two
+        return elementwise(row)
+    if len({size.dtype for size in row.outputs}) > 1:
+        return moves.other(row)
+    rows = row.out.numel
+    return (
+        ops.Reduction(
+            rows,
+            x.numel // rows,
+            dtype=x.dtype,
+            out_dtype=row.out.dtype if row.out.dtype != x.dtype else None,
+            outputs=len(row.outputs),
+        ),
+    )
+
+
+def softmax(row: Row) -> Operators:
+    x = row.given["self"]
+    cols = x.shape[row.given["dim"]] if x.shape else 1
+    wide = row.out.dtype if row.out.dtype != x.dtype else None
+    return (ops.Softmax(x.numel // cols, cols, dtype=x.dtype, out_dtype=wide),)
+
+
+def row_norm(row: Row) -> Operators:
+    """native_layer_norm, _fused_rms_norm: over the last dimensions."""
+    x: Size = row.given["input"]
+    cols = math.prod(row.given["normalized_shape"])
+    kind = "layernorm" if row.name == "native_layer_norm" else "rmsnorm"
+    return (ops.Norm(x.numel // cols, cols, kind, x.dtype, x.transposed),)
+
+
+def batch_norm(row: Row) -> Operators:
+    """By known statistics: mean, deviation, scale and shift of each channel."""
+    x: Size = row.given["input"]
+    vectors = sum(isinstance(row.given.get(name), Size) for name in BATCH_VECTORS)
+    return (ops.ChannelNorm(x.numel, x.shape[1], "batchnorm", x.dtype, vectors),)
+
+
+def group_norm(row: Row) -> Operators:
+    x: Size = row.given["input"]
+    vectors = sum(isinstance(row.given.get(name), Size) for name in ("weight", "bias"))
+    return (ops.ChannelNorm(x.numel, row.given["C"], "groupnorm", x.dtype, vectors),)
+
+
+BATCH_VECTORS = ("weight", "bias", "running_mean", "running_var")
+
+BATCH_NORMS = (
+    *("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
+    *("_native_batch_norm_legit", "_batch_norm_with_update"),
+)
+MAPS = (
+    *("gelu_backward", "silu_backward", "_softmax_backward_data", "native_dropout", "glu"),
+    *("floor_divide", "masked_fill", "where", "native_dropout_backward", "hardswish", "rsub"),
+    *("log_sigmoid_forward", "polar", "complex", "__and__", "__or__", "__xor__"),
+)
+"""Pointwise though torch has no tag that says so."""
+REDUCTIONS = (
+    *("sum", "mean", "amax", "amin", "max", "min", "prod", "any", "all", "argmax", "argmin"),
+    *("var", "std", "var_mean", "std_mean", "aminmax", "norm", "linalg_vector_norm", "logsumexp"),
+    *("median", "count_nonzero", "nansum"),
+)
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(REDUCTIONS, reduction),
+    **dict.fromkeys(MAPS, elementwise),
+    **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), softmax),
+    **dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), row_norm),
+    **dict.fromkeys(BATCH_NORMS, batch_norm),
+    "native_group_norm": group_norm,
+}
+
+
+def rms_norms(rows: Sequence[Row]) -> list[tuple[int, int, ops.Norm]]:
+    """Spans [first, end) of ``rows`` that are one root-mean-square norm, written out.
+
+    One call of one module that squares, means, adds, takes the inverse root and multiplies, with
+    casts around it or not, and does nothing else of size. The norm reads the span's input and the
+    scale, and writes its last result.
+    """
+    found, start = [], 0
+    while start < len(rows):
+        end = start
+        while end < len(rows) and rows[end].module == rows[start].module:
+            end += 1
+        span = rows[start:end]
+        norm = rms_norm(span) if 5 <= len(span) <= LONGEST else None
+        if norm is not None:
+            found.append((start, end, norm))
+        start = end
+    return found
+
+
+LONGEST = 12
+"""Operators of the longest way to write one: Gemma's, that adds 1 to the scale, has 10."""
+CORE = ("pow", "mean", "add", "rsqrt", "mul")
+AROUND = ("_to_copy", "add", "mul")
+
+
+def rms_norm(span: Sequence[Row]) -> ops.Norm | None:
+    names = [row.base for row in span]
+    first = next((i for i, name in enumerate(names) if name == "pow"), 0)
+    others = names[:first] + names[first + len(CORE) :]
+    if tuple(names[first : first + len(CORE)]) != CORE or not set(others) <= set(AROUND):
+        return None
+    source, result = span[0].given.get("self"), span[-1].out
+    if not isinstance(source, Size) or source.numel != result.numel or not source.shape:
+        return None
+    cols = source.shape[-1]
+    return ops.Norm(source.numel // cols, cols, "rmsnorm", dtype=source.dtype)

@@ -1,0 +1,75 @@
+"""The table: which rule turns a dispatched operator into ours, and what none of them knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from calib.trace.rules import moves, pointwise, products
+from calib.trace.rules.rows import Row, Rule
+from model.layer import Call
+from model.ops import Operator, Other
+
+RULES: dict[str, Rule] = {**moves.RULES, **pointwise.RULES, **products.RULES}
+SYNCS = (
+    *("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal"),
+    *("bincount",),
+)
+"""Operators whose result the host waits for: its value, or how large it is."""
+
+
+def operators_of(row: Row) -> tuple[Operator, ...]:
+    """Ours for one of theirs; what no rule knows is ``Other`` with its bytes, never nothing."""
+    if row.outputs and row.out.numel == 0:
+        return moves.allocated(row)
+    rule = RULES.get(row.name) or RULES.get(row.base)
+    if rule is None:
+        rule = pointwise.elementwise if row.pointwise else moves.other
+    found: tuple[Operator, ...] = rule(row)
+    return found
+
+
+def waits(row: Row) -> bool:
+    """Whether the host waits for the device: values or sizes asked for, or moved to another."""
+    if row.base in SYNCS:
+        return True
+    if row.base == "index":
+        return any(size.dtype == "bool" for size in row.inputs[1:])
+    devices = {size.device for size in (*row.inputs, *row.outputs) if size.shape}
+    return row.base in ("_to_copy", "copy") and len(devices) > 1
+
+
+def spans(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
+    """[first, end) of what becomes calls together: a row, or the rows that are one norm."""
+    norms = {first: end for first, end, _ in pointwise.rms_norms(rows)}
+    position = 0
+    while position < len(rows):
+        end = norms.get(position, position + 1)
+        yield position, end
+        position = end
+
+
+def calls_of(rows: Iterable[Row]) -> Iterator[Call]:
+    """Rows as calls, in order."""
+    listed = list(rows)
+    norms = {first: norm for first, _, norm in pointwise.rms_norms(listed)}
+    for first, end in spans(listed):
+        row = listed[first]
+        if first in norms:
+            yield Call(row.path, norms[first], launches=end - first)
+            continue
+        for op in operators_of(row):
+            belongs = isinstance(op, Other) and op.name == products.REST
+            yield Call(row.path, op, launches=0 if belongs else 1, sync=waits(row))
+
+
+def unknown(calls: Iterable[Call]) -> dict[str, int]:
+    """Operators that no rule knows, by name, with how often they ran."""
+    found: dict[str, int] = {}
+    for call in calls:
+        op = call.op
+        if isinstance(op, Other) and op.name not in KNOWN:
+            found[op.name] = found.get(op.name, 0) + call.count
+    return found
+
+
+KNOWN = {*RULES, products.REST}

@@ -1,1 +1,0 @@
-"""From a torch operator, as it is dispatched, to operators of ``model.ops``."""
