@@ -31,7 +31,7 @@ from benchmarks.scoring.splits import DEVELOPMENT_SEEDS, FINAL_SEEDS
 from calib.checkout import ROOT
 from calib.errors import CalibError
 from calib.hardware.datasheet import load_hardware
-from calib.samples.public import TABLES
+from calib.samples.public_tables import TABLES
 
 Scores = Callable[[Setting], Iterator[dict[str, Any]]]
 _SCORING = tuple(f"benchmarks/scoring/{n}.py" for n in ("baselines", "rows", "score", "splits"))

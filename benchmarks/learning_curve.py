@@ -27,7 +27,8 @@ import pandas as pd
 from calib.fit.calibration import Calibration, fit, group_of, measured_shapes
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.measure.sweep.choice import choose
-from calib.samples.sample import Sample, read_samples
+from calib.samples.files import read_samples
+from calib.samples.sample import Sample
 
 COUNTS = (50, 100, 200, 300)
 CANDIDATES, HELD_OUT = 2000, 2000

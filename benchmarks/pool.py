@@ -52,7 +52,7 @@ def main() -> None:
     from calib.hardware.host import detect_host
     from calib.measure.cpu import CpuInstrument
     from calib.measure.sweep.sweep import Point, Sweep
-    from calib.samples.sample import SampleStore
+    from calib.samples.store import SampleStore
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)

@@ -57,7 +57,7 @@ def measure(count: int, budget_s: float, folder: Path, hardware: Hardware) -> li
     from calib.measure.cpu import CpuInstrument
     from calib.measure.sweep.design import design
     from calib.measure.sweep.sweep import Point, State, Sweep
-    from calib.samples.sample import SampleStore
+    from calib.samples.store import SampleStore
 
     shapes = design(0, lambda op: float(floor(op, hardware)) < LONGEST_S)
     points = [Point(op, cache) for op, cache in itertools.islice(shapes, count)]
@@ -137,7 +137,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     keep_freed_memory()
-    from calib.samples.sample import read_samples
+    from calib.samples.files import read_samples
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", type=int, default=400)

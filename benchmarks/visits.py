@@ -21,7 +21,8 @@ from benchmarks.learning_curve import CPU_KINDS, OfGroups, estimate
 from calib.fit.calibration import fit
 from calib.hardware.datasheet import Hardware
 from calib.samples.drift import drift_corrected, typical, visits
-from calib.samples.sample import Sample, read_samples
+from calib.samples.files import read_samples
+from calib.samples.sample import Sample
 
 DESIGNS = ((240, 1), (120, 2), (80, 3), (240, 2), (160, 3), (120, 4), (60, 8), (240, 8))
 """(shapes, visits to each): three at 240 visits in all, four at 480, and all that is known."""

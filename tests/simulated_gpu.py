@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from calib.measure.cases.torch_cases import Unsupported
+from calib.measure.cases.arena import Unsupported
 from calib.measure.cuda.stream import Uncapturable
 from calib.measure.instrument import Telemetry
 

@@ -18,7 +18,8 @@ from calib.checkout import ROOT
 from calib.hardware.datasheet import load_hardware
 from calib.measure.cuda.instrument import CudaInstrument
 from calib.samples.host_costs import LAUNCH
-from calib.samples.sample import Sample, SampleStore
+from calib.samples.sample import Sample
+from calib.samples.store import SampleStore
 from model import ops
 
 H200 = load_hardware("h200")
@@ -207,7 +208,7 @@ def test_tables_are_measured_hot_and_compared_by_kind():
 
 
 def test_carried_tables_are_read_before_the_package(tmp_path):
-    from calib.samples.sample import write_samples
+    from calib.samples.files import write_samples
 
     write_samples(tmp_path / "public_h200.parquet", [sample(origin="public")])
     assert [s.origin for s in tables.public("h200", tmp_path)] == ["public"]

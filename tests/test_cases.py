@@ -8,8 +8,10 @@ from functools import partial
 import pytest
 import torch
 
+from calib.measure.cases.arena import Arena, Unsupported
 from calib.measure.cases.check import error_of
-from calib.measure.cases.torch_cases import Arena, Unsupported, group_ends, torch_cases
+from calib.measure.cases.products import group_ends
+from calib.measure.cases.torch_cases import torch_cases
 from calib.measure.cases.triton_cases import triton_cases
 from model import ops
 

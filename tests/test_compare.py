@@ -8,7 +8,8 @@ import pytest
 from calib.clock.compare import compare
 from calib.estimates.tables import COMPONENTS
 from calib.measure.probes import Speed
-from calib.measure.reference.measurement import MODULE_COLUMNS, OPERATOR_COLUMNS, Measurement
+from calib.measure.reference.measurement import Measurement
+from calib.measure.reference.tables import MODULE_COLUMNS, OPERATOR_COLUMNS
 from calib.samples.sample import Sample
 from model.ops import Matmul
 

@@ -23,7 +23,7 @@ from calib.measure.cuda.instrument import ATTEMPTS, CudaInstrument
 from calib.measure.cuda.telemetry import POWER_CAP, NoSensor, around, reasons, settled, unfit
 from calib.measure.instrument import Telemetry
 from calib.measure.sweep.sweep import Point, Sweep
-from calib.samples.sample import SampleStore
+from calib.samples.store import SampleStore
 from model import ops
 
 HARDWARE = derive_hardware(

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 import torch
 
-from calib.measure.cases.torch_cases import Arena, build
+from calib.measure.cases.arena import Arena
+from calib.measure.cases.torch_cases import build
 from calib.measure.sweep.design import design
 from model import ops
 

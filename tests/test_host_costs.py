@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.eager_steps import published as published_steps
 from calib.errors import CalibError
+from calib.samples.files import read_samples, write_samples
 from calib.samples.host_costs import (
     EAGER_OPERATOR,
     MODULE_CODE,
@@ -15,7 +16,7 @@ from calib.samples.host_costs import (
     host_costs,
     published,
 )
-from calib.samples.sample import Sample, read_samples, write_samples
+from calib.samples.sample import Sample
 
 
 def test_published_ranges_are_complete_and_have_sources() -> None:

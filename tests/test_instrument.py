@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from calib.measure.cases.torch_cases import Arena
+from calib.measure.cases.arena import Arena
 from calib.measure.clock import StopRule
 from calib.measure.cpu import CpuInstrument
 from calib.measure.instrument import STATUSES, Reading, Telemetry

@@ -11,7 +11,8 @@ import pytest
 
 from calib.clock.measured import join_modules, join_operators, phase_gaps
 from calib.errors import CalibError
-from calib.measure.reference.measurement import MODULE_COLUMNS, OPERATOR_COLUMNS, Measurement
+from calib.measure.reference.measurement import Measurement
+from calib.measure.reference.tables import MODULE_COLUMNS, OPERATOR_COLUMNS
 
 LAYER = "model.layers.0"
 

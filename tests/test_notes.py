@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from calib.hardware.datasheet import load_hardware
-from calib.samples.sample import Sample, SampleStore
+from calib.samples.sample import Sample
+from calib.samples.store import SampleStore
 from calib.steps.notes import source_notes
 from calib.steps.target import Target
 from model.ops import Matmul

@@ -9,14 +9,8 @@ import pytest
 from calib.errors import CalibError
 from calib.fit.calibration import group_of
 from calib.samples import public
-from calib.samples.public import (
-    CARDS,
-    TABLES,
-    engine_version,
-    public_samples,
-    read_table,
-    samples_of,
-)
+from calib.samples.public import engine_version, public_samples, read_table, samples_of
+from calib.samples.public_tables import CARDS, TABLES
 from model.ops import Attention, Elementwise, Matmul, MoeMlp
 
 LINEAR = {"kernel_source": "torch.nn.functional.linear", "device": "NVIDIA H200"}

@@ -15,13 +15,7 @@ from dispatched import dispatched
 
 from calib.errors import CalibError
 from calib.measure.reference import model as reference_model
-from calib.measure.reference.measurement import (
-    Measurement,
-    load_measurement,
-    measure_built,
-    save_measurement,
-    spread,
-)
+from calib.measure.reference.measurement import Measurement, measure_built, spread
 from calib.measure.reference.model import (
     Reference,
     build_reference,
@@ -38,6 +32,7 @@ from calib.measure.reference.passes import (
     observed,
     run_phases,
 )
+from calib.measure.reference.stored import load_measurement, save_measurement
 from model.deepseek_ocr import DeepseekOCRModel
 from model.workload import Workload
 

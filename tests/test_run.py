@@ -89,7 +89,7 @@ def test_output_folder_that_cannot_be_written(tmp_path, below):
 
 def test_samples_that_cannot_be_kept_are_known_before_anything_is_measured(tmp_path, monkeypatch):
     from calib.hardware.datasheet import load_hardware
-    from calib.samples.sample import SampleStore
+    from calib.samples.store import SampleStore
     from calib.steps import measuring as steps
     from calib.steps.target import Target
 

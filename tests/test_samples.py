@@ -6,8 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from calib.errors import CalibError
-from calib.samples import sample as module
-from calib.samples.sample import Sample, SampleStore, read_samples, write_samples
+from calib.samples import files as module
+from calib.samples.files import read_samples, write_samples
+from calib.samples.sample import Sample
+from calib.samples.store import SampleStore
 from model import ops
 
 SAMPLE = Sample(ops.Matmul(3, 5, 7), [2e-3, 1e-3, 4e-3], "cpu", "torch", device="a CPU")

@@ -26,7 +26,7 @@ from benchmarks.scoring.score import (
 from benchmarks.scoring.splits import final_rows, split
 from calib.hardware.datasheet import load_hardware
 from calib.samples import public
-from calib.samples.public import CARDS
+from calib.samples.public_tables import CARDS
 
 GROUPS = np.repeat([f"{n}/{k}" for n in range(20) for k in range(20)], 3)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from calib.hardware.datasheet import floor, load_hardware
-from calib.samples.sample import Sample, SampleStore
+from calib.samples.sample import Sample
+from calib.samples.store import SampleStore
 from calib.steps.measuring import _uncertainty, fit_samples
 from calib.steps.target import Target
 from model.ops import Matmul

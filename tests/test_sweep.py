@@ -24,7 +24,7 @@ from calib.measure.sweep.sweep import (
     spent_s,
     steady,
 )
-from calib.samples.sample import SampleStore
+from calib.samples.store import SampleStore
 from model import ops
 
 RULE = StopRule(0.5, 0.01, 2, 3)

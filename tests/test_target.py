@@ -10,7 +10,8 @@ from calib.errors import CalibError
 from calib.hardware.datasheet import load_hardware
 from calib.hardware.device import DeviceProperties
 from calib.measure.cpu import CpuInstrument
-from calib.samples.sample import Sample, write_samples
+from calib.samples.files import write_samples
+from calib.samples.sample import Sample
 from calib.steps import target as module
 from calib.steps.target import find_target, open_instrument
 from model import ops

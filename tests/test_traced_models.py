@@ -11,7 +11,8 @@ import pytest
 from benchmarks import trace_coverage, traced_models
 from calib.fit.calibration import uncalibrated
 from calib.hardware.datasheet import load_hardware
-from calib.samples.sample import Sample, SampleStore
+from calib.samples.sample import Sample
+from calib.samples.store import SampleStore
 from calib.steps.target import Target
 from model.ops import Matmul
 

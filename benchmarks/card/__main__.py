@@ -18,7 +18,8 @@ from benchmarks.card import checklist, summary
 from benchmarks.card.wheels import ROOT, install
 from calib.errors import CalibError
 from calib.hardware.device import detect_device, device_hardware
-from calib.samples.sample import Sample, read_samples, write_samples
+from calib.samples.files import read_samples, write_samples
+from calib.samples.sample import Sample
 
 
 def main(arguments: list[str] | None = None) -> int:

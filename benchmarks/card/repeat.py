@@ -18,7 +18,8 @@ import numpy as np
 from calib.errors import CalibError
 from calib.hardware.datasheet import Hardware
 from calib.samples.drift import drift_corrected, typical, visits
-from calib.samples.sample import Sample, SampleStore
+from calib.samples.sample import Sample
+from calib.samples.store import SampleStore
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib.errors import CalibError
-from calib.samples.sample import Sample, read_samples, write_samples
+from calib.samples.files import read_samples, write_samples
+from calib.samples.sample import Sample
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,8 @@ def from_package(card: str) -> list[Sample]:
 def carry(folder: Path) -> Iterator[str]:
     """Write the tables of every card into ``folder``, a small file each; lines for the reader."""
     try:
-        from calib.samples.public import CARDS, package_data
+        from calib.samples.public import package_data
+        from calib.samples.public_tables import CARDS
 
         package_data()
     except CalibError as error:

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from calib.hardware.datasheet import load_hardware
-from calib.samples.public import TABLES, read_table, samples_of
+from calib.samples.public import read_table, samples_of
+from calib.samples.public_tables import TABLES
 from calib.samples.sample import Sample
 from model.ops import grid
 

@@ -18,7 +18,7 @@ from benchmarks.scoring.splits import final_rows, split
 from calib.fit.calibration import Calibration, fit
 from calib.hardware.datasheet import load_hardware
 from calib.measure.sweep.choice import choose
-from calib.samples.public import TABLES
+from calib.samples.public_tables import TABLES
 from model.ops import Operator
 
 OURS = "calib"

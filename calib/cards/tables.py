@@ -12,7 +12,7 @@ import pandas as pd
 from calib.cards.cold import Caches, fit_caches
 from calib.fit.physics.features import stack
 from calib.hardware.datasheet import Hardware, load_hardware
-from calib.samples import public
+from calib.samples import public, public_tables
 from calib.samples.sample import Sample
 
 ENGINE = "vllm"
@@ -40,7 +40,7 @@ def read_tables(card: str) -> tuple[dict[str, list[Sample]], list[str]]:
     public.log.addHandler(heard)
     public.log.setLevel(logging.INFO)
     try:
-        tables = {t: public.public_samples(card, [t], pooled=True) for t in public.TABLES}
+        tables = {t: public.public_samples(card, [t], pooled=True) for t in public_tables.TABLES}
     finally:
         public.log.removeHandler(heard)
         public.log.setLevel(level)
@@ -85,7 +85,7 @@ def disagreements(card: str) -> list[dict[str, Any]]:
     """
     return [
         {"kind": kind, "engine": other, "shapes": len(all_), **_spread(all_)}
-        for other in public.ENGINES
+        for other in public_tables.ENGINES
         if other != ENGINE
         for kind, all_ in _ratios(card, other).items()
     ]
@@ -105,7 +105,7 @@ def _spread(ratios: np.ndarray) -> dict[str, float]:
 def _ratios(card: str, other: str) -> dict[str, np.ndarray]:
     """Kind -> [n] absolute log ratios of the other engine's seconds to this one's."""
     found: dict[str, list[np.ndarray]] = {}
-    for table, spec in public.TABLES.items():
+    for table, spec in public_tables.TABLES.items():
         if public.has_table(card, table, ENGINE) and public.has_table(card, table, other):
             pairs = [_by_shape(card, table, engine) for engine in (ENGINE, other)]
             mine, theirs = pairs[0].align(pairs[1], join="inner")

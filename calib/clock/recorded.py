@@ -27,8 +27,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from calib.errors import CalibError
-from calib.measure.reference.measurement import MODULE_COLUMNS, Measurement, operator_table
+from calib.measure.reference.measurement import Measurement
 from calib.measure.reference.operators import MARK, Profile, operators_of
+from calib.measure.reference.tables import MODULE_COLUMNS, operator_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from calib.measure.cases.torch_cases import Arena, Unsupported, build, weight_stream
+from calib.measure.cases.arena import Arena, Unsupported, weight_stream
+from calib.measure.cases.torch_cases import build
 from calib.measure.clock import StopRule, time_repeats
 from calib.measure.contention import undisturbed
 from calib.measure.instrument import OUT_OF_MEMORY, UNSUPPORTED, Reading

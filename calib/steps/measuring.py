@@ -140,7 +140,7 @@ def measure_host(config: dict[str, Any], target: Target, calibration: Estimator)
     known = [s for s in target.samples if s.op == MODULE_CODE]
     if not known:
         from calib.estimates.tables import found_in_cache
-        from calib.measure.cases.torch_cases import Arena, weight_stream
+        from calib.measure.cases.arena import Arena, weight_stream
 
         def operators(calls: Sequence[Call]) -> float:
             ops = [c.op for c in calls]

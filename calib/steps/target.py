@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from calib.errors import CalibError
 from calib.hardware.datasheet import Hardware, hardware_from_config, load_hardware
 from calib.hardware.device import DeviceProperties, detect_device, device_hardware
+from calib.samples.files import read_samples
 from calib.samples.host_costs import GRAPH
-from calib.samples.sample import Sample, SampleStore, read_samples
+from calib.samples.sample import Sample
+from calib.samples.store import SampleStore
 
 if TYPE_CHECKING:
     from calib.measure.instrument import Instrument

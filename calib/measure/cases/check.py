@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from calib.measure.cases.torch_cases import Case, product_float8, product_int8, product_tf32
+from calib.measure.cases.arena import Case
+from calib.measure.cases.products import product_float8, product_int8, product_tf32
 from kernels import attention, attention_decode, conv, mlp, norm, stream
 
 ROUNDINGS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-12}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from calib.measure.cases.torch_cases import Arena, Case, Unsupported, group_ends
+from calib.measure.cases.arena import Arena, Case, Unsupported
+from calib.measure.cases.products import group_ends
 from kernels import attention, attention_decode, conv, mlp, norm, stream
 from model import ops
 from model.ops import Operator

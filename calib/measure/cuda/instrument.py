@@ -12,8 +12,9 @@ from triton.errors import TritonError
 
 from calib.errors import DeviceLost
 from calib.hardware.datasheet import Hardware
+from calib.measure.cases.arena import Arena, Unsupported
 from calib.measure.cases.check import error_of
-from calib.measure.cases.torch_cases import Arena, Unsupported, torch_cases
+from calib.measure.cases.torch_cases import torch_cases
 from calib.measure.cases.triton_cases import triton_cases
 from calib.measure.clock import StopRule
 from calib.measure.cuda.costs import open_costs

@@ -13,17 +13,13 @@ says how many passes the phase consists of.
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from calib.errors import CalibError
+from calib.measure.reference.tables import module_table, operator_table
 from model.workload import Workload
 
 if TYPE_CHECKING:
@@ -32,14 +28,6 @@ if TYPE_CHECKING:
     from calib.measure.reference.model import Reference
     from calib.measure.reference.operators import Profile
     from calib.measure.reference.passes import Between, Passes
-
-SCHEMA_VERSION = 1
-"""Version of the stored measurement. History: 1, the first."""
-MODULE_COLUMNS = ("phase", "path", "class_name", "calls", "seconds")
-OPERATOR_COLUMNS = (
-    *("phase", "path", "index", "order", "aten", "kind"),
-    *("shapes", "dtypes", "seconds", "nested", "raw"),
-)
 
 
 @dataclass(frozen=True)
@@ -240,56 +228,6 @@ def spread(count: int, wanted: int) -> set[int]:
     return {(2 * i + 1) * count // (2 * wanted) for i in range(wanted)}
 
 
-def module_table(model: Any, timers: Sequence[Any], repeat: Mapping[str, int]) -> pd.DataFrame:
-    """One row a phase and path, in the order in which modules first return."""
-    import pandas as pd
-
-    classes = {path: type(module).__name__ for path, module in model.named_modules()}
-    rows = []
-    for phase, path in timers[0].seconds if timers else ():
-        passes = repeat[phase]
-        seconds = [timer.seconds[phase, path] / passes for timer in timers]
-        calls = timers[0].calls[phase, path] // passes
-        rows.append((phase, path, classes[path], calls, seconds))
-    return pd.DataFrame(rows, columns=list(MODULE_COLUMNS))
-
-
-def operator_table(
-    profiled: Mapping[str, Sequence[Profile]], event_s: float
-) -> tuple[pd.DataFrame, list[str]]:
-    """One row an operator of a pass, in order; passes whose sequence differs are left out, noted.
-
-    What the profiler adds for events inside an operator is deducted: ``nested * event_s``, but
-    never more than half the operator's time, since the smallest times are mostly recording.
-    """
-    import pandas as pd
-
-    rows, notes = [], []
-    for phase, found in profiled.items():
-        alike = [p for p in found if _sequence(p) == _sequence(found[0])]
-        if len(alike) < len(found):
-            notes.append(
-                f"{phase}: {len(found) - len(alike)} of {len(found)} profiled passes ran another "
-                "sequence of operators and are left out"
-            )
-        index: dict[str, int] = {}
-        for order, events in enumerate(zip(*(p.operators for p in alike), strict=True)):
-            event, raw = events[0], [e.seconds for e in events]
-            here = index[event.path] = index.get(event.path, -1) + 1
-            nested = statistics.median(e.nested for e in events)
-            measured = statistics.median(raw)
-            seconds = max(measured - nested * event_s, measured / 2)
-            middle = events[len(events) // 2]
-            where = (phase, event.path, here, order)
-            what = (event.aten, event.kind, middle.shapes, middle.dtypes)
-            rows.append((*where, *what, seconds, nested, raw))
-    return pd.DataFrame(rows, columns=list(OPERATOR_COLUMNS)), notes
-
-
-def _sequence(profile: Profile) -> list[tuple[str, str]]:
-    return [(e.path, e.aten) for e in profile.operators]
-
-
 def _profile_figures(found: Iterable[Profile]) -> dict[str, Any]:
     passes = list(found)
     return {
@@ -317,65 +255,3 @@ def _versions() -> dict[str, str]:
     import transformers
 
     return {"torch": torch.__version__, "transformers": transformers.__version__}
-
-
-_TABLES = ("modules", "operators")
-
-
-def save_measurement(measurement: Measurement, folder: str | Path) -> Path:
-    """Write ``measurement.json``, ``modules.parquet`` and ``operators.parquet``, each whole.
-
-    Raises ``CalibError`` where the folder cannot be written.
-    """
-    folder = Path(folder)
-    plain = {
-        f.name: getattr(measurement, f.name) for f in fields(measurement) if f.name not in _TABLES
-    }
-    text = json.dumps({"schema_version": SCHEMA_VERSION, **plain}, indent=1)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in _TABLES:
-            _write(folder / f"{name}.parquet", getattr(measurement, name).to_parquet)
-        _write(folder / "measurement.json", lambda path: path.write_text(text))
-    except OSError as error:
-        raise CalibError(
-            f"measurement: cannot write {folder}: {error.strerror or error}"
-        ) from error
-    return folder
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=".tmp")
-    os.close(handle)
-    try:
-        write(Path(name))
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def load_measurement(folder: str | Path) -> Measurement:
-    """Read what :func:`save_measurement` wrote.
-
-    Raises ``CalibError`` for a folder that lacks a file, holds a broken one or another version.
-    """
-    import pandas as pd
-
-    folder = Path(folder)
-    try:
-        plain: dict[str, Any] = json.loads((folder / "measurement.json").read_text())
-        tables: dict[str, Any] = {
-            name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES
-        }
-    except (OSError, ValueError) as error:
-        raise CalibError(f"measurement: {folder} does not hold a whole one: {error}") from error
-    version = plain.pop("schema_version", None)
-    if version != SCHEMA_VERSION:
-        raise CalibError(
-            f"measurement: {folder} has schema version {version}: expected {SCHEMA_VERSION}; "
-            "measure again"
-        )
-    workload = plain["workload"]
-    if workload.get("tiles") is not None:
-        workload["tiles"] = tuple(workload["tiles"])
-    return Measurement(**{**plain, **tables})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calib.errors import CalibError
-from calib.samples.sample import op_from_json, op_to_json
+from calib.samples.files import op_from_json, op_to_json
 from model.ops import Operator
 
 FATAL = 2

@@ -25,7 +25,8 @@ from calib.measure.clock import StopRule
 from calib.measure.instrument import LOST, OK, Instrument, Reading
 from calib.measure.probes import Speed
 from calib.measure.sweep.attempts import FATAL, Attempts
-from calib.samples.sample import Sample, SampleStore
+from calib.samples.sample import Sample
+from calib.samples.store import SampleStore
 from model.ops import Operator
 
 DESIGN, MODEL = "design", "model"
