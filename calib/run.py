@@ -86,8 +86,9 @@ class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Raises ``SystemExit``: of other errors Hydra makes a warning."""
+        from calib.report.runs.merge import merge_runs, outcome
+        from calib.report.runs.table import run_cells
         from calib.report.terminal import print_cells
-        from calib.report.what_if import merge_runs, outcome, run_cells
 
         folder, status = Path(config.hydra.sweep.dir), 0
         runs, failed = outcome(folder)

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from calib.report.pictures.of_costs import cost_picture, varied
-from calib.report.pictures.of_run import INK
+from calib.report.pictures.canvas import INK
+from calib.report.runs.picture import cost_picture, varied
 
 
 def table(*runs: dict[str, Any]) -> pd.DataFrame:

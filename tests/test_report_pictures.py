@@ -14,18 +14,11 @@ import pytest
 from report_record import RUNS, run
 
 from calib.checkout import ROOT
-from calib.report.pictures.of_run import (
-    DPI,
-    KINDS,
-    WIDTH,
-    against_the_clock,
-    by_kind,
-    components_picture,
-    distinct_operators,
-    draw_pictures,
-    luminance,
-    roofline_picture,
-)
+from calib.report.pictures.accuracy import against_the_clock, by_kind
+from calib.report.pictures.canvas import DPI, KINDS, WIDTH
+from calib.report.pictures.components import components_picture, luminance
+from calib.report.pictures.of_run import distinct_operators, draw_pictures
+from calib.report.pictures.roofline import roofline_picture
 
 NAMES = ["roofline.png", "accuracy.png", "components.png"]
 

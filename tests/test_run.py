@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from calib.checkout import ROOT
 from calib.errors import CalibError
 from calib.report.layers.analytic_report import report_schema
-from calib.report.what_if import merge_runs
+from calib.report.runs.merge import merge_runs
 
 
 def calib(*overrides, folder, run=None):

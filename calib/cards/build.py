@@ -39,7 +39,7 @@ from calib.errors import CalibError
 from calib.fit.calibration import Calibration, fit
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.samples import public
-from calib.samples.public_tables import CARDS
+from calib.samples.public_tables import CARDS as TABLED
 from calib.samples.sample import Sample
 
 CARDS = ("a100", "b200", "h100", "h200", "l40s", "rtx4090", "rtx5090", "rtx_pro_6000")
@@ -67,14 +67,14 @@ def tables_of(card: str) -> Tables:
 def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
     """The figures of ``card``, its data card, and the samples that they were fitted to."""
     hardware = load_hardware(card)
-    own = tables_of(card) if card in CARDS else Tables({}, [], [], {})
+    own = tables_of(card) if card in TABLED else Tables({}, [], [], {})
     mine = [s for table in own.samples.values() for s in table]
     lent = _lent(hardware, {s.op.operator for s in mine})
     unseen = _error_on_unseen_cards(frozenset(k for s in lent.values() for k in _kinds(s)))
     samples = mine + [s for some in lent.values() for s in some]
     ratio = 1.0 if mine else published_clock_ratio(hardware)
     fits = fit(samples, clocked(hardware, ratio), lambda name: _say(f"{card}: fitting {name}"))
-    others = [c for c in CARDS if c != card]
+    others = [c for c in TABLED if c != card]
     disagree = own.disagreements or [r for c in others for r in tables_of(c).disagreements]
     caches = borrowed_caches(hardware, {c: tables_of(c).caches for c in others}) | own.caches
     carried = {row["kind"]: float(np.log1p(row["p90_error"])) for row in unseen}
@@ -97,7 +97,7 @@ def _lent(hardware: Hardware, known: Collection[str]) -> dict[str, list[Sample]]
     Cards of the same compute capability lend first: two Hopper cards predict each other's products
     better by a third than all five others do. What those lack comes from all.
     """
-    others = [c for c in CARDS if c != hardware.name]
+    others = [c for c in TABLED if c != hardware.name]
     alike = [
         c for c in others if load_hardware(c).compute_capability == hardware.compute_capability
     ]
@@ -133,8 +133,8 @@ def _one_kernel(cards: Sequence[str], known: Collection[str]) -> dict[str, list[
 @cache
 def _error_on_unseen_cards(kinds: frozenset[str]) -> list[dict[str, Any]]:
     """Held-out rows of a fit to all cards that leaves out each card in turn, of those ``kinds``."""
-    known = {s.op.operator for c in CARDS for t in tables_of(c).samples.values() for s in t}
-    samples = [s for some in _one_kernel(list(CARDS), known - kinds).values() for s in some]
+    known = {s.op.operator for c in TABLED for t in tables_of(c).samples.values() for s in t}
+    samples = [s for some in _one_kernel(list(TABLED), known - kinds).values() for s in some]
     # Whichever device the estimates are for: none of these samples is its own.
     stranger = replace(load_hardware("rtx5090"), name="none of them")
     fits = fit(samples, stranger, lambda name: _say(f"unseen cards: fitting {name}"))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.report.pictures.of_run import FAINT, INK, PARTS, WHISKER, beside, canvas
+from calib.report.pictures.canvas import FAINT, INK, PARTS, WHISKER, beside, canvas
 from calib.report.record import known
+from calib.report.runs.table import COSTS, NUMBERS, varied
 from calib.report.units import TIMES, flops, nbytes, pick, seconds
-from calib.report.what_if import COSTS, NUMBERS, varied
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ HEAD = 0.12
 
 
 def cost_picture(table: pd.DataFrame) -> Figure:
-    """``table``: a row a run, as ``calib.report.what_if.runs_table`` makes it."""
+    """``table``: a row a run, as ``calib.report.runs.table.runs_table`` makes it."""
     axis = next((n for n in NUMBERS if has_lines(table, n)), None)
     return lines_picture(table, axis) if axis else bars_picture(table)
 

@@ -1,4 +1,4 @@
-"""What a sweep of runs adds up to: one row a run, and a picture of what they cost.
+"""Runs side by side: what varies between them, what each costs, what a user asks of it.
 
 The rows are read from the runs' own ``report.json``, so a run that was made on another machine, or
 yesterday, counts as well.
@@ -7,33 +7,35 @@ yesterday, counts as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib.errors import FAILED
 from calib.report.record import known
 from calib.report.terminal import Cells
 from calib.report.units import BYTES, FLOPS, TIMES, Scale, figure, interval, scaled
-from calib.report.write import ReportError, merge_estimates, renamed_at_the_end
+from calib.report.write import ReportError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE, PICTURE = "runs.parquet", "cost.png"
+
 NAMES = ("hardware", "model", "execution", "implementation", "logits")
+
 NUMBERS = {
     "tokens": "tokens prefilled for a page, image and prompt",
     "batch": "batch",
     "decode_steps": "tokens decoded",
 }
 """What may vary between the runs of a sweep: names, and numbers with what they are of."""
+
 COSTS: dict[str, tuple[str, Scale]] = {
     "wall_s": ("time", TIMES),
     "io_bytes": ("bytes moved", BYTES),
     "flops": ("FLOPs", FLOPS),
 }
 """What a run costs: column, its name, its units."""
+
 FIGURES = {
     "time_to_first_token": "s",
     "time_per_output_token": "s",
@@ -43,54 +45,6 @@ FIGURES = {
     "requests_per_second": "1/s",
 }
 """What a user asks of a run, and its unit."""
-
-
-def outcome(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The runs below ``folder`` that have estimates, and of those that failed the reason."""
-    failed = sorted((f.parent for f in folder.glob(f"*/{FAILED}")), key=_in_order)
-    done = {f.parent for f in folder.glob("*/estimates.parquet")} - set(failed)
-    runs = sorted(done, key=_in_order)
-    common = set[str].intersection(*map(set, map(_asked, [*runs, *failed]))) if failed else set()
-    reasons = {}
-    for run in failed:
-        own = [word for word in _asked(run) if word not in common]
-        name = f"{run.name} ({' '.join(own)})" if own else run.name
-        reasons[name] = _last_line(run / FAILED)
-    return runs, reasons
-
-
-def _asked(run: Path) -> list[str]:
-    """The overrides of a run, where Hydra has noted them."""
-    import yaml
-
-    try:
-        words = yaml.safe_load((run / "config" / "overrides.yaml").read_text("utf-8"))
-    except (OSError, yaml.YAMLError):
-        return []
-    return [str(word) for word in words or ()]
-
-
-def _last_line(path: Path) -> str:
-    return (path.read_text("utf-8").strip().splitlines() or ["no reason was noted"])[-1]
-
-
-def merge_runs(
-    folder: Path, runs: Sequence[Path], pictures: bool = True
-) -> tuple[list[Path], pd.DataFrame]:
-    """``runs`` as one in ``folder``: ``estimates.parquet``, ``runs.parquet``, ``cost.png``.
-
-    Returns the paths written and the table of runs. Raises ``ReportError`` where there is no run,
-    or for a file that cannot be read or written.
-    """
-    written = [merge_estimates(runs, folder / "estimates.parquet")]
-    table = runs_table(runs)
-    with renamed_at_the_end(folder) as (staging, moved):
-        table.to_parquet(staging / TABLE, index=False)
-        if pictures:
-            from calib.report.pictures.of_costs import cost_picture
-
-            cost_picture(table).savefig(staging / PICTURE, dpi=120)
-    return written + moved, table
 
 
 def varied(table: pd.DataFrame) -> list[str]:
@@ -116,11 +70,6 @@ def run_cells(table: pd.DataFrame) -> Cells:
         cells += [interval(row["wall_low_s"], row["wall_high_s"]), str(row["provenance"])]
         rows.append(tuple(cells))
     return Cells(tuple(headers), rows, left=1 + len([n for n in apart if n not in NUMBERS]))
-
-
-def _in_order(run: Path) -> tuple[int, str]:
-    """10 comes after 9."""
-    return (int(run.name) if run.name.isdigit() else -1, run.name)
 
 
 def runs_table(runs: Iterable[Path]) -> pd.DataFrame:
