@@ -249,7 +249,7 @@ def document(found: dict[str, list[Row]]) -> str:
         "not to the image: twice its pass, less the first convolution's share for the image.",
         "",
         "That the sequence of operators, the bytes of each and the peak of live memory are",
-        "those of the implementation too is held by tests (`tests/test_deepseek_ocr.py`,",
+        "those of the implementation too is held by tests (`tests/model/test_deepseek_ocr.py`,",
         "`test_decoder.py`, `test_vision.py`), on tensors that know their shape and hold no data.",
     ]
     for name, part in found.items():

@@ -9,7 +9,7 @@ import pytest
 
 from model.architectures import ARCHITECTURES, build
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "analytic.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "analytic.md"
 COUNT = re.compile(r"^\| ([^|]+) \| ([^|]+) \| ([\d,]+) \| ([\d,]+) \| (-?[\d,]+) \|$")
 
 

@@ -21,7 +21,7 @@ from model.layer import total
 from model.ops import GroupedMatmul
 from model.workload import Workload
 
-DATA = Path(__file__).parent / "data" / "hf"
+DATA = Path(__file__).parents[1] / "data" / "hf"
 TEXT = Workload("text", prompt_tokens=83, decode_steps=6)
 IMAGE = Workload("image", side=224, prompt_tokens=0, decode_steps=1)
 PAGE = Workload("page", side=1024, prompt_tokens=10, decode_steps=6)

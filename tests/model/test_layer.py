@@ -188,7 +188,7 @@ def test_the_model_imports_no_torch() -> None:
         "    cls().parameters()\n"
         "print([n for n in ('torch', 'pandas', 'scipy', 'calib', 'kernels') if n in sys.modules])"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
     )

@@ -25,7 +25,7 @@ from calib.hardware.device import (
 from calib.hardware.host import Host, detect_host, with_probes
 from model.ops import Copy, Matmul
 
-RECORDED = json.loads((Path(__file__).parent / "data" / "devices.json").read_text("utf-8"))
+RECORDED = json.loads((Path(__file__).parents[1] / "data" / "devices.json").read_text("utf-8"))
 NAMES = [entry["properties"]["name"] for entry in RECORDED]
 CARDS = [name for name in hardware_names() if name != "cpu"]
 PROPERTIES = DeviceProperties(**RECORDED[0]["properties"])

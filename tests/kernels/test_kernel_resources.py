@@ -21,7 +21,7 @@ import kernels
 from kernels.launch import ARCHITECTURES
 from kernels.resources import Resources, load_widths, markdown, occupancy, summary
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CARDS = ("sm_90", "sm_120")
 STREAMS = ("copy_kernel", "scale_kernel", "add_kernel", "triad_kernel")
 PRODUCTS = {

@@ -3,7 +3,7 @@
 Times come from peaks and fits and are not in it. After a change of the model that is meant, write
 the file again, and read what changed:
 
-    python tests/test_golden_report.py
+    python tests/report/test_golden_report.py
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from calib.checkout import ROOT
 
-GOLDEN = Path(__file__).parent / "data" / "ocr_base.md"
+GOLDEN = Path(__file__).parents[1] / "data" / "ocr_base.md"
 COSTS = ("flops", "io_bytes", "weight_bytes", "activation_bytes", "kv_cache_bytes")
 
 
@@ -57,7 +57,7 @@ def written(report: dict[str, Any]) -> str:
     return (
         "# ocr_base: the exact figures\n\n"
         "FLOPs (a multiply-add is 2) and bytes; those of routed experts are expectations, rounded. "
-        "Written by `python tests/test_golden_report.py`.\n\n"
+        "Written by `python tests/report/test_golden_report.py`.\n\n"
         f"{table(('kind', 'calls', 'flops', 'io_bytes'), by_kind)}\n\n"
         f"{table(('module', 'class', 'instances', 'calls', *COSTS), modules)}\n"
     )

@@ -11,7 +11,7 @@ import yaml
 from model.architectures import ARCHITECTURES, build
 from model.workload import Workload
 
-MODELS = Path(__file__).parents[1] / "conf" / "model"
+MODELS = Path(__file__).parents[2] / "conf" / "model"
 CONFIGURATIONS = sorted(p for p in MODELS.glob("*.yaml") if p.stem != "hf")
 """Of our own architectures; ``hf`` holds no dimensions but takes them from a file (``test_hf``)."""
 
