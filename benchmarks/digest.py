@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calib.fit.calibration import fit
+from calib.fit.fitting import fit
 from calib.hardware.datasheet import Hardware, floor, load_hardware
 from calib.samples.sample import Sample
 from model.ops import Attention, Elementwise, Matmul, Operator

@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from calib.fit.calibration import Calibration, fit, group_of, measured_shapes
+from calib.fit.calibration import Calibration
+from calib.fit.fitting import fit, measured_shapes
+from calib.fit.held_out import group_of
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.measure.sweep.choice import choose
 from calib.samples.files import read_samples

@@ -21,7 +21,7 @@ from benchmarks.scoring.cases import SAME_KERNEL, SIX
 from benchmarks.scoring.rows import Rows, load, of_kernel
 from benchmarks.scoring.score import operators
 from benchmarks.scoring.splits import final_rows
-from calib.fit.calibration import fit
+from calib.fit.fitting import fit
 from calib.fit.likeness import distance
 from calib.hardware.datasheet import load_hardware
 

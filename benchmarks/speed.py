@@ -24,7 +24,8 @@ import numpy as np
 
 from benchmarks.scoring.rows import load
 from calib.checkout import ROOT
-from calib.fit.calibration import Calibration, fit
+from calib.fit.calibration import Calibration
+from calib.fit.fitting import fit
 from calib.hardware.datasheet import load_hardware
 from model.ops import Matmul, grid
 

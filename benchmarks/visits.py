@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.learning_curve import CPU_KINDS, OfGroups, estimate
-from calib.fit.calibration import fit
+from calib.fit.fitting import fit
 from calib.hardware.datasheet import Hardware
 from calib.samples.drift import drift_corrected, typical, visits
 from calib.samples.files import read_samples

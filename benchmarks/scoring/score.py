@@ -15,7 +15,8 @@ from benchmarks.scoring.baselines import BASELINES
 from benchmarks.scoring.cases import BOTH, SIX, Case
 from benchmarks.scoring.rows import Rows, join, load, of_kernel
 from benchmarks.scoring.splits import final_rows, split
-from calib.fit.calibration import Calibration, fit
+from calib.fit.calibration import Calibration
+from calib.fit.fitting import fit
 from calib.hardware.datasheet import load_hardware
 from calib.measure.sweep.choice import choose
 from calib.samples.public_tables import TABLES

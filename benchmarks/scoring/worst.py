@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.scoring.cases import CASES
 from benchmarks.scoring.score import operators, random_rows, setting
-from calib.fit.calibration import fit
+from calib.fit.fitting import fit
 from calib.hardware.datasheet import load_hardware
 
 _SHOWN = 10

@@ -36,7 +36,8 @@ from calib.cards.tables import (
     widths,
 )
 from calib.errors import CalibError
-from calib.fit.calibration import Calibration, fit
+from calib.fit.calibration import Calibration
+from calib.fit.fitting import fit
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.samples import public
 from calib.samples.public_tables import CARDS as TABLED

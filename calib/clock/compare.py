@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib.estimates.tables import COMPONENTS
+from calib.estimates.sums import COMPONENTS
 from calib.samples.sample import Sample
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calib.estimates.fusion import POINTWISE
-from calib.estimates.tables import WALL, WALL_OF, WEAK_SHARE, Sums
+from calib.estimates.sums import WALL, WALL_OF, WEAK_SHARE, Sums
 from calib.samples.host_costs import COMPILED, GRAPH, HostCosts
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def with_wall(
     execution: str,
     module_code_s: float = 0.0,
 ) -> pd.DataFrame:
-    """``operators`` with the columns ``calib.estimates.tables.WALL``. ``repeats``: passes of each
+    """``operators`` with the columns ``calib.estimates.sums.WALL``. ``repeats``: passes of each
     phase.
 
     ``costs`` None: a CPU, which computes itself what it issues. Wall time is the operators' time,

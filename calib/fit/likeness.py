@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calib.fit.kind import Plan
+from calib.fit.plan import Plan
 from calib.hardware.datasheet import Hardware
 
 _APART, _POWER = 0.31, 0.43

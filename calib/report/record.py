@@ -25,7 +25,7 @@ class RunRecord:
                        flops, bytes, arithmetic_intensity, bound, roofline_s, efficiency,
                        estimate_s, low_s, high_s, provenance, estimate_unseen_s, triton_s,
                        measured_s, error, error_unseen, hardware, implementation, model, workload,
-                       and the columns of ``calib.estimates.tables.WALL``; ``triton_s``: by our
+                       and the columns of ``calib.estimates.sums.WALL``; ``triton_s``: by our
                        Triton kernels, null where the card has no samples of them; FLOPs, bytes and
                        seconds are totals of the workload, ``count`` is that of one pass of the
                        phase and ``launches`` that of one execution

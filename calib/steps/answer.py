@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +50,9 @@ def answer(
     ``calibrations``: of all that is known, and one that never saw the model's own shapes;
     ``host_s``: seconds that eager module code adds to a launch of a CPU.
     """
-    from calib.estimates import tables
     from calib.estimates.fusion import fuse
     from calib.estimates.memory import memory
+    from calib.estimates.sums import figure_table
     from calib.estimates.timeline import launch_table, timeline_table
     from calib.report.record import RunRecord
 
@@ -83,15 +83,15 @@ def answer(
         model_config={"architecture": architecture}
         | dimensions_of(config)
         | getattr(model, "dimensions", {}),
-        workload=tables.plain(workload),
-        hardware=tables.plain(target.hardware),
+        workload=asdict(workload),
+        hardware=asdict(target.hardware),
         implementation=config["implementation"],
         execution=execution,
         mode=config["mode"],
         operators=found.operators,
         modules=found.modules,
         components=found.components,
-        figures=tables.figure_table(found.components, workload, sees),
+        figures=figure_table(found.components, workload, sees),
         fits=(unseen or calibration).held_out,
         measurement=found.measurement,
         timeline=timeline_table(found.operators, repeats),
@@ -117,13 +117,15 @@ def estimated(
     host_s: float,
 ) -> Tables:
     """The formulas and what the calibrations say of them, launches replayed."""
-    from calib.estimates import tables
+    from calib.estimates.modules import module_table
     from calib.estimates.reach import reach_notes
+    from calib.estimates.sums import component_table
+    from calib.estimates.tables import operator_table
     from calib.estimates.timeline import with_wall
 
     rewritten = {phase: fusion.calls for phase, fusion in fused.items()}
     implementation = config["implementation"]
-    operators = tables.operator_table(phases, *calibrations, implementation, names, rewritten)
+    operators = operator_table(phases, *calibrations, implementation, names, rewritten)
     made = ((rewritten.get(phase) or p.layer.calls()) for phase, p in phases.items())
     ops = (call.op for calls in made for call in calls)
     timed = list(zip(ops, operators["estimate_s"], operators["provenance"], strict=True))
@@ -131,8 +133,8 @@ def estimated(
     operators = with_wall(operators, repeats, costs, config["execution"], host_s)
     return Tables(
         operators,
-        tables.module_table(phases, operators),
-        tables.component_table(operators),
+        module_table(phases, operators),
+        component_table(operators),
         notes=tuple(reach_notes(calibrations[0], timed, implementation)),
     )
 
@@ -163,9 +165,8 @@ def beside_clock(
     if config["measured"]:
         from calib.clock.compare import compare_recorded
         from calib.clock.recorded import read_trace
-        from calib.estimates import tables
 
-        asked = tables.plain(workload)
+        asked = asdict(workload)
         recorded = read_trace(config["measured"], found.modules, repeats, asked, target.on_card)
         joined = compare_recorded(*blind, recorded)
         return Tables(*joined, (*found.notes, *recorded.notes))
@@ -174,8 +175,6 @@ def beside_clock(
 
 def ceiling_table(target: Target) -> pd.DataFrame | None:
     """What the device was measured to reach at best, beside its datasheet; None: not measured."""
-    from dataclasses import asdict
-
     import pandas as pd
 
     from calib.samples.ceilings import ceilings

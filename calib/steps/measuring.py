@@ -104,7 +104,8 @@ def _uncertainty(samples: Sequence[Sample], hardware: Hardware) -> Uncertainty:
     """
     import numpy as np
 
-    from calib.fit.calibration import ROOFLINE, fit
+    from calib.fit.calibration import ROOFLINE
+    from calib.fit.fitting import fit
 
     if not samples:
         return lambda ops: np.ones(len(ops))
@@ -265,7 +266,7 @@ def fit_samples(target: Target, own: Iterable[Operator] = ()) -> tuple[Estimator
 
 
 def _fit_own(target: Target, own: frozenset[Operator]) -> tuple[Calibration, Calibration]:
-    from calib.fit.calibration import fit, measured_shapes
+    from calib.fit.fitting import fit, measured_shapes
 
     designs = [s for s in target.samples if s.origin == "design" and s.op not in own]
     with stage("fitting") as tell:

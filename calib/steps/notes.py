@@ -20,7 +20,7 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
     """Where the times come from: the user's samples, the card that ships, or nothing."""
     from calib.cards.card import TORCH
     from calib.cards.shipped import about_card
-    from calib.estimates import tables
+    from calib.estimates.sums import known_by
 
     if target.hardware.unprobed:
         return [
@@ -48,7 +48,7 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
             f"file of its samples{of} (calib.samples.sample) into {target.store.folder}."
         )
     if about and (sampled or implementation == TORCH):
-        notes.append(f"How the times of each kind are known: {tables.known_by(operators)}.")
+        notes.append(f"How the times of each kind are known: {known_by(operators)}.")
     return notes
 
 

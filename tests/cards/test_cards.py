@@ -10,7 +10,8 @@ from calib.cards.cold import Caches, fit_caches, hot_to_cold, resident_bytes
 from calib.cards.shipped import Layered, load_card
 from calib.cards.stand_ins import stand_in
 from calib.cards.stored import StoredError, read_record, write_record
-from calib.fit.calibration import fit, uncalibrated
+from calib.fit.calibration import uncalibrated
+from calib.fit.fitting import fit
 from calib.hardware.datasheet import floor, load_hardware
 from calib.samples.sample import Sample
 from model import ops

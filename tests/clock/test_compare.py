@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from calib.clock.compare import compare
-from calib.estimates.tables import COMPONENTS
+from calib.estimates.sums import COMPONENTS
 from calib.measure.probes import Speed
 from calib.measure.reference.measurement import Measurement
 from calib.measure.reference.tables import MODULE_COLUMNS, OPERATOR_COLUMNS

@@ -17,7 +17,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from calib.clock.measured import join_modules, join_operators
 from calib.clock.recorded import load, match_modules, read_trace
 from calib.errors import CalibError
-from calib.estimates.tables import module_table, operator_table
+from calib.estimates.modules import module_table
+from calib.estimates.tables import operator_table
 from calib.fit.calibration import uncalibrated
 from calib.hardware.datasheet import load_hardware
 from calib.measure.reference.miniature import MINIATURE

@@ -7,9 +7,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from calib.estimates.tables import component_table, figure_table, module_table, operator_table
+from calib.estimates.modules import module_table
+from calib.estimates.sums import component_table, figure_table
+from calib.estimates.tables import operator_table
 from calib.estimates.timeline import with_wall
-from calib.fit.calibration import fit, uncalibrated
+from calib.fit.calibration import uncalibrated
+from calib.fit.fitting import fit
 from calib.hardware.datasheet import floor, load_hardware
 from calib.samples.host_costs import host_costs
 from calib.samples.sample import Sample

@@ -6,7 +6,8 @@ import pytest
 
 from calib.cards.shipped import load_card
 from calib.estimates.reach import beyond, reach_notes
-from calib.fit.calibration import fit, uncalibrated
+from calib.fit.calibration import uncalibrated
+from calib.fit.fitting import fit
 from calib.hardware.datasheet import load_hardware
 from calib.samples.sample import Sample
 from model.ops import GroupedMatmul, Matmul, Norm

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calib.fit.calibration import fit
+from calib.fit.fitting import fit
 from calib.fit.likeness import card_to_card
 from calib.fit.physics.attention_blocks import attention_columns, packed, plain
 from calib.fit.physics.expert_blocks import blocks_held, expert_columns

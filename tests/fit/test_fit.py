@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from calib.errors import CalibError
-from calib.fit.calibration import fit, measured_shapes, uncalibrated
+from calib.fit.calibration import uncalibrated
+from calib.fit.fitting import fit, measured_shapes
 from calib.hardware.datasheet import floor, load_hardware
 from calib.samples.drift import drift_corrected
 from calib.samples.sample import Sample

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calib.fit.calibration import fit
+from calib.fit.fitting import fit
 from calib.fit.lessons import Foretold, Lessons, lessons_of
 from calib.fit.physics.features import features_of_list
 from calib.fit.physics.prior import fit_prior
@@ -45,7 +45,7 @@ FEW = samples("h200", 30, 0.6, seed=10)
 
 def mean_error(lessons: bool, monkeypatch: pytest.MonkeyPatch) -> float:
     if not lessons:
-        monkeypatch.setattr("calib.fit.calibration._lessons", lambda *args: None)
+        monkeypatch.setattr("calib.fit.fitting._lessons", lambda *args: None)
     asked = shapes(400, seed=11)
     true = np.array([seconds(op, "h200", 0.6) for op in asked])
     table = fit(OTHERS + FEW, H200).estimate(asked)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from calib.fit.kind import CONFIDENCE, conformal, over_devices
 from calib.fit.likeness import likeness, plan_over_devices
+from calib.fit.plan import CONFIDENCE, conformal, over_devices
 from calib.hardware.datasheet import load_hardware
 
 H100, H200, A100, L40S, RTX = (

@@ -6,14 +6,7 @@ import logging
 import statistics
 
 import pytest
-from simulated_gpu import (
-    RATED_HZ,
-    KernelBench,
-    SimulatedCard,
-    Trace,
-    out_of_memory,
-    unsupported,
-)
+from simulated_gpu import RATED_HZ, KernelBench, SimulatedCard, Trace, out_of_memory, unsupported
 
 from calib.errors import DeviceLost
 from calib.hardware.datasheet import load_hardware

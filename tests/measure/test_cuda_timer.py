@@ -7,14 +7,7 @@ import math
 import statistics
 
 import pytest
-from simulated_gpu import (
-    NODE_GAP_S,
-    RATED_HZ,
-    SPIN_OVERHEAD_S,
-    Kernel,
-    SimulatedCard,
-    lognormal,
-)
+from simulated_gpu import NODE_GAP_S, RATED_HZ, SPIN_OVERHEAD_S, Kernel, SimulatedCard, lognormal
 
 from calib.measure.clock import StopRule, in_turns, ratios, relative_error
 from calib.measure.cuda.stream import DeviceHung, wait

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from calib.errors import CalibError
-from calib.fit.calibration import group_of
+from calib.fit.held_out import group_of
 from calib.samples import public
 from calib.samples.public import engine_version, public_samples, read_table, samples_of
 from calib.samples.public_tables import CARDS, TABLES

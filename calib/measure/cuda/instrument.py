@@ -21,14 +21,7 @@ from calib.measure.cuda.costs import open_costs
 from calib.measure.cuda.stream import Run, Stream, TorchStream, wait
 from calib.measure.cuda.telemetry import Sensor, around, open_sensor, settled, unfit
 from calib.measure.cuda.timer import Timed, Timer, measure_spin, time_operator
-from calib.measure.instrument import (
-    LOST,
-    OUT_OF_MEMORY,
-    THROTTLED,
-    UNSUPPORTED,
-    WRONG,
-    Reading,
-)
+from calib.measure.instrument import LOST, OUT_OF_MEMORY, THROTTLED, UNSUPPORTED, WRONG, Reading
 from calib.measure.probes import Speed
 from model import ops
 from model.ops import Operator

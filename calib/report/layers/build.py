@@ -222,7 +222,7 @@ def module_metrics(branch: Branch, record: RunRecord) -> ModuleMetricsSnapshot:
         wall_s=costs["wall_s"],
         idle_s=costs["idle_s"],
         graph_s=costs["graph_s"],
-        limited_by=branch.limited_by,  # type: ignore[arg-type]  # out of calib.estimates.tables.LIMITS
+        limited_by=branch.limited_by,  # type: ignore[arg-type]  # out of calib.estimates.sums.LIMITS
         flops=costs["flops"],
         io_bytes=costs["bytes"],
         weight_bytes=costs["weight_bytes"],

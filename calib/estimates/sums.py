@@ -1,0 +1,159 @@
+"""Totals over rows of operators: modules, components, and the figures that a user asks for.
+
+Low and high are summed too, which is conservative: it takes all operators to err the same way. A
+sum's provenance is the weakest that carries over a twentieth of its time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib.fit.calibration import ROOFLINE, WEAKEST_FIRST
+from model.workload import Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+WEAK_SHARE = 0.05
+
+SUMMED = ["flops", "bytes", "roofline_s", "estimate_s", "low_s", "high_s", "estimate_unseen_s"]
+
+WALL = ["wall_s", "wall_low_s", "wall_high_s", "wall_unseen_s", "graph_s", "idle_s", "issue_s"]
+"""Of a row of operators, all passes: its part of the wall time with both ends of the interval, by a
+fit that never saw the model's shapes, as a CUDA graph, the idle time of the device in it, and what
+issuing the work would take were every kernel instant.
+Until ``calib.estimates.timeline`` replays them they are the kernels' own. A sum over rows is the
+wall time of what they belong to, while a sum of ``estimate_s`` is the time of its kernels."""
+
+WALL_OF = {
+    "estimate_s": "wall_s",
+    "low_s": "wall_low_s",
+    "high_s": "wall_high_s",
+    "estimate_unseen_s": "wall_unseen_s",
+}
+"""The column of the kernels' time -> that of the wall time."""
+
+LIMITS = ("host", "compute", "memory")
+
+UNKNOWN = "unknown"
+"""The provenance of a time on a device without peaks, and what its operators are bound by."""
+
+
+class Sums:
+    """Totals over any choice of operator rows, null where a part is, and how the sum is known.
+
+    ``limited_by``: the host (or the nodes of a graph) where issuing alone would take longer than
+    the kernels do by themselves, so that faster kernels gain nothing; else what most kernel time
+    is bound by, compute or memory.
+    """
+
+    def __init__(self, operators: pd.DataFrame):
+        self.columns = [*SUMMED, *WALL]
+        self.values = operators[self.columns].to_numpy(dtype=float)  # [rows, columns]
+        computes = (operators["bound"] == "compute").to_numpy()
+        seconds = operators["estimate_s"].to_numpy(dtype=float)
+        known = operators["provenance"].to_numpy()
+        self.by_provenance = np.stack([(known == name) * seconds for name in WEAKEST_FIRST], axis=1)
+        issue = operators["issue_s"].to_numpy(dtype=float)
+        self.by_limit = np.stack([issue, seconds * computes, seconds * ~computes], axis=1)
+
+    def over(self, rows: Any) -> dict[str, Any]:
+        totals = dict(zip(self.columns, self.values[rows].sum(axis=0).tolist(), strict=True))
+        carried = self.by_provenance[rows].sum(axis=0)
+        if np.isnan(totals["estimate_s"]):
+            return {**totals, "provenance": UNKNOWN, "limited_by": None}
+        issue, *kernels = self.by_limit[rows].sum(axis=0)
+        limit = 0 if issue > sum(kernels) else 1 + int(np.argmax(kernels))
+        weakest = np.flatnonzero(carried > WEAK_SHARE * max(carried.sum(), 1e-30))
+        return {
+            **totals,
+            "provenance": WEAKEST_FIRST[weakest[0]] if len(weakest) else ROOFLINE,
+            "limited_by": LIMITS[limit],
+        }
+
+
+COMPONENTS = {
+    "SAM": ("vision", "model.vision_tower.sam_encoder"),
+    "CLIP": ("vision", "model.vision_tower.vision_encoder"),
+}
+"""Parts of a phase that the summary shows by name; what is left of a phase goes by the phase's."""
+
+
+def component_names(operators: pd.DataFrame) -> pd.Series:
+    """[rows] the component of each operator row."""
+    names = operators["phase"]
+    for name, (phase, path) in COMPONENTS.items():
+        inside = (operators["path"] == path) | operators["path"].str.startswith(path + ".")
+        names = names.mask((operators["phase"] == phase) & inside, name)
+    divided = operators["phase"][names != operators["phase"]].unique()
+    return names.mask(names.isin(divided), names + " (rest)")
+
+
+def component_table(operators: pd.DataFrame) -> pd.DataFrame:
+    """One row a component in order of execution, then the total.
+
+    Estimate and interval are wall times; ``kernel_s`` is the time of the kernels alone.
+    """
+    import pandas as pd
+
+    sums, names = Sums(operators), component_names(operators).to_numpy()
+    rows = [{"component": n, **sums.over(names == n)} for n in dict.fromkeys(names)]
+    rows.append({"component": "total", **sums.over(slice(None))})
+    unknown = dict.fromkeys(("measured_s", "error", "error_unseen", "roofline_error"), float("nan"))
+    table = pd.DataFrame(rows).assign(**unknown)
+    table["kernel_s"] = table["estimate_s"]
+    for of_kernels, of_wall in WALL_OF.items():
+        table[of_kernels] = table.pop(of_wall)
+    return table
+
+
+def known_by(operators: pd.DataFrame) -> str:
+    """ "norm, copy transferred; matmul interpolated 97%, transferred 3%": by share of the time."""
+    seconds = operators["estimate_s"].groupby(operators["kind"]).sum()
+    kinds: dict[str, list[str]] = {}
+    for kind in seconds.sort_values(ascending=False).index:
+        rows = operators[operators["kind"] == kind]
+        parts = rows["estimate_s"].groupby(rows["provenance"]).sum().sort_values(ascending=False)
+        shares = [f"{name} {part / seconds[kind]:.0%}" for name, part in parts.items() if part > 0]
+        how = str(parts.index[0]) if len(shares) < 2 else ", ".join(shares)
+        kinds.setdefault(how, []).append(str(kind))
+    if len(kinds) == 1:
+        return f"all {next(iter(kinds))}"
+    return "; ".join(f"{', '.join(names)} {how}" for how, names in kinds.items())
+
+
+def figure_table(components: pd.DataFrame, workload: Workload, sees: bool = True) -> pd.DataFrame:
+    """What a user asks: time to first token and per output token, or of a pass; and the rate.
+
+    ``sees``: whether the model looks at the workload's image.
+    """
+    import pandas as pd
+
+    first = components[~components["component"].isin(["decode", "total"])]
+    decode = components[components["component"] == "decode"]
+    total = components[components["component"] == "total"]
+    columns = {"roofline": "roofline_s", "estimate": "estimate_s"}
+    columns |= {"low": "low_s", "high": "high_s", "measured": "measured_s"}
+
+    def sums(rows: pd.DataFrame, scale: float = 1.0) -> dict[str, float]:
+        return {n: float(rows[c].sum(skipna=False)) * scale for n, c in columns.items()}
+
+    rates = {n: workload.batch / s for n, s in sums(total).items()}
+    rates["low"], rates["high"] = rates["high"], rates["low"]
+    if decode.empty:
+        times = [{"name": "time of a pass", "unit": "s", **sums(total)}]
+        what = "images" if sees else "requests"
+    else:
+        times = [
+            {"name": "time to first token", "unit": "s", **sums(first)},
+            {
+                "name": "time per output token",
+                "unit": "s",
+                **sums(decode, 1 / workload.decode_steps),
+            },
+        ]
+        what = "pages" if sees else "requests"
+    return pd.DataFrame([*times, {"name": f"{what} per second", "unit": "1/s", **rates}])

@@ -1,0 +1,194 @@
+"""Samples in, a calibration out: seconds of any operator, with an interval and how it is known.
+
+Each (implementation, kind, dtype) has a fit of its own (:mod:`calib.fit.kind`) to the logarithm of
+the drift-corrected median seconds. Of the device itself groups of shapes are held out whole; of
+other devices, each device in turn. The held-out predictions scale the intervals and give the error
+that is reported, beside those of the plain roofline and of one constant efficiency on the same
+samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from calib.errors import CalibError
+from calib.fit.calibration import HELD_OUT_COLUMNS, Calibration, Key, dtype_of, kind_of
+from calib.fit.held_out import Data, data_of, folds_of, row_of
+from calib.fit.kind import KindFit, fit_kind
+from calib.fit.lessons import Foretold, Lessons, lessons_of
+from calib.fit.likeness import card_to_card, likeness, plan_over_devices
+from calib.fit.physics.features import Features, concatenate
+from calib.fit.physics.product_blocks import told_apart
+from calib.fit.plan import LEAST_DEVICES, HeldOut, Plan, plan_of
+from calib.fit.residual import MOST_EXACT
+from calib.fit.trees import sum_of
+from calib.hardware.datasheet import Hardware, load_hardware
+from calib.samples.drift import drift_corrected, typical, visits
+from calib.samples.sample import Sample
+from model.ops import Operator, TensorCoreOperator
+
+
+def fit(
+    samples: Iterable[Sample],
+    hardware: Hardware,
+    progress: Callable[[str], None] = lambda name: None,
+) -> Calibration:
+    """Fit every (implementation, kind, dtype) among ``samples`` that has at least four shapes.
+
+    ``hardware`` is the device to estimate. Samples of other devices, described in ``conf/hw``, give
+    a transferred fit; samples of the device beside them refine it, and alone stand by themselves.
+
+    Raises ``CalibError`` for another device that ``conf/hw`` does not describe by figures.
+    """
+    usable = [s for s in samples if s.status == "ok" and len(s.seconds)]
+    groups: dict[Key, list[Sample]] = {}
+    for sample in usable:
+        key = (sample.implementation, kind_of(sample.op), dtype_of(sample.op))
+        groups.setdefault(key, []).append(sample)
+    kinds, held_out = {}, []
+    for key, some in groups.items():
+        progress(" ".join(key))
+        fitted, row = _fit_key(some, hardware)
+        if fitted is not None:
+            kinds[key] = fitted
+            held_out.append(dict(zip(HELD_OUT_COLUMNS, (*key, *row), strict=True)))
+    table = pd.DataFrame(held_out, columns=HELD_OUT_COLUMNS)
+    own = [s for s in usable if s.hardware == hardware.name]
+    return Calibration(hardware, kinds, table, measured_shapes(own, hardware))
+
+
+def _fit_key(
+    samples: Sequence[Sample], hardware: Hardware
+) -> tuple[KindFit | None, tuple[Any, ...]]:
+    """The fit of one kind and its row of ``HELD_OUT_COLUMNS``; None for fewer than four shapes."""
+    own = [s for s in samples if s.hardware == hardware.name]
+    others: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.hardware != hardware.name:
+            others.setdefault(sample.hardware, []).append(sample)
+    teach = len(own) <= MOST_EXACT and len({s.op for s in own}) >= _LEAST_SHAPES
+    fitted, row, lessons = _fit_others(others, hardware, teach) if others else (None, (), None)
+    if len({s.op for s in own}) < _LEAST_SHAPES:
+        return fitted, row
+    data = data_of(own, hardware, visits(own))
+    folds = folds_of(data.groups)
+    refined, seen = fit_kind(data.x, data.seconds, plan_of(folds), fitted, lessons)
+    return refined, row_of(data, folds, folds >= 0, refined, seen)
+
+
+_LEAST_SHAPES = 4
+
+
+def _fit_others(
+    others: dict[str, list[Sample]], hardware: Hardware, teach: bool
+) -> tuple[KindFit | None, tuple[Any, ...], Lessons | None]:
+    """A fit of other devices, of each the more samples the more it is like ``hardware``.
+
+    Where they are several, each is held out in turn, and foretold from the rest in the same way.
+    ``teach``: whether samples of ``hardware`` will correct the fit, by what those tests missed.
+    """
+    known: list[tuple[Hardware, list[Sample]]] = []
+    for name, some in others.items():
+        device = load_hardware(name)
+        if device.unprobed:
+            raise CalibError(
+                f"samples: hardware = {name!r}: expected {hardware.name!r}, or a device that "
+                "conf/hw describes by figures"
+            )
+        if dtype_of(some[0].op) in device.peak_flops or not isinstance(
+            some[0].op, TensorCoreOperator
+        ):
+            known.append((device, some))
+    if not known or sum(len(some) for _, some in known) < _LEAST_SHAPES:
+        return None, (), None
+    op = known[0][1][0].op
+    dtype = dtype_of(op)
+    apart = card_to_card(hardware, [device for device, _ in known], dtype)
+    if len(known) == 1:
+        data = data_of(known[0][1], known[0][0])
+        data = replace(data, x=_lent(data.x, op, hardware))
+        folds = folds_of(data.groups)
+        fitted, seen = fit_kind(data.x, data.seconds, plan_of(folds))
+        lone = replace(fitted, transferred=True, at_least=apart)
+        return lone, row_of(data, folds, folds >= 0, lone, seen), None
+    counts = [len(some) for _, some in known]
+    plan = plan_over_devices(hardware, [device for device, _ in known], counts, dtype)
+    used, plan = plan.compacted()
+    numbers = np.repeat(np.arange(len(known)), counts)[used]
+    firsts = np.cumsum([0, *counts])
+    parts = [
+        data_of([some[i] for i in used[numbers == d] - firsts[d]], device)
+        for d, (device, some) in enumerate(known)
+    ]
+    data = Data(
+        _lent(concatenate([p.x for p in parts]), op, hardware),
+        np.concatenate([p.seconds for p in parts]),
+        np.concatenate([p.groups for p in parts]),
+    )
+    fitted, seen = fit_kind(data.x, data.seconds, plan)
+    asked = plan.parts(len(used)) >= 0
+    least = apart if len(known) < LEAST_DEVICES else 0.0
+    carried = replace(fitted, transferred=True, at_least=least)
+    devices = [device for device, _ in known]
+    lessons = None
+    if teach:
+        lessons = _lessons(data, numbers, plan, seen, fitted, devices, hardware, dtype)
+    return carried, row_of(data, numbers, asked, carried, seen), lessons
+
+
+def _lent(x: Features, op: Operator, hardware: Hardware) -> Features:
+    """What ``x`` of other devices tells of ``hardware``."""
+    return replace(x, columns=told_apart(x.columns, op, hardware))
+
+
+def _lessons(
+    data: Data,
+    numbers: np.ndarray,
+    plan: Plan,
+    seen: HeldOut,
+    fitted: KindFit,
+    devices: Sequence[Hardware],
+    hardware: Hardware,
+    dtype: str,
+) -> Lessons | None:
+    """What the test of ``fitted`` on each of ``devices`` teaches; None without trees.
+
+    ``numbers`` [n]: position among ``devices`` of the one that each sample is of.
+    """
+    if fitted.trees is None:
+        return None
+    tested = []
+    for d, (asked, _) in enumerate(plan.held_out):
+        mine = np.flatnonzero(numbers == d)
+        rest = [e for e in range(len(devices)) if e != d]
+        alike = np.zeros(len(devices))
+        alike[rest] = likeness(devices[d], [devices[e] for e in rest], dtype)
+        x = data.x.rows(mine)
+        y = np.log(data.seconds[mine]) + np.log(x.clock_hz)
+        tested.append(Foretold(x, y, np.searchsorted(mine, asked), seen.steps[asked], alike))
+    blend = sum_of([fitted.trees], [fitted.trees_share])
+    return lessons_of(tested, fitted.prior, blend, likeness(hardware, devices, dtype))
+
+
+def measured_shapes(
+    samples: Sequence[Sample], hardware: Hardware
+) -> dict[tuple[str, Operator, str], tuple[float, float, float]]:
+    """Expected seconds, 5th and 95th percentile of the repeats of each shape, drift-corrected."""
+    usable = [s for s in samples if s.status == "ok" and len(s.seconds) and s.expected > 0]
+    corrected = drift_corrected(usable, hardware)
+    known: dict[tuple[str, Operator, str], tuple[float, float, float]] = {}
+    places = visits(usable)
+    at_one_speed = typical(corrected, places)
+    for seconds, rows in zip(at_one_speed, places, strict=True):
+        repeats = [np.array(usable[i].seconds) * corrected[i] / usable[i].expected for i in rows]
+        spread = np.concatenate(repeats)
+        low, high = np.quantile(spread, [0.05, 0.95]) if len(spread) > 1 else spread.repeat(2)
+        first = usable[rows[0]]
+        key = (first.implementation, first.op, first.cache)
+        known[key] = (float(seconds), float(low), float(high))
+    return known
