@@ -1,123 +1,78 @@
-"""The steps of a run, each from the results of the last. Only those that measure import torch."""
+"""What is measured: operators, what the host costs, the model itself. All of it imports torch."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from calib.errors import CalibError, one_of
 from calib.hardware.datasheet import Hardware
 from calib.hardware.versions import versions
 from calib.samples.host_costs import EAGER
 from calib.samples.sample import Sample
+from calib.steps.fitting import uncertainty
 from calib.steps.progress import stage
-from calib.steps.request import dimensions_of
+from calib.steps.request import Request, SweepRequest
+from calib.steps.subject import shapes_of
 from calib.steps.target import Target, open_instrument, probed
-from model.architectures import build
 from model.layer import Call
 from model.ops import Operator
-from model.workload import Phase, Workload
+from model.workload import Phase
 
 if TYPE_CHECKING:
     from calib.estimates.tables import Estimator
-    from calib.fit.calibration import Calibration
     from calib.measure.instrument import Instrument
     from calib.measure.probes import Speed
     from calib.measure.reference.measurement import Measurement
-    from calib.measure.sweep.choice import Uncertainty
 
-HF = "hf"
-"""The architecture that is a configuration of ``transformers``, and traced."""
+
 _LONG_S = 0.05
 """A shape of the design whose floor [s] is longer is left out: it would cost too much budget."""
+
 PROBE_BYTES = 2**30
 """Of random inputs for probes beside a model on a card."""
 
 
-def model_and_workload(config: dict[str, Any]) -> tuple[Any, Workload]:
-    """The model and what is asked of it. Raises ``CalibError`` that names the key that is wrong."""
-    architecture, dimensions = config["model"].get("architecture"), dimensions_of(config)
-    shape = dict(config["workload"])
-    if shape.get("tiles"):
-        shape["tiles"] = tuple(shape["tiles"])
-    known = [f.name for f in fields(Workload)]
-    for key in shape:
-        if key not in known:
-            raise CalibError(f"workload: no key {key!r}: expected {one_of(key, known)}")
-    try:
-        workload = Workload(**shape)
-    except (TypeError, ValueError) as error:
-        raise CalibError(f"workload: {error}") from None
-    if architecture == HF:
-        from calib.trace.hf import load
-
-        return load(config["hf"]["config"], config["hf"]["dtype"]), workload
-    try:
-        return build(architecture, **dimensions), workload
-    except (TypeError, ValueError) as error:
-        raise CalibError(f"model: {error}") from None
-
-
-def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, Phase]) -> Target:
+def measure_operators(
+    target: Target, phases: Mapping[str, Phase], limits: SweepRequest, seed: int
+) -> Target:
     """Probe the device, then sweep until the budget is spent, earlier sweeps' time included."""
     from calib.measure.allocator import keep_freed_memory
 
     target.store.check_writable()
     keep_freed_memory()
     from calib.estimates.tables import found_in_cache
+    from calib.measure.clock import StopRule
     from calib.measure.sweep.design import adaptive
     from calib.measure.sweep.sweep import MODEL, Point, Sweep
     from calib.samples.ceilings import ORIGIN, ceiling_operators
 
     with stage("probing the device"):
         target = probed(target)
-    hardware, limits = target.hardware, config["sweep"]
+    hardware = target.hardware
     caches = {op: "hot" if found_in_cache(op, hardware) else "cold" for op in shapes_of(phases)}
     models = [Point(op, cache, ORIGIN) for op, cache in ceiling_operators(hardware)]
     models += [Point(op, cache, MODEL) for op, cache in caches.items()]
-    instrument = open_instrument(target, config["seed"])
-    with stage("measuring operators", limits["budget_s"]) as tell:
+    rule = StopRule(limits.spread, limits.cap_s, limits.least, limits.most)
+    instrument = open_instrument(target, seed)
+    with stage("measuring operators", limits.budget_s) as tell:
         sweep = Sweep(
             instrument,
             target.store,
-            limits["budget_s"],
-            instrument.rule(limits),
+            limits.budget_s,
+            instrument.rule(rule),
             versions(target.on_card),
             lambda elapsed_s, label: tell(label, elapsed_s),
         )
         reach = 4 if target.on_card else 1
         keep = partial(_short, hardware=hardware)
-        refit = partial(_uncertainty, hardware=hardware)
-        sweep.run(models, adaptive(refit, config["seed"], keep, reach))
+        refit = partial(uncertainty, hardware=hardware)
+        sweep.run(models, adaptive(refit, seed, keep, reach))
     measure_costs(target, instrument)
     target.store.compact()
     return replace(target, samples=target.store.samples())
-
-
-def _uncertainty(samples: Sequence[Sample], hardware: Hardware) -> Uncertainty:
-    """How unsure a fit to ``samples`` is of operators: half of its interval, in log seconds.
-
-    Where too few shapes of a kind succeeded for a fit, it is unsure by a factor of e.
-    """
-    import numpy as np
-
-    from calib.fit.calibration import ROOFLINE
-    from calib.fit.fitting import fit
-
-    if not samples:
-        return lambda ops: np.ones(len(ops))
-    first = [s for s in samples if s.implementation == samples[0].implementation]
-    known = replace(fit(first, hardware), measured={})
-
-    def spread(ops: Sequence[Operator]) -> Any:
-        table = known.estimate(ops, first[0].implementation)
-        half = np.log((table["high_s"] / table["low_s"]).to_numpy()) / 2
-        return np.where(table["provenance"] == ROOFLINE, 1.0, half)
-
-    return spread
 
 
 def _short(op: Operator, hardware: Hardware) -> bool:
@@ -127,7 +82,7 @@ def _short(op: Operator, hardware: Hardware) -> bool:
     return float(floor(op, hardware)) < _LONG_S
 
 
-def measure_host(config: dict[str, Any], target: Target, calibration: Estimator) -> float:
+def measure_host(target: Target, calibration: Estimator, execution: str) -> float:
     """Seconds that eager module code adds to a launch of a CPU; 0 where launches do not wait for
     it. (What a card's host costs is measured with its operators.)
 
@@ -136,7 +91,7 @@ def measure_host(config: dict[str, Any], target: Target, calibration: Estimator)
     from calib.measure.reference.miniature import host_seconds
     from calib.samples.host_costs import MODULE_CODE
 
-    if not target.here or target.on_card or config["execution"] != EAGER:
+    if not target.here or target.on_card or execution != EAGER:
         return 0.0
     known = [s for s in target.samples if s.op == MODULE_CODE]
     if not known:
@@ -193,14 +148,14 @@ class Observed:
     speeds: dict[str, Speed]
 
 
-def measure_model(config: dict[str, Any], target: Target, workload: Workload) -> Observed | None:
+def measure_model(request: Request, target: Target) -> Observed | None:
     """Run the reference model on the device, where there is one for this architecture.
 
     It runs eagerly, so that other ways of execution are estimated only.
     """
-    if not target.here or config["model"]["architecture"] != "deepseek_ocr":
+    if not target.here or request.model.architecture != "deepseek_ocr":
         return None
-    if config["execution"] != EAGER or config["measured"]:
+    if request.execution != EAGER or request.measured:
         return None
     from calib.measure.reference.measurement import measure_reference
 
@@ -213,12 +168,12 @@ def measure_model(config: dict[str, Any], target: Target, workload: Workload) ->
             speeds[name] = probe(name)
 
         measurement = measure_reference(
-            workload,
-            dimensions_of(config),
+            request.workload,
+            request.model.dimensions,
             device=target.torch_device,
-            repeats=config["repeats"],
+            repeats=request.repeats,
             between=between,
-            seed=config["seed"],
+            seed=request.seed,
         )
     return Observed(measurement, speeds)
 
@@ -238,38 +193,3 @@ def open_probe(target: Target) -> Callable[[str], Speed]:
 def routing(observed: Observed | None) -> dict[str, list[float]] | None:
     """Experts touched as they were seen; None: their expectation under uniform routing."""
     return observed.measurement.experts_touched if observed else None
-
-
-def shapes_of(phases: Mapping[str, Phase]) -> Iterator[Operator]:
-    """The operators of all phases as they can be run, each time they are called."""
-    from calib.fit.physics.features import whole
-
-    yield from (whole(c.op) for p in phases.values() for c in p.layer.calls())
-
-
-def fit_samples(target: Target, own: Iterable[Operator] = ()) -> tuple[Estimator, Estimator | None]:
-    """The calibration of all that is known, and one that never saw a model's own shapes.
-
-    Both share one fit, to the design's samples; the first knows the measured shapes besides.
-    ``own``: the shapes of the model that is asked for, left out too where the design had them
-    before. A kind without samples goes to the card's shipped calibration, and without one to the
-    roofline.
-    """
-    from calib.cards.shipped import Layered, load_card
-    from calib.fit.calibration import uncalibrated
-
-    card = load_card(target.hardware)
-    if not target.samples:
-        return card or uncalibrated(target.hardware), None
-    seen, unseen = _fit_own(target, frozenset(own))
-    return (Layered((seen, card)), Layered((unseen, card))) if card else (seen, unseen)
-
-
-def _fit_own(target: Target, own: frozenset[Operator]) -> tuple[Calibration, Calibration]:
-    from calib.fit.fitting import fit, measured_shapes
-
-    designs = [s for s in target.samples if s.origin == "design" and s.op not in own]
-    with stage("fitting") as tell:
-        unseen = fit(designs, target.hardware, lambda name: tell(name, 0.0))
-    seen = replace(unseen, measured=measured_shapes(target.samples, target.hardware))
-    return seen, unseen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
@@ -86,13 +86,13 @@ class CudaInstrument:
             run()
             wait(self.stream, self.stream.mark())
 
-    def rule(self, limits: Mapping[str, Any]) -> StopRule:
+    def rule(self, shape: StopRule) -> StopRule:
         """At most half a percent of noise, ten repeats and 20 ms, whatever a sweep allows."""
         return StopRule(
-            min(limits["spread"], NOISE),
-            limits["cap_s"],
-            max(limits["least"], _LEAST_REPEATS),
-            max(limits["most"], _LEAST_REPEATS),
+            min(shape.spread, NOISE),
+            shape.cap_s,
+            max(shape.least, _LEAST_REPEATS),
+            max(shape.most, _LEAST_REPEATS),
             _LEAST_S,
         )
 
