@@ -160,7 +160,7 @@ def test_the_last_line_is_one_json_object(
     record: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page, out = record / "page.md", record / "out"
-    page.write_text(f"# Title\n{benchmark.BEGIN}\nold\n{benchmark.END}\nend\n")
+    page.write_text(f"# Title\n{benchmark.BEGIN}\nstale\n{benchmark.END}\nend\n")
     given = ["--data", str(record), "--write", str(page), "--out", str(out), "--worst", "3"]
     monkeypatch.setattr("sys.argv", ["recorded", *given])
     benchmark.main()
@@ -175,7 +175,7 @@ def test_the_last_line_is_one_json_object(
     (products_,) = found["operators"]
     assert (products_["kind"], products_["n"]) == ("matmul", 30)
     assert products_["median"] < 0.05
-    assert "old" not in page.read_text()
+    assert "stale" not in page.read_text()
     assert page.read_text().startswith("# Title\n") and page.read_text().endswith("\nend\n")
     assert (out / "recorded.png").stat().st_size > 10_000
 

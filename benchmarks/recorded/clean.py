@@ -6,8 +6,13 @@ whose time is that of their bytes were timed both ways, short ones by a graph, l
 
     seconds = c + bytes / B + s [by events]
 
-fitted by least squares to relative errors, Huber's weights against what is no such product. s is
-taken off every cold sample by events; one that would lose over half of its time is left out.
+fitted by least squares to relative errors, Huber's weights against what is no such product. The
+writes take main memory's time, so an operator whose arithmetic leaves memory idle does not wait for
+them: off every cold sample by events is taken
+
+    s min(1, bytes' time / arithmetic's time)
+
+and a sample that would lose over half of its time is left out.
 Where a record holds too few products of either way, all of those samples are left out. A record
 whose flush leaves nothing dirty gives s near 0.
 
@@ -24,7 +29,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from benchmarks.recorded.project import EAGER_OPERATOR, MODULE_CODE, Hardware, Sample, floor, peak
-from model.ops import Matmul
+from model.ops import Matmul, Operator
 
 BY_MEMORY = 0.25
 """A product is bound by memory where its arithmetic takes at most this share of its bytes' time."""
@@ -55,10 +60,19 @@ def cleaned(samples: Sequence[Sample], others: Sequence[Sample], hardware: Hardw
             continue
         if not dirty(sample):
             kept.append(sample)
-        elif surcharge is not None and sample.median >= 2 * surcharge:
-            kept.append(replace(sample, seconds=[s - surcharge for s in sample.seconds]))
-            corrected += 1
+        elif surcharge is not None:
+            extra = surcharge * waiting(sample.op, hardware)
+            if sample.median >= 2 * extra:
+                kept.append(replace(sample, seconds=[s - extra for s in sample.seconds]))
+                corrected += 1
     return Cleaned(kept, surcharge, corrected, len(samples) - len(kept))
+
+
+def waiting(op: Operator, hardware: Hardware) -> float:
+    """Time of its bytes over that of its arithmetic, at most 1."""
+    computes = float(op.min_flops) / peak(op, hardware)
+    moves = float(op.bytes) / hardware.bandwidth
+    return moves / computes if computes > moves else 1.0
 
 
 def dirty(sample: Sample) -> bool:

@@ -65,11 +65,16 @@ def fit_own(
 
 
 def folds(samples: Sequence[Sample]) -> np.ndarray:
-    """[n] the fold that each sample is held out in; a group is never split."""
-    groups = [group_of(s) for s in samples]
-    names = sorted(set(groups))
-    order = np.random.default_rng(0).permutation(len(names))
-    fold = {name: int(order[i]) % FOLDS for i, name in enumerate(names)}
+    """[n] the fold that each sample is held out in; a group of a kind is never split.
+
+    Drawn kind by kind, so that it does not hang on what else a pool holds.
+    """
+    groups = [(s.op.operator, group_of(s)) for s in samples]
+    fold: dict[tuple[str, str], int] = {}
+    for kind in sorted({kind for kind, _ in groups}):
+        names = sorted({group for group in groups if group[0] == kind})
+        order = np.random.default_rng(0).permutation(len(names))
+        fold |= {name: int(place) % FOLDS for name, place in zip(names, order, strict=True)}
     return np.array([fold[group] for group in groups])
 
 
