@@ -135,6 +135,16 @@ def test_an_operator_that_nobody_knows_still_moves_its_bytes() -> None:
     assert all(call.op.bytes > 0 for call in calls)
 
 
+def test_no_missing_shape_stops_a_record() -> None:
+    """Whatever a profile lacks, each recorded operator is one call at its path."""
+    one = next(o for o in read_record(benchmark.DATA).phases if o.workload == "ocr_tiny")
+    short = one.operators.copy()
+    short["shapes"] = [text.partition(" ")[0] for text in short["shapes"]]
+    for table in (short, one.operators.assign(shapes="", dtypes="")):
+        calls = recorded_phase(replace(one, operators=table)).layer.calls()
+        assert sum(call.launches for call in calls) == len(table)
+
+
 def test_a_workload_is_read_off_the_shapes() -> None:
     found: Any = workload_of("text_b2", [phase(ROWS)])
     assert (found.batch, found.prompt_tokens, found.logits) == (2, 7, "last")

@@ -17,7 +17,6 @@ So these calls are nearly, not exactly, those of a trace. Layouts are not known:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -82,7 +81,36 @@ def row(
     number: int,
     routes: tuple[int, ...],
 ) -> Row:
-    """``after``: inputs of the next operators. ``routes``: [tokens, experts] of the last topk."""
+    """``after``: inputs of the next operators. ``routes``: [tokens, experts] of the last topk.
+
+    Where what is known is not enough for the operator's rule, its bytes are all we say.
+    """
+    try:
+        found = ruled(path, aten, sizes, after, number, routes)
+        if operators_of(found):
+            return found
+    except MISSING:
+        pass
+    name = f"recorded {aten.partition('.')[0]}"
+    given = {f"input{i}": size for i, size in enumerate(sizes)}
+    return Row(path, name, given, tuple(sizes[:1]) or (sized((1,), "int64"),), module=number)
+
+
+MISSING = (
+    *(KeyError, TypeError, IndexError, ValueError, AttributeError),
+    *(ZeroDivisionError, RuntimeError),
+)
+"""What a rule raises where an argument is not there, or is of another form."""
+
+
+def ruled(
+    path: str,
+    aten: str,
+    sizes: Sequence[Size],
+    after: Sequence[Sequence[Size]],
+    number: int,
+    routes: tuple[int, ...],
+) -> Row:
     name, func = aten.partition(".")[0], function(aten)
     base = name.rstrip("_")
     given: dict[str, Any] = defaults(func)
@@ -91,21 +119,12 @@ def row(
     pointwise = func is not None and is_pointwise(func)
     known = result(base, sizes, pointwise, after)
     given |= guessed(base, sizes, known)
-    pairs = sizes[0].shape[0] if base == "_grouped_mm" and sizes else 0
-    routed = ()
+    pairs = sizes[0].shape[0] if base == "_grouped_mm" else 0
+    routed: tuple[tuple[int, ...], ...] = ()
     if len(routes) == 2 and pairs and pairs % routes[0] == 0:
         routed = ((routes[0], pairs // routes[0]),)
     called = ALIASES.get(base, name_of(func) if func else name)
-    found = Row(path, called, given, (known,), pointwise, number, routed)
-    return found if has_rule(found) else replace(found, name=f"recorded {base}", pointwise=False)
-
-
-def has_rule(row: Row) -> bool:
-    """Whether what is known of ``row`` is enough for its rule; else its bytes are all we say."""
-    try:
-        return bool(operators_of(row))
-    except (KeyError, TypeError, IndexError, ValueError, AttributeError, ZeroDivisionError):
-        return False
+    return Row(path, called, given, (known,), pointwise, number, routed)
 
 
 def function(aten: str) -> Any:
