@@ -25,10 +25,11 @@ from benchmarks.recorded import text
 from benchmarks.recorded.clean import Cleaned, cleaned
 from benchmarks.recorded.estimates import PAIR, Compared, compared
 from benchmarks.recorded.picture import draw
-from benchmarks.recorded.project import ROOT, load_hardware
 from benchmarks.recorded.record import Record, read_record
 from benchmarks.recorded.ways import OVER, OWN, ROOFLINE, SHIPS, UNSEEN, by_folds, kinds, ways
 from benchmarks.recorded.workloads import phases_of
+from calib.checkout import ROOT
+from calib.hardware.datasheet import load_hardware
 
 DATA = ROOT / "benchmarks" / "data" / "h200"
 CLOCKS = ("kernel", "graph", "wall")

@@ -28,7 +28,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.recorded.project import EAGER_OPERATOR, MODULE_CODE, Hardware, Sample, floor, peak
+from calib.hardware.datasheet import Hardware, floor, peak
+from calib.samples.host_costs import EAGER_OPERATOR, MODULE_CODE
+from calib.samples.sample import Sample
 from model.ops import Matmul, Operator
 
 BY_MEMORY = 0.25

@@ -1,7 +1,7 @@
 """Every recorded phase beside its estimate, by several calibrations.
 
-Ours and theirs are matched within a module path by order (``calib.measured``): a call takes as many
-recorded operators as it launches. Sums compare all kernels of both sides, matched or not.
+Ours and theirs are matched within a module path by order (``calib.clock.measured``): a call takes
+as many recorded operators as it launches. Sums compare all kernels of both sides, matched or not.
 """
 
 from __future__ import annotations
@@ -12,16 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.recorded.project import (
-    EAGER,
-    Estimator,
-    HostCosts,
-    Measurement,
-    join_operators,
-    operator_table,
-    with_wall,
-)
 from benchmarks.recorded.record import Record, Recorded
+from calib.clock.measured import join_operators
+from calib.estimates.tables import Estimator, operator_table
+from calib.estimates.timeline import with_wall
+from calib.measure.reference.measurement import Measurement
+from calib.samples.host_costs import EAGER, HostCosts
 from model.workload import Phase
 
 PAIR = ("model", "workload", "phase")

@@ -19,13 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.recorded.project import (
-    CalibError,
-    Measurement,
-    Sample,
-    load_measurement,
-    read_samples,
-)
+from calib.errors import CalibError
+from calib.measure.reference.measurement import Measurement
+from calib.measure.reference.stored import load_measurement
+from calib.samples.files import read_samples
+from calib.samples.sample import Sample
 
 if TYPE_CHECKING:
     import pandas as pd

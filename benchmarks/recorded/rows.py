@@ -21,18 +21,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.recorded.project import (
-    Row,
-    Size,
-    TracedLayer,
-    argument_names,
-    calls_of,
-    is_pointwise,
-    name_of,
-    operators_of,
-)
 from benchmarks.recorded.record import Recorded
 from benchmarks.recorded.shapes import shapes_of
+from calib.trace.rules.rows import Row, Size, argument_names, is_pointwise, name_of
+from calib.trace.rules.table import calls_of, operators_of
+from calib.trace.tree import TracedLayer
 from model.workload import Phase
 
 DTYPES = {

@@ -11,19 +11,14 @@ import pandas as pd
 
 from benchmarks.recorded.clean import Cleaned
 from benchmarks.recorded.estimates import Way
-from benchmarks.recorded.project import (
-    Calibration,
-    Estimator,
-    Hardware,
-    Layered,
-    Sample,
-    fit,
-    group_of,
-    host_costs,
-    load_card,
-    measured_shapes,
-    uncalibrated,
-)
+from calib.cards.shipped import Layered, load_card
+from calib.estimates.tables import Estimator
+from calib.fit.calibration import Calibration, uncalibrated
+from calib.fit.fitting import fit, measured_shapes
+from calib.fit.held_out import group_of
+from calib.hardware.datasheet import Hardware
+from calib.samples.host_costs import host_costs
+from calib.samples.sample import Sample
 from model.ops import Operator
 
 FOLDS = 5

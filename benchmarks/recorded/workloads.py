@@ -14,10 +14,12 @@ from typing import Any
 
 import yaml
 
-from benchmarks.recorded.project import CONF, ROOT, CalibError, load_hf
 from benchmarks.recorded.record import REFERENCE, Record, Recorded
 from benchmarks.recorded.rows import recorded_phase
 from benchmarks.recorded.shapes import shapes_of
+from calib.checkout import CONF, ROOT
+from calib.errors import CalibError
+from calib.trace import hf
 from model.architectures import build
 from model.workload import Phase, Workload
 
@@ -67,7 +69,7 @@ def model_of(name: str) -> Any:
         given = yaml.safe_load(ours.read_text("utf-8"))
         dimensions = {k: v for k, v in given.items() if k not in ("name", "architecture")}
         return build(given["architecture"], **dimensions)
-    return load_hf(theirs, "bfloat16") if theirs.exists() else None
+    return hf.load(theirs, "bfloat16") if theirs.exists() else None
 
 
 def workload_of(name: str, some: Sequence[Recorded]) -> Workload | None:

@@ -16,9 +16,10 @@ from benchmarks.recorded.clean import cleaned, surcharge_s
 from benchmarks.recorded.record import Recorded, read_record
 from benchmarks.recorded.rows import recorded_phase, rows_of
 from benchmarks.recorded.workloads import phases_of, workload_of
-from calib.hardware import load_hardware
-from calib.host_costs import MODULE_CODE
-from calib.samples import Sample, read_samples, write_samples
+from calib.hardware.datasheet import load_hardware
+from calib.samples.files import read_samples, write_samples
+from calib.samples.host_costs import MODULE_CODE
+from calib.samples.sample import Sample
 from model.ops import Conv2d, Copy, Elementwise, GroupedMatmul, Matmul, Norm
 
 H200 = load_hardware("h200")
