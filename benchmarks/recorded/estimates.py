@@ -14,8 +14,9 @@ import pandas as pd
 
 from benchmarks.recorded.record import Record, Recorded
 from calib.clock.measured import join_operators
-from calib.estimates.tables import Estimator, operator_table
+from calib.estimates.tables import operator_table
 from calib.estimates.timeline import with_wall
+from calib.fit.calibration import Estimator
 from calib.measure.reference.measurement import Measurement
 from calib.samples.host_costs import EAGER, HostCosts
 from model.workload import Phase

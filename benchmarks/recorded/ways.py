@@ -12,8 +12,7 @@ import pandas as pd
 from benchmarks.recorded.clean import Cleaned
 from benchmarks.recorded.estimates import Way
 from calib.cards.shipped import Layered, load_card
-from calib.estimates.tables import Estimator
-from calib.fit.calibration import Calibration, uncalibrated
+from calib.fit.calibration import Calibration, Estimator, uncalibrated
 from calib.fit.fitting import fit, measured_shapes
 from calib.fit.held_out import group_of
 from calib.hardware.datasheet import Hardware

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib.estimates.fusion import Fusion
-    from calib.estimates.tables import Estimator
+    from calib.fit.calibration import Estimator
     from calib.report.record import RunRecord
     from calib.steps.measuring import Observed
 

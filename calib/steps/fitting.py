@@ -13,8 +13,7 @@ from calib.steps.target import Target
 from model.ops import Operator
 
 if TYPE_CHECKING:
-    from calib.estimates.tables import Estimator
-    from calib.fit.calibration import Calibration
+    from calib.fit.calibration import Calibration, Estimator
     from calib.measure.sweep.choice import Uncertainty
 
 

@@ -22,7 +22,7 @@ from model.ops import Operator
 from model.workload import Phase
 
 if TYPE_CHECKING:
-    from calib.estimates.tables import Estimator
+    from calib.fit.calibration import Estimator
     from calib.measure.instrument import Instrument
     from calib.measure.probes import Speed
     from calib.measure.reference.measurement import Measurement
