@@ -44,6 +44,8 @@ CLASS_OF = {
     "conv2d": CONVOLUTION,
 }
 """Outermost operators of the traces that stand for a class; others are rare or chains."""
+
+
 @dataclass(frozen=True)
 class Outer:
     """An outermost operator of a trace: seconds on the host, kernels (and copies) launched."""
@@ -56,7 +58,8 @@ class Outer:
 def outermost(phase: str) -> Iterator[Outer]:
     """In order of execution."""
     path = H200 / "traces" / f"ocr_base_{phase}.json.gz"
-    events = [e for e in json.loads(gzip.open(path).read())["traceEvents"] if e.get("ph") == "X"]
+    recorded = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    events = [e for e in recorded if e.get("ph") == "X"]
     starts = sorted(e["ts"] for e in events if launches(e))
     end = float("-inf")
     called = (e for e in events if e["cat"] == "cpu_op")

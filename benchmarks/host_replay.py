@@ -2,11 +2,11 @@
 
     python -m benchmarks.host_replay
 
-The run (``benchmarks/data/h200/first_run``, DeepSeek-OCR, a page of 1024 pixels, the first host) was
-721% off: module code held attention's plans. Here its own kernel times and launches are replayed
-with an eager operator, a launch, a sync and the gaps as that host's samples hold them, the classes
-by the ratios of ``conf/host_costs.yaml``, and module code from either of two records, neither of
-which holds a phase of the run that is estimated:
+The run (``benchmarks/data/h200/first_run``, DeepSeek-OCR, a page of 1024 pixels, the first host)
+was 721% off: module code held attention's plans. Here its own kernel times and launches are
+replayed with an eager operator, a launch, a sync and the gaps as that host's samples hold them,
+the classes by the ratios of ``conf/host_costs.yaml``, and module code from either of two records,
+neither of them a phase of the run that is estimated:
 
 - ``miniature``: the second round of the miniature's decode step, 12.63 ms. It was profiled on a
   host of the second kind (no file says which: its launches cost 46 microseconds, the second host's
@@ -169,7 +169,7 @@ def main() -> None:
     measured = clock()
     samples = read_samples(H200 / "sweep.parquet")
     eager_s = next(s for s in samples if s.op == EAGER_OPERATOR).median
-    print("| module code from | us a launch | over an operator | mean operator | phase | replayed |")
+    print("| module code from | us a launch | over an operator | mean operator | phase | wall |")
     print("|---|---:|---:|---:|---|---|")
     for name, step in steps().items():
         code = step.module_code(eager_s)

@@ -216,8 +216,9 @@ def ratios() -> Ratios:
     """Those of the file. Raises ``CalibError`` where a class has none."""
     path, found = _file()
     entry = found.get("ratios", {})
-    given = {name: entry.get(name) for name in (*CLASS_OPERATORS, "module_code", "mean")}
-    if not all(isinstance(v, float) and v > 0 for v in given.values()):
+    wanted = (*CLASS_OPERATORS, "module_code", "mean")
+    given = {name: float(entry.get(name, "nan")) for name in wanted}
+    if not all(value > 0 for value in given.values()):
         raise CalibError(f"{path}: ratios = {entry!r}: expected {', '.join(given)}")
     return Ratios({n: given[n] for n in CLASS_OPERATORS}, given["module_code"], given["mean"])
 

@@ -120,9 +120,7 @@ def class_runs(device: str) -> dict[str, Run]:
 def operators_seconds(costs: Mapping[Operator, list[float]], calls: Sequence[Call]) -> float:
     """Of the host for the operators of ``calls`` alone, each launch at its class's cost."""
     each = {name: statistics.median(costs[op]) for name, op in CLASS_OPERATORS.items()}
-    return sum(
-        each[host_class(c.op.operator, c.launches)] * c.launches * c.count for c in calls
-    )
+    return sum(each[host_class(c.op.operator, c.launches)] * c.launches * c.count for c in calls)
 
 
 def miniature_costs(

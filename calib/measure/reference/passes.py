@@ -207,16 +207,16 @@ def over_lengths(passes: Passes, most: int = 16) -> dict[str, list[float]]:
     length that a process meets for the first time may cost its host more than all the rest of the
     step (``calib.hardware.attention_backend``), and every token of a real generation is one.
     """
-    device, found = passes.reference.device, {}
+    device = passes.reference.device
+    found: dict[str, list[float]] = {}
     for name in (NEW, SEEN):
-        state, seconds = passes.prefill(), []
+        state, seconds = passes.prefill(), found.setdefault(name, [])
         for index in range(passes.workload.decode_steps + most):
             if index < passes.workload.decode_steps:
                 state = passes.step(state)
                 continue
             with stopwatch(device, seconds):
                 state = passes.step(state)
-        found[name] = seconds
     return found
 
 

@@ -281,8 +281,10 @@ class Sweep:
         bandwidth = (block.before.bandwidth + after.bandwidth) / 2
         known = [speed.host for speed in (block.before, after) if speed.host]
         host = sum(known) / len(known) if known else None
-        speeds = {"probe_flops": flops, "probe_bandwidth": bandwidth, "probe_host": host}
-        probed = [replace(s, **speeds) for s in block.samples]
+        probed = [
+            replace(s, probe_flops=flops, probe_bandwidth=bandwidth, probe_host=host)
+            for s in block.samples
+        ]
         self.store.append(probed)
         self.samples.extend(probed)
         block.samples = []
