@@ -3,7 +3,8 @@
 The order and the tests are those of torch 2.11 to 2.13 with a cuDNN after 9.15, read off
 ``aten/src/ATen/native/transformers/cuda/sdp_utils.cpp`` and ``cudnn/MHA.cpp``: the first family
 whose tests all hold is taken; on compute capability 9.x and 10.x cuDNN is asked first, elsewhere
-last. (An older cuDNN is asked last everywhere; nobody can ask a card that is not here.)
+last. (An older cuDNN is asked last everywhere, and on 10.x newer versions of torch refuse it single
+queries with some versions of cuDNN; nobody can ask a card that is not here.)
 
 cuDNN compiles a plan on the host for each attention that it has not seen: the sizes and strides of
 all tensors, dtype, bias and causality are the key (``MHAParams``), the cache is a thread's, and
