@@ -8,8 +8,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from calib.hardware.versions import versions
-from calib.samples.host_costs import COMPILED, HostCosts, host_costs
-from calib.steps.notes import image_notes, issue_notes, module_code_notes, source_notes
+from calib.samples.host_costs import COMPILED, EAGER, HostCosts, host_costs
+from calib.steps.notes import (
+    host_drift_notes,
+    image_notes,
+    issue_notes,
+    module_code_notes,
+    plan_notes,
+    source_notes,
+)
 from calib.steps.request import Request
 from calib.steps.target import CPU, Target
 from model.workload import Phase, Workload
@@ -70,6 +77,11 @@ def answer(
     found = beside_clock(found, request, target, observed, repeats)
     notes += [*found.notes, *module_code_notes(host_s, found.operators)]
     notes += issue_notes(costs, fused)
+    about = found.measurement or {}
+    notes += host_drift_notes(about.get("host_drift"))
+    if execution == EAGER and request.implementation == "torch":
+        card, lengths = target.hardware.compute_capability, about.get("lengths")
+        notes += plan_notes(costs, card, phases, found.components, lengths)
     sees = workload.side is not None and "vision" in phases
     notes += [] if sees else image_notes(name, workload)
     traced = request.report.trace and not target.hardware.unprobed

@@ -88,7 +88,7 @@ def measure_host(target: Target, calibration: Estimator, execution: str) -> floa
 
     Measured once on a miniature model and kept with the samples.
     """
-    from calib.measure.reference.miniature import host_seconds
+    from calib.measure.reference.miniature import host_rounds
     from calib.samples.host_costs import MODULE_CODE
 
     if not target.here or target.on_card or execution != EAGER:
@@ -106,20 +106,24 @@ def measure_host(target: Target, calibration: Estimator, execution: str) -> floa
 
         disturb = weight_stream(Arena())
         with stage("measuring what module code costs"):
-            seconds = host_seconds(operators, disturb=disturb)
+            seconds = host_rounds(operators, disturb=disturb).module_code
         known = store_costs(target, {MODULE_CODE: seconds})
     return statistics.median(s.expected for s in known)
 
 
 def measure_costs(target: Target, instrument: Instrument) -> None:
-    """What host and queue cost beside the operators, once."""
-    from calib.samples.host_costs import EAGER_OPERATOR
+    """What host and queue cost beside the operators, once, and how fast the host was then."""
+    from calib.samples.host_costs import EAGER_OPERATOR, MODULE_CODE
 
-    if not any(s.op == EAGER_OPERATOR for s in target.store.samples()):
-        store_costs(target, instrument.costs())
+    stored = {s.op for s in target.store.samples()}
+    if not {EAGER_OPERATOR, MODULE_CODE} <= stored and target.on_card:
+        costs = instrument.costs()
+        store_costs(target, costs, instrument.speed().host)
 
 
-def store_costs(target: Target, costs: Mapping[Operator, list[float]]) -> list[Sample]:
+def store_costs(
+    target: Target, costs: Mapping[Operator, list[float]], probe_host: float | None = None
+) -> list[Sample]:
     """Append the raw seconds of each cost to the target's store."""
     from calib.samples.host_costs import ORIGIN
 
@@ -131,6 +135,7 @@ def store_costs(target: Target, costs: Mapping[Operator, list[float]]) -> list[S
             implementation="torch",
             origin=ORIGIN,
             device=target.device,
+            probe_host=probe_host,
             versions=versions(target.on_card),
         )
         for op, seconds in costs.items()

@@ -106,16 +106,18 @@ def test_a_card_is_swept_with_both_implementations(machine, tmp_path, monkeypatc
     from calib.measure.cuda.instrument import CudaInstrument
     from calib.measure.sweep.sweep import Point
     from calib.samples import ceilings
-    from calib.samples.host_costs import EAGER_OPERATOR, LAUNCH
+    from calib.samples.host_costs import EAGER_OPERATOR, LAUNCH, MODULE_CODE
     from calib.steps import measuring as steps
     from calib.steps.request import SweepRequest
     from model.architectures import build
     from model.workload import Workload
 
+    costs = (EAGER_OPERATOR, LAUNCH, MODULE_CODE)
+
     def simulated(target, seed=0):
         card = SimulatedCard()
         instrument = CudaInstrument(target.hardware, card, Trace(card), KernelBench(card))
-        instrument.costs = lambda: {EAGER_OPERATOR: [7e-6], LAUNCH: [2e-6]}
+        instrument.costs = lambda: {op: [7e-6] for op in costs}
         return instrument
 
     machine(H200)
@@ -131,7 +133,9 @@ def test_a_card_is_swept_with_both_implementations(machine, tmp_path, monkeypatc
     assert {s.implementation for s in swept} == {"torch", "triton"}
     assert {s.origin for s in swept} >= {"ceiling", "model", "design"}
     assert all(s.sm_clock_hz and s.probe_flops and s.power_w for s in swept)
-    assert {s.op for s in done.samples if s.origin == "host"} == {EAGER_OPERATOR, LAUNCH}
+    host = [s for s in done.samples if s.origin == "host"]
+    assert {s.op for s in host} == set(costs)
+    assert all(s.probe_host == pytest.approx(1 / 5e-6) for s in (*swept, *host))
     figures = {c.name: c for c in ceilings.ceilings(done.samples, done.hardware)}
     assert figures["product of bfloat16"].clock_share and figures["eager operator"].measured == 7e-6
     again = steps.measure_operators(found_in(tmp_path, mode="calibrate"), phases, limits, 0)
