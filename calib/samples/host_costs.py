@@ -43,8 +43,16 @@ GRAPH_NODE = Other("graph_node", dtype="int64")
 """As DEPENDENT_GAP, for the nodes of a CUDA graph that is replayed."""
 GRAPH_LAUNCH = Other("graph_launch", dtype="int64")
 """Seconds of the host to launch a CUDA graph once, whatever it holds."""
+STREAM_GAP = Other("stream_gap", dtype="int64")
+"""Seconds of the device from the end of one kernel of a queue to the start of the next that depends
+on it, where both fill the device and the queue is full. No sample of an operator holds it."""
+NODE_GAP = Other("node_gap", dtype="int64")
+"""As STREAM_GAP, for the nodes of a CUDA graph that is replayed."""
 
-_ALL = (MODULE_CODE, EAGER_OPERATOR, LAUNCH, DEPENDENT_GAP, SYNC, GRAPH_NODE, GRAPH_LAUNCH)
+_ALL = (
+    *(MODULE_CODE, EAGER_OPERATOR, LAUNCH, DEPENDENT_GAP, SYNC, GRAPH_NODE, GRAPH_LAUNCH),
+    *(STREAM_GAP, NODE_GAP),
+)
 HOST_COSTS: dict[str, Other] = {op.name: op for op in _ALL}
 """Every one of them by the name under which it is stored."""
 MEASURED, PUBLISHED = "measured", "published"
@@ -79,6 +87,8 @@ class HostCosts:
     sync: Cost
     graph_node: Cost
     graph_launch: Cost
+    stream_gap: Cost
+    node_gap: Cost
 
     def __iter__(self) -> Iterator[tuple[str, Cost]]:
         return ((f.name, getattr(self, f.name)) for f in fields(self))

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from calib.measure.cuda.around import Surroundings, in_a_row
 from calib.measure.cuda.stream import Run, Stream, wait
 from calib.measure.cuda.timer import Timer
 from calib.samples.host_costs import (
@@ -23,6 +24,8 @@ from calib.samples.host_costs import (
     GRAPH_NODE,
     LAUNCH,
     MODULE_CODE,
+    NODE_GAP,
+    STREAM_GAP,
     SYNC,
 )
 from model.layer import Call
@@ -49,7 +52,15 @@ def queue_costs(timer: Timer, tiny: Run, read: Run) -> dict[Operator, list[float
         GRAPH_LAUNCH: [host_seconds(stream, node, 20) for _ in range(REPEATS)],
         DEPENDENT_GAP: device_seconds(timer, in_a_row(empty, IN_A_ROW)),
         GRAPH_NODE: device_seconds(timer, stream.capture([empty] * IN_A_ROW)),
+        **gaps(timer.around),
     }
+
+
+def gaps(around: Surroundings) -> dict[Operator, list[float]]:
+    """Between kernels that are busy; none where no profiler said for how long they are."""
+    if not around.profiled:
+        return {}
+    return {STREAM_GAP: [around.events.gap_s], NODE_GAP: [around.graph.gap_s]}
 
 
 def host_seconds(stream: Stream, run: Run, count: int = IN_A_ROW) -> float:
@@ -65,14 +76,6 @@ def device_seconds(timer: Timer, run: Run) -> list[float]:
     """Of the device for one of ``IN_A_ROW`` kernels that ``run`` enqueues, the device held."""
     seconds, _ = timer.held(run, False, lambda seconds, _: len(seconds) >= REPEATS)
     return [s / IN_A_ROW for s in seconds]
-
-
-def in_a_row(run: Run, count: int) -> Run:
-    def all_of_them() -> None:
-        for _ in range(count):
-            run()
-
-    return all_of_them
 
 
 def module_code(

@@ -8,8 +8,12 @@ ends by itself, so no mistake of ours can make a card wait for ever.
 
 from __future__ import annotations
 
+import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +21,10 @@ import torch
 from calib.errors import DeviceLost
 
 Run = Callable[[], Any]
+FLUSH_TIMES = 4
+"""The L2 that a flush reads. Twice would do were the oldest lines the first to go; an L2 keeps part
+of what is read again and again, and of what is left the operator must find nothing."""
+_LINK_ELEMENTS = 2**20
 
 
 class Uncapturable(Exception):
@@ -27,8 +35,21 @@ class DeviceHung(DeviceLost):
     """The card did not finish in the time that any sample may take."""
 
 
+@dataclass(frozen=True)
+class Launch:
+    """One kernel (or copy, or fill) as the profiler saw it: ``grid`` and ``block`` in three
+    dimensions, empty where it has none; ``seconds`` that it kept the device busy."""
+
+    name: str
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    seconds: float
+
+
 class Stream(Protocol):
     """A queue of work on a card, and the host's clock."""
+
+    l2_bytes: int
 
     def now(self) -> float:
         """Seconds of the host's clock."""
@@ -39,8 +60,11 @@ class Stream(Protocol):
     def spin(self, cycles: int) -> None:
         """Enqueue one kernel that takes so many cycles of its SM's clock."""
 
-    def flush(self) -> None:
-        """Enqueue a write of more bytes than the L2 holds."""
+    def read(self, nbytes: int) -> None:
+        """Enqueue a read of so many bytes that nothing else touches."""
+
+    def link(self) -> None:
+        """Enqueue a short kernel over all multiprocessors, on what the last link wrote."""
 
     def mark(self) -> Any:
         """Enqueue a mark whose time is taken when the device reaches it."""
@@ -57,9 +81,22 @@ class Stream(Protocol):
         Raises ``Uncapturable``.
         """
 
+    def profiled(self, run: Run) -> list[Launch]:
+        """``run`` under the profiler: what the device executed, in order; nothing where it cannot
+        be had. A session costs some 10 to 50 ms beside the run."""
+
     def recover(self) -> None:
         """After an error of one operator: free what it held. Raises ``DeviceLost`` where its
         context is broken: an error that CUDA gives to every later call of the process."""
+
+
+def flush(stream: Stream) -> None:
+    """Leave nothing in the L2 but clean lines that nobody wants: the one flush of this project.
+
+    It only reads. A flush by writing leaves lines that are to be written back, and the next
+    operator waits for that: 8 microseconds on an H200, whatever it does.
+    """
+    stream.read(FLUSH_TIMES * stream.l2_bytes)
 
 
 def wait(stream: Stream, mark: Any, limit_s: float = 20.0) -> None:
@@ -76,8 +113,9 @@ class TorchStream:
     """The current CUDA stream of torch. ``l2_bytes``: of the card."""
 
     def __init__(self, device: str, l2_bytes: int) -> None:
-        self.device = torch.device(device)
-        self._lid = torch.empty(2 * l2_bytes, dtype=torch.uint8, device=self.device)
+        self.device, self.l2_bytes = torch.device(device), l2_bytes
+        self._lid = torch.zeros(0, device=self.device)
+        self._linked = torch.zeros(_LINK_ELEMENTS, device=self.device)
 
     def now(self) -> float:
         return time.perf_counter()
@@ -88,8 +126,14 @@ class TorchStream:
     def spin(self, cycles: int) -> None:
         torch.cuda._sleep(cycles)  # one thread that reads clock64() until so many have passed
 
-    def flush(self) -> None:
-        self._lid.zero_()
+    def read(self, nbytes: int) -> None:
+        count = -(-nbytes // self._lid.element_size())
+        if count > len(self._lid):
+            self._lid = torch.zeros(count, device=self.device)
+        self._lid[:count].sum()
+
+    def link(self) -> None:
+        self._linked.neg_()
 
     def mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
@@ -113,6 +157,23 @@ class TorchStream:
             torch.cuda.set_stream(here)
             raise Uncapturable(str(error).partition("\n")[0]) from None
         return graph.replay
+
+    def profiled(self, run: Run) -> list[Launch]:
+        from torch.profiler import ProfilerActivity, profile
+
+        from calib.measure.cuda.kernels import launches_of
+        from calib.measure.reference.operators import quiet
+
+        quiet()
+        # Of the host nothing is recorded, so calls are not slowed; acc_events says that no cycle
+        # follows another, which torch would warn of.
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+            run()
+            torch.cuda.synchronize(self.device)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trace.json"
+            profiler.export_chrome_trace(str(path))
+            return launches_of(json.loads(path.read_text("utf-8")))
 
     def recover(self) -> None:
         try:
