@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from calib.measure.cases.arena import Unsupported
-from calib.measure.cuda.stream import Launch, Uncapturable
+from calib.measure.cuda.launches import Launch
+from calib.measure.cuda.stream import Uncapturable
 from calib.measure.instrument import Telemetry
 
 RATED_HZ = 2e9

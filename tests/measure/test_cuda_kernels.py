@@ -10,8 +10,8 @@ from test_cuda_instrument import HARDWARE, RULE, BreakingBench, BrokenCard, open
 
 from calib.errors import DeviceLost
 from calib.measure.cuda.instrument import CudaInstrument
-from calib.measure.cuda.kernels import Job, attention_backend, launches_of, witness
-from calib.measure.cuda.stream import Launch
+from calib.measure.cuda.kernels import Job, attention_backend, witness
+from calib.measure.cuda.launches import Launch, launches_of
 from calib.measure.instrument import Reading, Taken
 from calib.measure.sweep.sweep import Point, Sweep
 from calib.samples.sample import Kernel as Ran

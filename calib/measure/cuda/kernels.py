@@ -8,11 +8,11 @@ the order of the device, without a look at any clock.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from calib.measure.cuda.stream import Launch, Run, Stream, flush
+from calib.measure.cuda.launches import Launch
+from calib.measure.cuda.stream import Run, Stream, flush
 from calib.measure.instrument import Reading, Taken
 from calib.samples.faults import KERNELS_UNKNOWN
 from calib.samples.sample import Kernel
@@ -20,7 +20,6 @@ from model.ops import Attention
 
 CALLS = 5
 """Of each operator in a session: their median is its busy time."""
-_WORK = ("kernel", "gpu_memset", "gpu_memcpy")
 _MOST_GAPS = 0.05
 """Of what was timed: so much is taken off at the distance at which links follow one another."""
 UNHELD, PROFILER = "unheld", "profiler"
@@ -81,20 +80,6 @@ def _cut(launches: Sequence[Launch]) -> Iterator[tuple[Launch, ...]]:
         if part is not None:
             yield tuple(part)
         part = [] if part is None else None
-
-
-def launches_of(trace: Mapping[str, Any]) -> list[Launch]:
-    """What ran on the device by a trace of ``torch.profiler`` in Chrome's format, in order."""
-    events = [e for e in trace["traceEvents"] if e.get("cat") in _WORK]
-    return [
-        Launch(
-            event["name"],
-            tuple(event["args"].get("grid", ())),
-            tuple(event["args"].get("block", ())),
-            event["dur"] / 1e6,
-        )
-        for event in sorted(events, key=lambda e: e["ts"])
-    ]
 
 
 def busy(taken: Taken, calls: Calls) -> Reading:

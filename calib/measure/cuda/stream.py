@@ -8,17 +8,14 @@ ends by itself, so no mistake of ours can make a card wait for ever.
 
 from __future__ import annotations
 
-import json
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from calib.errors import DeviceLost
+from calib.measure.cuda.launches import Launch, profiled
 
 Run = Callable[[], Any]
 FLUSH_TIMES = 4
@@ -33,17 +30,6 @@ class Uncapturable(Exception):
 
 class DeviceHung(DeviceLost):
     """The card did not finish in the time that any sample may take."""
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One kernel (or copy, or fill) as the profiler saw it: ``grid`` and ``block`` in three
-    dimensions, empty where it has none; ``seconds`` that it kept the device busy."""
-
-    name: str
-    grid: tuple[int, ...]
-    block: tuple[int, ...]
-    seconds: float
 
 
 class Stream(Protocol):
@@ -159,21 +145,7 @@ class TorchStream:
         return graph.replay
 
     def profiled(self, run: Run) -> list[Launch]:
-        from torch.profiler import ProfilerActivity, profile
-
-        from calib.measure.cuda.kernels import launches_of
-        from calib.measure.reference.operators import quiet
-
-        quiet()
-        # Of the host nothing is recorded, so calls are not slowed; acc_events says that no cycle
-        # follows another, which torch would warn of.
-        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
-            run()
-            torch.cuda.synchronize(self.device)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "trace.json"
-            profiler.export_chrome_trace(str(path))
-            return launches_of(json.loads(path.read_text("utf-8")))
+        return profiled(run, self.device)
 
     def recover(self) -> None:
         try:
