@@ -21,7 +21,7 @@ from simulated_gpu import (
 )
 
 from calib.measure.clock import StopRule, in_turns, ratios, relative_error
-from calib.measure.cuda.stream import DeviceHung, wait
+from calib.measure.cuda.stream import DeviceHung, TorchStream, flush, wait
 from calib.measure.cuda.timer import (
     LaunchesNothing,
     Timer,
@@ -149,6 +149,25 @@ def test_a_flush_by_writing_would_leak():
     card.write(2 * card.l2_bytes)
     found = clean.repeat(run, cold=True, hold_s=1e-3).seconds - clean.around.events.fixed_s
     assert found == pytest.approx(30e-6, rel=0.01)
+
+
+def test_a_flush_reads_more_than_twice_the_l2_and_writes_nothing():
+    stream = TorchStream("cpu", 3000)
+    flush(stream)
+    lid, version = stream._lid, stream._lid._version
+    flush(stream)
+    assert stream._lid is lid and lid._version == version
+    assert lid.nbytes > 2 * 3000
+
+
+def test_a_host_too_slow_to_hold_many_links_takes_nothing_off():
+    class SlowCard(SimulatedCard):
+        def link(self):
+            self.host += 1e-3
+            super().link()
+
+    timer = Timer(SlowCard())
+    assert timer.around.events.fixed_s == 0.0 and not timer.around.profiled
 
 
 def test_what_lies_around_a_kernel_is_measured():

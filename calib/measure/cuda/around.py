@@ -48,11 +48,25 @@ class Surroundings:
 
 
 def measure_around(timer: Timer) -> Surroundings:
-    """From links, one and many, in the stream of ``timer`` and as graphs."""
+    """From links, one and many, in the stream of ``timer`` and as graphs; nothing is known to lie
+    around where the host is too slow to enqueue many of them behind a spin."""
+    try:
+        return _measured(timer)
+    except NotHeld:
+        return Surroundings()
+
+
+class NotHeld(Exception):
+    """No spin held the card until all was enqueued."""
+
+
+def _measured(timer: Timer) -> Surroundings:
     stream = timer.stream
 
     def seconds(run: Run) -> float:
         found, _ = timer.held(run, False, lambda some, _: len(some) == _REPEATS)
+        if not found:
+            raise NotHeld
         return statistics.median(found)
 
     least = (seconds(_nothing) + seconds(lambda: stream.spin(0))) / 2
