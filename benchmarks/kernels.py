@@ -222,7 +222,7 @@ def compete(case: Case, clock: Clock, ceilings: Ceilings, rounds: int, warmup: i
 
 
 def cuda_clock() -> Clock:
-    """That of the sweep: seconds on the device, after the L2 was overwritten, the host's share
+    """That of the sweep: seconds on the device, after the L2 was flushed clean, the host's share
     outside."""
     from calib.measure.cuda.stream import TorchStream
     from calib.measure.cuda.timer import Timer

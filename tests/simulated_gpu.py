@@ -1,5 +1,10 @@
 """A made-up card: a host's clock, a queue in order, an L2, and a clock frequency over time.
 
+What lies between kernels is as an H200 was seen to have it (docs/measuring.md): kernels that do
+nothing follow one another every 1.51 us in a stream and every 0.74 us in a graph, 0.64 of them
+their own. What was written into the L2 and not yet written back holds up the next kernel that
+touches memory.
+
 It implements what ``calib.measure.cuda`` asks of a stream, so the code that times a real card runs
 on it unchanged, and what should come out is known because it was put in.
 """
@@ -14,18 +19,28 @@ import numpy as np
 import torch
 
 from calib.measure.cases.arena import Unsupported
+from calib.measure.cuda.launches import Launch
 from calib.measure.cuda.stream import Uncapturable
 from calib.measure.instrument import Telemetry
 
 RATED_HZ = 2e9
 MARK_HOST_S, MARK_DEVICE_S = 1e-6, 0.5e-6
-SPIN_OVERHEAD_S = 2e-6
-NODE_GAP_S = 0.6e-6
+EMPTY_S = 0.64e-6
+"""Of a kernel that does nothing."""
+STREAM_GAP_S, NODE_GAP_S = 1.51e-6 - EMPTY_S, 0.74e-6 - EMPTY_S
+AFTER_MARK_S, GRAPH_S = 0.9e-6, 1.2e-6
+"""From a mark to the first kernel behind it, and to the first node of a graph."""
+WRITE_BACK_S = 8.5e-6
+"""Of an L2 full of dirty lines."""
+READ_S, LINK_S = 30e-6, 3e-6
+PROFILER_S = 30e-3
+"""Of the host for a session."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One operator: device seconds at the rated clock, the host's to enqueue it."""
+    """One operator: device seconds at the rated clock of its ``kernels`` kernels together, the
+    host's to enqueue it."""
 
     name: str
     cold_s: float
@@ -33,6 +48,11 @@ class Kernel:
     host_s: float = 5e-6
     waits: bool = False
     """Whether the host waits for the device in the middle of the call."""
+    kernels: int = 1
+    touches: bool = True
+    """Whether it touches memory, and so waits for what is to be written back."""
+    ours: bool = False
+    """Of the timer, and not of the operator."""
 
 
 @dataclass
@@ -46,6 +66,14 @@ class SimulatedCard:
     warm: set[str] = field(default_factory=set)
     executed: list[str] = field(default_factory=list)
     captured: list[Kernel] | None = None
+    l2_bytes: int = 50 * 2**20
+    profiler: bool = True
+    sessions: int = 0
+    seen: list[Launch] | None = None
+    before: float = AFTER_MARK_S
+    """Between the end of what was enqueued last and a kernel that follows at once."""
+    dirty: float = 0.0
+    """Seconds that writing back what is dirty takes."""
     rests: list[float] = field(default_factory=list)
     recovered: int = 0
     asked: float = -1.0
@@ -58,6 +86,12 @@ class SimulatedCard:
         self.host += host_s
         self.free = max(self.host, self.free) + device_s
 
+    def _execute(self, kernel: Kernel, host_s: float) -> None:
+        """A kernel or several behind what is enqueued."""
+        gaps = self.before + (kernel.kernels - 1) * STREAM_GAP_S
+        self._enqueue(host_s, gaps + self._seconds(kernel))
+        self.before = STREAM_GAP_S
+
     def now(self) -> float:
         return self.host
 
@@ -66,18 +100,37 @@ class SimulatedCard:
         self.host += seconds
 
     def spin(self, cycles: int) -> None:
-        seconds = SPIN_OVERHEAD_S - MARK_DEVICE_S + cycles / self.clock(self.host)
+        # Whatever the clock, a spin takes as many of its cycles; _seconds would scale it.
+        seconds = EMPTY_S * self.clock(self.host) / RATED_HZ + cycles / RATED_HZ
+        self._plain(Kernel("spin", seconds, seconds, touches=False, ours=True), 2e-6)
+
+    def link(self) -> None:
+        self._plain(Kernel("link", LINK_S, LINK_S, ours=True), 4e-6)
+
+    def _plain(self, kernel: Kernel, host_s: float) -> None:
         if self.captured is not None:
-            self.captured.append(Kernel("spin", seconds, seconds))
+            self.captured.append(kernel)
         else:
-            self._enqueue(2e-6, seconds)
+            self._execute(kernel, host_s)
+
+    def read(self, nbytes: int) -> None:
+        self._execute(Kernel("read", READ_S, READ_S, ours=True), 4e-6)
+        if nbytes > 2 * self.l2_bytes:
+            self.warm.clear()
+
+    def write(self, nbytes: int) -> None:
+        """Of more bytes than the L2 holds."""
+        self._execute(Kernel("write", READ_S, READ_S, ours=True), 4e-6)
+        self.warm.clear()
+        self.dirty = WRITE_BACK_S
 
     def flush(self) -> None:
-        self._enqueue(4e-6, 30e-6)
-        self.warm.clear()
+        """As code before version 3 of the samples' table had it."""
+        self.write(2 * self.l2_bytes)
 
     def mark(self) -> float:
         self._enqueue(MARK_HOST_S, MARK_DEVICE_S)
+        self.before = AFTER_MARK_S
         return self.free
 
     def reached(self, mark: float) -> bool:
@@ -99,10 +152,10 @@ class SimulatedCard:
                 self.captured.append(kernel)
                 return
             hiccup = 3e-3 if len(self.executed) in self.hiccup_at else 0.0
-            self._enqueue(kernel.host_s + hiccup, self._seconds(kernel))
+            self._execute(kernel, kernel.host_s + hiccup)
             if kernel.waits:
                 self.host = max(self.host, self.free)
-                self._enqueue(kernel.host_s, self._seconds(kernel))
+                self._execute(kernel, kernel.host_s)
 
         return run
 
@@ -122,8 +175,15 @@ class SimulatedCard:
     def _seconds(self, kernel: Kernel) -> float:
         seconds = kernel.hot_s if kernel.name in self.warm else kernel.cold_s
         self.warm.add(kernel.name)
-        self.executed.append(kernel.name)
-        return seconds * RATED_HZ / self.clock(self.host) * self.noise()
+        self.executed += [] if kernel.ours else [kernel.name]
+        scale = RATED_HZ / self.clock(self.host) * (self.noise() if kernel.touches else 1.0)
+        if self.seen is not None:
+            each = seconds * scale / max(kernel.kernels, 1)
+            names = [f"{kernel.name} {i}" if i else kernel.name for i in range(kernel.kernels)]
+            self.seen += [Launch(name, (132, 1, 1), (128, 1, 1), each) for name in names]
+        held_up = self.dirty if kernel.touches else 0.0
+        self.dirty -= held_up
+        return seconds * scale + held_up
 
     def capture(self, runs: Sequence[Callable[[], Any]]) -> Callable[[], None]:
         self.captured = []
@@ -135,10 +195,19 @@ class SimulatedCard:
             self.captured = None
 
         def replay() -> None:
-            total = sum(self._seconds(node) + NODE_GAP_S for node in nodes)
-            self._enqueue(10e-6, total)
+            total = sum(self._seconds(node) + node.kernels * NODE_GAP_S for node in nodes)
+            self._enqueue(10e-6, GRAPH_S + total)
+            self.before = STREAM_GAP_S
 
         return replay
+
+    def profiled(self, run: Callable[[], Any]) -> list[Launch]:
+        self.sessions, self.seen = self.sessions + 1, []
+        self.host += PROFILER_S
+        run()
+        seen, self.seen = self.seen, None
+        self.host = max(self.host, self.free)
+        return seen if self.profiler else []
 
     def recover(self) -> None:
         self.recovered += 1
@@ -168,12 +237,14 @@ class KernelBench:
     refusal: Exception | None = None
     wrong: str = ""
     compared: int = 0
+    kernels: int = 1
 
     def cases(self, op: Any, implementation: str, copies: int) -> list[Callable[[], None]]:
         if self.refusal is not None:
             raise self.refusal
         names = [f"{op} {i}" for i in range(copies)]
-        kernels = [Kernel(n, self.cold_s, self.hot_s, self.host_s, self.waits) for n in names]
+        how = (self.cold_s, self.hot_s, self.host_s, self.waits, self.kernels)
+        kernels = [Kernel(name, *how) for name in names]
         return [self.card.call(kernel) for kernel in kernels]
 
     def error(self, op: Any, implementation: str) -> str:

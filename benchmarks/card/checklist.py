@@ -64,6 +64,12 @@ def steps(work: Path, python: str = sys.executable) -> list[Step]:
             300.0,
         ),
         Step(
+            "agree",
+            "cold by events, by graph and by the profiler agree",
+            (python, "-m", "benchmarks.card.agree", "--out", str(work)),
+            60.0,
+        ),
+        Step(
             "sweep",
             "operators, torch and triton",
             (*calib, "mode=calibrate", f"hydra.run.dir={work / 'sweep'}"),

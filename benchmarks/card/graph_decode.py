@@ -20,13 +20,14 @@ from typing import Any
 import torch
 
 from calib.errors import CalibError
+from calib.measure.cuda.launches import Launch
 from calib.measure.reference.model import build_reference
 from calib.measure.reference.passes import Passes, State, make_inputs, synchronise
 from model.workload import Workload
 
 Run = Callable[[], Any]
 WORKLOAD = Workload("a page of 1024 pixels", side=1024, decode_steps=8)
-REPEATS = 30
+REPEATS, PROFILES = 30, 3
 
 
 def open_passes(
@@ -42,9 +43,14 @@ def open_passes(
 
 
 def measure(
-    passes: Passes, state: State, capture: Callable[[Sequence[Run]], Run], repeats: int = REPEATS
+    passes: Passes,
+    state: State,
+    capture: Callable[[Sequence[Run]], Run],
+    profiled: Callable[[Run], Sequence[Launch]],
+    repeats: int = REPEATS,
 ) -> dict[str, Any]:
-    """Seconds by the host's clock of every repeat, the queue drained before and after each."""
+    """Seconds by the host's clock of every repeat, the queue drained before and after each; and
+    those that the kernels of one eager step keep the device busy, by the profiler."""
     device = passes.reference.device
     kept = copy.deepcopy(state.cache)
     tensors = [(layer.keys, layer.values) for layer in kept.layers]  # alive while it is replayed
@@ -58,11 +64,15 @@ def measure(
         "eager_s": [timed(eager(), device) for _ in range(repeats)],
         "graph_s": [timed(replay, device) for _ in range(repeats)],
     }
+    launches = [profiled(eager()) for _ in range(PROFILES)]
+    seconds["kernels_s"] = [sum(k.seconds for k in step) for step in launches]
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "context": int(tensors[0][0].shape[-2]) + 1,
         "eager_median_s": medians["eager_s"],
         "graph_median_s": medians["graph_s"],
+        "kernels_median_s": medians["kernels_s"] or None,
+        "kernels": len(launches[-1]),
         "speedup": medians["eager_s"] / medians["graph_s"],
         **seconds,
     }
@@ -88,7 +98,8 @@ def main(arguments: list[str] | None = None) -> int:
     l2_bytes = torch.cuda.get_device_properties(device).L2_cache_size
     with torch.no_grad():
         passes, state = open_passes({}, WORKLOAD, device)
-        found = measure(passes, state, TorchStream(device, l2_bytes).capture)
+        stream = TorchStream(device, l2_bytes)
+        found = measure(passes, state, stream.capture, stream.profiled)
     (options.out / "graph.json").write_text(json.dumps(found, indent=1), "utf-8")
     print({name: value for name, value in found.items() if not isinstance(value, list)})
     return 0

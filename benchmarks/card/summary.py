@@ -35,6 +35,8 @@ def data_card(samples: Sequence[Any]) -> dict[str, str]:
         "samples": _counts(s.implementation for s in samples),
         "status": _counts(s.status for s in samples),
         "timed by": _counts(s.method or "-" for s in samples),
+        "faults": _counts(s.fault for s in samples if s.fault) or "none known",
+        "attention": _counts(s.backend for s in samples if s.backend) or "-",
         "throttled by": _counts(s.throttle for s in samples if s.throttle) or "nothing",
         "discarded": f"{sum(s.discarded for s in discarded)} repeats of {len(discarded)} samples",
     }
@@ -83,6 +85,7 @@ def page(
         parts += ["## Samples", table(("what", "value"), list(data_card(samples).items()))]
         parts += ceiling_section(samples, hardware)
     for name, title in (
+        ("agree", "Cold by events, by graph and by the profiler (graph over events)"),
         ("tables", "Beside public tables (ours over theirs)"),
         ("repeat", "The same shapes twice (difference)"),
     ):
@@ -110,13 +113,18 @@ def decode_section(work: Path) -> list[str]:
     phases = json.loads(report.read_text("utf-8"))["timeline"] if report.exists() else []
     decode = next((p for p in phases if p["phase"] == "decode"), {})
     rows = []
-    for name, column in (("eager", "wall_s"), ("graph", "graph_s")):
-        seconds, estimate = measured[f"{name}_median_s"], decode.get(column)
+    clocks = (("kernels", "kernel_s"), ("graph", "graph_s"), ("eager", "wall_s"))
+    for name, column in clocks:
+        seconds, estimate = measured.get(f"{name}_median_s"), decode.get(column)
+        if seconds is None:
+            continue
         off = "-" if estimate is None else f"{estimate / seconds - 1:+.1%}"
         rows.append((name, _ms(seconds), _ms(estimate), off))
     return [
         f"## A decode step at a context of {measured['context']} tokens",
-        table(("execution", "measured", "estimate", "error"), rows),
+        "The kernels' busy time by the profiler, a graph of them, and eager execution: three sums "
+        "of one table, each beside its own clock.",
+        table(("what", "measured", "estimate", "error"), rows),
         f"The graph is {measured['speedup']:.2f} times as fast as eager execution.",
     ]
 

@@ -72,10 +72,14 @@ def measured(samples: Sequence[Sample], instrument: Instrument) -> pd.DataFrame:
     """A row a shape that runs here: the table's seconds, ours, and ours over theirs."""
     import pandas as pd
 
+    from calib.measure.instrument import Taken
+
     instrument.warm_up()
     rule, rows = instrument.rule(RULE), []
-    for sample in samples:
-        reading = instrument.measure(sample.op, "torch", "hot", rule)
+    taken = [
+        Taken(s.op, "torch", "hot", instrument.measure(s.op, "torch", "hot", rule)) for s in samples
+    ]
+    for sample, reading in zip(samples, instrument.finish(taken), strict=True):
         if reading.status != "ok":
             continue
         ours = float(np.median(reading.seconds))

@@ -40,13 +40,13 @@ def main() -> None:
     asked = arguments()
     record = read_record(asked.data)
     hardware = load_hardware(record.hardware)
-    samples = cleaned([*record.pool, *record.sweep], [], hardware)
+    samples = cleaned([*record.pool, *record.sweep])
     phases = phases_of(record, uniform=asked.uniform)
     own = frozenset(
         call.op for passes in phases.values() for p in passes.values() for call in p.layer.calls()
     )
     found = compared(record, phases, ways(samples, hardware, own))
-    pool = by_folds(cleaned(record.pool, record.sweep, hardware).samples, hardware)
+    pool = by_folds(cleaned(record.pool).samples, hardware)
     before = earlier(asked.before or asked.data / "before.json")
     tables = described(record, samples, found, pool, before)
     print(tables)
@@ -101,13 +101,9 @@ def described(
     pool: pd.DataFrame,
     before: dict[str, dict[Any, float]],
 ) -> str:
-    if samples.surcharge_s is None:
-        flush = "no surcharge of cold samples by events could be estimated: they are left out"
-    else:
-        flush = f"{samples.surcharge_s * 1e6:.1f} us taken off {samples.corrected} of them"
     parts = [
         f"{record.hardware}: {len(record.pool)} samples of a pool, {len(record.sweep)} of a sweep; "
-        f"{flush},\n{samples.left_out} left out",
+        f"known faults:\n{samples.corrected} corrected, {samples.left_out} left out",
     ]
     if len(found.phases):
         parts += [

@@ -68,10 +68,45 @@ def compare(
             "threads": measurement.threads,
             "overheads": measurement.overheads,
             "coverage": coverage,
+            "clocks": clocks(operators, coverage, steady, typical),
             "gaps": phase_gaps(measurement).to_dict("records"),
             "probes": {name: s.as_dict() for name, s in speeds.items()},
         },
     )
+
+
+def clocks(
+    operators: pd.DataFrame,
+    coverage: Mapping[str, Any],
+    steady: Mapping[str, float],
+    slowdown: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """By phase, sums of the one table of operators, each beside its own clock: of the operators
+    alone beside the profiler's of all that ran, and of the wall time beside the host's clock.
+
+    ``steady``, ``slowdown``: the phase's wall time at the sweep's machine state [s], and the factor
+    that was taken out of it. (A graph has no clock here; ``benchmarks.card.graph_decode`` is one.)
+    """
+    found = []
+    column = "wall_s" if "wall_s" in operators else "estimate_s"  # a CPU's are the same
+    for phase, rows in operators.groupby("phase", sort=False):
+        name = str(phase)
+        profiled = coverage["phases"].get(name, {}).get("operators_s")
+        measured = {
+            "operators": (rows["estimate_s"].sum(), profiled and profiled / slowdown[name]),
+            "wall": (rows[column].sum(), steady[name]),
+        }
+        found += [
+            {
+                "phase": name,
+                "what": what,
+                "estimate_s": float(estimate),
+                "measured_s": clock or None,
+                "error": float(estimate / clock - 1) if clock else None,
+            }
+            for what, (estimate, clock) in measured.items()
+        ]
+    return found
 
 
 def spread(measurement: Measurement) -> float:

@@ -2,7 +2,7 @@
 
     enqueued[i] = host time after issuing launch i
     start[i]    = max(enqueued[i], end[i - 1])
-    end[i]      = start[i] + device_s[i]
+    end[i]      = start[i] + device_s[i]       the kernel, and the gap behind it
     after a sync: host time = max(host time, end[i]) + sync
 
 One pass is replayed twice: the second begins as every later one does, with the device as far behind
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 class Launches:
     """One pass as it is issued, [n] a launch, in order; ``sync_s`` is 0 where nobody waits.
 
-    ``host_s``: what the host spends to issue it. ``device_s``: how long the device is taken.
+    ``host_s``: what the host spends to issue it. ``device_s``: how long the device is taken, the
+    kernel and the gap to the next.
     """
 
     host_s: np.ndarray
@@ -123,6 +124,8 @@ class Rates:
     sync: float
     graph_node: float
     graph_launch: float
+    stream_gap: float
+    node_gap: float
     classes: Mapping[str, float] = field(default_factory=dict)
 
     def eager(self, classes: np.ndarray) -> np.ndarray:
@@ -150,18 +153,19 @@ def issue(
 
     ``classes``: [n] names by ``calib.samples.host_costs.host_class``; None: all alike.
     ``sync``: the host waits after it. ``generated``: compiled code launches it, so that only the
-    driver's part is paid. A kernel takes the device at least as long as kernels can follow one
+    driver's part is paid. A kernel takes the device for its busy time and the gap to the next one,
+    in a stream or in a graph, and at least as long as kernels that do nothing can follow one
     another. A graph cannot hold a sync: it ends there, and another is launched after it.
     """
     waits = np.where(sync, cost.sync, 0.0)
     if execution == GRAPH:
         first = np.concatenate([[True], sync[:-1]]) if len(sync) else sync
         host = np.where(first, cost.graph_launch, 0.0)
-        return Launches(host, np.maximum(kernel_s, cost.graph_node), waits)
+        return Launches(host, np.maximum(kernel_s + cost.node_gap, cost.graph_node), waits)
     host = np.full(len(kernel_s), cost.eager_operator) if classes is None else cost.eager(classes)
     if execution == COMPILED:
         host = np.where(generated, cost.launch, host)
-    return Launches(host, np.maximum(kernel_s, cost.dependent_gap), waits)
+    return Launches(host, np.maximum(kernel_s + cost.stream_gap, cost.dependent_gap), waits)
 
 
 _ENDS = {"estimate_s": "estimate_s", "low_s": "low_s", "high_s": "high_s"}

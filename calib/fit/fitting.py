@@ -29,6 +29,7 @@ from calib.fit.residual import MOST_EXACT
 from calib.fit.trees import sum_of
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.samples.drift import drift_corrected, typical, visits
+from calib.samples.faults import clean
 from calib.samples.sample import Sample
 from model.ops import Operator, TensorCoreOperator
 
@@ -45,7 +46,7 @@ def fit(
 
     Raises ``CalibError`` for another device that ``conf/hw`` does not describe by figures.
     """
-    usable = [s for s in samples if s.status == "ok" and len(s.seconds)]
+    usable = [s for s in clean(samples) if s.status == "ok" and len(s.seconds)]
     groups: dict[Key, list[Sample]] = {}
     for sample in usable:
         key = (sample.implementation, kind_of(sample.op), dtype_of(sample.op))
@@ -58,7 +59,7 @@ def fit(
             kinds[key] = fitted
             held_out.append(dict(zip(HELD_OUT_COLUMNS, (*key, *row), strict=True)))
     table = pd.DataFrame(held_out, columns=HELD_OUT_COLUMNS)
-    own = [s for s in usable if s.hardware == hardware.name]
+    own = [s for s in usable if s.hardware == hardware.name]  # clean, and so not cleaned again
     return Calibration(hardware, kinds, table, measured_shapes(own, hardware))
 
 
@@ -179,7 +180,8 @@ def measured_shapes(
     samples: Sequence[Sample], hardware: Hardware
 ) -> dict[tuple[str, Operator, str], tuple[float, float, float]]:
     """Expected seconds, 5th and 95th percentile of the repeats of each shape, drift-corrected."""
-    usable = [s for s in samples if s.status == "ok" and len(s.seconds) and s.expected > 0]
+    known_good = (s for s in clean(samples) if s.status == "ok" and len(s.seconds))
+    usable = [s for s in known_good if s.expected > 0]
     corrected = drift_corrected(usable, hardware)
     known: dict[tuple[str, Operator, str], tuple[float, float, float]] = {}
     places = visits(usable)

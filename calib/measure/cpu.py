@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from calib.measure.cases.arena import Arena, Unsupported, weight_stream
 from calib.measure.cases.torch_cases import build
 from calib.measure.clock import StopRule, time_repeats
 from calib.measure.contention import undisturbed
-from calib.measure.instrument import OUT_OF_MEMORY, UNSUPPORTED, Reading
+from calib.measure.instrument import OUT_OF_MEMORY, UNSUPPORTED, Reading, Taken
 from calib.measure.probes import Speed, speed
 from model.ops import Operator
 
@@ -52,6 +54,10 @@ class CpuInstrument:
         except (MemoryError, torch.OutOfMemoryError) as error:
             return Reading(status=OUT_OF_MEMORY, reason=str(error).partition("\n")[0])
         return Reading(tuple(seconds), method="wall", discarded=sum(map(len, others)))
+
+    def finish(self, taken: Sequence[Taken]) -> list[Reading]:
+        """As they are: a call's wall time holds all that it does."""
+        return [one.reading for one in taken]
 
     def speed(self) -> Speed:
         return undisturbed(speed)[0]

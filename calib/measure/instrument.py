@@ -7,11 +7,13 @@ cannot be measured is an answer (``Reading.status``), not an exception.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from calib.measure.clock import StopRule
 from calib.measure.probes import Speed
+from calib.samples.sample import Kernel
 from model.ops import Operator
 
 OK, UNSUPPORTED, OUT_OF_MEMORY = "ok", "unsupported", "out of memory"
@@ -39,9 +41,11 @@ class Reading:
 
     ``seconds``: raw, one a repeat; ``method``: ``wall`` (the host's clock), ``events`` (device
     events in a stream that was held until all was enqueued), ``unheld`` (device events where the
-    operator itself waits for the device) or ``graph`` (replays of a CUDA graph, a repeat is the
-    mean of its copies); ``discarded``: repeats thrown away under the discard rule; ``reason``: in
-    words, where ``status`` is not ``ok``.
+    operator itself waits for the device), ``graph`` (replays of a CUDA graph, a repeat is the
+    mean of its copies) or ``profiler`` (the sum of its kernels); ``discarded``: repeats thrown away
+    under the discard rule; ``reason``: in words, where ``status`` is not ``ok``. ``gap_s``: what is
+    still in the seconds for each kernel beyond the first, until ``Instrument.finish``, which tells
+    ``kernels``, ``backend`` and ``fault``.
     """
 
     seconds: tuple[float, ...] = ()
@@ -50,6 +54,25 @@ class Reading:
     method: str = ""
     discarded: int = 0
     telemetry: Telemetry = field(default_factory=Telemetry)
+    gap_s: float = 0.0
+    fault: str = ""
+    backend: str = ""
+    kernels: tuple[Kernel, ...] = ()
+
+    def told(self) -> dict[str, Any]:
+        """The fields of a sample that finishing a reading may change."""
+        same = ("method", "fault", "backend", "kernels")
+        return {"seconds": list(self.seconds), **{name: getattr(self, name) for name in same}}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A reading, and of what it is: the arguments of ``Instrument.measure``."""
+
+    op: Operator
+    implementation: str
+    cache: str
+    reading: Reading
 
 
 class Instrument(Protocol):
@@ -70,6 +93,11 @@ class Instrument(Protocol):
 
     def measure(self, op: Operator, implementation: str, cache: str, rule: StopRule) -> Reading:
         """Build ``op`` on random data, time it ``cold`` or ``hot`` until ``rule`` is content."""
+
+    def finish(self, taken: Sequence[Taken]) -> list[Reading]:
+        """The readings of ``taken``, completed by what is cheaper to ask for many at once: the
+        kernels that ran, and with them the busy time of what launched several. Raises
+        ``DeviceLost``."""
 
     def speed(self) -> Speed:
         """What probes reach just now. Raises ``DeviceLost``."""

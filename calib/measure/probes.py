@@ -35,6 +35,16 @@ class Speed:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+STEADY = 1.15
+"""Probes around a block that differ by a larger factor have seen two machines."""
+
+
+def steady(before: Speed, after: Speed) -> bool:
+    """Whether probes before and after a block saw the same machine."""
+    ratios = (after.flops / before.flops, after.bandwidth / before.bandwidth)
+    return all(1 / STEADY <= ratio <= STEADY for ratio in ratios)
+
+
 @dataclass(frozen=True)
 class Peaks:
     """Peaks: product FLOP/s by dtype, pointwise FLOP/s, copy bytes/s, dispatch seconds."""

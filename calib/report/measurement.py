@@ -36,6 +36,7 @@ def _phase_row(phase: str, found: Mapping[str, Any]) -> dict[str, str]:
     slower = [s - 1 for s in found.get("slowdown", {}).get(phase, ())]
     joined = found.get("coverage", {}).get("phases", {}).get(phase, {})
     gaps = {gap["phase"]: gap for gap in found.get("gaps", ())}
+    clocks = {c["what"]: c for c in found.get("clocks", ()) if c["phase"] == phase}
     taken = f"{joined['matched']:,} of {joined['operators']:,}" if joined else UNKNOWN
     return {
         "phase": phase,
@@ -45,7 +46,17 @@ def _phase_row(phase: str, found: Mapping[str, Any]) -> dict[str, str]:
         "operators matched": taken,
         "of their time": percent(joined.get("share")),
         "between operators": seconds(gaps.get(phase, {}).get("gap_per_operator_s")),
+        "sum of operators": beside(clocks.get("operators")),
+        "wall time": beside(clocks.get("wall")),
     }
+
+
+def beside(clock: Mapping[str, Any] | None) -> str:
+    """An estimate beside its own clock: "2.15 ms, clock 2.18 ms (-1.4%)"."""
+    if clock is None or clock["error"] is None:
+        return UNKNOWN
+    estimate, measured = seconds(clock["estimate_s"]), seconds(clock["measured_s"])
+    return f"{estimate}, clock {measured} ({percent(clock['error'], signed=True)})"
 
 
 def several(values: Sequence[float]) -> str:

@@ -6,20 +6,23 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from calib.errors import CalibError
-from calib.samples.sample import Sample
+from calib.samples.faults import recorded_faults
+from calib.samples.sample import Kernel, Sample
 from model.ops import OPERATORS, Operator
 
 SCHEMA_VERSION = 3
 """Version of the table below. History: 1, the first; 2, with ``method`` and ``discarded``; 3, with
-``probe_host``."""
+``probe_host``, ``fault``, ``backend``, ``kernels``, and seconds that are a device's busy time."""
 
-_READABLE = {"1": ("method", "discarded", "probe_host"), "2": ("probe_host",), "3": ()}
-"""Versions that can be read, and the columns they lack: such samples get the defaults."""
+_SINCE_3 = ("probe_host", "fault", "backend", "kernels")
+_READABLE = {"1": ("method", "discarded", *_SINCE_3), "2": _SINCE_3, "3": ()}
+"""Versions that can be read, and the columns they lack: such samples get the defaults, and the
+faults that how they were timed tells."""
 
 
 def op_to_json(op: Operator) -> str:
@@ -33,7 +36,7 @@ def op_from_json(kind: str, text: str) -> Operator:
     return OPERATORS[kind](**json.loads(text))
 
 
-_PLAIN = [f.name for f in fields(Sample) if f.name not in ("op", "seconds", "versions")]
+_PLAIN = [f.name for f in fields(Sample) if f.name not in ("op", "seconds", "kernels", "versions")]
 
 
 def _schema() -> Any:
@@ -43,7 +46,10 @@ def _schema() -> Any:
     types = dict.fromkeys(_PLAIN, text)
     types |= {n: number for n in _PLAIN if n.startswith(("probe_", "sm_", "memory_", "power_"))}
     types |= {"temperature_c": number, "threads": pa.int64(), "discarded": pa.int64()}
-    columns = {"kind": text, "shape": text, "seconds": pa.list_(number), **types, "versions": text}
+    three = pa.list_(pa.int64())
+    kernel = [("name", text), ("grid", three), ("block", three), ("share", number)]
+    columns = {"kind": text, "shape": text, "seconds": pa.list_(number), **types}
+    columns |= {"kernels": pa.list_(pa.struct(kernel)), "versions": text}
     return pa.schema(list(columns.items()), metadata={"calib_schema": str(SCHEMA_VERSION)})
 
 
@@ -53,6 +59,7 @@ def _row(sample: Sample) -> dict[str, Any]:
         "kind": sample.op.operator,
         "shape": op_to_json(sample.op),
         "seconds": [float(s) for s in sample.seconds],
+        "kernels": [asdict(kernel) for kernel in sample.kernels],
         "versions": json.dumps(sample.versions),
         **plain,
     }
@@ -122,11 +129,23 @@ def _read_part(path: Path) -> list[Sample]:
             f"samples: {path} has schema version {version}: expected {SCHEMA_VERSION}; "
             "measure again or use the version of calib that wrote it"
         )
-    names = [name for name in _PLAIN if name not in _READABLE[version]]
-    return [_sample(row, names) for row in table.to_pylist()]
+    lacks = _READABLE[version]
+    names = [name for name in _PLAIN if name not in lacks]
+    samples = [_sample(row, names) for row in table.to_pylist()]
+    return [replace(s, fault=recorded_faults(s)) for s in samples] if "fault" in lacks else samples
 
 
 def _sample(row: dict[str, Any], names: Sequence[str]) -> Sample:
     plain = {name: row[name] for name in names}
     op = op_from_json(row["kind"], row["shape"])
-    return Sample(op=op, seconds=row["seconds"], versions=json.loads(row["versions"]), **plain)
+    return Sample(
+        op=op,
+        seconds=row["seconds"],
+        kernels=tuple(_kernel(k) for k in row.get("kernels") or ()),
+        versions=json.loads(row["versions"]),
+        **plain,
+    )
+
+
+def _kernel(row: dict[str, Any]) -> Kernel:
+    return Kernel(row["name"], tuple(row["grid"]), tuple(row["block"]), row["share"])

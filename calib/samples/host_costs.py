@@ -53,6 +53,11 @@ GRAPH_NODE = Other("graph_node", dtype="int64")
 """As DEPENDENT_GAP, for the nodes of a CUDA graph that is replayed."""
 GRAPH_LAUNCH = Other("graph_launch", dtype="int64")
 """Seconds of the host to launch a CUDA graph once, whatever it holds."""
+STREAM_GAP = Other("stream_gap", dtype="int64")
+"""Seconds of the device from the end of one kernel of a queue to the start of the next that depends
+on it, where both fill the device and the queue is full. No sample of an operator holds it."""
+NODE_GAP = Other("node_gap", dtype="int64")
+"""As STREAM_GAP, for the nodes of a CUDA graph that is replayed."""
 
 POINTWISE, MOVE, PRODUCT, NORM = "pointwise", "move", "product", "norm"
 ATTENTION, CONVOLUTION = "attention", "convolution"
@@ -75,6 +80,7 @@ _CLASS_OF = {
 _ALL = (
     *(MODULE_CODE, LAUNCH, DEPENDENT_GAP, SYNC, GRAPH_NODE, GRAPH_LAUNCH, ATTENTION_PLAN),
     *CLASS_OPERATORS.values(),
+    *(STREAM_GAP, NODE_GAP),
 )
 HOST_COSTS: dict[str, Other] = {op.name: op for op in _ALL}
 """Every one of them by the name under which it is stored."""
@@ -117,6 +123,8 @@ class HostCosts:
     sync: Cost
     graph_node: Cost
     graph_launch: Cost
+    stream_gap: Cost
+    node_gap: Cost
     attention_plan: Cost | None = None
     classes: Mapping[str, Cost] = field(default_factory=dict)
 

@@ -16,6 +16,17 @@ COLD, HOT = "cold", "hot"
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """One kernel that an operator launched: its name, blocks of the grid and threads of a block in
+    three dimensions (none of a copy or a fill by the driver), its share of the operator's time."""
+
+    name: str
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    share: float
+
+
+@dataclass(frozen=True)
 class Sample:
     """One operator, measured; where a device's speed wanders, one visit of several.
 
@@ -28,8 +39,10 @@ class Sample:
     many tiny operators a card's host then issued in a second. ``status``:
     ``ok``, ``unsupported`` or ``out of memory`` (then ``seconds`` is empty), ``wrong`` (not the
     reference's output), ``throttled`` or ``lost`` (the process lost the device over it).
-    ``method``: how it was timed (``wall``, ``events``, ``unheld``, ``graph``; empty where no one
-    says); ``discarded``: repeats thrown away.
+    ``method``: how it was timed (``wall``, ``events``, ``unheld``, ``graph``, ``profiler``; empty
+    where no one says); ``discarded``: repeats thrown away. ``fault``: what is known to be wrong
+    with the seconds (:mod:`calib.samples.faults`), by comma; empty: nothing. ``kernels``: what it
+    launched, in order, on a card that was asked; ``backend``: the attention that torch chose.
     """
 
     op: Operator
@@ -53,6 +66,9 @@ class Sample:
     throttle: str = ""
     method: str = ""
     discarded: int = 0
+    fault: str = ""
+    backend: str = ""
+    kernels: tuple[Kernel, ...] = ()
     started: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 

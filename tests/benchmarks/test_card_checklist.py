@@ -11,12 +11,14 @@ from dataclasses import replace
 import pytest
 from simulated_gpu import KernelBench, SimulatedCard, Trace
 
-from benchmarks.card import checklist, summary, tables, wheels
+from benchmarks.card import agree, checklist, summary, tables, wheels
 from benchmarks.card import repeat as again
 from benchmarks.card.checklist import DONE, FAILED, LEFT, LOST, TIMED_OUT, Outcome, Step
 from calib.checkout import ROOT
 from calib.hardware.datasheet import load_hardware
+from calib.measure.cuda import timer
 from calib.measure.cuda.instrument import CudaInstrument
+from calib.measure.cuda.launches import Launch
 from calib.samples.host_costs import LAUNCH
 from calib.samples.sample import Sample
 from calib.samples.store import SampleStore
@@ -78,7 +80,7 @@ def test_no_step_takes_longer_than_nine_minutes():
 
 def test_the_order_of_worth():
     names = [s.name for s in checklist.steps(ROOT)]
-    assert names == ["tests", "sweep", "model", "graph", "kernels", "tables", "repeat"]
+    assert names == ["tests", "agree", "sweep", "model", "graph", "kernels", "tables", "repeat"]
 
 
 @pytest.mark.parametrize(("losses", "status", "seconds"), [(2, DONE, 90), (9, LOST, 90)])
@@ -182,9 +184,9 @@ def test_results_are_few_and_small(tmp_path, monkeypatch):
     assert len(notes) == 1 and "modules.parquet" in notes[0]
 
 
-def simulated(noise=1.0):
+def simulated(seconds=5e-3, noise=1.0):
     card = SimulatedCard(noise=lambda: noise)
-    return CudaInstrument(H200, card, Trace(card), KernelBench(card, 5e-3, 5e-3))
+    return CudaInstrument(H200, card, Trace(card), KernelBench(card, seconds, seconds))
 
 
 def test_repeating_on_a_slower_machine_is_normalised(tmp_path):
@@ -207,6 +209,22 @@ def test_tables_are_measured_hot_and_compared_by_kind():
     assert found["matmul"]["median_ratio"] == pytest.approx(1.25, rel=0.01)
 
 
+def test_the_ways_to_time_agree_on_a_card_whose_l2_is_flushed_clean():
+    found = agree.compared(simulated(50e-6))
+    assert found["agree"] and found["worst"] < 0.01 and len(found["shapes"]) == 6
+    for row in found["shapes"]:
+        for way in ("events_s", "graph_s", "profiler_s"):
+            assert row[way] == pytest.approx(50e-6, rel=0.01)
+    assert found["launch_after_s"] == pytest.approx(found["launch_before_s"], rel=0.01)
+
+
+def test_a_flush_by_writing_is_told(monkeypatch):
+    monkeypatch.setattr(timer, "flush", lambda card: card.write(2 * card.l2_bytes))
+    found = agree.compared(simulated(50e-6))
+    assert not found["agree"]
+    assert found["worst"] == pytest.approx(1 - 50.2125 / 58.5, rel=0.01)
+
+
 def test_carried_tables_are_read_before_the_package(tmp_path):
     from calib.samples.files import write_samples
 
@@ -223,6 +241,10 @@ def test_a_decode_step_is_timed_eagerly_and_replayed():
 
     replays = []
 
+    def profiled(run):
+        run()
+        return [Launch("k", (1,), (1,), 2e-6)] * 3
+
     def capture(runs):
         lengths = []
 
@@ -235,8 +257,9 @@ def test_a_decode_step_is_timed_eagerly_and_replayed():
     with torch.no_grad():
         passes, state = open_passes(MINIATURE, Workload("small", side=64, decode_steps=2), "cpu")
         before = state.cache.layers[0].keys.shape[-2]
-        found = measure(passes, state, capture, repeats=3)
+        found = measure(passes, state, capture, profiled, repeats=3)
     assert len(found["eager_s"]) == len(found["graph_s"]) == len(replays) == 3
+    assert found["kernels_median_s"] == pytest.approx(6e-6) and found["kernels"] == 3
     assert state.cache.layers[0].keys.shape[-2] == before and found["context"] == before + 1
 
 

@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 
 from benchmarks.recorded import __main__ as benchmark
-from benchmarks.recorded.clean import cleaned, surcharge_s
+from benchmarks.recorded.clean import cleaned
 from benchmarks.recorded.record import Recorded, read_record
 from benchmarks.recorded.rows import recorded_phase, rows_of
 from benchmarks.recorded.workloads import phases_of, workload_of
 from calib.hardware.datasheet import load_hardware
+from calib.samples.faults import DIRTY_FLUSH, NO_KERNEL
 from calib.samples.files import read_samples, write_samples
-from calib.samples.host_costs import MODULE_CODE
 from calib.samples.sample import Sample
 from model.ops import Conv2d, Copy, Elementwise, GroupedMatmul, Matmul, Norm
 
@@ -72,32 +72,11 @@ def record(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("surcharge", [0.0, 4e-6, 8.5e-6])
-def test_surcharge_is_found_from_products_timed_both_ways(surcharge: float) -> None:
-    assert surcharge_s(products(surcharge), H200) == pytest.approx(surcharge, abs=2e-8)
-
-
-def test_cold_samples_by_events_lose_the_surcharge_and_all_others_nothing() -> None:
-    given = products(8e-6)
-    hot = replace(given[-1], cache="hot")
-    found = cleaned([*given, hot], [], H200)
-    assert (found.corrected, found.left_out) == (15, 0)
-    for before, after in zip(given, found.samples, strict=False):
-        off = before.median - after.median
-        assert off == pytest.approx(8e-6 * (before.method == "events"), abs=2e-8)
-    assert found.samples[-1] == hot
-
-
-def test_without_pairs_cold_samples_by_events_are_left_out() -> None:
-    events = [s for s in products(8e-6) if s.method == "events"]
-    found = cleaned(events, [], H200)
-    assert (found.surcharge_s, found.samples, found.left_out) == (None, [], len(events))
-
-
-def test_samples_of_no_kernel_and_of_module_code_are_left_out() -> None:
-    empty = Sample(Copy(128, "float32"), [5e-9], "h200", "torch", cache="hot", method="graph")
-    code = Sample(MODULE_CODE, [1.65e-4], "h200", "torch", origin="host")
-    assert cleaned([empty, code], [], H200).samples == []
+def test_what_a_fault_changes_is_counted() -> None:
+    dirty = [replace(s, fault=DIRTY_FLUSH) for s in products(8e-6) if s.method == "events"]
+    empty = Sample(Copy(128, "float32"), [5e-9], "h200", "torch", method="graph", fault=NO_KERNEL)
+    found = cleaned([*dirty, empty, products(8e-6)[0]])
+    assert (found.corrected, found.left_out, len(found.samples)) == (15, 1, 16)
 
 
 def test_rows_become_the_operators_that_their_shapes_say() -> None:

@@ -66,6 +66,10 @@ def test_one_error_for_a_phase_in_components_modules_and_operators() -> None:
     errors = components.set_index("component")["error"]
     assert modules["error"].tolist() == pytest.approx(errors[list(TIMES)].tolist())
     assert operators["error"].iloc[1] == pytest.approx(0.25)  # 4.5 measured, slowed by 5 / 4
+    of = {(c["phase"], c["what"]): c for c in about["clocks"]}
+    assert of["decode", "operators"]["error"] == pytest.approx(0.25)
+    assert of["decode", "wall"]["error"] == pytest.approx(errors["decode"])
+    assert of["decode", "wall"]["measured_s"] == pytest.approx(4.0)
     assert about["slowdown"]["vision"] == pytest.approx([1.0, 2.0, 1.25])
     assert modules["steady_s"].tolist() == pytest.approx([1.0, 4.0])  # 4 / 1.5, 9 / 1.625, 5 / 1.25
     assert modules["measured_s"].tolist() == [1.5, 5.0]

@@ -23,7 +23,14 @@ from calib.estimates.timeline import (
 from calib.samples.host_costs import COMPILED, EAGER, GRAPH, REPLAYED, Cost, HostCosts
 
 COSTS = Rates(
-    eager_operator=5.0, launch=2.0, dependent_gap=1.0, sync=4.0, graph_node=0.5, graph_launch=3.0
+    eager_operator=5.0,
+    launch=2.0,
+    dependent_gap=1.0,
+    sync=4.0,
+    graph_node=0.5,
+    graph_launch=3.0,
+    stream_gap=0.0,
+    node_gap=0.0,
 )
 
 REPLAYED_COSTS = {name: getattr(COSTS, name) for name in REPLAYED}
@@ -126,6 +133,25 @@ def test_tiny_kernels_are_as_far_apart_as_kernels_can_follow() -> None:
     assert replay(issue(*kernels(*[0.0] * 10), EAGER, COSTS)).wall_s == pytest.approx(50 + 1)
 
 
+def test_one_table_of_busy_times_gives_the_sum_the_graph_and_the_stream() -> None:
+    """Ten kernels busy for 20; 0.7 lie between two in a stream and 0.1 in a graph."""
+    gaps = replace(COSTS, stream_gap=0.7, node_gap=0.1)
+    busy = kernels(*[20.0] * 10)
+    assert replay(issue(*busy, GRAPH, gaps)).wall_s == pytest.approx(3 + 10 * 20.1)
+    assert replay(issue(*busy, EAGER, gaps)).wall_s == pytest.approx(5 + 10 * 20.7)
+    # A composite's kernels share its time, and each has a gap behind it.
+    rows = table(estimate_s=[200.0], launches=[10])
+    walled = with_wall(rows, {"decode": 1}, costs(node_gap=0.1, stream_gap=0.7), EAGER)
+    assert walled["graph_s"].sum() == pytest.approx(3 + 10 * 20.1)
+    assert walled["wall_s"].sum() == pytest.approx(5 + 10 * 20.7)
+    assert walled["idle_s"].sum() == pytest.approx(5 + 10 * 0.7)
+
+
+def test_a_host_that_is_slower_than_kernels_hides_their_gaps() -> None:
+    gaps = replace(COSTS, stream_gap=0.7)
+    assert replay(issue(*kernels(*[2.0] * 10), EAGER, gaps)).wall_s == pytest.approx(50 + 2.7)
+
+
 def test_a_graph_ends_at_a_sync() -> None:
     seconds, sync, generated = kernels(10.0, 10.0, 10.0)
     sync[0] = True
@@ -153,11 +179,10 @@ def table(**columns: list) -> pd.DataFrame:
     return made.assign(**{k: v for k, v in ends.items() if k not in made}, estimate_unseen_s=0.0)
 
 
-def costs() -> HostCosts:
-    """Estimates as in COSTS, ends at half and twice of them."""
-    return HostCosts(
-        **{n: Cost(v, v / 2, v * 2, "measured", "a test") for n, v in REPLAYED_COSTS.items()}
-    )
+def costs(**more: float) -> HostCosts:
+    """Estimates as in COSTS and ``more``, ends at half and twice of them."""
+    known = {**REPLAYED_COSTS, **more}
+    return HostCosts(**{n: Cost(v, v / 2, v * 2, "measured", "a test") for n, v in known.items()})
 
 
 def test_rows_add_up_to_the_wall_time() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 import pytest
-from simulated_gpu import NODE_GAP_S, SPIN_OVERHEAD_S, Kernel, SimulatedCard
+from simulated_gpu import EMPTY_S, NODE_GAP_S, STREAM_GAP_S, Kernel, SimulatedCard
 
 from calib.measure.cuda.costs import (
     REPEATS,
@@ -25,13 +25,13 @@ from calib.samples.host_costs import (
     GRAPH_NODE,
     LAUNCH,
     MODULE_CODE,
+    NODE_GAP,
+    STREAM_GAP,
     SYNC,
     host_class,
 )
 from model.layer import Call
 from model.ops import Attention, Elementwise, Matmul, Norm
-
-KERNEL_S = SPIN_OVERHEAD_S - 0.5e-6
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,11 @@ def costs():
     [
         (EAGER_OPERATOR, 7e-6),
         (LAUNCH, 2e-6),
-        (DEPENDENT_GAP, KERNEL_S),
+        (DEPENDENT_GAP, EMPTY_S + STREAM_GAP_S),
+        (STREAM_GAP, STREAM_GAP_S),
         (SYNC, 7e-6),
-        (GRAPH_NODE, KERNEL_S + NODE_GAP_S),
+        (GRAPH_NODE, EMPTY_S + NODE_GAP_S),
+        (NODE_GAP, NODE_GAP_S),
         (GRAPH_LAUNCH, 10e-6),
     ],
     ids=lambda v: getattr(v, "name", None),
@@ -64,7 +66,14 @@ def test_each_cost_is_what_the_card_was_given(costs, cost, seconds):
 
 
 def test_costs_are_raw_repeats(costs):
-    assert all(len(seconds) >= REPEATS for seconds in costs[1].values())
+    gaps = (STREAM_GAP, NODE_GAP)  # of medians
+    assert all(len(some) >= REPEATS for op, some in costs[1].items() if op not in gaps)
+
+
+def test_without_a_profiler_no_gap_is_claimed():
+    card = SimulatedCard(profiler=False)
+    tiny = card.call(Kernel("tiny", 1e-6, 1e-6))
+    assert STREAM_GAP not in queue_costs(Timer(card), tiny, tiny)
 
 
 CLASSES = {"pointwise": 5e-6, "move": 7e-6, "product": 14e-6, "norm": 12e-6}

@@ -10,7 +10,7 @@ import pytest
 from calib.errors import CalibError, DeviceLost
 from calib.measure.clock import StopRule
 from calib.measure.instrument import LOST, OUT_OF_MEMORY, UNSUPPORTED, Reading, Telemetry
-from calib.measure.probes import Speed
+from calib.measure.probes import Speed, steady
 from calib.measure.sweep.attempts import Attempts
 from calib.measure.sweep.design import adaptive, design, in_shares, most_useful, plain
 from calib.measure.sweep.sweep import (
@@ -22,7 +22,6 @@ from calib.measure.sweep.sweep import (
     Sweep,
     interleave,
     spent_s,
-    steady,
 )
 from calib.samples.store import SampleStore
 from model import ops
@@ -50,6 +49,9 @@ class Machine:
 
     def rule(self, limits):
         return RULE
+
+    def finish(self, taken):
+        return [one.reading for one in taken]
 
     def measure(self, op, implementation, cache, rule):
         if self.kill_at == len(self.measured):

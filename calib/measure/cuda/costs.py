@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from calib.measure.cuda.around import Surroundings, in_a_row
 from calib.measure.cuda.stream import Run, Stream, wait
 from calib.measure.cuda.timer import Timer
 from calib.samples.host_costs import (
@@ -29,9 +30,11 @@ from calib.samples.host_costs import (
     LAUNCH,
     MODULE_CODE,
     MOVE,
+    NODE_GAP,
     NORM,
     POINTWISE,
     PRODUCT,
+    STREAM_GAP,
     SYNC,
     host_class,
 )
@@ -64,7 +67,15 @@ def queue_costs(timer: Timer, tiny: Run, read: Run) -> dict[Operator, list[float
         GRAPH_LAUNCH: [host_seconds(stream, node, 20) for _ in range(REPEATS)],
         DEPENDENT_GAP: device_seconds(timer, in_a_row(empty, IN_A_ROW)),
         GRAPH_NODE: device_seconds(timer, stream.capture([empty] * IN_A_ROW)),
+        **gaps(timer.around),
     }
+
+
+def gaps(around: Surroundings) -> dict[Operator, list[float]]:
+    """Between kernels that are busy; none where no profiler said for how long they are."""
+    if not around.profiled:
+        return {}
+    return {STREAM_GAP: [around.events.gap_s], NODE_GAP: [around.graph.gap_s]}
 
 
 def host_seconds(stream: Stream, run: Run, count: int = IN_A_ROW) -> float:
@@ -80,14 +91,6 @@ def device_seconds(timer: Timer, run: Run) -> list[float]:
     """Of the device for one of ``IN_A_ROW`` kernels that ``run`` enqueues, the device held."""
     seconds, _ = timer.held(run, False, lambda seconds, _: len(seconds) >= REPEATS)
     return [s / IN_A_ROW for s in seconds]
-
-
-def in_a_row(run: Run, count: int) -> Run:
-    def all_of_them() -> None:
-        for _ in range(count):
-            run()
-
-    return all_of_them
 
 
 def class_costs(stream: Stream, runs: Mapping[str, Run]) -> dict[Operator, list[float]]:

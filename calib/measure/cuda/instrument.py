@@ -19,10 +19,19 @@ from calib.measure.cases.torch_cases import torch_cases
 from calib.measure.cases.triton_cases import triton_cases
 from calib.measure.clock import StopRule
 from calib.measure.cuda.costs import host_seconds, open_costs
+from calib.measure.cuda.kernels import Calls, Job, busy, witness
 from calib.measure.cuda.stream import Run, Stream, TorchStream, wait
 from calib.measure.cuda.telemetry import Sensor, around, open_sensor, settled, unfit
-from calib.measure.cuda.timer import Timed, Timer, measure_spin, time_operator
-from calib.measure.instrument import LOST, OUT_OF_MEMORY, THROTTLED, UNSUPPORTED, WRONG, Reading
+from calib.measure.cuda.timer import LaunchesNothing, Timed, Timer, measure_spin, time_operator
+from calib.measure.instrument import (
+    LOST,
+    OUT_OF_MEMORY,
+    THROTTLED,
+    UNSUPPORTED,
+    WRONG,
+    Reading,
+    Taken,
+)
 from calib.measure.probes import Speed
 from model import ops
 from model.ops import Operator
@@ -111,6 +120,8 @@ class CudaInstrument:
                 return self._measure(op, implementation, cache == "cold", rule)
         except Unsupported as error:
             return Reading(status=UNSUPPORTED, reason=str(error))
+        except LaunchesNothing:
+            return Reading(status=UNSUPPORTED, reason="it launches nothing")
         except torch.OutOfMemoryError as error:
             self.stream.recover()
             return Reading(status=OUT_OF_MEMORY, reason=_first_line(error))
@@ -144,7 +155,7 @@ class CudaInstrument:
         before = self.sensor.read()
         timed = self._time(op, implementation, cold, rule)
         telemetry = around(before, self.sensor.read(), timed.clock_hz)
-        return Reading(timed.seconds, method=timed.method, telemetry=telemetry)
+        return Reading(timed.seconds, method=timed.method, telemetry=telemetry, gap_s=timed.gap_s)
 
     def _time(self, op: Operator, implementation: str, cold: bool, rule: StopRule) -> Timed:
         return time_operator(
@@ -155,6 +166,30 @@ class CudaInstrument:
             nbytes=float(op.bytes),
             l2_bytes=self.hardware.l2_bytes,
         )
+
+    def finish(self, taken: Sequence[Taken]) -> list[Reading]:
+        asked = [i for i, one in enumerate(taken) if one.reading.seconds]
+        finished = [one.reading for one in taken]
+        if not asked or any(one.reading.status == LOST for one in taken):
+            return finished
+        seen = self._witnessed([taken[i] for i in asked])
+        for i, calls in zip(asked, seen or [()] * len(asked), strict=True):
+            finished[i] = busy(taken[i], calls)
+        return finished
+
+    def _witnessed(self, taken: Sequence[Taken]) -> list[Calls]:
+        """What each operator launches, in one session of the profiler; nothing where that fails."""
+        try:
+            with torch.no_grad():
+                jobs = [
+                    Job(self.bench.cases(t.op, t.implementation, 1)[0], t.cache == "cold")
+                    for t in taken
+                ]
+                return witness(self.stream, jobs)
+        except (RuntimeError, ValueError, Unsupported) as error:
+            log.warning("the kernels of %d samples are unknown: %s", len(taken), error)
+            self.stream.recover()
+            return []
 
     def speed(self) -> Speed:
         """A product of 4096 cubed, a scaled copy of 256 MiB, and a loop of tiny operators on the

@@ -15,8 +15,13 @@ from typing import Any, Protocol
 import torch
 
 from calib.errors import DeviceLost
+from calib.measure.cuda.launches import Launch, profiled
 
 Run = Callable[[], Any]
+FLUSH_TIMES = 4
+"""The L2 that a flush reads. Twice would do were the oldest lines the first to go; an L2 keeps part
+of what is read again and again, and of what is left the operator must find nothing."""
+_LINK_ELEMENTS = 2**20
 
 
 class Uncapturable(Exception):
@@ -30,6 +35,8 @@ class DeviceHung(DeviceLost):
 class Stream(Protocol):
     """A queue of work on a card, and the host's clock."""
 
+    l2_bytes: int
+
     def now(self) -> float:
         """Seconds of the host's clock."""
 
@@ -39,8 +46,11 @@ class Stream(Protocol):
     def spin(self, cycles: int) -> None:
         """Enqueue one kernel that takes so many cycles of its SM's clock."""
 
-    def flush(self) -> None:
-        """Enqueue a write of more bytes than the L2 holds."""
+    def read(self, nbytes: int) -> None:
+        """Enqueue a read of so many bytes that nothing else touches."""
+
+    def link(self) -> None:
+        """Enqueue a short kernel over all multiprocessors, on what the last link wrote."""
 
     def mark(self) -> Any:
         """Enqueue a mark whose time is taken when the device reaches it."""
@@ -57,9 +67,22 @@ class Stream(Protocol):
         Raises ``Uncapturable``.
         """
 
+    def profiled(self, run: Run) -> list[Launch]:
+        """``run`` under the profiler: what the device executed, in order; nothing where it cannot
+        be had. A session costs some 10 to 50 ms beside the run."""
+
     def recover(self) -> None:
         """After an error of one operator: free what it held. Raises ``DeviceLost`` where its
         context is broken: an error that CUDA gives to every later call of the process."""
+
+
+def flush(stream: Stream) -> None:
+    """Leave nothing in the L2 but clean lines that nobody wants: the one flush of this project.
+
+    It only reads. A flush by writing leaves lines that are to be written back, and the next
+    operator waits for that: 8 microseconds on an H200, whatever it does.
+    """
+    stream.read(FLUSH_TIMES * stream.l2_bytes)
 
 
 def wait(stream: Stream, mark: Any, limit_s: float = 20.0) -> None:
@@ -76,8 +99,9 @@ class TorchStream:
     """The current CUDA stream of torch. ``l2_bytes``: of the card."""
 
     def __init__(self, device: str, l2_bytes: int) -> None:
-        self.device = torch.device(device)
-        self._lid = torch.empty(2 * l2_bytes, dtype=torch.uint8, device=self.device)
+        self.device, self.l2_bytes = torch.device(device), l2_bytes
+        self._lid = torch.zeros(0, device=self.device)
+        self._linked = torch.zeros(_LINK_ELEMENTS, device=self.device)
 
     def now(self) -> float:
         return time.perf_counter()
@@ -88,8 +112,14 @@ class TorchStream:
     def spin(self, cycles: int) -> None:
         torch.cuda._sleep(cycles)  # one thread that reads clock64() until so many have passed
 
-    def flush(self) -> None:
-        self._lid.zero_()
+    def read(self, nbytes: int) -> None:
+        count = -(-nbytes // self._lid.element_size())
+        if count > len(self._lid):
+            self._lid = torch.zeros(count, device=self.device)
+        self._lid[:count].sum()
+
+    def link(self) -> None:
+        self._linked.neg_()
 
     def mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
@@ -113,6 +143,9 @@ class TorchStream:
             torch.cuda.set_stream(here)
             raise Uncapturable(str(error).partition("\n")[0]) from None
         return graph.replay
+
+    def profiled(self, run: Run) -> list[Launch]:
+        return profiled(run, self.device)
 
     def recover(self) -> None:
         try:

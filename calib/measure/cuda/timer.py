@@ -12,9 +12,13 @@ and the next spin is twice as long. An operator that waits for the device itself
 it is timed as it is and called ``unheld``. The first two marks give the SM clock at no cost: the
 spin's cycles over its seconds; the short spin sees to it that it begins on time.
 
-Events cost about a microsecond, so what takes less than ``GRAPH_BELOW_S`` is captured into a CUDA
-graph, many times over, each time on inputs of its own where they are to be cold, and one repeat is
-a replay over the number of copies.
+What takes less than ``GRAPH_BELOW_S`` is captured into a CUDA graph, many times over, each time on
+inputs of its own where they are to be cold, and one repeat is a replay over the number of copies.
+
+A kernel's time is the time that it keeps the device busy. What lies around it by either method was
+measured (:mod:`calib.measure.cuda.around`) and is taken off; of an operator of several kernels one
+gap, since how many there are is told later, of a block of operators at once
+(:mod:`calib.measure.cuda.kernels`).
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from calib.measure.clock import StopRule
-from calib.measure.cuda.stream import Run, Stream, Uncapturable, wait
+from calib.measure.cuda.around import measure_around
+from calib.measure.cuda.stream import Run, Stream, Uncapturable, flush, wait
 
 GRAPH_BELOW_S = 20e-6
 _GRAPH_S = 400e-6
@@ -79,11 +84,20 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Timed:
-    """All repeats of one operator that count. ``clock_hz``: median, None where nothing held."""
+    """All repeats of one operator that count, each as if it were one kernel.
+
+    ``clock_hz``: median, None where nothing held; ``gap_s``: what is to be taken off for every
+    kernel beyond the first.
+    """
 
     seconds: tuple[float, ...]
     clock_hz: float | None
     method: str
+    gap_s: float = 0.0
+
+
+class LaunchesNothing(Exception):
+    """The operator gives the device nothing to do."""
 
 
 class Timer:
@@ -92,12 +106,13 @@ class Timer:
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.spin = measure_spin(stream)
+        self.around = measure_around(self)
 
     def repeat(self, run: Run, cold: bool, hold_s: float) -> Repeat:
         stream = self.stream
         cycles = max(int(hold_s * self.spin.clock_hz), 1)
         if cold:
-            stream.flush()
+            flush(stream)
         stream.spin(_LEAD_CYCLES)
         before = stream.mark()
         stream.spin(cycles)
@@ -144,7 +159,8 @@ class Timer:
     def clock(self, cold: bool = True) -> Callable[[Run], float]:
         """Seconds of the device for one call, held: for :func:`calib.measure.clock.in_turns`.
 
-        A call that no spin can hold is timed with its waiting for the device in it.
+        The gaps between several kernels of one call are in it: contenders are compared as they
+        run. A call that no spin can hold is timed with its waiting for the device in it.
         """
         holds: dict[Run, float] = {}
 
@@ -154,7 +170,7 @@ class Timer:
             while True:
                 repeat = self.repeat(run, cold, holds[run])
                 if repeat.held or holds[run] >= _MOST_HOLD_S:
-                    return repeat.seconds
+                    return _less(repeat.seconds, self.around.events.fixed_s)
                 holds[run] = min(2 * holds[run], _MOST_HOLD_S)
 
         return seconds
@@ -165,7 +181,7 @@ class Timer:
         seconds: list[float] = []
         while not rule.done(seconds, stream.now() - begin):
             if cold:
-                stream.flush()
+                flush(stream)
             start = stream.mark()
             run()
             stop = stream.mark()
@@ -175,11 +191,26 @@ class Timer:
 
     def timed(self, run: Run, cold: bool, rule: StopRule, copies: int = 0) -> Timed:
         """Until ``rule`` is content. ``copies``: operators in a graph that ``run`` replays."""
-        seconds, clocks = self.held(run, cold, rule.done)
+        method = "graph" if copies else "events"
+        around = self.around.graph if copies else self.around.events
+        around_s = around.fixed_s + copies * around.gap_s
+
+        def own(seconds: Sequence[float]) -> list[float]:
+            return [_less(s, around_s) / max(copies, 1) for s in seconds]
+
+        seconds, clocks = self.held(run, cold, lambda some, elapsed: rule.done(own(some), elapsed))
         if not seconds:
             return self.unheld(run, cold, rule)
-        each = tuple(s / max(copies, 1) for s in seconds)
-        return Timed(each, statistics.median(clocks), "graph" if copies else "events")
+        return Timed(tuple(own(seconds)), statistics.median(clocks), method, around.gap_s)
+
+
+def _less(seconds: float, around_s: float) -> float:
+    """``seconds`` without what lies around; never below the resolution of a mark, half a
+    microsecond, or what was timed where that is less."""
+    return max(seconds - around_s, min(seconds, _RESOLUTION_S))
+
+
+_RESOLUTION_S = 0.5e-6
 
 
 def time_operator(
@@ -193,20 +224,40 @@ def time_operator(
 ) -> Timed:
     """The operator that ``make(copies)`` builds, by events or as a graph, whichever it needs.
 
-    ``nbytes``: what one execution touches. A repeat of a graph of cold copies begins with a flush
-    too, since copies of a small operator may all fit in the L2.
+    ``nbytes``: what one execution touches. Raises ``LaunchesNothing``, before a graph of it would
+    be empty.
     """
     run = make(1)[0]
     rough, _ = timer.held(run, cold, lambda seconds, _: len(seconds) == 3)
-    if not rough or (middle := statistics.median(rough)) >= GRAPH_BELOW_S:
+    if not rough:
         return timer.timed(run, cold, rule)
-    copies = graph_copies(middle, nbytes if cold else l2_bytes, l2_bytes)
-    runs = make(copies) if cold else [run] * copies
+    if (middle := statistics.median(rough)) < timer.around.least_s:
+        raise LaunchesNothing
+    seconds = _less(middle, timer.around.events.fixed_s)
+    if seconds >= GRAPH_BELOW_S:
+        return timer.timed(run, cold, rule)
+    copies = graph_copies(seconds, nbytes if cold else l2_bytes, l2_bytes)
     try:
-        replay = timer.stream.capture(runs)
+        return timed_as_graph(timer, make, run, copies, cold, rule)
     except Uncapturable:
         return timer.timed(run, cold, rule)
-    return timer.timed(replay, cold, rule, copies)
+
+
+def timed_as_graph(
+    timer: Timer,
+    make: Callable[[int], Sequence[Run]],
+    run: Run,
+    copies: int,
+    cold: bool,
+    rule: StopRule,
+) -> Timed:
+    """``copies`` of the operator as one graph. Cold ones have inputs of their own, and a repeat
+    begins with a flush too, since copies of a small operator may all fit in the L2.
+
+    Raises ``Uncapturable``.
+    """
+    runs = make(copies) if cold else [run] * copies
+    return timer.timed(timer.stream.capture(runs), cold, rule, copies)
 
 
 def graph_copies(seconds: float, nbytes: float, l2_bytes: float) -> int:

@@ -19,12 +19,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from calib.errors import DeviceLost
 from calib.measure.clock import StopRule
-from calib.measure.instrument import LOST, OK, Instrument, Reading
-from calib.measure.probes import Speed
+from calib.measure.instrument import LOST, OK, Instrument, Reading, Taken
+from calib.measure.probes import Speed, steady
 from calib.measure.sweep.attempts import FATAL, Attempts
+from calib.samples.faults import KERNELS_UNKNOWN
 from calib.samples.sample import Sample
 from calib.samples.store import SampleStore
 from model.ops import Operator
@@ -33,8 +35,6 @@ DESIGN, MODEL = "design", "model"
 """``origin`` of a sample: a shape of the design, or a model's own, which a fit can leave out."""
 BLOCK_S = 0.8
 """Length of a block [s]: short against the drift of a shared machine, long against two probes."""
-STEADY = 1.15
-"""Probes around a block that differ by a larger factor have seen two machines."""
 STRETCH_SHARE = 0.5
 """Of the budget: what all passes over one stretch of shapes take at most. The longer, the further
 apart are the visits to a shape; a plan adapts at the end of a stretch."""
@@ -81,12 +81,6 @@ def spent_s(samples: Sequence[Sample]) -> float:
     return sum(gap for gap in gaps if gap <= _LONGEST_GAP_S)
 
 
-def steady(before: Speed, after: Speed) -> bool:
-    """Whether probes before and after a block saw the same machine."""
-    ratios = (after.flops / before.flops, after.bandwidth / before.bandwidth)
-    return all(1 / STEADY <= ratio <= STEADY for ratio in ratios)
-
-
 @dataclass(frozen=True)
 class State:
     """What a plan may know when it is asked for its next point.
@@ -113,7 +107,20 @@ class Block:
     before: Speed
     opened: float
     entries: list[Entry] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+
+    def add(self, entry: Entry, taken: tuple[Reading, Sample]) -> Sample:
+        """One more, and its sample."""
+        self.entries.append(entry)
+        self.readings.append(taken[0])
+        self.samples.append(taken[1])
+        return taken[1]
+
+    def taken(self) -> list[Taken]:
+        """What an instrument finishes."""
+        pairs = zip(self.entries, self.readings, strict=True)
+        return [Taken(p.op, by, p.cache, reading) for (p, by), reading in pairs]
 
 
 @dataclass
@@ -234,10 +241,9 @@ class Sweep:
         try:
             for entry in entries:
                 self.progress(self._elapsed_s(), entry[0].op.operator)
-                block.samples.append(self._take(*entry))
-                block.entries.append(entry)
-                self._count(block.samples[-1])
-                _check(block.samples[-1])
+                sample = block.add(entry, self._take(*entry))
+                self._count(sample)
+                _check(sample)
                 if self.clock() - block.opened >= BLOCK_S:
                     after = self._settle(block)
                     self._store(block, after)
@@ -268,7 +274,7 @@ class Sweep:
         log.debug("the machine changed under %d samples: measured again", len(block.samples))
         began = self.clock()
         for i, entry in enumerate(block.entries):
-            block.samples[i] = self._take(*entry)
+            block.readings[i], block.samples[i] = self._take(*entry)
             _check(block.samples[i])
         block.before = now
         self._repeated += len(block.samples)
@@ -276,32 +282,41 @@ class Sweep:
         return self.instrument.speed()
 
     def _store(self, block: Block, after: Speed) -> None:
-        """Give the block's samples the mean of the probes around them, and store them."""
+        """Finish the block's samples, give them the mean of the probes around them, store them."""
         flops = (block.before.flops + after.flops) / 2
         bandwidth = (block.before.bandwidth + after.bandwidth) / 2
         known = [speed.host for speed in (block.before, after) if speed.host]
         host = sum(known) / len(known) if known else None
+        probes: dict[str, Any] = {"probe_flops": flops, "probe_bandwidth": bandwidth}
+        probes["probe_host"] = host
+        lost = None
+        try:
+            finished = self.instrument.finish(block.taken())
+        except DeviceLost as error:  # none of the block's shapes did it: they had been timed
+            lost = error
+            finished = [replace(r, fault=KERNELS_UNKNOWN) for r in block.readings]
         probed = [
-            replace(s, probe_flops=flops, probe_bandwidth=bandwidth, probe_host=host)
-            for s in block.samples
+            replace(sample, **reading.told(), **probes)
+            for sample, reading in zip(block.samples, finished, strict=True)
         ]
         self.store.append(probed)
         self.samples.extend(probed)
-        block.samples = []
+        block.entries, block.readings, block.samples = [], [], []
+        if lost is not None:
+            raise lost
 
-    def _take(self, point: Point, implementation: str) -> Sample:
-        """One sample; what the device cannot run is recorded as such, without seconds."""
+    def _take(self, point: Point, implementation: str) -> tuple[Reading, Sample]:
+        """A reading and its sample; what cannot run is recorded as such, without seconds."""
         began = self.clock()
         self._attempts.begin(point.op, implementation, point.cache, point.origin)
         reading = self.instrument.measure(point.op, implementation, point.cache, self.rule)
         if reading.status == LOST:
             log.warning("%s: %s", point.op, reading.reason)
-        return self._sample(point, implementation, began, reading)
+        return reading, self._sample(point, implementation, began, reading)
 
     def _sample(self, point: Point, implementation: str, began: float, reading: Reading) -> Sample:
         return Sample(
             op=point.op,
-            seconds=list(reading.seconds),
             hardware=self.store.hardware,
             implementation=implementation,
             cache=point.cache,
@@ -309,10 +324,10 @@ class Sweep:
             status=reading.status,
             device=self.store.device,
             threads=self.instrument.threads,
-            method=reading.method,
             discarded=reading.discarded,
             started=datetime.fromtimestamp(began, UTC).isoformat(timespec="milliseconds"),
             versions=self.versions,
+            **reading.told(),
             **asdict(reading.telemetry),
         )
 
