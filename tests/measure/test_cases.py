@@ -154,3 +154,27 @@ def test_products_of_narrow_types_need_a_card():
 def test_products_of_narrow_types_on_a_card(dtype):
     arena = Arena(2**27, device="cuda")
     assert error_of(torch_cases(ops.Matmul(64, 128, 256, dtype=dtype), arena)[0]) == ""
+
+
+@pytest.mark.parametrize(
+    ("op", "why"),
+    [
+        (ops.Elementwise(292, inputs=2, dtype="bool"), "of bool, torch's is a logical or"),
+        (ops.Matmul(8, 8, 8, dtype="float32"), "multiply float32 as tf32"),
+        (ops.Conv2d(1, 8, 8, 4, 4, 3, dtype="float32"), "multiply float32 as tf32"),
+        (ops.Matmul(8, 8, 8, dtype="int8"), "of floating point"),
+    ],
+)
+def test_what_our_kernels_do_not_do_is_refused_by_name(op, why):
+    with pytest.raises(Unsupported, match=why):
+        triton_cases(op, ARENA)
+
+
+def test_our_product_of_tf32_takes_float32():
+    (case,) = triton_cases(ops.Matmul(8, 16, 24, dtype="tf32"), ARENA)
+    assert [x.dtype for x in case.args[:2]] == [torch.float32] * 2
+
+
+def test_an_allocation_on_a_card_is_no_kernel():
+    with pytest.raises(Unsupported, match="launches no kernel"):
+        torch_cases(ops.Other("empty_like", dtype="int64"), Arena(2**20, device="meta"))

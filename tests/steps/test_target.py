@@ -130,7 +130,7 @@ def test_a_card_is_swept_with_both_implementations(machine, tmp_path, monkeypatc
     swept = [s for s in done.samples if s.origin != "host"]
     assert {s.implementation for s in swept} == {"torch", "triton"}
     assert {s.origin for s in swept} >= {"ceiling", "model", "design"}
-    assert all(s.sm_clock_hz and s.probe_flops and s.power_w for s in swept)
+    assert all(s.sm_clock_hz and s.probe_flops and s.power_w is None for s in swept)
     assert {s.op for s in done.samples if s.origin == "host"} == {EAGER_OPERATOR, LAUNCH}
     figures = {c.name: c for c in ceilings.ceilings(done.samples, done.hardware)}
     assert figures["product of bfloat16"].clock_share and figures["eager operator"].measured == 7e-6
