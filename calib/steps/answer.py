@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from calib.hardware.versions import versions
 from calib.samples.host_costs import COMPILED, HostCosts, host_costs
 from calib.steps.notes import image_notes, issue_notes, module_code_notes, source_notes
+from calib.steps.refits import with_pace
 from calib.steps.request import dimensions_of
 from calib.steps.target import CPU, Target
 from model.workload import Phase, Workload
@@ -92,7 +93,7 @@ def answer(
         modules=found.modules,
         components=found.components,
         figures=figure_table(found.components, workload, sees),
-        fits=(unseen or calibration).held_out,
+        fits=with_pace((unseen or calibration).held_out, target.store.folder),
         measurement=found.measurement,
         timeline=timeline_table(found.operators, repeats),
         launches=launch_table(found.operators, last, repeats[last], costs, execution)

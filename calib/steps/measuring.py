@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from calib.errors import CalibError, one_of
@@ -24,10 +26,14 @@ from model.workload import Phase, Workload
 if TYPE_CHECKING:
     from calib.estimates.tables import Estimator
     from calib.fit.calibration import Calibration
+    from calib.measure.cuda.instrument import CudaInstrument
     from calib.measure.instrument import Instrument
     from calib.measure.probes import Speed
     from calib.measure.reference.measurement import Measurement
     from calib.measure.sweep.choice import Uncertainty
+    from calib.measure.sweep.sweep import Point, Sweep
+
+log = logging.getLogger(__name__)
 
 HF = "hf"
 """The architecture that is a configuration of ``transformers``, and traced."""
@@ -79,45 +85,74 @@ def measure_operators(config: dict[str, Any], target: Target, phases: dict[str, 
     models = [Point(op, cache, ORIGIN) for op, cache in ceiling_operators(hardware)]
     models += [Point(op, cache, MODEL) for op, cache in caches.items()]
     instrument = open_instrument(target, config["seed"])
-    with stage("measuring operators", limits["budget_s"]) as tell:
+    reach = 4 if target.on_card else 1
+    keep = partial(_short, hardware=hardware)
+    if target.on_card:
+        limits = {**limits, "budget_s": limits["card_budget_s"], "cap_s": limits["card_cap_s"]}
+    budget_s = limits["budget_s"]
+    with stage("measuring operators", budget_s) as tell:
         sweep = Sweep(
             instrument,
             target.store,
-            limits["budget_s"],
+            budget_s,
             instrument.rule(limits),
             versions(target.on_card),
             lambda elapsed_s, label: tell(label, elapsed_s),
         )
-        reach = 4 if target.on_card else 1
-        keep = partial(_short, hardware=hardware)
-        refit = partial(_uncertainty, hardware=hardware)
-        sweep.run(models, adaptive(refit, config["seed"], keep, reach))
+        if target.on_card:
+            sweep_card(sweep, hardware, models, config["seed"], keep, reach)
+        else:
+            refit = partial(_uncertainty, hardware=hardware)
+            sweep.run(models, adaptive(refit, config["seed"], keep, reach))
     measure_costs(target, instrument)
     target.store.compact()
     return replace(target, samples=target.store.samples())
 
 
-def _uncertainty(samples: Sequence[Sample], hardware: Hardware) -> Uncertainty:
-    """How unsure a fit to ``samples`` is of operators: half of its interval, in log seconds.
+def sweep_card(
+    sweep: Sweep,
+    hardware: Hardware,
+    models: Sequence[Point],
+    seed: int,
+    keep: Callable[[Operator], bool],
+    reach: int,
+) -> None:
+    """A card's minutes are for measuring: torch's operators are compared before, our kernels are
+    compiled and fits are made in other processes meanwhile."""
+    from calib.measure.sweep.design import adaptive, design
+    from calib.measure.sweep.order import DESIGN_SHARE, by_worth
+    from calib.measure.sweep.sweep import spent_s
+    from calib.steps.refits import Refits, in_words, one_process, read_trail
 
-    Where too few shapes of a kind succeeded for a fit, it is unsure by a factor of e.
-    """
+    card: CudaInstrument = sweep.instrument  # type: ignore[assignment]
+    first = (op for op, _ in islice(design(seed, keep, reach), _PROVED))
+    began = sweep.clock()
+    card.prove([*first, *(point.op for point in models)])
+    sweep.budget_s = max(sweep.budget_s - (sweep.clock() - began), 0.0)
+    refits, ahead = Refits(hardware, one_process(), spent_s), card.ahead()
+    try:
+        sweep.order = by_worth(ahead, refits.good)
+        sweep.run(models, adaptive(refits, seed, keep, reach, DESIGN_SHARE))
+    finally:
+        ahead.close()
+        refits.close(sweep.store.folder)
+    log.info(in_words(read_trail(sweep.store.folder)))
+
+
+_PROVED = 400
+"""Shapes of the design that have every kind and dtype among them."""
+
+
+def _uncertainty(samples: Sequence[Sample], hardware: Hardware) -> Uncertainty:
+    """How unsure a fit to ``samples`` is of operators, found here and now: a CPU that is measured
+    must not fit meanwhile."""
     import numpy as np
 
-    from calib.fit.calibration import ROOFLINE
-    from calib.fit.fitting import fit
+    from calib.steps.refits import fit_torch, spread_of
 
     if not samples:
         return lambda ops: np.ones(len(ops))
-    first = [s for s in samples if s.implementation == samples[0].implementation]
-    known = replace(fit(first, hardware), measured={})
-
-    def spread(ops: Sequence[Operator]) -> Any:
-        table = known.estimate(ops, first[0].implementation)
-        half = np.log((table["high_s"] / table["low_s"]).to_numpy()) / 2
-        return np.where(table["provenance"] == ROOFLINE, 1.0, half)
-
-    return spread
+    return spread_of(fit_torch(samples, hardware), samples[0].implementation)
 
 
 def _short(op: Operator, hardware: Hardware) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 
 import pytest
@@ -100,6 +101,26 @@ def test_a_torch_without_cuda_is_told_and_nothing_hangs(machine, tmp_path):
         open_instrument(find_target(config(tmp_path)))
 
 
+class Nothing:
+    """Nothing is compiled ahead."""
+
+    def begin(self, op, implementation):
+        pass
+
+    def ready(self, op, implementation):
+        return True
+
+    def close(self):
+        pass
+
+
+class AtOnce(Executor):
+    def submit(self, function, /, *arguments, **more):
+        future = Future()
+        future.set_result(function(*arguments, **more))
+        return future
+
+
 def test_a_card_is_swept_with_both_implementations(machine, tmp_path, monkeypatch):
     """From the configuration to stored samples, on a simulated card."""
     from simulated_gpu import KernelBench, SimulatedCard, Trace
@@ -115,14 +136,17 @@ def test_a_card_is_swept_with_both_implementations(machine, tmp_path, monkeypatc
         card = SimulatedCard()
         instrument = CudaInstrument(target.hardware, card, Trace(card), KernelBench(card))
         instrument.costs = lambda: {EAGER_OPERATOR: [7e-6], LAUNCH: [2e-6]}
+        instrument.ahead = Nothing
         return instrument
 
     machine(H200)
     monkeypatch.setattr(steps, "open_instrument", simulated)
+    monkeypatch.setattr("calib.steps.refits.one_process", AtOnce)
     monkeypatch.setattr(steps, "versions", lambda target: {"driver": "made up"})
     few = [Point(ops.Matmul(m, 64, 64), "cold") for m in (1, 2, 3)]
     monkeypatch.setattr("calib.measure.sweep.design.adaptive", lambda *_: lambda state: iter(few))
     limits = {"budget_s": 600.0, "spread": 0.01, "cap_s": 0.1, "least": 5, "most": 20}
+    limits |= {"card_budget_s": 600.0, "card_cap_s": 0.1}
     asked = config(tmp_path, mode="calibrate") | {"sweep": limits, "seed": 0}
     model = steps.build("vit")
     phases = model.phases(Workload("tiny", side=224))

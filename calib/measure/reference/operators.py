@@ -129,7 +129,7 @@ def profile_pass(run: Callable[[], Any], device: str) -> Profile:
     with profile(
         activities=activities,
         record_shapes=True,
-        acc_events=True,  # there is one cycle; without it torch warns that later ones clear it
+        acc_events=True,  # no cycle follows another, which torch would warn of
         experimental_config=torch._C._profiler._ExperimentalConfig(capture_overload_names=True),
     ) as profiler:
         synchronise(device)
@@ -285,9 +285,8 @@ def event_seconds(calls: int = 20) -> float:
     plain, recorded, events = [], [], 1
     for _ in range(7):
         plain.append(run())
-        with profile(
-            activities=[ProfilerActivity.CPU], record_shapes=True, acc_events=True
-        ) as profiler:
+        recording = profile(activities=[ProfilerActivity.CPU], record_shapes=True, acc_events=True)
+        with recording as profiler:
             recorded.append(run())
         events = len(profiler.profiler.kineto_results.events()) // calls
     return max(0.0, min(recorded) - min(plain)) / events
