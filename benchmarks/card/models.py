@@ -5,8 +5,8 @@
     python -m benchmarks.card.models --out <folder> --config my/config.json --batch 4
 
 Random weights, from configurations alone. ``models.json`` holds an entry a phase, and
-``<model>.<workload>.<phase>.parquet`` its operators in order; both are written as soon as a phase
-is done, and a model whose phases are there is not run again. A decode step sees one token more each
+``<model>.<workload>.<phase>.parquet`` its operators in order; both are written as soon as a
+workload is done, and one that is there is not run again. A decode step sees one token more each
 time. The first round meets its lengths for the first time, so ``seconds`` and ``host`` hold what
 torch plans for a new length; the second round (``seconds_again``, ``host_again``; of decode steps
 alone) meets the same lengths again.
@@ -26,15 +26,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.traced_models import with_values
 from benchmarks.trace_coverage import CONFIGS
+from benchmarks.traced_models import with_values
 from model.workload import Workload
 
 REPEATS, WARM_UPS, REPLAYS = 12, 3, 8
 TEXT = Workload("text", prompt_tokens=512, decode_steps=32, logits="last")
 IMAGE = Workload("image", side=224, prompt_tokens=0, decode_steps=1)
 SPEECH = Workload("speech", prompt_tokens=4, decode_steps=32)
-COLUMNS = "model workload phase order path aten kind shapes dtypes seconds".split()
+COLUMNS = [
+    *("model", "workload", "phase", "order", "path"),
+    *("aten", "kind", "shapes", "dtypes", "seconds"),
+]
 
 Capture = Callable[[Sequence[Callable[[], Any]]], Callable[[], Any]]
 
@@ -150,9 +153,7 @@ def rounds(run: Callable[[], Any], device: str) -> tuple[list[float], list[float
     return seconds, host
 
 
-def replayed(
-    capture: Capture, run: Callable[[], Any], device: str
-) -> tuple[float | None, str]:
+def replayed(capture: Capture, run: Callable[[], Any], device: str) -> tuple[float | None, str]:
     """Median seconds of a replay, or why there is none."""
     from calib.measure.cuda.stream import Uncapturable
     from calib.measure.reference.passes import synchronise
