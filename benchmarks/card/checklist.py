@@ -108,7 +108,11 @@ def tests(python: str, most: int = 12) -> tuple[str, ...]:
     command = (python, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "-p", "no:benchmark")
     if find_spec("xdist") is not None:
         command += ("-n", str(max(1, min(most, (os.cpu_count() or 1) - 1))))
-    return (*command, "tests/kernels")
+    return (*command, *ON_A_CARD)
+
+
+ON_A_CARD = ("tests/kernels", "tests/measure/test_cases.py", "tests/hardware/test_device.py")
+"""Where the tests marked ``gpu`` lie; collecting the others takes longer than running these."""
 
 
 def run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -110,7 +111,15 @@ def test_kernel_tests_run_in_parallel_where_pytest_can(monkeypatch):
     assert "-n" not in checklist.tests("python")
     monkeypatch.setattr(checklist, "find_spec", lambda name: name)
     monkeypatch.setattr("os.cpu_count", lambda: 16)
-    assert checklist.tests("python")[-3:] == ("-n", "12", "tests/kernels")
+    command = checklist.tests("python")
+    assert command[command.index("-n") + 1] == "12"
+    marked = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if re.search(r"^(full = |@)pytest\.mark\.gpu", path.read_text("utf-8"), re.M)
+    ]
+    assert len(marked) > 4
+    assert all(name.startswith(command[command.index("-n") + 2 :]) for name in marked)
 
 
 def test_results_are_kept_after_every_step(tmp_path, monkeypatch):
