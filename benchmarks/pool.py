@@ -48,7 +48,7 @@ def at_random(kind: str, seed: int) -> Iterator[tuple[Operator, str]]:
 
 def main() -> None:
     keep_freed_memory()
-    from benchmarks.repeatability import LIMITS
+    from benchmarks.repeatability import RULE
     from calib.hardware.host import detect_host
     from calib.measure.cpu import CpuInstrument
     from calib.measure.sweep.sweep import Point, Sweep
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     instrument = CpuInstrument()
-    rule = instrument.rule(LIMITS)  # of one visit, as in a sweep
+    rule = instrument.rule(RULE)  # of one visit, as in a sweep
     instrument.visits = chosen.visits
     shapes = (itertools.islice(at_random(kind, chosen.seed), COUNT) for kind in KINDS)
     points = [

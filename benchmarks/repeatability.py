@@ -26,12 +26,13 @@ import numpy as np
 import pandas as pd
 
 from calib.measure.allocator import keep_freed_memory
+from calib.measure.clock import StopRule
 
 if TYPE_CHECKING:
     from calib.hardware.datasheet import Hardware
     from calib.samples.sample import Sample
 
-LIMITS = {"spread": 0.01, "cap_s": 0.15, "least": 9, "most": 50}
+RULE = StopRule(0.01, 0.15, 9, 50)
 """Those of ``sweep=quick``."""
 SIZES = (0.0, 1e-4, 1e-3, np.inf)
 """Edges of the classes of an operator's time [s]."""
@@ -68,7 +69,7 @@ def measure(count: int, budget_s: float, folder: Path, hardware: Hardware) -> li
     instrument, stores = CpuInstrument(), []
     for number in (1, 2):
         store = SampleStore(folder / str(number), "cpu", detect_host().device)
-        sweep = Sweep(instrument, store, budget_s, instrument.rule(LIMITS))
+        sweep = Sweep(instrument, store, budget_s, instrument.rule(RULE))
         sweep.run([], same)
         stores.append(store.samples())
     return stores

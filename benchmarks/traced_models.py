@@ -20,10 +20,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.trace_coverage import CONFIGS, PAGE
 from calib.measure.allocator import keep_freed_memory
+
+if TYPE_CHECKING:
+    from calib.steps.request import Request
 
 TEXT = {"name": "text", "prompt_tokens": 128, "decode_steps": 32, "logits": "last"}
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -132,37 +135,38 @@ def slowdown(timed: Timed, rows: Any, samples: Sequence[Any]) -> list[float]:
     return found
 
 
-def configuration(samples: str, config: Path, workload: Any) -> dict[str, Any]:
-    """That of a run on this CPU, as the command line composes it."""
+def asked(samples: str, config: Path, workload: Any, execution: str = "eager") -> Request:
+    """What a run on this CPU is asked, as the command line composes it."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
     from calib.checkout import CONF
+    from calib.steps.request import read_request
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         given = compose("config", ["+hw=cpu", "model=hf", f"samples.dir={samples}"])
     found: Any = OmegaConf.to_container(given, resolve=True, throw_on_missing=False)
     found["hf"] = {"config": str(config), "dtype": "bfloat16"}
-    return {**found, "workload": asdict(workload)}
+    return read_request({**found, "workload": asdict(workload), "execution": execution})
 
 
 def compared(name: str, samples: str, repeats: int, known: Any, compiled: bool) -> dict[str, Any]:
     """One model's estimate and time by phase, and the errors of its modules."""
-    from calib.steps import measuring as steps
     from calib.steps.answer import answer
+    from calib.steps.subject import build_model
     from model.workload import Workload
 
     shape, changes = MODELS[name]
     workload = Workload(**shape)
     with tempfile.TemporaryDirectory() as folder:
-        config = configuration(samples, shortened(name, changes, Path(folder)), workload)
-        if compiled:
-            config["execution"] = "compiled"
-        model, _ = steps.model_and_workload(config)
+        execution = "compiled" if compiled else "eager"
+        config = shortened(name, changes, Path(folder))
+        request = asked(samples, config, workload, execution)
+        model = build_model(request.model, request.hf)
         target, calibrations, host_s = known
         host_s = 0.0 if compiled else host_s
         phases = model.phases(workload)
-        record = answer(config, target, model, workload, phases, calibrations, None, host_s)
+        record = answer(request, target, model, phases, calibrations, None, host_s)
         module = with_values(model.build())
         if compiled:
             compile_in_place(module)
@@ -248,15 +252,15 @@ def calibrated(samples: str) -> tuple[Any, Any, float]:
     """The target with its samples, the calibration of the design alone, and the host's cost."""
     from dataclasses import replace
 
-    from calib.steps import measuring as steps
-    from calib.steps.target import find_target
-    from model.workload import Workload
+    from calib.hardware.datasheet import load_hardware
+    from calib.steps.fitting import fit_samples
+    from calib.steps.measuring import measure_host
+    from calib.steps.target import find_target, probed
 
-    config = configuration(samples, CONFIGS / "vit_l", Workload("none"))
-    target = find_target(config)
-    target = replace(steps.probed(target), samples=target.store.samples())
-    calibrations = steps.fit_samples(target)
-    return target, calibrations, steps.measure_host(config, target, calibrations[0])
+    target = find_target(load_hardware("cpu"), Path(samples), "run")
+    target = replace(probed(target), samples=target.store.samples())
+    calibrations = fit_samples(target)
+    return target, calibrations, measure_host(target, calibrations[0], "eager")
 
 
 def main() -> None:
@@ -267,19 +271,19 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into docs/trace.md")
     parser.add_argument("--raw", type=Path, help="write all figures there as JSON")
     parser.add_argument("models", nargs="*", default=list(MODELS))
-    asked = parser.parse_args()
+    options = parser.parse_args()
     keep_freed_memory()
-    known = calibrated(asked.samples)
+    known = calibrated(options.samples)
     found = []
-    for name in asked.models:
-        found.append(compared(name, asked.samples, asked.repeats, known, asked.compiled))
+    for name in options.models:
+        found.append(compared(name, options.samples, options.repeats, known, options.compiled))
         print(table(found[-1:]), flush=True)
     text = table(found)
     print(text, end="")
-    if asked.raw:
-        asked.raw.write_text(json.dumps(found, indent=1), "utf-8")
-    if asked.write:
-        write(text, "compiled" if asked.compiled else "eager")
+    if options.raw:
+        options.raw.write_text(json.dumps(found, indent=1), "utf-8")
+    if options.write:
+        write(text, "compiled" if options.compiled else "eager")
 
 
 if __name__ == "__main__":

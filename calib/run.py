@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,30 +20,33 @@ from omegaconf.errors import OmegaConfBaseException
 from calib.checkout import CONF, check_packages
 from calib.errors import FAILED, LOST_STATUS, CalibError, DeviceLost
 
+if TYPE_CHECKING:
+    from calib.steps.request import Request
 
-def run(config: dict[str, Any], folder: Path) -> None:
+
+def run(request: Request, folder: Path) -> None:
     """One run: everything that it learns goes into ``folder``."""
     from calib.report.terminal import print_report
     from calib.report.write import write_report
-    from calib.steps import measuring as steps
     from calib.steps.answer import answer
-    from calib.steps.request import check_settings
+    from calib.steps.fitting import fit_samples
+    from calib.steps.measuring import measure_host, measure_model, measure_operators, routing
+    from calib.steps.subject import build_model, shapes_of
     from calib.steps.target import find_target
 
-    check_settings(config)
-    model, workload = steps.model_and_workload(config)
-    target = find_target(config)
-    phases = model.phases(workload)
+    model = build_model(request.model, request.hf)
+    target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
+    phases = model.phases(request.workload)
     if target.here:
-        target = steps.measure_operators(config, target, phases)
-    if config["mode"] == "calibrate":
+        target = measure_operators(target, phases, request.sweep, request.seed)
+    if request.mode == "calibrate":
         return
-    calibrations = steps.fit_samples(target, steps.shapes_of(phases))
-    host_s = steps.measure_host(config, target, calibrations[0])
-    observed = steps.measure_model(config, target, workload)
-    phases = model.phases(workload, steps.routing(observed))
-    record = answer(config, target, model, workload, phases, calibrations, observed, host_s)
-    write_report(record, folder, config["report"]["pictures"], config["report"]["layers"])
+    calibrations = fit_samples(target, shapes_of(phases))
+    host_s = measure_host(target, calibrations[0], request.execution)
+    observed = measure_model(request, target)
+    phases = model.phases(request.workload, routing(observed))
+    record = answer(request, target, model, phases, calibrations, observed, host_s)
+    write_report(record, folder, request.report.pictures, request.report.layers)
     print_report(record)
     print(f"report: {folder / 'report.md'}")
 
@@ -53,10 +56,12 @@ def main(config: DictConfig) -> None:
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
     (folder / FAILED).unlink(missing_ok=True)  # of an earlier run into the same folder
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     try:
         check_packages()
-        run(plain, folder)  # type: ignore[arg-type]
+        from calib.steps.request import read_request
+
+        run(read_request(plain), folder)
     except KeyboardInterrupt:
         print("interrupted: what was measured is kept; run again to go on", file=sys.stderr)
         sys.exit(130)
@@ -115,13 +120,14 @@ MERGE = "+hydra.callbacks.merge_runs._target_=calib.run.MergeRuns"
 def cli() -> None:
     """The command line: what Hydra finds wrong before a run starts is one clear error too."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for them reads every package
     gc.set_threshold(50_000, 20, 20)  # what imports and tables create stays: a search is in vain
     first = (i for i, word in enumerate(sys.argv) if "=" in word and not word.startswith("-"))
     sys.argv.insert(next(first, len(sys.argv)), MERGE)  # overrides must stand beside one another
     try:
         main()
     except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
-        from calib.steps.request import explain
+        from calib.steps.command_line import explain
 
         given = [word for word in sys.argv[1:] if not word.startswith("-") and word != MERGE]
         print(f"error: {explain(error, given)}", file=sys.stderr)

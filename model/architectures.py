@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from importlib import import_module
 from typing import Any
 
-from model.causal_lm import Llama, Qwen3Moe
-from model.deepseek_ocr import DeepseekOCRModel
-from model.deepseek_ocr_2 import DeepseekOCR2Model
-from model.deepseek_ocr_vendor import VendorDeepseekOCR
-from model.vit import Vit
-
-ARCHITECTURES: dict[str, type] = {
-    "deepseek_ocr": DeepseekOCRModel,
-    "deepseek_ocr_2": DeepseekOCR2Model,
-    "deepseek_ocr_vendor": VendorDeepseekOCR,
-    "llama": Llama,
-    "qwen3_moe": Qwen3Moe,
-    "vit": Vit,
+ARCHITECTURES = {
+    "deepseek_ocr": "model.deepseek_ocr.DeepseekOCRModel",
+    "deepseek_ocr_2": "model.deepseek_ocr_2.DeepseekOCR2Model",
+    "deepseek_ocr_vendor": "model.deepseek_ocr_vendor.VendorDeepseekOCR",
+    "llama": "model.causal_lm.Llama",
+    "qwen3_moe": "model.causal_lm.Qwen3Moe",
+    "vit": "model.vit.Vit",
 }
+"""Name -> module and class; only the one that is asked for is loaded."""
 
 
 def build(architecture: str, **dimensions: Any) -> Any:
@@ -29,10 +25,11 @@ def build(architecture: str, **dimensions: Any) -> Any:
     if architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise ValueError(f"architecture = {architecture!r}: expected one of {known}")
-    cls = ARCHITECTURES[architecture]
+    module, _, name = ARCHITECTURES[architecture].rpartition(".")
+    cls = getattr(import_module(module), name)
     known_dimensions = [field.name for field in fields(cls)]
-    for name in dimensions:
-        if name not in known_dimensions:
+    for dimension in dimensions:
+        if dimension not in known_dimensions:
             expected = ", ".join(known_dimensions)
-            raise ValueError(f"{architecture} has no dimension {name!r}: expected {expected}")
+            raise ValueError(f"{architecture} has no dimension {dimension!r}: expected {expected}")
     return cls(**dimensions)

@@ -152,6 +152,10 @@ class Layer:
 
     def children(self) -> dict[str, Layer]:
         """The parts by name; of a part that runs twice, its first run."""
+        return dict(self._children)
+
+    @cached_property
+    def _children(self) -> dict[str, Layer]:
         found: dict[str, Layer] = {}
         for step in self.steps:
             if isinstance(step, Child):

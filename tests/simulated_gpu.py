@@ -51,6 +51,8 @@ class SimulatedCard:
     asked: float = -1.0
     hiccup_at: set[int] = field(default_factory=set)
     """Calls, by number, in which the host is held up for 3 ms."""
+    planned: set[Any] = field(default_factory=set)
+    """Shapes for which the host has made a plan."""
 
     def _enqueue(self, host_s: float, device_s: float) -> None:
         self.host += host_s
@@ -103,6 +105,19 @@ class SimulatedCard:
                 self._enqueue(kernel.host_s, self._seconds(kernel))
 
         return run
+
+    def call_planned(self, kernel: Kernel, shape: Any, plan_s: float) -> Callable[[], None]:
+        """A call that costs the host ``plan_s`` more the first time that it meets ``shape``; None:
+        it plans nothing."""
+        run = self.call(kernel)
+
+        def planned() -> None:
+            if shape is not None and shape not in self.planned:
+                self.planned.add(shape)
+                self.host += plan_s
+            run()
+
+        return planned
 
     def _seconds(self, kernel: Kernel) -> float:
         seconds = kernel.hot_s if kernel.name in self.warm else kernel.cold_s

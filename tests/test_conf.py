@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from calib.checkout import CONF, ROOT
 from calib.errors import CalibError
 from calib.hardware.datasheet import hardware_from_config, load_hardware
-from calib.steps.measuring import model_and_workload
+from calib.steps.request import Request, read_request
+from calib.steps.subject import build_model
 from model.workload import Workload
 
 
@@ -37,6 +38,10 @@ def composed(*overrides: str) -> dict[str, Any]:
     config = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
     assert isinstance(config, dict)
     return config
+
+
+def built_of(request: Request) -> Any:
+    return build_model(request.model, request.hf)
 
 
 def test_groups_are_what_the_contract_names() -> None:
@@ -79,12 +84,12 @@ def test_every_combination_can_be_run() -> None:
     for names in itertools.product(*parts.values()):
         picked = dict(zip(GROUPS, names, strict=True))
         config = base | {group: parts[group][name] for group, name in picked.items()}
-        built, asked = model_and_workload(config)
-        assert asked.name == picked["workload"]
+        request = read_request(config)
+        built = built_of(request)
+        assert request.workload.name == picked["workload"]
         assert built.dtype == config["model"]["dtype"]
-        assert config["sweep"]["name"] == picked["sweep"]
-        if picked["hw"] != "found":
-            assert hardware_from_config(config["hw"]).name == picked["hw"]
+        assert request.sweep.name == picked["sweep"]
+        assert (request.hw.name if request.hw else "found") == picked["hw"]
 
 
 @pytest.mark.parametrize("hw", options("hw"))
@@ -120,7 +125,7 @@ def test_defaults() -> None:
 
 def test_model_has_the_published_dimensions() -> None:
     """The file states what the class has by default, so that neither can be changed alone."""
-    built, _ = model_and_workload(composed())
+    built = built_of(read_request(composed()))
     assert built == type(built)()
 
 
@@ -130,7 +135,7 @@ def test_model_has_the_published_dimensions() -> None:
 )
 def test_workloads_ask_for_the_published_tokens(name: str, image_tokens: int) -> None:
     """n (n + 1) + 1 tokens for n = side / 64; 100 wh + 10 h more for w x h tiles of 640."""
-    _, workload = model_and_workload(composed(f"workload=ocr_{name}"))
+    workload = read_request(composed(f"workload=ocr_{name}")).workload
     n = workload.side // 64
     rows, columns = workload.tiles or (0, 0)
     assert n * (n + 1) + 1 + 100 * rows * columns + 10 * rows == image_tokens
@@ -174,7 +179,7 @@ def test_nothing_in_the_configuration_is_code(text: str) -> None:
         ("workload.side=-512", r"workload: side = -512: expected an integer >= 1"),
         ("workload.tiles=[2]", r"workload: tiles = \(2,\): expected None or \(rows, columns\)"),
         ("workload.logits=none", r"workload: logits = 'none': expected one of all, last"),
-        ("+workload.pages=2", r"workload: .*pages"),
+        ("+workload.pages=2", r"workload\.pages = 2: expected one of name, "),
         ("model.hidden=0", r"model: .*hidden = 0: expected"),
         ("model.experts=-64", r"model: .*experts = -64: expected"),
         ("model.dtype=bf16", r"model: dtype = 'bf16': expected one of .*bfloat16"),
@@ -184,7 +189,7 @@ def test_nothing_in_the_configuration_is_code(text: str) -> None:
 )
 def test_a_wrong_value_is_named(override: str, message: str) -> None:
     with pytest.raises(CalibError, match=f"^{message}"):
-        model_and_workload(composed(override))
+        built_of(read_request(composed(override)))
 
 
 @pytest.mark.parametrize(

@@ -91,14 +91,17 @@ def test_samples_that_cannot_be_kept_are_known_before_anything_is_measured(tmp_p
     from calib.hardware.datasheet import load_hardware
     from calib.samples.store import SampleStore
     from calib.steps import measuring as steps
+    from calib.steps.request import SweepRequest
     from calib.steps.target import Target
 
     monkeypatch.setattr(steps, "probed", lambda target: pytest.fail("measured already"))
     (tmp_path / "taken").write_text("in the way")
     store = SampleStore(tmp_path / "taken" / "cpu", "cpu", "a CPU")
     target = Target(load_hardware("cpu"), True, "a CPU", store)
+    each = {"spread": 0.01, "cap_s": 0.1, "card_cap_s": 0.1, "least": 5, "most": 20}
+    limits = SweepRequest(budget_s=1, card_budget_s=1, **each)
     with pytest.raises(CalibError, match=r"samples: cannot write .*/taken/cpu: .*samples.dir"):
-        steps.measure_operators({"sweep": {"budget_s": 1}, "seed": 0}, target, {})
+        steps.measure_operators(target, {}, limits, 0)
 
 
 def test_multirun_ends_with_one_merged_table(tmp_path):

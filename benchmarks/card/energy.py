@@ -258,7 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=LEAST_S, help="of an operator")
     options = parser.parse_args(arguments)
-    target = find_target({"mode": "run", "execution": "eager", "samples": {"dir": "none"}})
+    target = find_target(None, Path("none"), "run")
     if not target.on_card:
         raise CalibError("energy: no CUDA device: expected one, whose counter is read")
     instrument: Any = open_instrument(target)

@@ -18,6 +18,7 @@ from typing import Any
 from calib.errors import CalibError
 from calib.hardware.datasheet import Hardware, floor
 from calib.measure.allocator import keep_freed_memory
+from calib.measure.clock import StopRule
 from calib.samples.files import write_samples
 from model.ops import Operator
 
@@ -37,7 +38,7 @@ COUNT: Mapping[str, int] = {
 SEED = 20261127
 LONG_S = 0.02
 """A shape whose floor [s] is longer is left out."""
-LIMITS = {"spread": 0.01, "cap_s": 0.12, "least": 10, "most": 60}
+LIMITS = StopRule(0.01, 0.12, 10, 60)
 
 
 def at_random(
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=90.0, help="for all pieces together")
     parser.add_argument("--seed", type=int, default=SEED)
     options = parser.parse_args(arguments)
-    target = find_target({"mode": "run", "execution": "eager", "samples": {"dir": "none"}})
+    target = find_target(None, Path("none"), "run")
     if not target.on_card:
         raise CalibError("pool: no CUDA device: expected one (benchmarks.pool measures a CPU)")
     instrument = open_instrument(target)

@@ -17,6 +17,7 @@ import numpy as np
 
 from calib.errors import CalibError
 from calib.hardware.datasheet import Hardware
+from calib.measure.clock import StopRule
 from calib.samples.drift import drift_corrected, typical, visits
 from calib.samples.sample import Sample
 from calib.samples.store import SampleStore
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 LONG_S = 1e-3
 BUDGET_S = 120.0
-LIMITS = {"spread": 0.01, "cap_s": 0.5, "least": 10, "most": 100}
+RULE = StopRule(0.01, 0.5, 10, 100)
 
 
 def chosen(samples: Sequence[Sample], most: int) -> list[Sample]:
@@ -46,7 +47,7 @@ def measured_again(
     from calib.measure.sweep.sweep import Point, Sweep
 
     points = list(dict.fromkeys(Point(s.op, s.cache) for s in samples))
-    sweep = Sweep(instrument, store, BUDGET_S, instrument.rule(LIMITS))
+    sweep = Sweep(instrument, store, BUDGET_S, instrument.rule(RULE))
     sweep.run(points, lambda state: iter(()))
     return [s for s in store.samples() if s.status == "ok"]
 
@@ -106,8 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--most", type=int, default=200)
     options = parser.parse_args(arguments)
-    config = {"mode": "run", "execution": "eager", "samples": {"dir": str(options.samples)}}
-    target = probed(find_target(config))
+    target = probed(find_target(None, options.samples, "run"))
     first = chosen(target.store.samples(), options.most)
     store = SampleStore(options.out / "repeat", target.store.hardware, target.device)
     if not first:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib.errors import CalibError
+from calib.measure.clock import StopRule
 from calib.samples.files import read_samples, write_samples
 from calib.samples.sample import Sample
 
@@ -31,7 +32,7 @@ READ = ("gemm", "context_attention", "generation_attention")
 EACH = 150
 """Shapes of a table that are carried and measured, evenly over it."""
 CARRIED = Path("wheels")
-LIMITS = {"spread": 0.01, "cap_s": 0.25, "least": 10, "most": 100}
+RULE = StopRule(0.01, 0.25, 10, 100)
 
 
 def from_package(card: str) -> list[Sample]:
@@ -72,7 +73,7 @@ def measured(samples: Sequence[Sample], instrument: Instrument) -> pd.DataFrame:
     import pandas as pd
 
     instrument.warm_up()
-    rule, rows = instrument.rule(LIMITS), []
+    rule, rows = instrument.rule(RULE), []
     for sample in samples:
         reading = instrument.measure(sample.op, "torch", "hot", rule)
         if reading.status != "ok":
@@ -115,8 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
-    config = {"mode": "run", "execution": "eager", "samples": {"dir": str(options.samples)}}
-    target = find_target(config)
+    target = find_target(None, options.samples, "run")
     if not target.on_card:
         raise CalibError("tables: no CUDA device: expected one, since no table is of a CPU")
     table = measured(public(target.hardware.name), open_instrument(target))

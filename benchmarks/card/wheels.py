@@ -33,7 +33,7 @@ MOST_BYTES = 60 * 2**20
 ROOTS = (
     *("hydra-core>=1.3.2,<1.4", "hydra-joblib-launcher>=1.2", "omegaconf", "transformers>=5.23"),
     *("nvidia-ml-py>=12", "psutil>=5.9", "pyyaml>=6", "rich>=13.7", "pytest>=8", "hypothesis>=6"),
-    "jsonschema>=4.20",
+    *("jsonschema>=4.20", "pydantic>=2.10"),
 )
 """What is asked for; the rest follows from what these ask for."""
 LARGE = (

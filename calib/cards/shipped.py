@@ -19,7 +19,7 @@ from model.ops import Operator
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib.estimates.tables import Estimator
+    from calib.fit.calibration import Estimator
 
 FOLDER = Path(__file__).parent / "data"
 """A card's fitted figures ``<card>.npz`` and its data card ``<card>.json``."""

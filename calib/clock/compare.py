@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib.estimates.sums import COMPONENTS
+from calib.samples.host_costs import ORIGIN
 from calib.samples.sample import Sample
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def compare(
             "repeats": {phase: list(s) for phase, s in measurement.phases.items()},
             "slowdown": slowdown,
             "drift": drift,
+            "host_drift": host_drift(samples, speeds),
+            "lengths": measurement.lengths,
             "spread": spread(measurement),
             "unstable": bool(drift > UNSTABLE_DRIFT or spread(measurement) > UNSTABLE_DRIFT),
             "raw_total_error": float(total["estimate_s"] / total["measured_s"] - 1),
@@ -86,21 +89,52 @@ def slowdowns(
     """Phase -> for each repeat, how much slower the machine was than during the sweep.
 
     The compute probe's and the bandwidth probe's slowdown, each the mean over the probes before, in
-    and after the pass, blended by which of the two bounds the time of the phase's operators.
+    and after the pass, blended by which of the two bounds the time of the phase's operators. Of a
+    phase that a card's host bounds, that part goes by the host's probe, against the one beside the
+    measured host costs.
     """
     flops = statistics.median(s.probe_flops for s in samples if s.probe_flops)
     bandwidth = statistics.median(s.probe_bandwidth for s in samples if s.probe_bandwidth)
+    issued = host_speed(samples)
     found: dict[str, list[float]] = {}
     for phase, rows in operators.groupby("phase", sort=False):
         bounded = rows.loc[rows["bound"] == "compute", "estimate_s"].sum()
         share = bounded / rows["estimate_s"].sum()
+        paced = host_share(rows) if issued else 0.0
         for repeat in range(len(measurement.phases[str(phase)])):
             around = _around(speeds, f"timed {repeat} {phase}")
             compute = statistics.fmean(flops / s.flops for s in around)
             memory = statistics.fmean(bandwidth / s.bandwidth for s in around)
             slower = float(share * compute + (1 - share) * memory)
+            if issued and paced and all(s.host for s in around):
+                host = statistics.fmean(issued / s.host for s in around if s.host)
+                slower = paced * host + (1 - paced) * slower
             found.setdefault(str(phase), []).append(slower)
     return found
+
+
+def host_speed(samples: Sequence[Sample]) -> float | None:
+    """Tiny operators a second that the host issued when its costs were measured; None: unknown."""
+    known = [s.probe_host for s in samples if s.origin == ORIGIN and s.probe_host]
+    return statistics.median(known) if known else None
+
+
+def host_share(rows: pd.DataFrame) -> float:
+    """Of a phase's wall time, that of the launches for which the device waited: the host's pace."""
+    if "idle_s" not in rows or not rows["wall_s"].sum():
+        return 0.0
+    return float(rows.loc[rows["idle_s"] > 0, "wall_s"].sum() / rows["wall_s"].sum())
+
+
+def host_drift(samples: Sequence[Sample], speeds: Mapping[str, Speed]) -> dict[str, float] | None:
+    """How far the host was from its speed when its costs were measured: the ``slowest`` and the
+    ``fastest`` probe, in the sweep or beside the model, over that one; None where no one asked."""
+    typical = host_speed(samples)
+    if not typical:
+        return None
+    asked = [s.probe_host for s in samples if s.probe_host]
+    asked += [s.host for s in speeds.values() if s.host]
+    return {"slowest": min(asked) / typical, "fastest": max(asked) / typical}
 
 
 def steady_seconds(

@@ -17,7 +17,7 @@ from calib.hardware.datasheet import Hardware
 from model.ops import Operator
 
 if TYPE_CHECKING:
-    from calib.estimates.tables import Estimator
+    from calib.fit.calibration import Estimator
 
 WORTH_SAYING = 2.0
 """Ratio beyond the sampled range from which on a shape is counted."""

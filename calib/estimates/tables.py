@@ -8,12 +8,12 @@ that sums over rows are sums over the workload; ``count`` itself is that of one 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calib.estimates.sums import UNKNOWN, WALL, WALL_OF
-from calib.fit.calibration import ROOFLINE, dtype_of
+from calib.fit.calibration import ROOFLINE, Estimator, dtype_of
 from calib.hardware.datasheet import Hardware, arithmetic_intensity, bound
 from model.layer import Call
 from model.ops import GroupedMatmul, MoeMlp, Operator
@@ -21,23 +21,6 @@ from model.workload import Phase
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class Estimator(Protocol):
-    """What a table needs of a calibration, be it fitted here, shipped, or in layers."""
-
-    @property
-    def hardware(self) -> Hardware: ...
-
-    @property
-    def held_out(self) -> pd.DataFrame: ...
-
-    def estimate(
-        self,
-        ops: Sequence[Operator] | Operator,
-        implementation: str = ...,
-        hot: Sequence[bool] | np.ndarray | bool | None = ...,
-    ) -> pd.DataFrame: ...
 
 
 def found_in_cache(op: Operator, hardware: Hardware) -> bool:

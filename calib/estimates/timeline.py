@@ -17,14 +17,14 @@ its sum over launches is the wall time.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from calib.estimates.fusion import POINTWISE
 from calib.estimates.sums import WALL, WALL_OF, WEAK_SHARE, Sums
-from calib.samples.host_costs import COMPILED, GRAPH, HostCosts
+from calib.samples.host_costs import COMPILED, GRAPH, HostCosts, host_class
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,11 +123,19 @@ class Rates:
     sync: float
     graph_node: float
     graph_launch: float
+    classes: Mapping[str, float] = field(default_factory=dict)
+
+    def eager(self, classes: np.ndarray) -> np.ndarray:
+        """[n] what the host spends on a launch of each of ``classes``."""
+        names, places = np.unique(classes, return_inverse=True)
+        each = [self.classes.get(str(name), self.eager_operator) for name in names]
+        return np.array(each)[places]
 
 
 def rates(costs: HostCosts, end: str = "estimate_s") -> Rates:
     """``end``: estimate_s, low_s or high_s of every cost."""
-    return Rates(**{name: getattr(cost, end) for name, cost in costs})
+    classes = {name: getattr(cost, end) for name, cost in costs.classes.items()}
+    return Rates(**{name: getattr(cost, end) for name, cost in costs}, classes=classes)
 
 
 def issue(
@@ -136,9 +144,11 @@ def issue(
     generated: np.ndarray,
     execution: str,
     cost: Rates,
+    classes: np.ndarray | None = None,
 ) -> Launches:
     """Launches of [n] kernels under one way to execute them.
 
+    ``classes``: [n] names by ``calib.samples.host_costs.host_class``; None: all alike.
     ``sync``: the host waits after it. ``generated``: compiled code launches it, so that only the
     driver's part is paid. A kernel takes the device at least as long as kernels can follow one
     another. A graph cannot hold a sync: it ends there, and another is launched after it.
@@ -148,7 +158,7 @@ def issue(
         first = np.concatenate([[True], sync[:-1]]) if len(sync) else sync
         host = np.where(first, cost.graph_launch, 0.0)
         return Launches(host, np.maximum(kernel_s, cost.graph_node), waits)
-    host = np.full(len(kernel_s), cost.eager_operator)
+    host = np.full(len(kernel_s), cost.eager_operator) if classes is None else cost.eager(classes)
     if execution == COMPILED:
         host = np.where(generated, cost.launch, host)
     return Launches(host, np.maximum(kernel_s, cost.dependent_gap), waits)
@@ -229,6 +239,8 @@ class _Layout:
         last = np.concatenate([_last_of_each(c, e) for c, e in zip(counts, self.each, strict=True)])
         self.sync = rows["sync"].to_numpy(dtype=bool)[self.row] & last
         self.generated = rows["kind"].isin(POINTWISE).to_numpy()[self.row]
+        kinds = zip(rows["kind"], self.each, strict=True)
+        self.classes = np.array([host_class(str(k), int(n)) for k, n in kinds])[self.row]
         self.times = counts * self.each * repeat
 
     def kernel_s(self, column: str) -> np.ndarray:
@@ -241,7 +253,7 @@ class _Layout:
 
     def shares(self, kernel_s: np.ndarray, execution: str, cost: Rates) -> np.ndarray:
         """[rows] the same for kernels [launches] of given times."""
-        launches = issue(kernel_s, self.sync, self.generated, execution, cost)
+        launches = issue(kernel_s, self.sync, self.generated, execution, cost, self.classes)
         shares = replay_passes(launches, self.repeat)
         return np.bincount(self.row, weights=shares, minlength=len(self.rows))
 
@@ -301,7 +313,8 @@ def launch_table(
         start = np.concatenate([[0.0], end[:-1]])
         times = {"issue_s": start, "issued_s": end, "wait_s": end, "start_s": start, "end_s": end}
         return pd.concat([what, pd.DataFrame(times)], axis=1)
-    launches = issue(lay.kernel_s("estimate_s"), lay.sync, lay.generated, execution, rates(costs))
+    kernel_s, cost = lay.kernel_s("estimate_s"), rates(costs)
+    launches = issue(kernel_s, lay.sync, lay.generated, execution, cost, lay.classes)
     done = replay(launches)
     waited = np.maximum(done.enqueued, done.end) + launches.sync_s
     times = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,23 @@ WEAKEST_FIRST = (ROOFLINE, TRANSFERRED, EXTRAPOLATED, INTERPOLATED, MEASURED)
 
 Key = tuple[str, str, str]
 """(implementation, kind, dtype)"""
+
+
+class Estimator(Protocol):
+    """What a table needs of a calibration, be it fitted here, shipped, or in layers."""
+
+    @property
+    def hardware(self) -> Hardware: ...
+
+    @property
+    def held_out(self) -> pd.DataFrame: ...
+
+    def estimate(
+        self,
+        ops: Sequence[Operator] | Operator,
+        implementation: str = ...,
+        hot: Sequence[bool] | np.ndarray | bool | None = ...,
+    ) -> pd.DataFrame: ...
 
 
 @dataclass(frozen=True)

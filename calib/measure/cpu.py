@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 
 from calib.measure.cases.arena import Arena, Unsupported, weight_stream
@@ -39,9 +36,8 @@ class CpuInstrument:
     def warm_up(self) -> None:
         """Nothing: each sample begins with calls that are not kept."""
 
-    def rule(self, limits: Mapping[str, Any]) -> StopRule:
-        whole = StopRule(limits["spread"], limits["cap_s"], limits["least"], limits["most"])
-        return whole.split(_ALIKE * self.visits)
+    def rule(self, shape: StopRule) -> StopRule:
+        return shape.split(_ALIKE * self.visits)
 
     def measure(self, op: Operator, implementation: str, cache: str, rule: StopRule) -> Reading:
         if implementation not in self.implementations:

@@ -7,9 +7,8 @@ cannot be measured is an answer (``Reading.status``), not an exception.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from calib.measure.clock import StopRule
 from calib.measure.probes import Speed
@@ -66,9 +65,8 @@ class Instrument(Protocol):
     def warm_up(self) -> None:
         """Work until clocks have settled; once, before the first sample."""
 
-    def rule(self, limits: Mapping[str, Any]) -> StopRule:
-        """The stop rule of one visit, for a sweep's ``limits`` of a shape (``spread``, ``cap_s``,
-        ``least``, ``most``)."""
+    def rule(self, shape: StopRule) -> StopRule:
+        """The stop rule of one visit, for a sweep's rule of a whole ``shape``."""
 
     def measure(self, op: Operator, implementation: str, cache: str, rule: StopRule) -> Reading:
         """Build ``op`` on random data, time it ``cold`` or ``hot`` until ``rule`` is content."""

@@ -23,13 +23,16 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 @dataclass(frozen=True)
 class Speed:
-    """What the machine does just now: FLOP/s of a bfloat16 product, bytes/s of a long read."""
+    """What the machine does just now: FLOP/s of a bfloat16 product, bytes/s of a long read, and
+    beside a card how many tiny eager operators its host issues in a second."""
 
     flops: float
     bandwidth: float
+    host: float | None = None
 
     def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+        """What is known of it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def fact_cells(found: Mapping[str, Any]) -> Cells:
     overheads = found.get("overheads", {})
     rows = {
         "drift of the machine": percent(found.get("drift")),
+        "drift of the host": _drift(found.get("host_drift")),
         "slowest less fastest repeat, over the median": percent(found.get("spread")),
         "unstable": ("yes" if found["unstable"] else "no") if "unstable" in found else UNKNOWN,
         "error of the total, drift not taken out": percent(
@@ -78,6 +79,14 @@ def fact_cells(found: Mapping[str, Any]) -> Cells:
     return Cells(("what", "value"), [(k, v) for k, v in rows.items() if v != UNKNOWN], left=2)
 
 
+def _drift(found: Mapping[str, float] | None) -> str:
+    """ "88% to 103% of its speed when its costs were measured"."""
+    if not found:
+        return UNKNOWN
+    ends = f"{percent(found['slowest'])} to {percent(found['fastest'])}"
+    return f"{ends} of its speed when its costs were measured"
+
+
 def _count(value: Any) -> str:
     return f"{value:,}" if known(value) else UNKNOWN
 
@@ -91,6 +100,9 @@ def probes(found: Mapping[str, Mapping[str, float]]) -> str:
     for name, (key, unit) in columns.items():
         values = [probe[key] for probe in found.values()]
         texts.append(f"{name} {rate(min(values), unit)} to {rate(max(values), unit)}")
+    issued = [1 / probe["host"] for probe in found.values() if "host" in probe]
+    if issued:
+        texts.append(f"host {seconds(min(issued))} to {seconds(max(issued))} an operator")
     return f"{len(found)}: {', '.join(texts)}"
 
 

@@ -14,10 +14,11 @@ from calib.errors import CalibError
 from calib.samples.sample import Sample
 from model.ops import OPERATORS, Operator
 
-SCHEMA_VERSION = 2
-"""Version of the table below. History: 1, the first; 2, with ``method`` and ``discarded``."""
+SCHEMA_VERSION = 3
+"""Version of the table below. History: 1, the first; 2, with ``method`` and ``discarded``; 3, with
+``probe_host``."""
 
-_READABLE = {"1": ("method", "discarded"), "2": ()}
+_READABLE = {"1": ("method", "discarded", "probe_host"), "2": ("probe_host",), "3": ()}
 """Versions that can be read, and the columns they lack: such samples get the defaults."""
 
 

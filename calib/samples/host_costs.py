@@ -3,16 +3,21 @@
 A sweep measures them like any other operator (``origin`` "host", seconds raw, one number a repeat)
 and :mod:`calib.estimates.timeline` reads them. None of them computes or moves anything, so a fit
 has nothing to learn from them. Where a card has no such samples, the published range of
-``conf/host_costs.yaml`` is the interval and its geometric middle the estimate: what is known of a
-host is a factor.
+``conf/host_costs.yaml`` is the interval; the estimate is its ``middle``, the median of several
+hosts, and where there are none its geometric middle: what is known of a host is a factor.
+
+Operators do not cost the host alike: a product costs more than a pointwise operator, attention more
+than a product. A few classes stand for all (:func:`host_class`), each measured on the spot; where
+only the pointwise one was, the ratios of ``conf/host_costs.yaml`` say what the others cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from math import sqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +30,13 @@ from model.ops import Other
 
 ORIGIN = "host"
 """The ``origin`` of these samples."""
-MODULE_CODE = Other("module code", dtype="int64")
-"""Seconds that eager module code (``nn.Module.__call__``, views, a cache) adds to each launch."""
+MODULE_CODE = Other("module_code", dtype="int64")
+"""Seconds that eager module code (``nn.Module.__call__``, views, a cache) adds to each launch, at
+shapes that the process has seen. (Samples by the name of "module code" hold attention's plans too
+and are read no more.)"""
+ATTENTION_PLAN = Other("attention_plan", dtype="int64")
+"""Seconds of the host for the first time of one attention shape
+(:mod:`calib.hardware.attention_backend` says where there are any)."""
 EAGER_OPERATOR = Other("eager_operator", dtype="int64")
 """Seconds of the host for one eager operator on a tiny tensor, while the device keeps up: Python,
 the dispatcher, the allocation of the result and the launch."""
@@ -44,7 +54,28 @@ GRAPH_NODE = Other("graph_node", dtype="int64")
 GRAPH_LAUNCH = Other("graph_launch", dtype="int64")
 """Seconds of the host to launch a CUDA graph once, whatever it holds."""
 
-_ALL = (MODULE_CODE, EAGER_OPERATOR, LAUNCH, DEPENDENT_GAP, SYNC, GRAPH_NODE, GRAPH_LAUNCH)
+POINTWISE, MOVE, PRODUCT, NORM = "pointwise", "move", "product", "norm"
+ATTENTION, CONVOLUTION = "attention", "convolution"
+CLASS_OPERATORS: dict[str, Other] = {
+    POINTWISE: EAGER_OPERATOR,
+    **{
+        name: Other(f"{name}_operator", dtype="int64")
+        for name in (MOVE, PRODUCT, NORM, ATTENTION, CONVOLUTION)
+    },
+}
+"""Class of operator -> the cost under which seconds of the host for one of it are stored."""
+_CLASS_OF = {
+    **dict.fromkeys(("copy", "gather", "reduction", "softmax"), MOVE),
+    **dict.fromkeys(("matmul", "grouped_matmul", "moe_mlp"), PRODUCT),
+    **dict.fromkeys(("norm", "channel_norm"), NORM),
+    **dict.fromkeys(("attention",), ATTENTION),
+    **dict.fromkeys(("conv2d", "convolution"), CONVOLUTION),
+}
+
+_ALL = (
+    *(MODULE_CODE, LAUNCH, DEPENDENT_GAP, SYNC, GRAPH_NODE, GRAPH_LAUNCH, ATTENTION_PLAN),
+    *CLASS_OPERATORS.values(),
+)
 HOST_COSTS: dict[str, Other] = {op.name: op for op in _ALL}
 """Every one of them by the name under which it is stored."""
 MEASURED, PUBLISHED = "measured", "published"
@@ -65,12 +96,19 @@ class Cost:
     source: str
 
 
+def host_class(kind: str, launches: int = 1) -> str:
+    """The class of an operator. What takes several launches is a chain of pointwise ones."""
+    return _CLASS_OF.get(kind, POINTWISE) if launches <= 1 else POINTWISE
+
+
 @dataclass(frozen=True)
 class HostCosts:
     """What a replay needs of one card and its host, each as defined above.
 
     ``eager_operator`` has the module code around it too: a published figure contains it, and to
-    measured ones it is added.
+    measured ones it is added. Measured it is that of a pointwise operator, published the mean over
+    a decode step. ``classes``: the same by class; one that is missing costs ``eager_operator``.
+    ``attention_plan``: once for each shape that is new; no replay holds it.
     """
 
     eager_operator: Cost
@@ -79,9 +117,11 @@ class HostCosts:
     sync: Cost
     graph_node: Cost
     graph_launch: Cost
+    attention_plan: Cost | None = None
+    classes: Mapping[str, Cost] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[str, Cost]]:
-        return ((f.name, getattr(self, f.name)) for f in fields(self))
+        return ((name, getattr(self, name)) for name in REPLAYED)
 
     @property
     def published(self) -> tuple[str, ...]:
@@ -89,25 +129,67 @@ class HostCosts:
         return tuple(name for name, cost in self if cost.known_by == PUBLISHED)
 
 
-REPLAYED = tuple(f.name for f in fields(HostCosts))
+REPLAYED = tuple(f.name for f in fields(HostCosts) if f.name not in ("attention_plan", "classes"))
 
 
 def host_costs(samples: Iterable[Sample], hardware: str) -> HostCosts:
-    """The costs of ``hardware``: measured where ``samples`` hold them, else published."""
+    """The costs of ``hardware``: measured where ``samples`` hold them, else published.
+
+    An eager operator is measured where the module code around it is too.
+    """
     seconds: dict[str, list[float]] = {}
     for sample in samples:
         if sample.hardware == hardware and sample.op in _ALL and sample.status == "ok":
             seconds.setdefault(vars(sample.op)["name"], []).extend(sample.seconds)
     known = {n: _measured(some, hardware) for n, some in seconds.items() if some}
-    if EAGER_OPERATOR.name in known and MODULE_CODE.name in known:
-        bare, code = known[EAGER_OPERATOR.name], known[MODULE_CODE.name]
-        known[EAGER_OPERATOR.name] = replace(
-            bare,
-            estimate_s=bare.estimate_s + code.estimate_s,
-            low_s=bare.low_s + code.low_s,
-            high_s=bare.high_s + code.high_s,
-        )
-    return HostCosts(**{name: known.get(name, published()[name]) for name in REPLAYED})
+    code, bare = known.pop(MODULE_CODE.name, None), known.pop(EAGER_OPERATOR.name, None)
+    if code and bare:
+        classes = {
+            name: plus(known.get(op.name) or times(bare, ratios().of_class[name]), code)
+            for name, op in CLASS_OPERATORS.items()
+        }
+        known[EAGER_OPERATOR.name] = plus(bare, code)
+    else:
+        mean = published()[EAGER_OPERATOR.name]
+        classes = {name: times(mean, ratios().over_mean(name)) for name in CLASS_OPERATORS}
+    named = (*REPLAYED, ATTENTION_PLAN.name)
+    return HostCosts(**{n: known.get(n) or published()[n] for n in named}, classes=classes)
+
+
+def plus(a: Cost, b: Cost) -> Cost:
+    """Both, one after the other."""
+    return replace(
+        a,
+        estimate_s=a.estimate_s + b.estimate_s,
+        low_s=a.low_s + b.low_s,
+        high_s=a.high_s + b.high_s,
+    )
+
+
+def times(cost: Cost, factor: float) -> Cost:
+    return replace(
+        cost,
+        estimate_s=cost.estimate_s * factor,
+        low_s=cost.low_s * factor,
+        high_s=cost.high_s * factor,
+    )
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """What differs little from host to host, all over the seconds of one pointwise operator alone.
+
+    ``of_class``: one operator of a class; ``module_code``: around each launch; ``mean``: the mean
+    operator of a decode step.
+    """
+
+    of_class: Mapping[str, float]
+    module_code: float
+    mean: float
+
+    def over_mean(self, name: str) -> float:
+        """A launch of a class over the mean launch of a decode step, module code in both."""
+        return (self.of_class[name] + self.module_code) / (self.mean + self.module_code)
 
 
 def _measured(seconds: list[float], hardware: str) -> Cost:
@@ -122,16 +204,33 @@ def published() -> dict[str, Cost]:
 
     Raises ``CalibError`` where the file lacks a cost, or a range is none.
     """
+    path, found = _file()
+    wanted = {*REPLAYED, ATTENTION_PLAN.name}
+    if set(found) != wanted | {"ratios"}:
+        raise CalibError(f"{path}: {', '.join(found)}: expected {', '.join(wanted)} and ratios")
+    return {name: _published(f"{path}: {name}", found[name]) for name in wanted}
+
+
+@cache
+def ratios() -> Ratios:
+    """Those of the file. Raises ``CalibError`` where a class has none."""
+    path, found = _file()
+    entry = found.get("ratios", {})
+    wanted = (*CLASS_OPERATORS, "module_code", "mean")
+    given = {name: float(entry.get(name, "nan")) for name in wanted}
+    if not all(value > 0 for value in given.values()):
+        raise CalibError(f"{path}: ratios = {entry!r}: expected {', '.join(given)}")
+    return Ratios({n: given[n] for n in CLASS_OPERATORS}, given["module_code"], given["mean"])
+
+
+def _file() -> tuple[Path, dict[str, dict[str, Any]]]:
     path = CONF / "host_costs.yaml"
-    found: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text("utf-8"))
-    if set(found) != set(REPLAYED):
-        raise CalibError(f"{path}: {', '.join(found)}: expected exactly {', '.join(REPLAYED)}")
-    return {name: _published(f"{path}: {name}", entry) for name, entry in found.items()}
+    return path, yaml.safe_load(path.read_text("utf-8"))
 
 
 def _published(key: str, entry: dict[str, Any]) -> Cost:
     low, high = (float(entry.get(name, "nan")) for name in ("low", "high"))
-    source = entry.get("source")
-    if not 0 < low <= high or not source:
-        raise CalibError(f"{key} = {entry!r}: expected low <= high [s] and a source")
-    return Cost(sqrt(low * high), low, high, PUBLISHED, str(source))
+    middle, source = float(entry.get("middle", sqrt(max(low * high, 0.0)))), entry.get("source")
+    if not 0 < low <= middle <= high or not source:
+        raise CalibError(f"{key} = {entry!r}: expected low <= middle <= high [s] and a source")
+    return Cost(middle, low, high, PUBLISHED, str(source))

@@ -24,7 +24,8 @@ class Sample:
     ``design`` (a shape of the sweep's own design), ``model`` (a shape of a model under study, which
     a fit can leave out) or ``public``. ``group``: samples that are held out together; empty means
     the operator's own grouping. ``probe_flops`` and ``probe_bandwidth``: what a fixed matmul and a
-    fixed copy reached around this sample's block, for the drift of the machine. ``status``:
+    fixed copy reached around this sample's block, for the drift of the machine; ``probe_host``: how
+    many tiny operators a card's host then issued in a second. ``status``:
     ``ok``, ``unsupported`` or ``out of memory`` (then ``seconds`` is empty), ``wrong`` (not the
     reference's output), ``throttled`` or ``lost`` (the process lost the device over it).
     ``method``: how it was timed (``wall``, ``events``, ``unheld``, ``graph``; empty where no one
@@ -44,6 +45,7 @@ class Sample:
     threads: int | None = None
     probe_flops: float | None = None
     probe_bandwidth: float | None = None
+    probe_host: float | None = None
     sm_clock_hz: float | None = None
     memory_clock_hz: float | None = None
     power_w: float | None = None

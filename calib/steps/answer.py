@@ -8,10 +8,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from calib.hardware.versions import versions
-from calib.samples.host_costs import COMPILED, HostCosts, host_costs
-from calib.steps.notes import image_notes, issue_notes, module_code_notes, source_notes
-from calib.steps.refits import with_pace
-from calib.steps.request import dimensions_of
+from calib.samples.host_costs import COMPILED, EAGER, HostCosts, host_costs
+from calib.steps.card.refits import with_pace
+from calib.steps.notes import (
+    host_drift_notes,
+    image_notes,
+    issue_notes,
+    module_code_notes,
+    plan_notes,
+    source_notes,
+)
+from calib.steps.request import Request
 from calib.steps.target import CPU, Target
 from model.workload import Phase, Workload
 
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib.estimates.fusion import Fusion
-    from calib.estimates.tables import Estimator
+    from calib.fit.calibration import Estimator
     from calib.report.record import RunRecord
     from calib.steps.measuring import Observed
 
@@ -37,10 +44,9 @@ class Tables:
 
 
 def answer(
-    config: dict[str, Any],
+    request: Request,
     target: Target,
     model: Any,
-    workload: Workload,
     phases: dict[str, Phase],
     calibrations: tuple[Estimator, Estimator | None],
     observed: Observed | None,
@@ -57,23 +63,29 @@ def answer(
     from calib.estimates.timeline import launch_table, timeline_table
     from calib.report.record import RunRecord
 
-    architecture, execution = config["model"]["architecture"], config["execution"]
-    name = getattr(model, "name", None) or config["model"].get("name") or architecture
+    architecture, execution = request.model.architecture, request.execution
+    name = getattr(model, "name", None) or request.model.name or architecture
+    workload = request.workload
     costs = issue_costs(target)
     fused = {p: fuse(v.layer.calls()) for p, v in phases.items() if execution == COMPILED}
     names = {"model": name, "workload": workload.name}
-    found = estimated(config, phases, calibrations, names, fused, costs, host_s)
-    notes = source_notes(target, found.operators, config["implementation"])
+    found = estimated(request, phases, calibrations, names, fused, costs, host_s)
+    notes = source_notes(target, found.operators, request.implementation)
     notes += getattr(model, "notes", [])
     if hasattr(model, "formulas"):
         found = beside_formulas(found, model, workload)
     repeats, last = {phase: p.repeat for phase, p in phases.items()}, list(phases)[-1]
-    found = beside_clock(found, config, target, observed, workload, repeats)
+    found = beside_clock(found, request, target, observed, repeats)
     notes += [*found.notes, *module_code_notes(host_s, found.operators)]
     notes += issue_notes(costs, fused)
+    about = found.measurement or {}
+    notes += host_drift_notes(about.get("host_drift"))
+    if execution == EAGER and request.implementation == "torch":
+        card, lengths = target.hardware.compute_capability, about.get("lengths")
+        notes += plan_notes(costs, card, phases, found.components, lengths)
     sees = workload.side is not None and "vision" in phases
     notes += [] if sees else image_notes(name, workload)
-    traced = config["report"].get("trace") and not target.hardware.unprobed
+    traced = request.report.trace and not target.hardware.unprobed
     calibration, unseen = calibrations
     now = datetime.now(UTC)
     return RunRecord(
@@ -82,13 +94,13 @@ def answer(
         model=name,
         architecture=architecture,
         model_config={"architecture": architecture}
-        | dimensions_of(config)
+        | request.model.dimensions
         | getattr(model, "dimensions", {}),
         workload=asdict(workload),
         hardware=asdict(target.hardware),
-        implementation=config["implementation"],
+        implementation=request.implementation,
         execution=execution,
-        mode=config["mode"],
+        mode=request.mode,
         operators=found.operators,
         modules=found.modules,
         components=found.components,
@@ -104,12 +116,12 @@ def answer(
         else None,
         ceilings=ceiling_table(target),
         notes=notes,
-        environment={**versions(), "config": config, "device": target.device},
+        environment={**versions(), "config": request.given, "device": target.device},
     )
 
 
 def estimated(
-    config: dict[str, Any],
+    request: Request,
     phases: Mapping[str, Phase],
     calibrations: tuple[Estimator, Estimator | None],
     names: dict[str, str],
@@ -125,13 +137,13 @@ def estimated(
     from calib.estimates.timeline import with_wall
 
     rewritten = {phase: fusion.calls for phase, fusion in fused.items()}
-    implementation = config["implementation"]
+    implementation = request.implementation
     operators = operator_table(phases, *calibrations, implementation, names, rewritten)
     made = ((rewritten.get(phase) or p.layer.calls()) for phase, p in phases.items())
     ops = (call.op for calls in made for call in calls)
     timed = list(zip(ops, operators["estimate_s"], operators["provenance"], strict=True))
     repeats = {phase: p.repeat for phase, p in phases.items()}
-    operators = with_wall(operators, repeats, costs, config["execution"], host_s)
+    operators = with_wall(operators, repeats, costs, request.execution, host_s)
     return Tables(
         operators,
         module_table(phases, operators),
@@ -150,10 +162,9 @@ def beside_formulas(found: Tables, model: Any, workload: Workload) -> Tables:
 
 def beside_clock(
     found: Tables,
-    config: dict[str, Any],
+    request: Request,
     target: Target,
     observed: Observed | None,
-    workload: Workload,
     repeats: Mapping[str, int],
 ) -> Tables:
     """The tables with measured columns: of the model that was run here, or of a recorded trace."""
@@ -163,12 +174,12 @@ def beside_clock(
 
         joined = compare(*blind, observed.measurement, observed.speeds, target.samples)
         return Tables(*joined, (*found.notes, *observed.measurement.notes))
-    if config["measured"]:
+    if request.measured:
         from calib.clock.compare import compare_recorded
         from calib.clock.recorded import read_trace
 
-        asked = asdict(workload)
-        recorded = read_trace(config["measured"], found.modules, repeats, asked, target.on_card)
+        asked = asdict(request.workload)
+        recorded = read_trace(request.measured, found.modules, repeats, asked, target.on_card)
         joined = compare_recorded(*blind, recorded)
         return Tables(*joined, (*found.notes, *recorded.notes))
     return found

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from calib.hardware.attention_backend import growing, planned
 from calib.hardware.datasheet import hardware_names
 from calib.samples.host_costs import HostCosts
 from calib.steps.target import Target
-from model.workload import Workload
+from model.workload import Phase, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from calib.estimates.fusion import Fusion
+
+DECODE = "decode"
+NEW, SEEN = "new", "seen"
+"""Of ``calib.measure.reference.measurement.Measurement.lengths``."""
 
 
 def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -> list[str]:
@@ -67,6 +73,74 @@ def issue_notes(costs: HostCosts | None, fused: Mapping[str, Fusion]) -> list[st
             f"{fusion.launches_before} and moves {fusion.saved_bytes / 1e6:.3g} MB less."
         )
     return notes
+
+
+AVOIDED_BY = (
+    "another backend (torch.nn.attention.sdpa_kernel, or for all of the process "
+    "torch.backends.cuda.enable_cudnn_sdp(False)), a static cache, or a CUDA graph"
+)
+
+
+def plan_notes(
+    costs: HostCosts | None,
+    capability: str | None,
+    phases: Mapping[str, Phase],
+    components: pd.DataFrame,
+    lengths: Mapping[str, Sequence[float]] | None = None,
+) -> list[str]:
+    """What an eager decode pays while its text grows, beside what it takes at lengths that the
+    process has seen; nothing where no phase's attention is planned.
+
+    ``lengths``: the measured seconds of steps over lengths that were new and then seen.
+    """
+    if not costs or not costs.attention_plan:
+        return []
+    ops = {name: [c.op for c in phase.layer.calls()] for name, phase in phases.items()}
+    notes, others = [], [op for name in ops if name != DECODE for op in ops[name]]
+    plan, grown = costs.attention_plan, growing(ops.get(DECODE, ()), others)
+    per_token = len(planned(grown, capability))
+    if per_token:
+        steady = components.loc[components["component"] == DECODE, "estimate_s"].sum()
+        low, high = (1e3 * per_token * end for end in (plan.low_s, plan.high_s))
+        each = "a plan" if per_token == 1 else f"{per_token} plans"
+        notes.append(
+            f"Decode, at lengths seen before, takes {_ms(steady / phases[DECODE].repeat)} a token: "
+            "that is what this report holds. While the text grows, torch's cuDNN attention makes "
+            f"{each} a token on the host: {_ms(per_token * plan.estimate_s)} more "
+            f"({low:.0f}-{high:.0f} ms, {plan.known_by}). What avoids it: {AVOIDED_BY}."
+        )
+    once = len(planned(others, capability))
+    if once:
+        notes.append(
+            f"A process's first pass makes {once} more plans, one for each shape of attention that "
+            f"it has not met: about {_ms(once * plan.estimate_s)} once."
+        )
+    return [*notes, *length_notes(lengths or {})]
+
+
+def length_notes(lengths: Mapping[str, Sequence[float]]) -> list[str]:
+    """What the clock says of decode steps over new lengths, and over the same again."""
+    if not lengths.get(NEW) or not lengths.get(SEEN):
+        return []
+    new, seen = (statistics.median(lengths[name]) for name in (NEW, SEEN))
+    return [
+        f"By the clock a decode step over a length that is new takes {_ms(new)}, and over the same "
+        f"length again {_ms(seen)}: {_ms(new - seen)} for the first time."
+    ]
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"
+
+
+def host_drift_notes(drift: Mapping[str, float] | None) -> list[str]:
+    """How the host's speed moved; nothing where no probe asked it."""
+    if not drift:
+        return []
+    return [
+        f"The host issued operators at {drift['slowest']:.0%} to {drift['fastest']:.0%} of the "
+        "speed that it had when its costs were measured; what it bounds is brought to that speed."
+    ]
 
 
 def image_notes(model: str, workload: Workload) -> list[str]:

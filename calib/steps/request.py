@@ -1,181 +1,209 @@
-"""What a run is asked: every key that the user gave is one that exists, with a value it can have.
+"""What a run is asked: the configuration, read once, checked, and typed from here on.
 
-Dimensions of a model, figures of a card and fields of a workload are checked where they are read;
-here are the keys of ``conf/config.yaml``, and what Hydra finds wrong with the command line, said in
-one sentence that names the key, its value and the nearest names that exist.
+Below the entry nobody sees a dictionary or a dotted key. Types and ranges are the fields' own; what
+is wrong is one sentence that names the key, its value and what is accepted. Dimensions of a model
+and figures of a card are checked by the classes that they belong to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from hydra.errors import OverrideParseException
-from omegaconf import OmegaConf
+from annotated_types import Ge, Gt
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
-from calib.checkout import CONF
-from calib.errors import CalibError, did_you_mean, one_of
-from calib.samples.host_costs import EXECUTIONS
+from calib.errors import CalibError, one_of
+from calib.hardware.datasheet import Hardware, hardware_from_config
+from model.workload import Workload
 
-IMPLEMENTATIONS = ("torch", "triton")
-MODES = ("run", "analytic", "calibrate")
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "mode": MODES,
-    "implementation": IMPLEMENTATIONS,
-    "execution": EXECUTIONS,
-    "report.pictures": (True, False),
-    "report.trace": (True, False),
-    "report.layers": (True, False, None),
-}
-"""Keys with a few accepted values."""
-LEAST = {"repeats": 1, "seed": 0, "sweep.least": 1, "sweep.most": 1}
-"""Keys that take an integer, and the smallest."""
+AtLeastOne = Annotated[int, Field(strict=True, ge=1)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+MISSING = "???"
+"""What Hydra puts where a key has no value: of ``hw`` it means the device found."""
 MOST = {
-    "workload.batch": 2**20,
-    "workload.side": 2**16,
-    "workload.tile_side": 2**16,
-    "workload.prompt_tokens": 2**24,
-    "workload.decode_steps": 2**24,
+    "batch": 2**20,
+    "side": 2**16,
+    "tile_side": 2**16,
+    "prompt_tokens": 2**24,
+    "decode_steps": 2**24,
 }
 """The largest that a workload may ask for: beyond it nothing is a forecast any more."""
-POSITIVE = ("sweep.budget_s", "sweep.spread", "sweep.cap_s")
-_WORDS = {True: "true", False: "false", None: "null"}
 
 
-def check_settings(config: Mapping[str, Any]) -> None:
-    """Raises ``CalibError`` that names the key, its value and what is accepted."""
-    _check_names(config)
-    for key, accepted in CHOICES.items():
-        value = _value(config, key)
-        if not any(value is a or (isinstance(a, str) and value == a) for a in accepted):
-            raise CalibError(f"{key} = {value!r}: expected one of {_listed(accepted)}")
-    for key, least in LEAST.items():
-        value = _value(config, key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise CalibError(f"{key} = {value!r}: expected an integer >= {least}")
-    for key in POSITIVE:
-        value = _value(config, key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise CalibError(f"{key} = {value!r}: expected a number above 0")
-    for key, most in MOST.items():
-        value = _value(config, key)
-        if isinstance(value, int) and value > most:
-            raise CalibError(f"{key} = {value}: expected at most {most:,}")
-    if config["measured"] and not Path(config["measured"]).is_file():
-        raise CalibError(f"measured = {config['measured']!r}: expected a trace of torch.profiler")
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
-def dimensions_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the configuration says of the model but its name and its architecture."""
-    return {k: v for k, v in config["model"].items() if k not in ("architecture", "name")}
+class Subject(_Part):
+    """The model: an architecture by name and its dimensions, as ``conf/model`` has them."""
+
+    architecture: Any = None
+    name: str | None = None
+    dimensions: dict[str, Any] = {}
 
 
-def _check_names(config: Mapping[str, Any]) -> None:
-    """Hydra adds any key after a plus, ``+hv=rtx5090`` too, of which nobody would take notice."""
-    body = _body()
-    known = list({**dict.fromkeys(option_names()), **body})
-    for name, value in config.items():
-        if name not in known:
-            raise CalibError(f"{name} = {value!r}: expected {one_of(name, known)}")
-        below: Any = body.get(name)
-        for key in value if isinstance(below, dict) else ():
-            if key not in below:
-                raise CalibError(f"{name}.{key} = {value[key]!r}: expected {one_of(key, below)}")
+class Traced(_Part):
+    """Of an architecture that is a configuration of ``transformers``: its file and a dtype."""
+
+    config: str | None = None
+    dtype: str | None = None
 
 
-def _body() -> dict[str, Any]:
-    """The keys of ``conf/config.yaml`` and what they are by default."""
-    loaded = OmegaConf.load(CONF / "config.yaml")
-    body = cast("dict[str, Any]", OmegaConf.to_container(loaded, resolve=False))
-    return {k: v for k, v in body.items() if k not in ("defaults", "hydra")}
+class SweepRequest(_Part):
+    """How long operators are measured, and when one is done (``calib.measure.clock.StopRule``);
+    ``card_``: in place of the same on a card."""
+
+    name: str | None = None
+    budget_s: Positive
+    card_budget_s: Positive
+    spread: Positive
+    cap_s: Positive
+    card_cap_s: Positive
+    least: AtLeastOne
+    most: AtLeastOne
 
 
-def _value(config: Mapping[str, Any], key: str) -> Any:
-    """None where a workload leaves a key out."""
-    value: Any = config
-    for name in key.split("."):
-        value = value.get(name)
-    return value
+class SamplesRequest(_Part):
+    dir: Path | None = Field(default=None, description="a folder")
 
 
-def _listed(accepted: Sequence[Any]) -> str:
-    return ", ".join(a if isinstance(a, str) else _WORDS[a] for a in accepted)
+class ReportRequest(_Part):
+    """``layers`` None: with pictures, and where nothing is measured."""
+
+    pictures: Flag = True
+    trace: Flag = True
+    layers: Flag | None = None
 
 
-def option_names() -> dict[str, list[str]]:
-    """The options of each group of the configuration: hw, model, sweep, workload."""
-    files = sorted(CONF.glob("*/*.yaml"))
-    names = dict.fromkeys(path.parent.name for path in files)
-    return {n: [path.stem for path in files if path.parent.name == n] for n in names}
+class Request(_Part):
+    """``hw`` None: the device found."""
 
+    hw: Hardware | None = Field(default=None, description="a card, as conf/hw has them")
+    model: Subject = Field(description="an architecture and its dimensions")
+    workload: Workload = Field(description="what conf/workload has")
+    sweep: SweepRequest
+    hf: Traced = Traced()
+    mode: Literal["run", "analytic", "calibrate"] = "run"
+    implementation: Literal["torch", "triton"] = "torch"
+    execution: Literal["eager", "graph", "compiled"] = "eager"
+    repeats: AtLeastOne = 5
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    measured: str | None = Field(default=None, description="a trace of torch.profiler")
+    samples: SamplesRequest = SamplesRequest()
+    report: ReportRequest = ReportRequest()
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
 
-# The command line, where Hydra could not make a configuration of it
+    @property
+    def given(self) -> dict[str, Any]:
+        """The configuration as it was composed, for the record of a run."""
+        return self._given
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _subject(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        own = {key: value[key] for key in ("architecture", "name") if key in value}
+        return own | {"dimensions": {k: v for k, v in value.items() if k not in own}}
 
-def explain(error: Exception, words: Sequence[str]) -> str:
-    """What is wrong with the overrides ``words``, of which Hydra says ``error``; or that it cannot
-    write what was asked into the folder of the run."""
-    unwritable = error if isinstance(error, OSError) else error.__cause__  # opening the log
-    if isinstance(unwritable, OSError) and unwritable.filename:
-        key = "sweep" if any(word.startswith("hydra.sweep") for word in words) else "run"
-        where, why = unwritable.filename, unwritable.strerror
-        return f"cannot write {where}: {why}; give another hydra.{key}.dir"
-    if isinstance(error, OverrideParseException):
-        detail = str(error).split("\nSee ")[0].replace("\n", ": ")
-        return f"{error.override!r}: expected key=value, such as workload.batch=2 ({detail})"
-    found = next(_faults(words), None)
-    return found or str(error).split("\nTo append to your")[0].strip()
+    @field_validator("workload", mode="before")
+    @classmethod
+    def _workload(cls, value: Any) -> Any:
+        return workload_of(value) if isinstance(value, Mapping) else value
 
-
-def _faults(words: Sequence[str]) -> Iterator[str]:
-    groups, keys = option_names(), None
-    for word in words:
-        name, _, value = word.partition("=")
-        key = name.lstrip("+~")
-        if key in groups:
-            yield from _group_faults(name, key, value, groups[key])
-        elif name == key and "/" not in key:  # not of hydra/launcher=joblib
-            keys = keys if keys is not None else _all_keys(words, groups)
-            if keys and key not in keys:
-                yield f"{key} = {value}: there is no such key; {_near_key(key, keys)}"
-
-
-def _group_faults(name: str, key: str, value: str, options: Sequence[str]) -> Iterator[str]:
-    for chosen in value.split(","):
-        if chosen not in options:
-            yield f"{key} = {chosen!r}: expected {one_of(chosen, options)}"
-    if key == "hw" and not name.startswith("+"):
-        yield f"hw = {value!r}: no card is chosen by default, so give it as +hw={value}"
-
-
-def _near_key(key: str, keys: Sequence[str]) -> str:
-    """What stands beside a key that does not exist."""
-    parent, _, name = key.rpartition(".")
-    above = f"{parent}." if parent else ""
-    beside = [k.removeprefix(above) for k in keys if k.startswith(above)]
-    own = [k for k in beside if "." not in k and k != "hydra"]
-    if not own:
-        return f"expected a key of conf/config.yaml{did_you_mean(key, keys)}"
-    return f"{parent or 'the configuration'} has {', '.join(own)}{did_you_mean(name, own)}"
-
-
-def _all_keys(words: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """Every key of the configuration with the chosen options, dotted; Hydra's own too."""
-    from hydra import compose, initialize_config_dir
-
-    given = (word.lstrip("+").partition("=") for word in words)
-    chosen = {name: value.split(",")[0] for name, _, value in given}
-    plus = {"hw": "+"}  # no member of the defaults list
-    options = [f"{plus.get(k, '')}{k}={v}" for k, v in chosen.items() if v in groups.get(k, ())]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", options, return_hydra_config=True)
-    plain = OmegaConf.to_container(composed, resolve=False, throw_on_missing=False)
-    return list(_dotted(cast("dict[str, Any]", plain)))
-
-
-def _dotted(node: Mapping[Any, Any], above: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        yield f"{above}{key}"
+    @field_validator("hw", mode="before")
+    @classmethod
+    def _hardware(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
-            yield from _dotted(value, f"{above}{key}.")
+            return hardware_from_config(value)
+        return None if value == MISSING else value
+
+    @field_validator("measured")
+    @classmethod
+    def _is_file(cls, path: str | None) -> str | None:
+        if path and not Path(path).is_file():
+            raise ValueError(f"measured = {path!r}: expected a trace of torch.profiler")
+        return path or None
+
+
+def read_request(config: Mapping[str, Any]) -> Request:
+    """``config``: what Hydra composed, as plain dictionaries.
+
+    Raises ``CalibError`` that names the key, its value and what is accepted.
+    """
+    try:
+        request = Request(**config)
+    except ValidationError as error:
+        raise CalibError(_sentence(error.errors()[0])) from None
+    request._given = dict(config)
+    return request
+
+
+def workload_of(given: Mapping[str, Any]) -> Workload:
+    """Raises ``ValueError`` that names the key, its value and what is accepted."""
+    known = [f.name for f in fields(Workload)]
+    for key, value in given.items():
+        if key not in known:
+            raise ValueError(f"workload.{key} = {value!r}: expected {one_of(key, known)}")
+        if isinstance(value, int) and value > MOST.get(key, value):
+            raise ValueError(f"workload.{key} = {value}: expected at most {MOST[key]:,}")
+    tiles = given.get("tiles")
+    try:
+        return Workload(**{**given, "tiles": tuple(tiles) if isinstance(tiles, list) else tiles})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"workload: {error}") from None
+
+
+# What is wrong, said in a sentence
+
+
+def _sentence(fault: Mapping[str, Any]) -> str:
+    if fault["type"] == "value_error":  # of a validator of ours, which says it all
+        return str(fault["ctx"]["error"])
+    names = [str(name) for name in fault["loc"]]
+    key = ".".join(names)
+    if fault["type"] == "extra_forbidden":
+        part = _part(names[:-1])
+        return f"{key} = {fault['input']!r}: expected {one_of(names[-1], list(part.model_fields))}"
+    field = _part(names[:-1]).model_fields.get(names[-1])
+    accepted = _accepted(field) if field else "no such part"
+    if fault["type"] == "missing":
+        return f"{key} is missing: expected {accepted}"
+    return f"{key} = {fault['input']!r}: expected {accepted}"
+
+
+def _part(names: list[str]) -> type[BaseModel]:
+    """The model that the keys ``names`` lead to."""
+    part: type[BaseModel] = Request
+    for name in names:
+        part = part.model_fields[name].annotation  # type: ignore[assignment]
+    return part
+
+
+def _accepted(field: FieldInfo) -> str:
+    """In words, read off the field: its description, else its bounds, else its type."""
+    words = [field.description, *map(_bound, field.metadata), _by_type(field.annotation)]
+    return next(word for word in words if word)
+
+
+def _bound(bound: Any) -> str | None:
+    if isinstance(bound, Ge):
+        return f"an integer >= {bound.ge}"
+    return f"a number above {bound.gt}" if isinstance(bound, Gt) else None
+
+
+def _by_type(annotation: Any) -> str:
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else [annotation]
+    kinds = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds]
+    if bool in kinds:
+        return f"one of true, false{', null' * (type(None) in kinds)}"
+    if get_origin(annotation) is Literal:
+        return f"one of {', '.join(get_args(annotation))}"
+    parts = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return f"keys out of {', '.join(parts[0].model_fields)}" if parts else "a text"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from calib.errors import CalibError
-from calib.hardware.datasheet import Hardware, hardware_from_config, load_hardware
+from calib.hardware.datasheet import Hardware, load_hardware
 from calib.hardware.device import DeviceProperties, detect_device, device_hardware
 from calib.samples.files import read_samples
-from calib.samples.host_costs import GRAPH
+from calib.samples.host_costs import EAGER, GRAPH
 from calib.samples.sample import Sample
 from calib.samples.store import SampleStore
 
@@ -41,38 +41,37 @@ class Target:
         return "cuda:0" if self.on_card else CPU
 
 
-def find_target(config: dict[str, Any]) -> Target:
-    """The card that the configuration names, else the device found, else the CPU.
+def find_target(
+    chosen: Hardware | None, samples_dir: Path | None, mode: str, execution: str = EAGER
+) -> Target:
+    """The ``chosen`` card, else the device found, else the CPU. Its samples lie in a folder of its
+    own below ``samples_dir`` (None: the user's data directory).
 
     A card that is here is measured, unless the mode is ``analytic``. Raises ``CalibError`` for a
     mode that the device cannot serve.
     """
     found = detect_device()
-    chosen = config.get("hw")
-    if isinstance(chosen, dict):
-        hardware = hardware_from_config(chosen)
-    else:
-        hardware = device_hardware(found) if found else load_hardware(CPU)
-    folder = Path(config["samples"]["dir"] or default_samples_dir()).expanduser() / hardware.name
+    hardware = chosen or (device_hardware(found) if found else load_hardware(CPU))
+    folder = (samples_dir or default_samples_dir()).expanduser() / hardware.name
     if hardware.name == CPU:
-        if config["execution"] == GRAPH:
+        if execution == GRAPH:
             raise CalibError(
                 "execution = 'graph' on cpu: expected eager or compiled, since a CPU has no graphs"
             )
         from calib.hardware.host import detect_host
 
         device = detect_host().device
-        here = config["mode"] != "analytic"  # which never measures
+        here = mode != "analytic"  # which never measures
         return Target(hardware, here, device, SampleStore(folder, CPU, device))
     here = is_here(hardware, found)
-    if config["mode"] == "calibrate" and not here:
+    if mode == "calibrate" and not here:
         raise CalibError(
             f"mode = 'calibrate' on {hardware.name}: expected a device of this machine, "
             f"{found.name if found else 'which has no CUDA card'}, or +hw=cpu"
         )
     device = found.name if found else ""
     store = SampleStore(folder, hardware.name, device)
-    if here and config["mode"] != "analytic":
+    if here and mode != "analytic":
         return Target(hardware, True, device, store)
     samples = read_samples(folder, hardware.name) if folder.exists() else []
     return Target(hardware, False, device, store, samples)

@@ -24,6 +24,18 @@ def _sized(cls: type[Operator]) -> tuple[str, ...]:
     return tuple(f.name for f in fields(cls) if not isinstance(f.default, bool))
 
 
+@cache
+def _least(cls: type[Operator]) -> tuple[tuple[str, int], ...]:
+    """The smallest that each size may be."""
+    sized = _sized(cls)  # type: ignore[arg-type]
+    return tuple((name, 0 if name in cls.may_be_zero else 1) for name in sized)
+
+
+@cache
+def _dtypes(cls: type[Operator]) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(cls) if f.name.endswith("dtype"))
+
+
 @dataclass(frozen=True)
 class Operator:
     """What all operators share. Subclasses are frozen dataclasses of scalars with formulas."""
@@ -33,14 +45,14 @@ class Operator:
     may_be_zero: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        for name, value in self.shape().items():
-            least = 0 if name in self.may_be_zero else 1
-            if _below(value, least):
+        values = vars(self)
+        for name, least in _least(type(self)):  # type: ignore[arg-type]
+            if _below(values[name], least):
                 kind = "a positive number" if least else "zero or a positive number"
-                raise ValueError(f"{type(self).__name__}.{name} = {value}: expected {kind}")
-        for name, value in vars(self).items():
-            if name.endswith("dtype") and value is not None:
-                item_bytes(value)
+                raise ValueError(f"{type(self).__name__}.{name} = {values[name]}: expected {kind}")
+        for name in _dtypes(type(self)):  # type: ignore[arg-type]
+            if values[name] is not None:
+                item_bytes(values[name])
 
     def shape(self) -> dict[str, Any]:
         """The numeric fields by name (no dtypes, flags or fields left at None)."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
-from calib.clock.compare import compare
+from calib.clock.compare import compare, host_drift, slowdowns
 from calib.estimates.sums import COMPONENTS
 from calib.measure.probes import Speed
 from calib.measure.reference.measurement import Measurement
 from calib.measure.reference.tables import MODULE_COLUMNS, OPERATOR_COLUMNS
 from calib.samples.sample import Sample
-from model.ops import Matmul
+from model.ops import Matmul, Other
 
 TIMES = {"vision": [1.0, 2.0, 1.5], "decode": [4.0, 9.0, 5.0]}
 SPEEDS = (1.0, 0.5, 0.8)
@@ -67,3 +69,35 @@ def test_one_error_for_a_phase_in_components_modules_and_operators() -> None:
     assert about["slowdown"]["vision"] == pytest.approx([1.0, 2.0, 1.25])
     assert modules["steady_s"].tolist() == pytest.approx([1.0, 4.0])  # 4 / 1.5, 9 / 1.625, 5 / 1.25
     assert modules["measured_s"].tolist() == [1.5, 5.0]
+
+
+def on_a_card(host: float) -> tuple[dict[str, Speed], list[Sample]]:
+    """Probes of a steady card whose host runs at ``host`` of its speed in the sweep, 1e5 a second;
+    host costs that were measured when it was at 1e5."""
+    names = [f"timed {repeat} {phase}" for repeat in range(3) for phase in TIMES]
+    speeds = {name: Speed(1e12, 1e10, host * 1e5) for name in (*names, "end")}
+    shape = Sample(Matmul(8, 8, 8), [1.0], "h200", "torch", probe_flops=1e12, probe_bandwidth=1e10)
+    cost = Sample(Other("launch"), [1.0], "h200", "torch", origin="host", probe_host=1e5)
+    return speeds, [replace(shape, probe_host=0.9e5), cost]
+
+
+def test_a_phase_that_the_host_bounds_is_brought_to_the_hosts_speed() -> None:
+    """Decode waits for the host, vision does not, and of a third of its time it does."""
+    rows = [
+        {"phase": "vision", "bound": "compute", "estimate_s": 2.0, "wall_s": 2.0, "idle_s": 0.0},
+        {"phase": "vision", "bound": "compute", "estimate_s": 0.5, "wall_s": 1.0, "idle_s": 0.5},
+        {"phase": "decode", "bound": "memory", "estimate_s": 0.5, "wall_s": 4.0, "idle_s": 3.5},
+    ]
+    found = slowdowns(pd.DataFrame(rows), measurement(), *on_a_card(0.5))
+    assert found["decode"] == pytest.approx([2.0] * 3)
+    assert found["vision"] == pytest.approx([2 / 3 * 1.0 + 1 / 3 * 2.0] * 3)
+    speeds, samples = on_a_card(0.5)
+    unknown = [replace(s, probe_host=None) for s in samples]
+    assert slowdowns(pd.DataFrame(rows), measurement(), speeds, unknown)["decode"] == [1.0] * 3
+
+
+def test_the_drift_of_a_host_is_said_against_its_costs() -> None:
+    speeds, samples = on_a_card(1.25)
+    drift = host_drift(samples, speeds)
+    assert drift == {"slowest": pytest.approx(0.9), "fastest": pytest.approx(1.25)}
+    assert host_drift([], speeds) is None

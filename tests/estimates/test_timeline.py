@@ -20,11 +20,13 @@ from calib.estimates.timeline import (
     timeline_table,
     with_wall,
 )
-from calib.samples.host_costs import COMPILED, EAGER, GRAPH, Cost, HostCosts
+from calib.samples.host_costs import COMPILED, EAGER, GRAPH, REPLAYED, Cost, HostCosts
 
 COSTS = Rates(
     eager_operator=5.0, launch=2.0, dependent_gap=1.0, sync=4.0, graph_node=0.5, graph_launch=3.0
 )
+
+REPLAYED_COSTS = {name: getattr(COSTS, name) for name in REPLAYED}
 
 
 def launches(host: list[float], device: list[float], sync: list[float] | None = None) -> Launches:
@@ -154,7 +156,7 @@ def table(**columns: list) -> pd.DataFrame:
 def costs() -> HostCosts:
     """Estimates as in COSTS, ends at half and twice of them."""
     return HostCosts(
-        **{n: Cost(v, v / 2, v * 2, "measured", "a test") for n, v in vars(COSTS).items()}
+        **{n: Cost(v, v / 2, v * 2, "measured", "a test") for n, v in REPLAYED_COSTS.items()}
     )
 
 
@@ -204,3 +206,17 @@ def test_the_host_bounds_what_faster_kernels_would_not_make_faster(
     work = dict.fromkeys(("flops", "bytes", "roofline_s"), 0.0)
     found = timeline_table(walled.assign(**work, provenance="measured"), {"decode": 1})
     assert found["limited_by"].tolist() == [limit]
+
+
+def test_an_operator_is_issued_at_the_cost_of_its_class() -> None:
+    """A product at 9, a copy at the eager operator's 5, a norm of two pointwise launches at 3."""
+    some = {
+        "product": Cost(9.0, 9.0, 9.0, "measured", ""),
+        "pointwise": Cost(3.0, 3.0, 3.0, "", ""),
+    }
+    rows = table(estimate_s=[0.0] * 3, kind=["matmul", "copy", "norm"], launches=[1, 1, 2])
+    walled = with_wall(rows, {"decode": 1}, replace(costs(), classes=some), EAGER)
+    assert walled["issue_s"].sum() == pytest.approx(9 + 5 + 2 * 3 + 1)
+    assert walled["wall_s"].tolist() == pytest.approx([10, 5, 6])
+    graph = with_wall(rows, {"decode": 1}, replace(costs(), classes=some), GRAPH)
+    assert graph["wall_s"].sum() == pytest.approx(3 + 4 * 0.5)

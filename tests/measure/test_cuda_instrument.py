@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
+from dataclasses import replace
 
 import pytest
 from simulated_gpu import RATED_HZ, KernelBench, SimulatedCard, Trace, out_of_memory, unsupported
@@ -259,9 +260,9 @@ def test_a_wrong_output_is_never_timed_and_a_right_one_compared_once():
 
 
 def test_the_rule_is_at_least_as_strict_as_half_a_percent():
-    limits = {"spread": 0.02, "cap_s": 0.25, "least": 5, "most": 100}
-    assert open_simulated().rule(limits) == StopRule(0.005, 0.25, 10, 100, 0.02)
-    strict = open_simulated().rule({**limits, "spread": 0.001, "least": 30})
+    shape = StopRule(0.02, 0.25, 5, 100)
+    assert open_simulated().rule(shape) == StopRule(0.005, 0.25, 10, 100, 0.02)
+    strict = open_simulated().rule(replace(shape, spread=0.001, least=30))
     assert (strict.spread, strict.least) == (0.001, 30)
 
 

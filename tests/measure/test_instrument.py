@@ -46,8 +46,8 @@ def test_memory_that_runs_out_is_recorded(cpu, monkeypatch):
 
 
 def test_limits_of_a_sweep_become_the_rule(cpu):
-    limits = {"spread": 0.01, "cap_s": 0.25, "least": 7, "most": 100, "budget_s": 1.0}
-    assert cpu.rule(limits) == StopRule(0.01, 0.25, 7, 100).split(2 * cpu.visits)
+    shape = StopRule(0.01, 0.25, 7, 100)
+    assert cpu.rule(shape) == shape.split(2 * cpu.visits)
 
 
 def test_a_reading_fits_a_sample():

@@ -10,6 +10,7 @@ import pytest
 from simulated_gpu import KernelBench, SimulatedCard, Trace
 
 from calib.hardware.datasheet import load_hardware
+from calib.measure.clock import StopRule
 from calib.measure.cuda.instrument import CudaInstrument
 from calib.measure.sweep.design import adaptive, design, plain
 from calib.measure.sweep.order import DESIGN_SHARE, by_worth
@@ -20,7 +21,7 @@ from model import ops
 H200 = load_hardware("h200")
 COMPARE_S, COMPILE_S = 0.3, 0.8
 """What a comparison and a compilation took on an H200, where they stood between two samples."""
-LIMITS = {"spread": 0.01, "cap_s": 0.12, "least": 10, "most": 100}
+LIMITS = StopRule(0.01, 0.12, 10, 100)
 
 
 @dataclass

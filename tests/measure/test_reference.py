@@ -30,6 +30,7 @@ from calib.measure.reference.passes import (
     experts_touched,
     make_inputs,
     observed,
+    over_lengths,
     run_phases,
 )
 from calib.measure.reference.stored import load_measurement, save_measurement
@@ -305,17 +306,48 @@ def test_a_measurement_comes_back_as_it_was(measurement: Measurement, tmp_path: 
     ]
     loaded = load_measurement(folder)
     assert loaded.phases == measurement.phases
+    assert loaded.lengths == measurement.lengths == {}  # a CPU plans nothing
     assert loaded.workload == measurement.workload
     assert loaded.experts_touched == measurement.experts_touched
     assert loaded.operators["aten"].tolist() == measurement.operators["aten"].tolist()
     assert [list(s) for s in loaded.modules["seconds"]] == measurement.modules["seconds"].tolist()
 
 
+def test_a_measurement_of_before_new_lengths_were_timed_is_read(
+    measurement: Measurement, tmp_path: Path
+) -> None:
+    folder = save_measurement(replace(measurement, lengths={"new": [1.0]}), tmp_path)
+    assert load_measurement(folder).lengths == {"new": [1.0]}
+    stored = json.loads((folder / "measurement.json").read_text())
+    del stored["lengths"]
+    (folder / "measurement.json").write_text(json.dumps({**stored, "schema_version": 1}))
+    assert load_measurement(folder).lengths == {}
+
+
+def test_decode_goes_over_new_lengths_and_the_same_again(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps behind the workload's own, whose lengths a repeat has seen."""
+    lengths: list[int] = []
+    plain = Passes.step
+
+    def step(self: Passes, state: Any) -> Any:
+        lengths.append(state.cache.get_seq_length())
+        return plain(self, state)
+
+    monkeypatch.setattr(Passes, "step", step)
+    found = over_lengths(passes, most=2)
+    assert [len(found[name]) for name in ("new", "seen")] == [2, 2]
+    first, steps = lengths[0], WORKLOAD.decode_steps
+    assert lengths == [*range(first, first + steps + 2)] * 2
+    assert all(seconds > 0 for seconds in (*found["new"], *found["seen"]))
+
+
 def test_a_broken_measurement_is_refused(measurement: Measurement, tmp_path: Path) -> None:
     folder = save_measurement(measurement, tmp_path)
     text = (folder / "measurement.json").read_text()
     (folder / "measurement.json").write_text(json.dumps({**json.loads(text), "schema_version": 9}))
-    with pytest.raises(CalibError, match="schema version 9: expected 1"):
+    with pytest.raises(CalibError, match="schema version 9: expected 2"):
         load_measurement(folder)
     (folder / "measurement.json").write_text(text[:50])
     with pytest.raises(CalibError, match="does not hold a whole one"):

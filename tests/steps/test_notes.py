@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 
 from calib.hardware.datasheet import load_hardware
+from calib.samples.host_costs import host_costs
 from calib.samples.sample import Sample
 from calib.samples.store import SampleStore
-from calib.steps.notes import source_notes
+from calib.steps.notes import host_drift_notes, length_notes, plan_notes, source_notes
 from calib.steps.target import Target
+from model.deepseek_ocr import DeepseekOCRModel
 from model.ops import Matmul
+from model.workload import Workload
 
 
 def notes(name: str, implementation: str, *sampled: str) -> str:
@@ -39,3 +42,28 @@ def notes(name: str, implementation: str, *sampled: str) -> str:
 def test_where_times_come_from(asked: tuple[str, ...], says: str, not_said: str) -> None:
     said = notes(*asked)
     assert says in said and not_said not in said
+
+
+def test_an_eager_decode_says_what_a_growing_text_costs_beside_its_steady_time() -> None:
+    """A plan a token, 52.2 ms by the middle of the published range; seen, 16.5 ms."""
+    phases = DeepseekOCRModel().phases(Workload("ocr_base", side=1024, decode_steps=16))
+    components = pd.DataFrame({"component": ["prefill", "decode"], "estimate_s": [0.02, 0.264]})
+    grows, once = plan_notes(host_costs([], "h200"), "9.0", phases, components)
+    assert "seen before, takes 16.5 ms a token" in grows
+    assert "a plan a token on the host: 52.2 ms more (44-62 ms, published)" in grows
+    assert "sdpa_kernel" in grows and "static cache" in grows and "CUDA graph" in grows
+    assert "4 more plans" in once  # two of SAM, one of CLIP, the prompt
+    assert plan_notes(host_costs([], "rtx5090"), "12.0", phases, components) == []
+    assert plan_notes(None, None, phases, components) == []
+
+
+def test_the_clock_says_both_too() -> None:
+    (said,) = length_notes({"new": [0.08, 0.07, 0.075], "seen": [0.0165] * 3})
+    assert "new takes 75 ms" in said and "again 16.5 ms" in said and "58.5 ms for" in said
+    assert length_notes({}) == []
+
+
+def test_the_hosts_drift_is_said() -> None:
+    (said,) = host_drift_notes({"slowest": 0.72, "fastest": 1.04})
+    assert "at 72% to 104% of the speed" in said
+    assert host_drift_notes(None) == []

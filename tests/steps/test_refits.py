@@ -13,8 +13,8 @@ import pytest
 
 from calib.hardware.datasheet import floor, load_hardware
 from calib.samples.sample import Sample
-from calib.steps import refits
-from calib.steps.refits import PACE, Refits, in_words, reached, read_trail, with_pace
+from calib.steps.card import refits
+from calib.steps.card.refits import PACE, Refits, in_words, reached, read_trail, with_pace
 from model import ops
 
 H200 = load_hardware("h200")

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from calib.checkout import CONF
 from calib.errors import CalibError
-from calib.steps.request import check_settings, explain
+from calib.steps.command_line import explain
+from calib.steps.request import read_request
 
 
 def composed(*words: str) -> Any:
@@ -77,6 +78,6 @@ def test_what_cannot_be_explained_is_passed_on() -> None:
     ],
 )
 def test_a_key_that_is_not_read_or_cannot_be_is_named(word: str, said: str) -> None:
-    check_settings(composed())
+    read_request(composed())
     with pytest.raises(CalibError, match=f"^{said}"):
-        check_settings(composed(word))
+        read_request(composed(word))

@@ -42,14 +42,13 @@ def machine(monkeypatch):
     return has
 
 
-def config(folder, hw=None, mode="run"):
-    chosen = {} if hw is None else {"hw": dict(vars(load_hardware(hw)))}
-    return {"mode": mode, "execution": "eager", "samples": {"dir": str(folder)}, **chosen}
+def found_in(folder, hw=None, mode="run"):
+    return find_target(load_hardware(hw) if hw else None, folder, mode)
 
 
 def test_a_card_that_is_here_is_measured(machine, tmp_path):
     machine(H200)
-    found = find_target(config(tmp_path))
+    found = found_in(tmp_path)
     assert (found.hardware.name, found.here, found.device) == ("h200", True, "NVIDIA H200")
     assert (found.on_card, found.torch_device) == (True, "cuda:0")
     assert (found.store.hardware, found.store.folder) == ("h200", tmp_path / "h200")
@@ -57,7 +56,7 @@ def test_a_card_that_is_here_is_measured(machine, tmp_path):
 
 def test_a_card_without_a_file_is_measured_too(machine, tmp_path):
     machine(UNKNOWN)
-    found = find_target(config(tmp_path, mode="calibrate"))
+    found = found_in(tmp_path, mode="calibrate")
     assert found.here and found.hardware.provenance == "derived"
 
 
@@ -66,27 +65,27 @@ def test_a_card_that_is_named_and_not_here_is_predicted(machine, tmp_path):
     write_samples(tmp_path / "rtx5090" / "000001.parquet", [sample])
     for card in (H200, None):
         machine(card)
-        found = find_target(config(tmp_path, "rtx5090"))
+        found = found_in(tmp_path, "rtx5090")
         assert not found.here and found.samples == [sample]
 
 
 def test_analytic_never_measures(machine, tmp_path):
     machine(H200)
-    assert not find_target(config(tmp_path, mode="analytic")).here
+    assert not found_in(tmp_path, mode="analytic").here
 
 
 def test_a_card_that_is_not_here_cannot_be_calibrated(machine, tmp_path):
     machine(H200)
     with pytest.raises(CalibError, match=r"on rtx5090: .* this machine, NVIDIA H200"):
-        find_target(config(tmp_path, "rtx5090", "calibrate"))
+        found_in(tmp_path, "rtx5090", "calibrate")
     machine(None)
     with pytest.raises(CalibError, match="no CUDA card"):
-        find_target(config(tmp_path, "rtx5090", "calibrate"))
+        found_in(tmp_path, "rtx5090", "calibrate")
 
 
 def test_without_a_card_the_cpu_is_measured(machine, tmp_path):
     machine(None)
-    found = find_target(config(tmp_path))
+    found = found_in(tmp_path)
     assert (found.hardware.name, found.here, found.torch_device) == ("cpu", True, "cpu")
     assert isinstance(open_instrument(found), CpuInstrument)
 
@@ -98,7 +97,7 @@ def test_a_torch_without_cuda_is_told_and_nothing_hangs(machine, tmp_path):
         pytest.skip("this torch has CUDA")
     machine(H200)
     with pytest.raises(CalibError, match="cannot use it: expected a build of torch"):
-        open_instrument(find_target(config(tmp_path)))
+        open_instrument(found_in(tmp_path))
 
 
 class Nothing:
@@ -128,35 +127,40 @@ def test_a_card_is_swept_with_both_implementations(machine, tmp_path, monkeypatc
     from calib.measure.cuda.instrument import CudaInstrument
     from calib.measure.sweep.sweep import Point
     from calib.samples import ceilings
-    from calib.samples.host_costs import EAGER_OPERATOR, LAUNCH
+    from calib.samples.host_costs import EAGER_OPERATOR, LAUNCH, MODULE_CODE
     from calib.steps import measuring as steps
+    from calib.steps.request import SweepRequest
+    from model.architectures import build
     from model.workload import Workload
+
+    costs = (EAGER_OPERATOR, LAUNCH, MODULE_CODE)
 
     def simulated(target, seed=0):
         card = SimulatedCard()
         instrument = CudaInstrument(target.hardware, card, Trace(card), KernelBench(card))
-        instrument.costs = lambda: {EAGER_OPERATOR: [7e-6], LAUNCH: [2e-6]}
+        instrument.costs = lambda: {op: [7e-6] for op in costs}
         instrument.ahead = Nothing
         return instrument
 
     machine(H200)
     monkeypatch.setattr(steps, "open_instrument", simulated)
-    monkeypatch.setattr("calib.steps.refits.one_process", AtOnce)
+    monkeypatch.setattr("calib.steps.card.sweep.one_process", AtOnce)
     monkeypatch.setattr(steps, "versions", lambda target: {"driver": "made up"})
     few = [Point(ops.Matmul(m, 64, 64), "cold") for m in (1, 2, 3)]
     monkeypatch.setattr("calib.measure.sweep.design.adaptive", lambda *_: lambda state: iter(few))
-    limits = {"budget_s": 600.0, "spread": 0.01, "cap_s": 0.1, "least": 5, "most": 20}
-    limits |= {"card_budget_s": 600.0, "card_cap_s": 0.1}
-    asked = config(tmp_path, mode="calibrate") | {"sweep": limits, "seed": 0}
-    model = steps.build("vit")
+    each = {"spread": 0.01, "cap_s": 0.1, "card_cap_s": 0.1, "least": 5, "most": 20}
+    limits = SweepRequest(budget_s=600, card_budget_s=600, **each)
+    model = build("vit")
     phases = model.phases(Workload("tiny", side=224))
-    done = steps.measure_operators(asked, find_target(asked), phases)
+    done = steps.measure_operators(found_in(tmp_path, mode="calibrate"), phases, limits, 0)
     swept = [s for s in done.samples if s.origin != "host"]
     assert {s.implementation for s in swept} == {"torch", "triton"}
     assert {s.origin for s in swept} >= {"ceiling", "model", "design"}
     assert all(s.sm_clock_hz and s.probe_flops and s.power_w is None for s in swept)
-    assert {s.op for s in done.samples if s.origin == "host"} == {EAGER_OPERATOR, LAUNCH}
+    host = [s for s in done.samples if s.origin == "host"]
+    assert {s.op for s in host} == set(costs)
+    assert all(s.probe_host == pytest.approx(1 / 5e-6) for s in (*swept, *host))
     figures = {c.name: c for c in ceilings.ceilings(done.samples, done.hardware)}
     assert figures["product of bfloat16"].clock_share and figures["eager operator"].measured == 7e-6
-    again = steps.measure_operators(asked, find_target(asked), phases)
+    again = steps.measure_operators(found_in(tmp_path, mode="calibrate"), phases, limits, 0)
     assert again.samples == done.samples, "what is stored is not measured again"

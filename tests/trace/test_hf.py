@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from calib.errors import CalibError
-from calib.steps.measuring import model_and_workload
+from calib.steps.request import Subject, Traced
+from calib.steps.subject import build_model
 from calib.trace.hf import HFModel, agreement, formula_columns, load, name_of
 from calib.trace.module import unknown
 from model.layer import total
@@ -78,12 +79,11 @@ def test_configurations_have_the_published_parameters(name: str) -> None:
 
 
 def test_a_run_is_given_the_model_of_its_file() -> None:
-    config: dict[str, Any] = {"model": {"architecture": "hf"}, "workload": vars(IMAGE)}
-    config |= {"hf": {"config": str(DATA / "vit_l"), "dtype": "float32"}}
-    model, workload = model_and_workload(config)
-    assert (model.name, model.dtype, workload) == ("vit_l", "float32", IMAGE)
+    subject = Subject(architecture="hf")
+    model = build_model(subject, Traced(config=str(DATA / "vit_l"), dtype="float32"))
+    assert (model.name, model.dtype) == ("vit_l", "float32")
     with pytest.raises(CalibError, match=r"hf\.config is missing"):
-        model_and_workload(config | {"hf": {"config": None, "dtype": None}})
+        build_model(subject, Traced())
 
 
 @pytest.mark.parametrize(

@@ -8,33 +8,48 @@ one look at the clock. The kernel that does nothing is a spin of no cycles.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 
 from calib.measure.cuda.stream import Run, Stream, wait
 from calib.measure.cuda.timer import Timer
 from calib.samples.host_costs import (
+    ATTENTION,
+    ATTENTION_PLAN,
+    CLASS_OPERATORS,
+    CONVOLUTION,
     DEPENDENT_GAP,
     EAGER_OPERATOR,
     GRAPH_LAUNCH,
     GRAPH_NODE,
     LAUNCH,
     MODULE_CODE,
+    MOVE,
+    NORM,
+    POINTWISE,
+    PRODUCT,
     SYNC,
+    host_class,
 )
 from model.layer import Call
 from model.ops import Operator
 
+if TYPE_CHECKING:
+    from calib.measure.reference.miniature import Rounds
+
 REPEATS = 30
 IN_A_ROW = 200
 """Launches between two looks at the clock: fewer than a card's queue holds."""
+CLASS_IN_A_ROW = 100
+"""The same for operators that may be several launches each."""
 
 
 def queue_costs(timer: Timer, tiny: Run, read: Run) -> dict[Operator, list[float]]:
-    """Raw seconds of every cost but that of module code.
+    """Raw seconds of every cost but those of a class and of the miniature.
 
     ``tiny``: one eager operator on a tensor of a few elements; ``read``: reads one number of the
     device.
@@ -75,24 +90,60 @@ def in_a_row(run: Run, count: int) -> Run:
     return all_of_them
 
 
-def module_code(
-    measure: Callable[[Callable[[Sequence[Call]], float]], list[float]], eager_s: float
-) -> list[float]:
-    """Raw seconds that module code adds to a launch: the miniature's step, which waits for nothing
-    but the host, less one eager operator's cost a launch.
+def class_costs(stream: Stream, runs: Mapping[str, Run]) -> dict[Operator, list[float]]:
+    """Raw seconds of the host for one tiny operator of each class: a loop of it, begun on an idle
+    device. A class is called once before, which pays for all that only a first time costs."""
+    found: dict[Operator, list[float]] = {}
+    for name, run in runs.items():
+        run()
+        seconds = [host_seconds(stream, run, CLASS_IN_A_ROW) for _ in range(REPEATS)]
+        found[CLASS_OPERATORS[name]] = seconds
+    return found
 
-    ``measure``: ``calib.measure.reference.miniature.host_seconds`` on the card.
+
+def class_runs(device: str) -> dict[str, Run]:
+    """One operator of each class, as a model calls it."""
+    like: Any = {"device": device, "dtype": torch.bfloat16}
+    x, w = torch.randn(8, 64, **like), torch.randn(64, 64, **like)
+    q = torch.randn(1, 2, 8, 64, **like)
+    image, filters = torch.randn(1, 8, 16, 16, **like), torch.randn(8, 8, 3, 3, **like)
+    return {
+        POINTWISE: partial(torch.mul, x, x),
+        MOVE: partial(torch.Tensor.to, x, torch.float32),
+        PRODUCT: partial(functional.linear, x, w),
+        NORM: partial(functional.layer_norm, x, (64,), w[0], w[1]),
+        ATTENTION: partial(functional.scaled_dot_product_attention, q, q, q),
+        CONVOLUTION: partial(functional.conv2d, image, filters),
+    }
+
+
+def operators_seconds(costs: Mapping[Operator, list[float]], calls: Sequence[Call]) -> float:
+    """Of the host for the operators of ``calls`` alone, each launch at its class's cost."""
+    each = {name: statistics.median(costs[op]) for name, op in CLASS_OPERATORS.items()}
+    return sum(each[host_class(c.op.operator, c.launches)] * c.launches * c.count for c in calls)
+
+
+def miniature_costs(
+    measure: Callable[[Callable[[Sequence[Call]], float]], Rounds],
+    costs: Mapping[Operator, list[float]],
+) -> dict[Operator, list[float]]:
+    """What the miniature tells, whose step waits for nothing but the host: module code at lengths
+    that were seen, and a plan for one that was not.
+
+    ``measure``: ``calib.measure.reference.miniature.host_rounds`` on the card.
     """
-    return measure(lambda calls: eager_s * sum(c.launches * c.count for c in calls))
+    rounds = measure(partial(operators_seconds, costs))
+    return {MODULE_CODE: rounds.module_code, ATTENTION_PLAN: rounds.plans}
 
 
 def open_costs(timer: Timer, device: str) -> dict[Operator, list[float]]:
     """All costs, on the card that torch calls ``device``."""
-    from calib.measure.reference.miniature import host_seconds as miniature
+    from calib.measure.reference.miniature import host_rounds
 
     x: Any = torch.zeros(8, device=device)
     with torch.no_grad():
-        costs = queue_costs(timer, partial(torch.neg, x), partial(torch.Tensor.item, x[0]))
-    eager_s = statistics.median(costs[EAGER_OPERATOR])
-    costs[MODULE_CODE] = module_code(partial(miniature, device=device), eager_s)
-    return costs
+        runs = class_runs(device)
+        tiny = runs.pop(POINTWISE)
+        costs = queue_costs(timer, tiny, partial(torch.Tensor.item, x[0]))
+        costs |= class_costs(timer.stream, runs)
+    return costs | miniature_costs(partial(host_rounds, device=device), costs)

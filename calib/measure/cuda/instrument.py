@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
@@ -18,7 +19,7 @@ from calib.measure.cases.torch_cases import torch_cases
 from calib.measure.cases.triton_cases import triton_cases
 from calib.measure.clock import StopRule
 from calib.measure.cuda.ahead import TRITON, Ahead, processes, variant
-from calib.measure.cuda.costs import open_costs
+from calib.measure.cuda.costs import host_seconds, open_costs
 from calib.measure.cuda.stream import Run, Stream, TorchStream, wait
 from calib.measure.cuda.telemetry import Sensor, around, open_sensor, settled, unfit
 from calib.measure.cuda.timer import Timed, Timer, measure_spin, time_operator
@@ -39,6 +40,8 @@ _WARM_S, _MOST_WARM_S, _WORK_S = 0.5, 5.0, 0.05
 _SPEED_REPEATS = 3
 PROBE_PRODUCT = ops.Matmul(4096, 4096, 4096)
 PROBE_COPY = ops.Elementwise(2**27)
+PROBE_HOST = ops.Elementwise(64)
+PROBE_CALLS = 100
 
 
 class Bench(Protocol):
@@ -91,13 +94,13 @@ class CudaInstrument:
             run()
             wait(self.stream, self.stream.mark())
 
-    def rule(self, limits: Mapping[str, Any]) -> StopRule:
+    def rule(self, shape: StopRule) -> StopRule:
         """At most half a percent of noise, ten repeats and 20 ms, whatever a sweep allows."""
         return StopRule(
-            min(limits["spread"], NOISE),
-            limits["cap_s"],
-            max(limits["least"], _LEAST_REPEATS),
-            max(limits["most"], _LEAST_REPEATS),
+            min(shape.spread, NOISE),
+            shape.cap_s,
+            max(shape.least, _LEAST_REPEATS),
+            max(shape.most, _LEAST_REPEATS),
             _LEAST_S,
         )
 
@@ -188,7 +191,8 @@ class CudaInstrument:
         )
 
     def speed(self) -> Speed:
-        """A product of 4096 cubed and a scaled copy of 256 MiB, medians of three."""
+        """A product of 4096 cubed, a scaled copy of 256 MiB, and a loop of tiny operators on the
+        host, medians of three."""
         rule = StopRule(1.0, 1.0, _SPEED_REPEATS, _SPEED_REPEATS)
         try:
             with torch.no_grad():
@@ -196,10 +200,18 @@ class CudaInstrument:
                     sorted(self._time(op, "torch", False, rule).seconds)[_SPEED_REPEATS // 2]
                     for op in (PROBE_PRODUCT, PROBE_COPY)
                 )
+                host = self._host_seconds()
         except RuntimeError:
             self.stream.recover()  # where the context is broken, this says so
             raise
-        return Speed(PROBE_PRODUCT.flops / product, PROBE_COPY.bytes / copy)
+        return Speed(PROBE_PRODUCT.flops / product, PROBE_COPY.bytes / copy, 1 / host)
+
+    def _host_seconds(self) -> float:
+        """Of the host for one tiny operator: Python, dispatcher and launch."""
+        run = self.bench.cases(PROBE_HOST, "torch", 1)[0]
+        run()
+        found = [host_seconds(self.stream, run, PROBE_CALLS) for _ in range(_SPEED_REPEATS)]
+        return statistics.median(found)
 
     def costs(self) -> dict[Operator, list[float]]:
         return open_costs(self.timer, self.device)

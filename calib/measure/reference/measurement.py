@@ -42,6 +42,8 @@ class Measurement:
     ``experts_touched``: "prefill" and "decode" -> distinct experts of each MoE layer.
     ``overheads``: ``hook_s`` a hooked call, ``event_s`` a recorded event, ``warm_up`` the rounds
     before the first repeat, ``profiled`` by phase the time, events and operators of a pass.
+    ``lengths``: "new" and "seen" -> decode steps over lengths that the process met for the first
+    time, and the same steps again; empty on a CPU, whose operators plan nothing.
     ``memory_bytes``: the most that the process held (on CUDA: that torch held on the device).
     """
 
@@ -60,6 +62,7 @@ class Measurement:
     overheads: dict[str, Any]
     versions: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    lengths: dict[str, list[float]] = field(default_factory=dict)
 
     def phase_seconds(self, phase: str) -> float:
         """Median over the repeats of the whole phase."""
@@ -125,6 +128,7 @@ def measure_built(
         hook_seconds,
         make_inputs,
         observed,
+        over_lengths,
         run_phases,
         warm_up,
     )
@@ -145,6 +149,7 @@ def measure_built(
             timers.append(ModuleTimer(reference.device))
             with observed(reference.model, timers[-1]):
                 hooked.append(run_phases(passes, between, f"modules {index}", timers[-1]))
+        lengths = {} if reference.device == "cpu" else over_lengths(passes)
         profiled = profile_phases(passes, within(end, profiles), profiled_steps, between)
     # Only a call's duration on the host holds the recording of what is inside it.
     event_s = event_seconds() if torch.device(reference.device).type == "cpu" else 0.0
@@ -178,6 +183,7 @@ def measure_built(
         overheads=overheads,
         versions=_versions(),
         notes=[*reference.notes, *notes],
+        lengths=lengths,
     )
 
 

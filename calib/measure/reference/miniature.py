@@ -4,6 +4,10 @@ An operator's sample holds its dispatch, but not the module code around it: ``nn
 views, reshapes, cache bookkeeping. A decoder of the same classes with two narrow layers does almost
 nothing else. The time of its decode step, less its operators' own estimates, over its launches, is
 the cost that each launch of an eager model carries on this host.
+
+It goes over the same lengths twice. What only the first round pays is the first time of a shape
+(on a card whose attention is cuDNN's, a plan for every new length, dearer than all the rest of the
+step); module code is what the second round takes.
 """
 
 from __future__ import annotations
@@ -11,18 +15,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from calib.samples.host_costs import MODULE_CODE
 from model.deepseek_ocr import DeepseekOCRModel
 from model.layer import Call
+from model.ops import Attention
 from model.workload import Workload
 
 if TYPE_CHECKING:
     import torch
 
-HOST = MODULE_CODE
-"""The operator under which the cost of a launch is stored."""
 MINIATURE = {
     **{"sam_hidden": 64, "sam_layers": 1, "sam_heads": 2, "sam_intermediate": 128, "sam_neck": 32},
     **{"sam_global_layers": (0,), "sam_downsample": (32, 64), "clip_hidden": 64, "clip_layers": 1},
@@ -33,13 +36,50 @@ MINIATURE = {
 """Dimensions so small that the host is all there is, and the calls those of the full model."""
 
 
-def host_seconds(
+@dataclass(frozen=True)
+class Rounds:
+    """Seconds of decode steps over lengths never seen (``first``) and over the same ``again``.
+
+    ``launches``, ``operators_s`` and ``shapes``: of one step, its launches, its operators' own
+    seconds and its distinct attention shapes.
+    """
+
+    first: list[float]
+    again: list[float]
+    launches: int
+    operators_s: float
+    shapes: int
+
+    @property
+    def module_code(self) -> list[float]:
+        """Raw seconds a launch."""
+        return [max(s - self.operators_s, 0.0) / self.launches for s in self.again]
+
+    @property
+    def plans(self) -> list[float]:
+        """Raw seconds that one new shape costs, length by length."""
+        both = zip(self.first, self.again, strict=True)
+        return [max(new - seen, 0.0) / max(self.shapes, 1) for new, seen in both]
+
+
+def two_rounds(
+    begin: Callable[[], Any], step: Callable[[], float], count: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of ``count`` steps from ``begin``, and of the same steps once more."""
+    rounds = []
+    for _ in range(2):
+        begin()
+        rounds.append([step() for _ in range(count)])
+    return rounds[0], rounds[1]
+
+
+def host_rounds(
     estimate: Callable[[Sequence[Call]], float],
     repeats: int = 60,
     disturb: Callable[[], Any] = lambda: None,
     device: str = "cpu",
-) -> list[float]:
-    """Raw seconds a launch of ``repeats`` decode steps of the miniature on ``device``.
+) -> Rounds:
+    """``repeats`` decode steps of the miniature on ``device``, twice.
 
     ``estimate``: the operators' own seconds of a list of calls. ``disturb``: what ran between the
     repeats of their samples.
@@ -47,27 +87,32 @@ def host_seconds(
     import torch
 
     from calib.measure.reference.model import build_reference
-    from calib.measure.reference.passes import Passes, make_inputs, synchronise
+    from calib.measure.reference.passes import Passes, State, make_inputs, synchronise
 
     workload = Workload("miniature", side=64, decode_steps=1, prompt_tokens=32)
     reference = build_reference(MINIATURE, workload, device)
     passes = Passes(reference, workload, make_inputs(reference, workload))
     model: DeepseekOCRModel = reference.dimensions
     calls = model.decode_step(context=36 + repeats // 2)
-    launches = sum(c.launches * c.count for c in calls)
-    operators = estimate(calls)
-    seconds = []
+    state: list[State] = []
+
+    def begin() -> None:
+        state[:] = [passes.step(passes.prefill())]
+
     with torch.no_grad(), paused_before_products(reference.model, disturb) as pauses:
-        state = passes.step(passes.prefill())
-        for _ in range(repeats):
+
+        def step() -> float:
             synchronise(device)
             pauses.clear()
             start = time.perf_counter()
-            state = passes.step(state)
+            state.append(passes.step(state.pop()))
             synchronise(device)
-            taken = time.perf_counter() - start - sum(pauses)
-            seconds.append(max(taken - operators, 0.0) / launches)
-    return seconds
+            return time.perf_counter() - start - sum(pauses)
+
+        first, again = two_rounds(begin, step, repeats)
+    launches = sum(c.launches * c.count for c in calls)
+    shapes = len({c.op for c in calls if isinstance(c.op, Attention)})
+    return Rounds(first, again, launches, estimate(calls), shapes)
 
 
 @contextmanager

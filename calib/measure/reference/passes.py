@@ -197,6 +197,29 @@ def run_phases(
     return seconds
 
 
+NEW, SEEN = "new", "seen"
+
+
+def over_lengths(passes: Passes, most: int = 16) -> dict[str, list[float]]:
+    """Seconds of decode steps over ``NEW`` lengths, and of the same steps once they are ``SEEN``.
+
+    The steps follow the workload's own, ``most`` of them at most, each with the queue drained. A
+    length that a process meets for the first time may cost its host more than all the rest of the
+    step (``calib.hardware.attention_backend``), and every token of a real generation is one.
+    """
+    device = passes.reference.device
+    found: dict[str, list[float]] = {}
+    for name in (NEW, SEEN):
+        state, seconds = passes.prefill(), found.setdefault(name, [])
+        for index in range(passes.workload.decode_steps + most):
+            if index < passes.workload.decode_steps:
+                state = passes.step(state)
+                continue
+            with stopwatch(device, seconds):
+                state = passes.step(state)
+    return found
+
+
 def warm_up(passes: Passes, limit_s: float = 15.0, settled: float = 1.1) -> list[float]:
     """Run all phases until a round is within ``settled`` of the best, or for ``limit_s`` seconds.
 

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     pass
 
 
-SCHEMA_VERSION = 1
-"""Version of the stored measurement. History: 1, the first."""
+SCHEMA_VERSION = 2
+"""Version of the stored measurement. History: 1, the first; 2, with ``lengths``."""
+_READABLE = (1, 2)
+"""What an older version lacks gets its default."""
 
 _TABLES = ("modules", "operators")
 
@@ -71,7 +73,7 @@ def load_measurement(folder: str | Path) -> Measurement:
     except (OSError, ValueError) as error:
         raise CalibError(f"measurement: {folder} does not hold a whole one: {error}") from error
     version = plain.pop("schema_version", None)
-    if version != SCHEMA_VERSION:
+    if version not in _READABLE:
         raise CalibError(
             f"measurement: {folder} has schema version {version}: expected {SCHEMA_VERSION}; "
             "measure again"

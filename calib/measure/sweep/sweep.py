@@ -306,7 +306,12 @@ class Sweep:
         """Give the block's samples the mean of the probes around them, and store them."""
         flops = (block.before.flops + after.flops) / 2
         bandwidth = (block.before.bandwidth + after.bandwidth) / 2
-        probed = [replace(s, probe_flops=flops, probe_bandwidth=bandwidth) for s in block.samples]
+        known = [speed.host for speed in (block.before, after) if speed.host]
+        host = sum(known) / len(known) if known else None
+        probed = [
+            replace(s, probe_flops=flops, probe_bandwidth=bandwidth, probe_host=host)
+            for s in block.samples
+        ]
         self.store.append(probed)
         self.samples.extend(probed)
         block.samples = []

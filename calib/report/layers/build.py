@@ -162,8 +162,7 @@ def module_node(
 
 def qualified_classes() -> dict[str, str]:
     """Module and name of every layer class, by its name, and of every architecture, by its."""
-    found = {name: _qualified(cls) for name, cls in ARCHITECTURES.items()}
-    rest = list(Layer.__subclasses__())
+    found, rest = dict(ARCHITECTURES), list(Layer.__subclasses__())
     while rest:
         cls = rest.pop()
         found[cls.__name__] = _qualified(cls)

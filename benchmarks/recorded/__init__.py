@@ -1,0 +1,1 @@
+"""Estimates against a card's record: samples, whole models, graphs. ``python -m`` runs it."""

@@ -1,0 +1,149 @@
+"""Estimates against what a card recorded: ``python -m benchmarks.recorded``.
+
+    python -m benchmarks.recorded --worst 20 --out outputs/h200 --write docs/h200.md
+    python -m benchmarks.recorded --data FOLDER   # another record of the same layout
+
+Offline. Every recorded phase of a whole model beside its estimate: kernels by the profiler, a
+replayed graph, the eager wall. By the roofline, by what shipped before (``before.json`` of the
+record: an earlier run's last line), by what ships, by the record's samples alone, by those over
+what ships, and by the latter without the models' own shapes. The pool of samples by folds of
+groups. The last line is one JSON object (phases by what ships; operators by folds), in seconds of
+one pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.recorded import text
+from benchmarks.recorded.clean import Cleaned, cleaned
+from benchmarks.recorded.estimates import PAIR, Compared, compared
+from benchmarks.recorded.picture import draw
+from benchmarks.recorded.record import Record, read_record
+from benchmarks.recorded.ways import OVER, OWN, ROOFLINE, SHIPS, UNSEEN, by_folds, kinds, ways
+from benchmarks.recorded.workloads import phases_of
+from calib.checkout import ROOT
+from calib.hardware.datasheet import load_hardware
+
+DATA = ROOT / "benchmarks" / "data" / "h200"
+CLOCKS = ("kernel", "graph", "wall")
+BEGIN, END = "<!-- python -m benchmarks.recorded -->", "<!-- end of recorded -->"
+
+
+def main() -> None:
+    asked = arguments()
+    record = read_record(asked.data)
+    hardware = load_hardware(record.hardware)
+    samples = cleaned([*record.pool, *record.sweep], [], hardware)
+    phases = phases_of(record, uniform=asked.uniform)
+    own = frozenset(
+        call.op for passes in phases.values() for p in passes.values() for call in p.layer.calls()
+    )
+    found = compared(record, phases, ways(samples, hardware, own))
+    pool = by_folds(cleaned(record.pool, record.sweep, hardware).samples, hardware)
+    before = earlier(asked.before or asked.data / "before.json")
+    tables = described(record, samples, found, pool, before)
+    print(tables)
+    if asked.worst:
+        print(f"\n{text.where_table(found.operators, asked.by)}")
+        print(f"\n{text.worst_table(found.operators, asked.by, asked.worst)}")
+    if asked.out:
+        draw(asked.out / "recorded.png", found.phases, pool, before.get("kernel", {}))
+    if asked.write:
+        write(asked.write, f"\n```text\n{tables}\n```\n")
+    print(json.dumps(summary(found, pool)))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.recorded", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--data", type=Path, default=DATA, help="the record's folder")
+    parser.add_argument("--before", type=Path, help="JSON of an earlier run: its last line")
+    parser.add_argument("--out", type=Path, help="a folder for the picture, recorded.png")
+    parser.add_argument("--write", type=Path, help="a page to put the tables into")
+    parser.add_argument("--worst", type=int, default=0, help="show so many operators, and kinds")
+    every = (ROOFLINE, SHIPS, OWN, OVER, UNSEEN)
+    parser.add_argument("--by", choices=every, default=SHIPS, help="whose errors --worst shows")
+    parser.add_argument(
+        "--uniform",
+        action="store_true",
+        help="experts touched as expected of uniform routing, not as they were recorded",
+    )
+    return parser.parse_args()
+
+
+def earlier(path: Path) -> dict[str, dict[Any, float]]:
+    """By clock and phase the estimates of an earlier run; nothing where there is no such file."""
+    if not path.exists():
+        return {}
+    rows = json.loads(path.read_text("utf-8").strip().splitlines()[-1])["phases"]
+    return {
+        clock: {
+            tuple(row[n] for n in PAIR): row[f"{clock}_estimate_s"]
+            for row in rows
+            if row[f"{clock}_estimate_s"] is not None
+        }
+        for clock in CLOCKS
+    }
+
+
+def described(
+    record: Record,
+    samples: Cleaned,
+    found: Compared,
+    pool: pd.DataFrame,
+    before: dict[str, dict[Any, float]],
+) -> str:
+    if samples.surcharge_s is None:
+        flush = "no surcharge of cold samples by events could be estimated: they are left out"
+    else:
+        flush = f"{samples.surcharge_s * 1e6:.1f} us taken off {samples.corrected} of them"
+    parts = [
+        f"{record.hardware}: {len(record.pool)} samples of a pool, {len(record.sweep)} of a sweep; "
+        f"{flush},\n{samples.left_out} left out",
+    ]
+    if len(found.phases):
+        parts += [
+            text.kernel_table(found.phases, before.get("kernel", {})),
+            text.interval_table(found.phases),
+            text.clock_table(found.phases, before),
+        ]
+    return "\n\n".join([*parts, text.operator_table(list(kinds(pool)))])
+
+
+def summary(found: Compared, pool: pd.DataFrame) -> dict[str, Any]:
+    """The JSON object of the last line; an estimate is null where nothing was recorded for it."""
+    phases = found.phases[found.phases["way"] == SHIPS] if len(found.phases) else found.phases
+    columns = [*PAIR, *(f"{c}_{what}" for c in CLOCKS for what in ("s", "estimate_s"))]
+    rows = [{n: plain(row[n]) for n in columns} for row in phases.to_dict("records")]
+    for row in rows:
+        for clock in CLOCKS:
+            if row[f"{clock}_s"] is None:
+                row[f"{clock}_estimate_s"] = None
+    shown = ("kind", "n", "median", "p90", "coverage")
+    return {"phases": rows, "operators": [{n: one[n] for n in shown} for one in kinds(pool)]}
+
+
+def plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write(page: Path, tables: str) -> None:
+    """Put ``tables`` between the page's marks; a page without them gets them at its end."""
+    old = page.read_text("utf-8") if page.exists() else ""
+    if BEGIN not in old:
+        old += f"\n{BEGIN}\n{END}\n"
+    before, _, rest = old.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}{tables}{END}{after}", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

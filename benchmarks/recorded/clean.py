@@ -1,0 +1,115 @@
+"""Samples of a record without what is known to be wrong with them. All of it is here.
+
+**Cold samples timed by events** hold the writing back of the lines that the flush left dirty in the
+L2: a surcharge s [s] whatever the operator. It is estimated from the record itself. Plain products
+whose time is that of their bytes were timed both ways, short ones by a graph, long ones by events:
+
+    seconds = c + bytes / B + s [by events]
+
+fitted by least squares to relative errors, Huber's weights against what is no such product. The
+writes take main memory's time, so an operator whose arithmetic leaves memory idle does not wait for
+them: off every cold sample by events is taken
+
+    s min(1, bytes' time / arithmetic's time)
+
+and a sample that would lose over half of its time is left out.
+Where a record holds too few products of either way, all of those samples are left out. A record
+whose flush leaves nothing dirty gives s near 0.
+
+**Samples shorter than any kernel** are of an empty graph, and left out. **Module code** was timed
+together with attention's planning of new key lengths, so it is left out, and with it the cost of
+an eager operator that it would be added to: the published range stands for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from calib.hardware.datasheet import Hardware, floor, peak
+from calib.samples.host_costs import EAGER_OPERATOR, MODULE_CODE
+from calib.samples.sample import Sample
+from model.ops import Matmul, Operator
+
+BY_MEMORY = 0.25
+"""A product is bound by memory where its arithmetic takes at most this share of its bytes' time."""
+FEWEST = 8
+"""Products of either way that a surcharge is estimated from."""
+SHORTEST_S = 0.3e-6
+"""No kernel is shorter: the shortest in the profiles of an H200 takes 0.64 microseconds."""
+HUBER = 1.345
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """``surcharge_s``: None where it could not be estimated. How many were changed or are gone."""
+
+    samples: list[Sample]
+    surcharge_s: float | None
+    corrected: int
+    left_out: int
+
+
+def cleaned(samples: Sequence[Sample], others: Sequence[Sample], hardware: Hardware) -> Cleaned:
+    """``samples`` without the faults above; ``others``: more of the record to estimate from."""
+    surcharge = surcharge_s([*samples, *others], hardware)
+    kept: list[Sample] = []
+    corrected = 0
+    for sample in samples:
+        if sample.op in (MODULE_CODE, EAGER_OPERATOR) or is_empty(sample):
+            continue
+        if not dirty(sample):
+            kept.append(sample)
+        elif surcharge is not None:
+            extra = surcharge * waiting(sample.op, hardware)
+            if sample.median >= 2 * extra:
+                kept.append(replace(sample, seconds=[s - extra for s in sample.seconds]))
+                corrected += 1
+    return Cleaned(kept, surcharge, corrected, len(samples) - len(kept))
+
+
+def waiting(op: Operator, hardware: Hardware) -> float:
+    """Time of its bytes over that of its arithmetic, at most 1."""
+    computes = float(op.min_flops) / peak(op, hardware)
+    moves = float(op.bytes) / hardware.bandwidth
+    return moves / computes if computes > moves else 1.0
+
+
+def dirty(sample: Sample) -> bool:
+    return sample.status == "ok" and (sample.cache, sample.method) == ("cold", "events")
+
+
+def is_empty(sample: Sample) -> bool:
+    return sample.status == "ok" and sample.method == "graph" and sample.median < SHORTEST_S
+
+
+def surcharge_s(samples: Iterable[Sample], hardware: Hardware) -> float | None:
+    """s of the formula above, at least 0."""
+    products = [s for s in samples if is_memory_product(s, hardware)]
+    events = np.array([s.method == "events" for s in products], dtype=float)
+    if min(events.sum(), len(events) - events.sum()) < FEWEST:
+        return None
+    seconds = np.array([s.median for s in products])
+    moved = np.array([float(s.op.bytes) for s in products])
+    a = np.stack([np.ones(len(seconds)), moved / hardware.bandwidth, events]).T / seconds[:, None]
+    weights = np.ones(len(seconds))
+    for _ in range(20):
+        root = np.sqrt(weights)
+        found = np.linalg.lstsq(a * root[:, None], root, rcond=None)[0]
+        off = np.abs(1 - a @ found)
+        weights = 1 / np.maximum(off / (HUBER * 1.4826 * np.median(off) + 1e-12), 1.0)
+    return max(float(found[2]), 0.0)
+
+
+def is_memory_product(sample: Sample, hardware: Hardware) -> bool:
+    op = sample.op
+    if sample.status != "ok" or sample.cache != "cold" or not isinstance(op, Matmul):
+        return False
+    if sample.implementation != "torch" or sample.method not in ("events", "graph"):
+        return False
+    if op.dtype not in hardware.peak_flops:
+        return False
+    computes = float(op.min_flops) / peak(op, hardware)
+    return computes <= BY_MEMORY * float(floor(op, hardware))

@@ -1,0 +1,131 @@
+"""Every recorded phase beside its estimate, by several calibrations.
+
+Ours and theirs are matched within a module path by order (``calib.clock.measured``): a call takes
+as many recorded operators as it launches. Sums compare all kernels of both sides, matched or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.recorded.record import Record, Recorded
+from calib.clock.measured import join_operators
+from calib.estimates.tables import operator_table
+from calib.estimates.timeline import with_wall
+from calib.fit.calibration import Estimator
+from calib.measure.reference.measurement import Measurement
+from calib.samples.host_costs import EAGER, HostCosts
+from model.workload import Phase
+
+PAIR = ("model", "workload", "phase")
+
+
+@dataclass(frozen=True)
+class Way:
+    """A calibration and the host costs that are known with it. ``name``: its column."""
+
+    name: str
+    calibration: Estimator
+    costs: HostCosts
+
+
+@dataclass(frozen=True)
+class Compared:
+    """``phases``: a row a recorded phase and way: PAIR, way, kernel_s, graph_s, wall_s and their
+    estimates, matched (the share of the recorded kernel time that went to a call of ours), all of
+    one pass. ``operators``: a row a call, way and phase: kind, shape, path, estimate_s, measured_s
+    (null where not matched), roofline_s, of one pass; recorded operators without a call are rows
+    whose ``estimate_s`` is 0."""
+
+    phases: pd.DataFrame
+    operators: pd.DataFrame
+
+
+def compared(
+    record: Record, phases: Mapping[tuple[str, str], Mapping[str, Phase]], ways: Sequence[Way]
+) -> Compared:
+    rows, operators = [], []
+    for one in record.phases:
+        passes = {one.phase: phases[one.model, one.workload][one.phase]}
+        for way in ways:
+            table, row = estimated(one, passes, way)
+            rows.append(row)
+            operators.append(table)
+    return Compared(pd.DataFrame(rows), pd.concat(operators, ignore_index=True))
+
+
+def estimated(
+    one: Recorded, passes: dict[str, Phase], way: Way
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The calls of one phase with their recorded seconds; and its row of ``phases``."""
+    repeat = passes[one.phase].repeat
+    names = {"model": one.model, "workload": one.workload}
+    table = operator_table(passes, way.calibration, None, "torch", names)
+    table = with_wall(table, {one.phase: repeat}, way.costs, EAGER)
+    joined, share = matched(table, one, repeat)
+    seconds = ["estimate_s", "low_s", "high_s", "roofline_s", "measured_s", "graph_s", "wall_s"]
+    joined[seconds] = joined[seconds].astype(float) / repeat
+    found = {name: float(joined[name].sum(skipna=False)) for name in seconds}
+    row = {
+        **names,
+        **{"phase": one.phase, "way": way.name, "matched": share},
+        **{"kernel_s": one.kernel_s, "kernel_estimate_s": found["estimate_s"]},
+        **{"low_s": found["low_s"], "high_s": found["high_s"]},
+        **{"graph_s": one.graph_s, "graph_estimate_s": found["graph_s"]},
+        **{"wall_s": one.wall_s, "wall_estimate_s": found["wall_s"]},
+    }
+    columns = [*PAIR, "path", "kind", "shape", "dtype", "count", *seconds[:5], "provenance"]
+    return pd.concat([joined[columns], unmatched(one, joined)]).assign(way=way.name), row
+
+
+def matched(table: pd.DataFrame, one: Recorded, repeat: int) -> tuple[pd.DataFrame, float]:
+    """Ours with the recorded seconds, and the share of the recorded time that found its call.
+
+    Some recorded operators launched no kernel (a constant made on the host). Whether ours have
+    them too differs, so they are tried with and without: the larger share is right.
+    """
+    ran = one.operators[one.operators["seconds"] > 0].reset_index(drop=True)
+    tried = [one, replace(one, operators=ran)]
+    found = [join_operators(table, measurement(t, repeat)) for t in tried]
+    joined, coverage = max(found, key=lambda pair: pair[1]["share"] or 0.0)
+    return joined, float(coverage["share"] or 0.0)
+
+
+def unmatched(one: Recorded, joined: pd.DataFrame) -> pd.DataFrame:
+    """The recorded time that no call took, by kind and as one row each."""
+    theirs = one.operators.groupby("kind")["seconds"].sum()
+    rest = one.kernel_s - float(joined["measured_s"].sum())
+    row = {
+        **dict(zip(PAIR, (one.model, one.workload, one.phase), strict=True)),
+        **{"path": "", "kind": NOT_MATCHED, "shape": "", "dtype": "", "count": 1},
+        **{"estimate_s": 0.0, "low_s": 0.0, "high_s": 0.0, "roofline_s": 0.0},
+        **{"measured_s": rest, "provenance": ""},
+    }
+    return pd.DataFrame([row] if len(theirs) and rest > 1e-12 else [], columns=list(row))
+
+
+NOT_MATCHED = "(not matched)"
+
+
+def measurement(one: Recorded, repeat: int) -> Measurement:
+    """The recorded operators as the join takes them."""
+    return Measurement(
+        workload={},
+        device="",
+        phases={one.phase: [one.wall_s or 0.0]},
+        hooked={},
+        repeat={one.phase: repeat},
+        modules=pd.DataFrame(),
+        operators=one.operators.assign(phase=one.phase),
+        experts_touched={},
+        decoder_layers=0,
+        parameters=0,
+        memory_bytes=0,
+        threads=0,
+        overheads={},
+        versions={},
+    )

@@ -1,0 +1,116 @@
+"""A record of one card: a folder of samples, of whole models by phase, and of replayed graphs.
+
+    pool.parquet                                   samples of shapes drawn at random
+    sweep.parquet                                  samples of a sweep, host costs (may be missing)
+    models/models.json                             model, workload, phase, repeat, seconds, graph_s
+    models/<model>.<workload>.<phase>.parquet      order, path, aten, kind, shapes, dtypes, seconds
+    reference/<workload>/                          DeepSeek-OCR, as ``save_measurement`` leaves it
+    <workload>_decode_graph.json                   a decode step of it as a replayed graph
+
+All seconds here are those of one pass of a phase: of a decode phase, one step.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib.errors import CalibError
+from calib.measure.reference.measurement import Measurement
+from calib.measure.reference.stored import load_measurement
+from calib.samples.files import read_samples
+from calib.samples.sample import Sample
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REFERENCE = "deepseek_ocr"
+"""The model of ``reference/``."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One phase of one model under one workload, as the card ran it.
+
+    ``operators``: path, aten, kind, shapes, dtypes, seconds, in order. ``wall_s``: eager, the
+    median of its runs. ``graph_s``: a replayed graph; None where none was recorded.
+    """
+
+    model: str
+    workload: str
+    phase: str
+    repeat: int
+    operators: pd.DataFrame
+    wall_s: float | None
+    graph_s: float | None = None
+
+    @property
+    def kernel_s(self) -> float:
+        """Seconds of all kernels of a pass, by the profiler."""
+        return float(self.operators["seconds"].sum())
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} {self.workload} {self.phase}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a folder holds. ``measured``: the whole measurements that have a workload's fields."""
+
+    folder: Path
+    pool: list[Sample]
+    sweep: list[Sample]
+    phases: list[Recorded]
+    measured: dict[str, Measurement] = field(default_factory=dict)
+
+    @property
+    def hardware(self) -> str:
+        return self.pool[0].hardware
+
+
+def read_record(folder: Path) -> Record:
+    """Raises ``CalibError`` for a folder without a pool, or with a broken file."""
+    pool = read_samples(folder / "pool.parquet")
+    if not pool:
+        raise CalibError(f"{folder / 'pool.parquet'} holds no samples")
+    swept = folder / "sweep.parquet"
+    sweep = read_samples(swept, hardware=pool[0].hardware) if swept.exists() else []
+    where = sorted((folder / "reference").glob("*/measurement.json"))
+    measured = {path.parent.name: load_measurement(path.parent) for path in where}
+    phases = [*models(folder / "models"), *references(folder, measured)]
+    return Record(folder, pool, sweep, phases, measured)
+
+
+def models(folder: Path) -> Iterator[Recorded]:
+    """The phases that ``models.json`` lists."""
+    import pandas as pd
+
+    listed = folder / "models.json"
+    for one in json.loads(listed.read_text("utf-8")) if listed.exists() else ():
+        key = (one["model"], one["workload"], one["phase"])
+        operators = pd.read_parquet(folder / f"{'.'.join(key)}.parquet").sort_values("order")
+        wall = statistics.median(one["seconds"]) if one.get("seconds") else None
+        repeat = int(one.get("repeat", 1))
+        yield Recorded(*key, repeat, operators.reset_index(drop=True), wall, one.get("graph_s"))
+
+
+def references(folder: Path, measured: dict[str, Measurement]) -> Iterator[Recorded]:
+    for workload, found in measured.items():
+        graph = folder / f"{workload}_decode_graph.json"
+        steps = json.loads(graph.read_text("utf-8")) if graph.exists() else {}
+        for phase, repeat in found.repeat.items():
+            operators: Any = found.operators[found.operators["phase"] == phase]
+            yield Recorded(
+                REFERENCE,
+                workload,
+                phase,
+                repeat,
+                operators.sort_values("order").reset_index(drop=True),
+                found.phase_seconds(phase) / repeat,
+                steps.get("graph_median_s") if phase == "decode" else None,
+            )

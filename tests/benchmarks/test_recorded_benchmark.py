@@ -1,0 +1,201 @@
+"""The benchmark on recorded data, on a record whose true times are known by a formula."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.recorded import __main__ as benchmark
+from benchmarks.recorded.clean import cleaned, surcharge_s
+from benchmarks.recorded.record import Recorded, read_record
+from benchmarks.recorded.rows import recorded_phase, rows_of
+from benchmarks.recorded.workloads import phases_of, workload_of
+from calib.hardware.datasheet import load_hardware
+from calib.samples.files import read_samples, write_samples
+from calib.samples.host_costs import MODULE_CODE
+from calib.samples.sample import Sample
+from model.ops import Conv2d, Copy, Elementwise, GroupedMatmul, Matmul, Norm
+
+H200 = load_hardware("h200")
+ROWS = [
+    ("embed", "embedding", "gather", "[1000,64] [2,7]", "BFloat16 long_int"),
+    ("a", "native_layer_norm", "norm", "[2,7,64] [64] [64]", "BFloat16 BFloat16 BFloat16"),
+    ("a", "mm", "matmul", "[14,64] [64,96]", "BFloat16 BFloat16"),
+    ("a", "add.Tensor", "elementwise", "[2,7,96] [2,7,96]", "BFloat16 BFloat16"),
+    ("a", "cat", "copy", "", ""),
+    ("a", "_to_copy", "copy", "[2,7,192]", "BFloat16"),
+    ("a", "topk", "other", "[14,8]", "float"),
+    ("a", "_grouped_mm", "matmul", "[28,64] [8,64,32] [8]", "BFloat16 BFloat16 int"),
+    ("head", "mm", "matmul", "[2,64] [64,1000]", "BFloat16 BFloat16"),
+]
+
+
+def operators(rows: list[tuple[str, ...]], seconds: float = 2e-6) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["path", "aten", "kind", "shapes", "dtypes"])
+    return table.assign(order=range(len(rows)), seconds=seconds)
+
+
+def phase(rows: list[tuple[str, ...]], name: str = "prefill") -> Recorded:
+    return Recorded("nobodys", "text_b2", name, 1, operators(rows), 1e-3)
+
+
+def product(n: int, method: str, surcharge: float) -> Sample:
+    """A product of one row: its bytes at 4 TB/s, 3 microseconds, and a flush's dirty lines."""
+    op = Matmul(m=1, n=n, k=4096 + 8 * (n % 5))
+    taken = 3e-6 + float(op.bytes) / 4e12 + surcharge * (method == "events")
+    return Sample(op, [taken] * 3, "h200", "torch", method=method)
+
+
+def products(surcharge: float) -> list[Sample]:
+    short = [product(n, "graph", surcharge) for n in range(512, 5000, 300)]
+    return short + [product(n, "events", surcharge) for n in range(5003, 14000, 600)]
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    """A pool of products, and a model that nobody knows, of one phase."""
+    write_samples(tmp_path / "pool.parquet", products(7e-6))
+    folder = tmp_path / "models"
+    folder.mkdir()
+    entry = {
+        **{"model": "nobodys", "workload": "text_b2", "phase": "prefill", "repeat": 1},
+        **{"seconds": [2e-3, 1e-3, 3e-3], "graph_s": None},
+    }
+    (folder / "models.json").write_text(json.dumps([entry]))
+    operators(ROWS).to_parquet(folder / "nobodys.text_b2.prefill.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize("surcharge", [0.0, 4e-6, 8.5e-6])
+def test_surcharge_is_found_from_products_timed_both_ways(surcharge: float) -> None:
+    assert surcharge_s(products(surcharge), H200) == pytest.approx(surcharge, abs=2e-8)
+
+
+def test_cold_samples_by_events_lose_the_surcharge_and_all_others_nothing() -> None:
+    given = products(8e-6)
+    hot = replace(given[-1], cache="hot")
+    found = cleaned([*given, hot], [], H200)
+    assert (found.corrected, found.left_out) == (15, 0)
+    for before, after in zip(given, found.samples, strict=False):
+        off = before.median - after.median
+        assert off == pytest.approx(8e-6 * (before.method == "events"), abs=2e-8)
+    assert found.samples[-1] == hot
+
+
+def test_without_pairs_cold_samples_by_events_are_left_out() -> None:
+    events = [s for s in products(8e-6) if s.method == "events"]
+    found = cleaned(events, [], H200)
+    assert (found.surcharge_s, found.samples, found.left_out) == (None, [], len(events))
+
+
+def test_samples_of_no_kernel_and_of_module_code_are_left_out() -> None:
+    empty = Sample(Copy(128, "float32"), [5e-9], "h200", "torch", cache="hot", method="graph")
+    code = Sample(MODULE_CODE, [1.65e-4], "h200", "torch", origin="host")
+    assert cleaned([empty, code], [], H200).samples == []
+
+
+def test_rows_become_the_operators_that_their_shapes_say() -> None:
+    calls = recorded_phase(phase(ROWS)).layer.calls()
+    ops = [call.op for call in calls]
+    assert [call.path for call in calls] == [row[0] for row in ROWS]
+    assert ops[1] == Norm(14, 64, "layernorm")
+    assert ops[2] == Matmul(14, 96, 64)
+    assert ops[3] == Elementwise(1344, inputs=2)
+    assert ops[4].bytes == 2 * 2 * 7 * 192 * 2  # what the next operator reads: in, and out
+    assert ops[5] == Copy(2688, out_dtype="float32")
+    assert ops[7] == GroupedMatmul(14, 8, 2, n=32, k=64)
+    assert ops[8] == Matmul(2, 1000, 64)
+
+
+@pytest.mark.parametrize(("window", "side", "stride"), [(7, 112, 2), (16, 14, 16), (3, 224, 1)])
+def test_a_convolution_has_the_stride_that_leads_to_its_reader(
+    window: int, side: int, stride: int
+) -> None:
+    rows = [
+        ("c", "convolution", "conv2d", f"[2,3,224,224] [8,3,{window},{window}]", "float float"),
+        ("c", "relu", "elementwise", f"[2,8,{side},{side}]", "float"),
+    ]
+    op: Any = recorded_phase(phase(rows)).layer.calls()[0].op
+    assert isinstance(op, Conv2d)
+    assert (op.stride, op.out_height) == (stride, side)
+
+
+def test_an_operator_that_nobody_knows_still_moves_its_bytes() -> None:
+    rows = [
+        ("x", "index_put_", "other", "[7,9] [3,9]", "float float"),
+        ("x", "new_one", "other", "[5]", "int"),
+    ]
+    assert len(list(rows_of(phase(rows)))) == 2
+    calls = recorded_phase(phase(rows)).layer.calls()
+    assert all(call.op.bytes > 0 for call in calls)
+
+
+def test_no_missing_shape_stops_a_record() -> None:
+    """Whatever a profile lacks, each recorded operator is one call at its path."""
+    one = next(o for o in read_record(benchmark.DATA).phases if o.workload == "ocr_tiny")
+    short = one.operators.copy()
+    short["shapes"] = [text.partition(" ")[0] for text in short["shapes"]]
+    for table in (short, one.operators.assign(shapes="", dtypes="")):
+        calls = recorded_phase(replace(one, operators=table)).layer.calls()
+        assert sum(call.launches for call in calls) == len(table)
+
+
+def test_a_workload_is_read_off_the_shapes() -> None:
+    found: Any = workload_of("text_b2", [phase(ROWS)])
+    assert (found.batch, found.prompt_tokens, found.logits) == (2, 7, "last")
+    image = [("c", "convolution", "conv2d", "[4,3,96,96] [8,3,16,16] [8]", "float float float")]
+    found = workload_of("image_b4", [phase(image, "vision")])
+    assert (found.batch, found.side) == (4, 96)
+
+
+def test_the_landed_record_is_whole_and_its_models_are_known() -> None:
+    found = read_record(benchmark.DATA)
+    assert (len(found.pool), len(found.sweep), len(found.phases)) == (700, 1078, 16)
+    assert sum(one.graph_s is not None for one in found.phases) == 8
+    some = replace(found, phases=[one for one in found.phases if one.model == "vit_l"])
+    for (_, workload), passes in phases_of(some).items():
+        calls = passes["vision"].layer.calls()
+        batch = 32 if workload.endswith("b32") else 1
+        assert next(c.op for c in calls if isinstance(c.op, Matmul)).m == 197 * batch
+    again = read_samples(benchmark.DATA / "pool_again.parquet")
+    assert {s.key for s in again} <= {s.key for s in found.pool}
+
+
+def test_the_last_line_is_one_json_object(
+    record: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, out = record / "page.md", record / "out"
+    page.write_text(f"# Title\n{benchmark.BEGIN}\nstale\n{benchmark.END}\nend\n")
+    given = ["--data", str(record), "--write", str(page), "--out", str(out), "--worst", "3"]
+    monkeypatch.setattr("sys.argv", ["recorded", *given])
+    benchmark.main()
+    printed = capsys.readouterr().out
+    found = json.loads(printed.splitlines()[-1])
+    assert max(len(line) for line in printed.splitlines()[:-1]) <= 100
+    (one,) = found["phases"]
+    assert one["kernel_s"] == pytest.approx(len(ROWS) * 2e-6)
+    assert one["wall_s"] == 2e-3
+    assert one["graph_s"] is one["graph_estimate_s"] is None
+    assert one["kernel_estimate_s"] > 0
+    (products_,) = found["operators"]
+    assert (products_["kind"], products_["n"]) == ("matmul", 30)
+    assert products_["median"] < 0.05
+    assert "stale" not in page.read_text()
+    assert page.read_text().startswith("# Title\n") and page.read_text().endswith("\nend\n")
+    assert (out / "recorded.png").stat().st_size > 10_000
+
+
+def test_an_earlier_run_is_read_from_its_last_line(tmp_path: Path) -> None:
+    row = {"model": "m", "workload": "w", "phase": "p", "kernel_estimate_s": 2.0}
+    row |= {"graph_estimate_s": None, "wall_estimate_s": 3.0}
+    path = tmp_path / "before.json"
+    path.write_text("a table\n" + json.dumps({"phases": [row], "operators": []}) + "\n")
+    found = benchmark.earlier(path)
+    assert found == {"kernel": {("m", "w", "p"): 2.0}, "graph": {}, "wall": {("m", "w", "p"): 3.0}}
+    assert np.isnan(found["graph"].get(("m", "w", "p"), np.nan))
