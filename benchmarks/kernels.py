@@ -18,6 +18,7 @@ import argparse
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -209,16 +210,41 @@ def compete(case: Case, clock: Clock, ceilings: Ceilings, rounds: int, warmup: i
     check(case.ours, reference)
     contenders, refused = {"ours": case.ours}, {}
     for name, run in case.vendors.items():
-        try:
-            check(run, reference)
+        if why := refusal(run, reference):
+            refused[name] = why
+        else:
             contenders[name] = run
-        except (RuntimeError, ValueError) as error:
-            refused[name] = (str(error).splitlines() or [type(error).__name__])[0][:80]
     del reference
     in_turns(contenders, clock, warmup)
     seconds = in_turns(contenders, clock, rounds)
     floor = ceilings.floor(case)
     return Timings(case.kind, case.shape, floor, case.bytes, seconds, refused)
+
+
+def refusal(run: Run, reference: Outcome) -> str:
+    """Why a vendor cannot run the case, or does so wrongly; empty where it can.
+
+    Torch says why a backend of attention was refused in warnings, one for each backend that it
+    might have taken; those of a refusal are part of the answer here, and all others are warned.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            check(run, reference)
+            why = ""
+        except (RuntimeError, ValueError) as error:
+            why = (str(error).splitlines() or [type(error).__name__])[0][:80]
+    messages = [str(w.message).split(" (Triggered")[0] for w in said]
+    if why:
+        reasons = [m for m in messages if not m.endswith(_NO_REASON)]
+        return "; ".join([why, *dict.fromkeys(m[:120] for m in reasons)])
+    for warning in said:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return ""
+
+
+_NO_REASON = ("kernel not used because:", "has been runtime disabled.")
+"""How warnings end that only say that the other backends were not asked for."""
 
 
 def cuda_clock() -> Clock:

@@ -67,11 +67,11 @@ def shortened(name: str, changes: dict[str, Any], folder: Path) -> Path:
     return folder / name
 
 
-def with_values(module: Any) -> Any:
+def with_values(module: Any, device: str = "cpu") -> Any:
     """Random weights whose results stay finite: matrices N(0, 0.02), scales 1, shifts 0."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     for name, parameter in module.named_parameters():
         if parameter.ndim > 1:
             parameter.data.normal_(0, 0.02, generator=generator)

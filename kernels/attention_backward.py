@@ -207,7 +207,12 @@ def attention_backward(
     """dq, dk, dv and, where there is a bias, its gradient, summed over what it broadcasts along."""
     scores = (*q.shape[:3], k.shape[2])
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    dbias = None if bias is None else q.new_zeros(scores)  # blocks out of sight are not visited
+    dbias = None
+    if bias is not None:
+        # What is summed afterwards is kept in float32: terms of opposite signs, rounded before
+        # their sum, leave errors of the terms' size. Blocks out of sight are not visited.
+        summed = bias.shape != scores
+        dbias = q.new_zeros(scores, dtype=torch.float32 if summed else q.dtype)
     launches = backward_launches(
         q, k, v, None if bias is None else bias.expand(scores), o, do, lse, (dq, dk, dv, dbias),
         causal, window, q.shape[-1] ** -0.5 if scale is None else scale,
@@ -215,7 +220,9 @@ def attention_backward(
     )  # fmt: skip
     for launch in launches:
         launch.run()
-    return dq, dk, dv, None if dbias is None or bias is None else dbias.sum_to_size(bias.shape)
+    if dbias is None or bias is None:
+        return dq, dk, dv, None
+    return dq, dk, dv, dbias.sum_to_size(bias.shape).to(bias.dtype)
 
 
 class _Attention(torch.autograd.Function):

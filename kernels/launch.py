@@ -6,7 +6,9 @@ call, and so is compiling it for a card that is not there (see ``kernels.resourc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -64,6 +66,21 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+_RECORD: ContextVar[tuple[Architecture, list[Launch]] | None] = ContextVar("record", default=None)
+
+
+@contextmanager
+def recorded(architecture: Architecture) -> Iterator[list[Launch]]:
+    """The launches that calls on tensors of the ``meta`` device make meanwhile, as on a card of
+    this architecture; none is enqueued."""
+    launches: list[Launch] = []
+    token = _RECORD.set((architecture, launches))
+    try:
+        yield launches
+    finally:
+        _RECORD.reset(token)
+
+
 def architecture_of(device: torch.device) -> Architecture:
     """The architecture of ``device``, with its own SM count.
 
@@ -71,6 +88,9 @@ def architecture_of(device: torch.device) -> Architecture:
     for a CPU without it, for a compute capability that has no row, and for a card that is not the
     current one: a launch goes to the current card, where these tensors are not.
     """
+    record = _RECORD.get()
+    if record is not None and device.type == "meta":
+        return record[0]
     if device.type == "cuda" and device.index not in (None, torch.cuda.current_device()):
         raise ValueError(
             f"a tensor on {device}: the current device is {torch.cuda.current_device()}; expected "
@@ -108,6 +128,10 @@ def strided(**tensors: torch.Tensor | None) -> dict[str, Any]:
     return pointers | strides
 
 
+_SIZES = frozenset(["M", "N", "K", "Q", "R", "E", "H", "W", "OH", "OW", "S", "P", "C", "SPLITS"])
+"""Arguments in capitals that are sizes of operands, some of them compiled in."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """One kernel, its grid and its arguments by name, with the warps and stages to compile for."""
@@ -123,10 +147,26 @@ class Launch:
         return str(self.kernel.__name__)
 
     @property
+    def variant(self) -> tuple[Any, ...]:
+        """What tells the compiled kernel from others of its source: the blocks and flags that are
+        compiled in, the types of its operands, warps and stages; no size and no stride."""
+        constants = {k: v for k, v in self.arguments.items() if k.isupper() and k not in _SIZES}
+        types = {
+            k: getattr(getattr(v, "base", v), "dtype", v is None)
+            for k, v in self.arguments.items()
+            if k.startswith("p_")
+        }
+        parts = (*constants.items(), *types.items())
+        return (self.name, self.warps, self.stages, *((k, str(v)) for k, v in sorted(parts)))
+
+    @property
     def options(self) -> dict[str, int]:
         return {"num_warps": self.warps, "num_stages": self.stages}
 
     def run(self) -> None:
         """Enqueue the kernel on the current stream. A grid of no program launches nothing."""
-        if all(self.grid):
+        record = _RECORD.get()
+        if record is not None:
+            record[1].append(self)
+        elif all(self.grid):
             self.kernel[self.grid](**self.arguments, **self.options)

@@ -247,6 +247,9 @@ class KernelBench:
         kernels = [Kernel(name, *how) for name in names]
         return [self.card.call(kernel) for kernel in kernels]
 
+    def variant(self, op: Any, implementation: str) -> Any:
+        return type(op), vars(op)["dtype"]
+
     def error(self, op: Any, implementation: str) -> str:
         if self.refusal is not None:
             raise self.refusal

@@ -98,7 +98,8 @@ def test_samples_that_cannot_be_kept_are_known_before_anything_is_measured(tmp_p
     (tmp_path / "taken").write_text("in the way")
     store = SampleStore(tmp_path / "taken" / "cpu", "cpu", "a CPU")
     target = Target(load_hardware("cpu"), True, "a CPU", store)
-    limits = SweepRequest(budget_s=1, spread=0.01, cap_s=0.1, least=5, most=20)
+    each = {"spread": 0.01, "cap_s": 0.1, "card_cap_s": 0.1, "least": 5, "most": 20}
+    limits = SweepRequest(budget_s=1, card_budget_s=1, **each)
     with pytest.raises(CalibError, match=r"samples: cannot write .*/taken/cpu: .*samples.dir"):
         steps.measure_operators(target, {}, limits, 0)
 

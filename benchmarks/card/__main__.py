@@ -2,7 +2,10 @@
 
     python -m benchmarks.card                       # 20 minutes, results in outputs/card
     python -m benchmarks.card --budget 540          # again and again: it goes on where it was
-    python -m benchmarks.card --only sweep,model
+    python -m benchmarks.card --only pool,models
+
+Results are written anew after every step, so that what ends the command leaves those of the steps
+before.
 
 Exit status 0 where every step is done, 1 where one is not, 2 where there is no card.
 """
@@ -12,11 +15,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.card import checklist, summary
 from benchmarks.card.wheels import ROOT, install
 from calib.errors import CalibError
+from calib.hardware.datasheet import Hardware
 from calib.hardware.device import detect_device, device_hardware
 from calib.samples.files import read_samples, write_samples
 from calib.samples.sample import Sample
@@ -49,24 +54,44 @@ def main(arguments: list[str] | None = None) -> int:
     before = checklist.load(state)
     asked = {s.name for s in plan}
     known = {n: o for n, o in before.items() if not (options.again and n in asked)}
-    execute, store = checklist.execute_in(work, environment), checklist.store_in(state)
-    checklist.run(plan, options.budget, known, execute, store)
     every = checklist.steps(work)
+    hardware, keep_state = device_hardware(found), checklist.store_in(state)
+
+    def store(outcomes: Mapping[str, checklist.Outcome]) -> None:
+        keep_state(outcomes)
+        publish(every, work, out, hardware, notes)
+
+    checklist.run(plan, options.budget, known, checklist.execute_in(work, environment), store)
+    outcomes = outcomes_of(every, state)
+    rows = summary.step_rows(every, outcomes)
+    sys.stdout.write(
+        summary.table(("step", "what", "outcome", "took"), rows) + f"\n{out / 'summary.md'}\n"
+    )
+    return 0 if all(o.status == checklist.DONE for o in outcomes.values()) else 1
+
+
+def outcomes_of(every: Sequence[checklist.Step], state: Path) -> dict[str, checklist.Outcome]:
+    """Of every step, those that were not asked for too."""
     outcomes = {s.name: checklist.Outcome(s.name, "not asked for") for s in every}
-    outcomes |= checklist.load(state)
-    notes += summary.collect(work, out)
-    hardware = device_hardware(found)
+    return outcomes | {n: o for n, o in checklist.load(state).items() if n in outcomes}
+
+
+def publish(
+    every: Sequence[checklist.Step],
+    work: Path,
+    out: Path,
+    hardware: Hardware,
+    notes: Sequence[str],
+) -> None:
+    """What the steps so far have left in ``work``, as a page and few files in ``out``."""
+    state = work / "outcomes.json"
+    said = [*notes, *summary.collect(work, out)]
     samples = stored(work / "samples" / hardware.name)
     if samples:
         write_samples(out / "samples.parquet", samples)
     (out / "outcomes.json").write_text(state.read_text("utf-8"), "utf-8")
-    text = summary.page(every, outcomes, work, samples, hardware, notes)
+    text = summary.page(every, outcomes_of(every, state), work, samples, hardware, said)
     (out / "summary.md").write_text(text, "utf-8")
-    sys.stdout.write(
-        summary.table(("step", "what", "outcome", "took"), summary.step_rows(every, outcomes))
-        + f"\n{out / 'summary.md'}\n"
-    )
-    return 0 if all(o.status == checklist.DONE for o in outcomes.values()) else 1
 
 
 def prepare(wheels: Path, site: Path) -> tuple[list[str], dict[str, str]]:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from calib.errors import LOST_STATUS
@@ -52,62 +53,67 @@ Execute = Callable[[Step, float], Outcome]
 
 
 def steps(work: Path, python: str = sys.executable) -> list[Step]:
-    """The checklist in order of worth."""
-    samples = f"samples.dir={work / 'samples'}"
-    calib = (python, "-m", "calib.run", "sweep=standard", samples)
-    own = ("--samples", str(work / "samples"), "--out", str(work))
+    """The checklist in order of worth: what the next step of the project needs most comes first,
+    and each step takes a minute or two, so that a short loan of a card leaves out the end."""
+    samples, out = f"samples.dir={work / 'samples'}", ("--out", str(work))
+    run_model = (python, "-m", "calib.run", "sweep=quick", "workload=ocr_base", samples)
+
+    def bench(name: str, *more: str) -> tuple[str, ...]:
+        return (python, "-m", f"benchmarks.{name}", *more)
+
+    own = ("--samples", str(work / "samples"), *out)
     return [
         Step(
-            "tests",
-            "every kernel against its float32 reference",
-            (python, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "tests"),
-            300.0,
-        ),
-        Step(
-            "agree",
-            "cold by events, by graph and by the profiler agree",
-            (python, "-m", "benchmarks.card.agree", "--out", str(work)),
-            60.0,
-        ),
-        Step(
-            "sweep",
-            "operators, torch and triton",
-            (*calib, "mode=calibrate", f"hydra.run.dir={work / 'sweep'}"),
-            480.0,
-            60.0,
-        ),
-        Step(
             "model",
-            "DeepSeek-OCR module by module, eager",
-            (*calib, "workload=ocr_base", f"hydra.run.dir={work / 'model'}"),
-            420.0,
-            60.0,
+            "operators for a minute, then DeepSeek-OCR beside its estimate",
+            (*run_model, f"hydra.run.dir={work / 'model'}"),
+            300.0,
+            90.0,
         ),
         Step(
-            "graph",
-            "a decode step under a CUDA graph",
-            (python, "-m", "benchmarks.card.graph_decode", "--out", str(work)),
-            180.0,
+            "models",
+            "other models at full size: clock, host, graph, kernels",
+            bench("card.models", "--out", str(work / "models"), "--seconds", "80"),
+            150.0,
         ),
+        Step("pool", "1,000 random shapes", bench("card.pool", *out), 130.0),
+        Step("graph", "a decode step under a CUDA graph", bench("card.graph_decode", *out), 120.0),
+        Step("agree", "cold by events, graph and profiler agree", bench("card.agree", *out), 60.0),
+        Step("tests", "every kernel against its float32 reference", tests(python), 200.0),
         Step(
             "kernels",
             "our kernels beside the vendor's",
-            (python, "-m", "benchmarks.kernels", "--out", str(work / "kernels")),
+            bench("kernels", "--rounds", "20", "--out", str(work / "kernels")),
             300.0,
         ),
         Step(
+            "tune",
+            "the same with tiles timed on this card",
+            bench("kernels", "--tune", "--rounds", "20", "--out", str(work / "tuned")),
+            400.0,
+            60.0,
+        ),
+        Step("energy", "joules of 40 operators", bench("card.energy", *out), 150.0),
+        Step(
             "tables",
             "our samples beside public tables of the same card",
-            (python, "-m", "benchmarks.card.tables", *own),
+            bench("card.tables", *own),
             180.0,
         ),
-        Step(
-            "repeat",
-            "the same shapes once more",
-            (python, "-m", "benchmarks.card.repeat", *own),
-            180.0,
-        ),
+        Step("repeat", "the same shapes once more", bench("card.repeat", *own), 180.0),
     ]
+
+
+def tests(python: str, most: int = 12) -> tuple[str, ...]:
+    """The kernel tests, in several processes where pytest can: compiling is most of their time."""
+    command = (python, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "-p", "no:benchmark")
+    if find_spec("xdist") is not None:
+        command += ("-n", str(max(1, min(most, (os.cpu_count() or 1) - 1))))
+    return (*command, *ON_A_CARD)
+
+
+ON_A_CARD = ("tests/kernels", "tests/measure/test_cases.py", "tests/hardware/test_device.py")
+"""Where the tests marked ``gpu`` lie; collecting the others takes longer than running these."""
 
 
 def run(
@@ -119,13 +125,14 @@ def run(
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Outcome]:
     """Outcomes by name, in order. ``before``: those of an earlier call, whose done steps stay
-    done; ``store`` is told after every step."""
-    start, outcomes = clock(), dict(before)
+    done; ``store`` is told after every step. Where one step finds no time, none after it is begun,
+    however short: what is left out is the end."""
+    start, outcomes, ended = clock(), dict(before), False
     for step in plan:
         if step.name in before and before[step.name].status == DONE:
             continue
         left = budget_s - (clock() - start)
-        if left < step.least_s:
+        if ended := ended or left < step.least_s:
             outcomes.setdefault(step.name, Outcome(step.name, LEFT))
             continue
         outcomes[step.name] = _until_kept(step, min(step.limit_s, left, LONGEST_S), execute)

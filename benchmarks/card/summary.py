@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.card.checklist import DONE, Outcome, Step
 
 MOST_FILES, MOST_BYTES = 8, 16 * 2**20
-RESULTS = (
-    *("model/modules.parquet", "model/estimates.parquet", "kernels/kernels.parquet"),
-    *("tables.parquet", "repeat.parquet"),
-)
+RESULTS = ("model/modules.parquet", "model/estimates.parquet", "pool.parquet")
 """Files of the steps that are kept, beside the samples, the outcomes and the page."""
+PACKED = (
+    *("models/models.json", "models/*.parquet", "graph.json", "energy.parquet", "energy.json"),
+    *("kernels/kernels.parquet", "tuned/kernels.parquet", "tables.parquet", "repeat.parquet"),
+    *("model/report.md", "model/report.json", "samples/*/pace.json"),
+)
+"""Those that ``steps.zip`` holds, as they lie in the folder of work."""
+PACK = "steps.zip"
 
 
 def data_card(samples: Sequence[Any]) -> dict[str, str]:
@@ -88,12 +95,14 @@ def page(
         ("agree", "Cold by events, by graph and by the profiler (graph over events)"),
         ("tables", "Beside public tables (ours over theirs)"),
         ("repeat", "The same shapes twice (difference)"),
+        ("energy", "Energy, off the card's counter"),
     ):
         path = work / f"{name}.json"
         if outcomes[name].status == DONE and path.exists():
             found = json.loads(path.read_text("utf-8"))
             rows = [(k, _short(v)) for k, v in found.items() if not isinstance(v, list)]
             parts += [f"## {title}", table(("what", "value"), rows)]
+    parts += model_section(work)
     if outcomes["graph"].status == DONE:
         parts += decode_section(work)
     for path in (work / "kernels" / "kernels.md", work / "model" / "report.md"):
@@ -156,4 +165,41 @@ def collect(work: Path, out: Path) -> list[str]:
             notes.append(f"{name} has {source.stat().st_size / 2**20:.0f} MiB and stays in {work}")
             continue
         shutil.copyfile(source, out / source.name)
+    return notes + pack(work, out)
+
+
+def pack(work: Path, out: Path) -> list[str]:
+    """``PACKED`` into one file, as much as it may hold; what stays behind, in words."""
+    notes, size, part = [], 0, out / f"{PACK}.part"
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in (p for pattern in PACKED for p in sorted(work.glob(pattern))):
+            name = str(path.relative_to(work))
+            if size + path.stat().st_size > MOST_BYTES:
+                notes.append(f"{name} finds no room in {PACK} and stays in {work}")
+                continue
+            size += path.stat().st_size
+            archive.write(path, name)
+    os.replace(part, out / PACK)
     return notes
+
+
+def model_section(work: Path) -> list[str]:
+    """Every phase of the other models: clock, host, graph and kernels."""
+    path = work / "models" / "models.json"
+    if not path.exists():
+        return []
+    rows = []
+    for one in json.loads(path.read_text("utf-8")):
+        again = one["seconds_again"] or one["seconds"]
+        rows.append(
+            (
+                f"{one['model']}, {one['workload']}, {one['phase']}",
+                *(_ms(median(one[name])) for name in ("seconds", "host")),
+                _ms(median(again)),
+                _ms(one["kernel_s"]),
+                _ms(one["graph_s"]),
+                str(one["operators"]),
+            )
+        )
+    headers = ("phase", "clock", "host", "at lengths seen before", "kernels", "graph", "operators")
+    return ["## Models at full size", table(headers, rows)]

@@ -22,7 +22,7 @@ import yaml
 
 from calib.checkout import CONF
 from calib.errors import CalibError
-from model.ops import ITEM_BYTES, Operator, TensorCoreOperator
+from model.ops import ITEM_BYTES, Conv2d, Operator, TensorCoreOperator
 
 PROVENANCES = ("datasheet", "derived", "probed")
 PROBED = "probed"
@@ -83,7 +83,12 @@ def _unknown(value: Any) -> bool:
 
 
 def peak(op: Operator, hardware: Hardware) -> float:
-    """FLOP/s of the units that execute ``op``. Raises ``HardwareError``, a ``ValueError``."""
+    """FLOP/s of the units that execute ``op``. Raises ``HardwareError``, a ``ValueError``.
+
+    float32 on a card is multiplied as torch does by default: products outside the matrix units with
+    their factors whole (``torch.backends.cuda.matmul.fp32_precision``), convolutions as tf32
+    (``torch.backends.cudnn.conv.fp32_precision``).
+    """
     if hardware.unprobed:
         raise HardwareError(
             f"hardware {hardware.name!r}: {', '.join(hardware.unprobed)} not probed yet: "
@@ -92,6 +97,8 @@ def peak(op: Operator, hardware: Hardware) -> float:
     if not isinstance(op, TensorCoreOperator):
         return hardware.cuda_core_flops
     dtype = str(vars(op)["dtype"])
+    if isinstance(op, Conv2d) and dtype == "float32" and "tf32" in hardware.peak_flops:
+        dtype = "tf32"
     if dtype not in hardware.peak_flops:
         raise HardwareError(
             f"dtype = {dtype!r}: hardware {hardware.name!r} has no peak for it; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from calib.report.ceilings import INTRODUCTION, ceiling_cells, ceiling_rows
@@ -217,12 +218,15 @@ def fit_section(record: RunRecord) -> str:
     headers = ["fit", "samples", "groups", "median error", "90th percentile"]
     headers += ["roofline's median", "constant efficiency's", "inside interval", "half-width"]
     errors = ["median_error", "p90_error", "roofline_median_error", "constant_median_error"]
+    paced = "known_after_s" in record.fits
+    headers += ["within 5% after"] if paced else []
     rows = [
         (
             f"{row['implementation']} {_name(row['kind'])} {row['dtype']}",
             f"{row['samples']:,}",
             f"{row['groups']:,}",
             *(percent(row[column]) for column in (*errors, "coverage", "halfwidth")),
+            *([known_after(row["known_after_s"])] if paced else []),
         )
         for row in record.fits.to_dict("records")
     ]
@@ -231,6 +235,11 @@ def fit_section(record: RunRecord) -> str:
         "shapes. Beside them, on the same samples, the plain roofline and one constant efficiency "
         "fitted to the rest.\n\n" + table(Cells(tuple(headers), rows))
     )
+
+
+def known_after(value: float) -> str:
+    """Seconds of the card's time; a kind that is not yet known so well has none."""
+    return "not yet" if math.isinf(value) else UNKNOWN if math.isnan(value) else f"{value:.0f} s"
 
 
 def ceiling_section(record: RunRecord) -> list[str]:

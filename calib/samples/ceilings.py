@@ -1,8 +1,10 @@
 """What a device reaches at best, measured: the ceilings beside its datasheet.
 
 A ceiling is an ordinary sample of an operator that does one thing at length (``origin`` "ceiling"):
-a large product of random data for each dtype, a scaled copy and a sum that stream from main memory,
-the same copy within half of the L2. Its figure is what the operator counts over its median time.
+a large product of random data for each dtype (of float32 with its factors whole, and tf32, whose
+factors are float32 that the matrix unit cuts), a scaled copy and a sum that stream from main
+memory, the same copy within half of the L2. Its figure is what the operator counts over its median
+time.
 Beside a matrix peak stands the one that follows from the clock that the sample ran at, where it is
 known: FLOP per clock and SM x SMs x clock.
 """
@@ -92,10 +94,11 @@ def _figure(sample: Sample, hardware: Hardware) -> Ceiling:
             return Ceiling("bandwidth of the last cache", BANDWIDTH, reached, clock_hz=clock)
         peak = hardware.bandwidth
         return Ceiling("bandwidth", BANDWIDTH, reached, peak, reached / peak, clock)
-    reached, peak = op.flops / sample.median, hardware.peak_flops[op.dtype]
-    true = clock_true_peak(hardware, op.dtype, clock) if clock else None
+    dtype = multiplied_as(op, sample.implementation)
+    reached, peak = op.flops / sample.median, hardware.peak_flops[dtype]
+    true = clock_true_peak(hardware, dtype, clock) if clock else None
     return Ceiling(
-        f"product of {op.dtype}",
+        f"product of {dtype}" + ", factors whole" * (dtype == "float32"),
         FLOPS,
         reached,
         peak,
@@ -103,3 +106,9 @@ def _figure(sample: Sample, hardware: Hardware) -> Ceiling:
         clock,
         reached / true if true else None,
     )
+
+
+def multiplied_as(op: Matmul, implementation: str) -> str:
+    """The type in which a matrix unit takes the factors: our kernels cut float32 to tf32, and
+    samples of them that say float32 are of that."""
+    return "tf32" if implementation == "triton" and op.dtype == "float32" else op.dtype

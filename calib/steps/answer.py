@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib.hardware.versions import versions
 from calib.samples.host_costs import COMPILED, EAGER, HostCosts, host_costs
+from calib.steps.card.refits import with_pace
 from calib.steps.notes import (
     host_drift_notes,
     image_notes,
@@ -104,7 +105,7 @@ def answer(
         modules=found.modules,
         components=found.components,
         figures=figure_table(found.components, workload, sees),
-        fits=(unseen or calibration).held_out,
+        fits=with_pace((unseen or calibration).held_out, target.store.folder),
         measurement=found.measurement,
         timeline=timeline_table(found.operators, repeats),
         launches=launch_table(found.operators, last, repeats[last], costs, execution)

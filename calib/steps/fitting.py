@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from calib.hardware.datasheet import Hardware
 from calib.samples.sample import Sample
+from calib.steps.card.refits import fit_torch, spread_of
 from calib.steps.progress import stage
 from calib.steps.target import Target
 from model.ops import Operator
@@ -18,26 +19,13 @@ if TYPE_CHECKING:
 
 
 def uncertainty(samples: Sequence[Sample], hardware: Hardware) -> Uncertainty:
-    """How unsure a fit to ``samples`` is of operators: half of its interval, in log seconds.
-
-    Where too few shapes of a kind succeeded for a fit, it is unsure by a factor of e.
-    """
+    """How unsure a fit to ``samples`` is of operators, found here and now: a CPU that is measured
+    must not fit meanwhile."""
     import numpy as np
-
-    from calib.fit.calibration import ROOFLINE
-    from calib.fit.fitting import fit
 
     if not samples:
         return lambda ops: np.ones(len(ops))
-    first = [s for s in samples if s.implementation == samples[0].implementation]
-    known = replace(fit(first, hardware), measured={})
-
-    def spread(ops: Sequence[Operator]) -> Any:
-        table = known.estimate(ops, first[0].implementation)
-        half = np.log((table["high_s"] / table["low_s"]).to_numpy()) / 2
-        return np.where(table["provenance"] == ROOFLINE, 1.0, half)
-
-    return spread
+    return spread_of(fit_torch(samples, hardware), samples[0].implementation)
 
 
 def fit_samples(target: Target, own: Iterable[Operator] = ()) -> tuple[Estimator, Estimator | None]:

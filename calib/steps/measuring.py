@@ -12,6 +12,7 @@ from calib.hardware.datasheet import Hardware
 from calib.hardware.versions import versions
 from calib.samples.host_costs import EAGER
 from calib.samples.sample import Sample
+from calib.steps.card.sweep import sweep_card
 from calib.steps.fitting import uncertainty
 from calib.steps.progress import stage
 from calib.steps.request import Request, SweepRequest
@@ -56,20 +57,26 @@ def measure_operators(
     models = [Point(op, cache, ORIGIN) for op, cache in ceiling_operators(hardware)]
     models += [Point(op, cache, MODEL) for op, cache in caches.items()]
     rule = StopRule(limits.spread, limits.cap_s, limits.least, limits.most)
+    if target.on_card:
+        rule = replace(rule, cap_s=limits.card_cap_s)
     instrument = open_instrument(target, seed)
-    with stage("measuring operators", limits.budget_s) as tell:
+    reach = 4 if target.on_card else 1
+    keep = partial(_short, hardware=hardware)
+    budget_s = limits.card_budget_s if target.on_card else limits.budget_s
+    with stage("measuring operators", budget_s) as tell:
         sweep = Sweep(
             instrument,
             target.store,
-            limits.budget_s,
+            budget_s,
             instrument.rule(rule),
             versions(target.on_card),
             lambda elapsed_s, label: tell(label, elapsed_s),
         )
-        reach = 4 if target.on_card else 1
-        keep = partial(_short, hardware=hardware)
-        refit = partial(uncertainty, hardware=hardware)
-        sweep.run(models, adaptive(refit, seed, keep, reach))
+        if target.on_card:
+            sweep_card(sweep, hardware, models, seed, keep, reach)
+        else:
+            refit = partial(uncertainty, hardware=hardware)
+            sweep.run(models, adaptive(refit, seed, keep, reach))
     measure_costs(target, instrument)
     target.store.compact()
     return replace(target, samples=target.store.samples())

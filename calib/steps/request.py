@@ -56,12 +56,15 @@ class Traced(_Part):
 
 
 class SweepRequest(_Part):
-    """How long operators are measured, and when one is done (``calib.measure.clock.StopRule``)."""
+    """How long operators are measured, and when one is done (``calib.measure.clock.StopRule``);
+    ``card_``: in place of the same on a card."""
 
     name: str | None = None
     budget_s: Positive
+    card_budget_s: Positive
     spread: Positive
     cap_s: Positive
+    card_cap_s: Positive
     least: AtLeastOne
     most: AtLeastOne
 

@@ -18,7 +18,16 @@ import triton.language as tl
 from kernels.configs.candidates import Tile
 from kernels.configs.pick import Product, pick_linear
 from kernels.launch import Architecture, Launch, architecture_of, strided
-from kernels.mlp.operands import can_bulk, check_weight, in_vectors, load_tile, source, store_tile
+from kernels.mlp.operands import (
+    can_bulk,
+    check_weight,
+    in_vectors,
+    load_tile,
+    multiply_add,
+    result_dtype,
+    source,
+    store_tile,
+)
 from kernels.mlp.product import linear_reference
 
 
@@ -62,7 +71,7 @@ def grouped_kernel(
         for o_k in range(0, K, BK):
             b_x = load_tile(p_x, start, o_k, R, K, s_x, BM, BK, BULK)  # [BM, BK]
             b_w = load_tile(p_w_e, first + i_n * BN, o_k, N, K, s_w[1:], BN, BK, BULK)  # [BN, BK]
-            b_y = tl.dot(b_x, b_w.T, b_y)  # [BM, BN]
+            b_y = multiply_add(b_x, b_w, b_y, BK)  # [BM, BN]
         o_m = start + tl.arange(0, BM)
         o_n = i_n * BN + tl.arange(0, BN)
         store_tile(p_o, b_y, o_m, o_n, end, N, s_o)
@@ -121,6 +130,6 @@ def grouped_linear(
         raise ValueError(
             f"ends: {tuple(ends.shape)} {ends.dtype}, expected ({weight.shape[0]},) torch.int32"
         )
-    o = x.new_empty(x.shape[0], weight.shape[1])
+    o = x.new_empty(x.shape[0], weight.shape[1], dtype=result_dtype(x))
     grouped_launch(x, weight, ends.contiguous(), o, architecture_of(x.device), tile).run()
     return o

@@ -21,6 +21,8 @@ from kernels.mlp.operands import (
     check_weight,
     in_vectors,
     load_tile,
+    multiply_add,
+    result_dtype,
     source,
     store_tile,
     tile_of,
@@ -45,8 +47,8 @@ def swiglu_kernel(
         b_x = load_tile(p_x, i_m * BM, o_k, M, K, s_x, BM, BK, BULK)  # [BM, BK], used twice
         b_w = load_tile(p_gate, i_n * BN, o_k, N, K, s_gate, BN, BK, BULK)  # [BN, BK]
         b_v = load_tile(p_up, i_n * BN, o_k, N, K, s_up, BN, BK, BULK)  # [BN, BK]
-        b_g = tl.dot(b_x, b_w.T, b_g)  # [BM, BN]
-        b_u = tl.dot(b_x, b_v.T, b_u)  # [BM, BN]
+        b_g = multiply_add(b_x, b_w, b_g, BK)  # [BM, BN]
+        b_u = multiply_add(b_x, b_v, b_u, BK)  # [BM, BN]
     o_m = i_m * BM + tl.arange(0, BM)
     o_n = i_n * BN + tl.arange(0, BN)
     store_tile(p_o, activate(b_g, "silu") * b_u, o_m, o_n, M, N, s_o)
@@ -92,7 +94,7 @@ def swiglu(
     if gate.shape != up.shape:
         raise ValueError(f"up: {tuple(up.shape)}, expected the shape of gate {tuple(gate.shape)}")
     rows = x.reshape(-1, x.shape[-1])
-    o = x.new_empty(rows.shape[0], gate.shape[0])
+    o = x.new_empty(rows.shape[0], gate.shape[0], dtype=result_dtype(x))
     architecture = architecture_of(x.device)
     if rows.shape[0] <= VECTOR_ROWS and tile is None:
         vector_launch(rows, gate, up, None, o, "silu", architecture).run()

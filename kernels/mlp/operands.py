@@ -76,3 +76,22 @@ def check_weight(x: torch.Tensor, weight: torch.Tensor) -> None:
         raise ValueError(
             f"weight: {tuple(weight.shape)} {weight.dtype}, expected (N, {x.shape[-1]}) {x.dtype}"
         )
+
+
+@triton.jit
+def multiply_add(b_x, b_w, b_y, BK: tl.constexpr):
+    """b_y + b_x b_w^T: [BM, BK] x [BN, BK] on [BM, BN] float32.
+
+    Hopper's matrix unit keeps some 14 bits of a running sum of float8 products, and triton leaves
+    it there over all of K by default. Here a sum stays in it over one step of ``BK``, and the steps
+    are added in float32. Other types are summed in float32 in any case.
+    """
+    if b_x.dtype == tl.float8e4nv:
+        return tl.dot(b_x, b_w.T, b_y, max_num_imprecise_acc=BK)
+    return tl.dot(b_x, b_w.T, b_y)
+
+
+def result_dtype(x: torch.Tensor) -> torch.dtype:
+    """What a product is written in: the dtype of its input, but for float8, which holds no sums:
+    those of 8,192 products of standard normal numbers lie beyond its 448."""
+    return torch.bfloat16 if x.dtype == torch.float8_e4m3fn else x.dtype

@@ -3,7 +3,8 @@
     o[m, n] = act(sum_k x[m, k] w[n, k] + bias[n])        weights are [N, K], as torch stores them
 
 One program owns one tile [BM, BN] of the output and walks along K. Sums are in float32; float32
-operands are multiplied as tf32, which is what ``tl.dot`` does by default. Few rows take the path of
+operands are multiplied as tf32, which is what ``tl.dot`` does by default; a product of float8 is
+written in bfloat16. Few rows take the path of
 ``few_rows``, few tiles with a long K that of ``split``.
 """
 
@@ -24,6 +25,8 @@ from kernels.mlp.operands import (
     check_weight,
     in_vectors,
     load_tile,
+    multiply_add,
+    result_dtype,
     source,
     store_tile,
     tile_of,
@@ -62,7 +65,7 @@ def linear_kernel(
     for o_k in range(lo, hi, BK):
         b_x = load_tile(p_x, i_m * BM, o_k, M, K, s_x, BM, BK, BULK)  # [BM, BK]
         b_w = load_tile(p_w, i_n * BN, o_k, N, K, s_w, BN, BK, BULK)  # [BN, BK]
-        b_y = tl.dot(b_x, b_w.T, b_y)  # [BM, BN]
+        b_y = multiply_add(b_x, b_w, b_y, BK)  # [BM, BN]
     o_m = i_m * BM + tl.arange(0, BM)
     o_n = i_n * BN + tl.arange(0, BN)
     if p_bias is not None:
@@ -121,7 +124,7 @@ def linear(
     check_weight(x, weight)
     bias = of_columns(bias, weight)
     rows = x.reshape(-1, x.shape[-1])
-    o = x.new_empty(rows.shape[0], weight.shape[0])
+    o = x.new_empty(rows.shape[0], weight.shape[0], dtype=result_dtype(x))
     architecture = architecture_of(x.device)
     if rows.shape[0] <= VECTOR_ROWS and tile is None:
         vector_launch(rows, weight, None, bias, o, activation, architecture).run()

@@ -6,6 +6,7 @@ be built, checked against its reference and put in a table does.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -161,3 +162,32 @@ def test_without_a_card_it_says_so(
     assert bench.main(["--out", str(tmp_path / "out")]) == 2
     assert "no CUDA device" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_refusal_says_what_torch_said_and_nothing_is_left_on_the_terminal() -> None:
+    def refuses() -> torch.Tensor:
+        for text in (
+            "Flash attention kernel not used because: (Triggered internally at sdp_utils.cpp:801.)",
+            "Flash Attention does not support non-null attn_mask. (Triggered internally at x:1.)",
+            "cuDNN attention kernel not used because: (Triggered internally at x:2.)",
+            "cuDNN attention has been runtime disabled. (Triggered internally at x:3.)",
+        ):
+            warnings.warn(text, UserWarning, stacklevel=1)
+        raise RuntimeError("No available kernel. Aborting execution.")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        why = bench.refusal(refuses, torch.ones(2))
+    assert why == (
+        "No available kernel. Aborting execution.; "
+        "Flash Attention does not support non-null attn_mask."
+    )
+
+
+def test_warnings_of_a_vendor_that_runs_are_not_hidden() -> None:
+    def warns() -> torch.Tensor:
+        warnings.warn("this result may change", UserWarning, stacklevel=1)
+        return torch.ones(2)
+
+    with pytest.warns(UserWarning, match="may change"):
+        assert bench.refusal(warns, torch.ones(2)) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -80,7 +81,89 @@ def test_no_step_takes_longer_than_nine_minutes():
 
 def test_the_order_of_worth():
     names = [s.name for s in checklist.steps(ROOT)]
-    assert names == ["tests", "agree", "sweep", "model", "graph", "kernels", "tables", "repeat"]
+    assert names[:5] == ["model", "models", "pool", "graph", "agree"]
+    assert names[5:] == ["tests", "kernels", "tune", "energy", "tables", "repeat"]
+
+
+ON_AN_H200 = {
+    **{
+        "model": 150,
+        "models": 75,
+        "pool": 60,
+        "graph": 25,
+        "agree": 20,
+        "tests": 45,
+        "kernels": 70,
+    },
+    **{"tune": 170, "energy": 65, "tables": 60, "repeat": 60},
+}
+"""Seconds: models, pool and tests as an H200 took them (65, 46 and 39 s) with a start; the rest is
+assumed, each below its limit."""
+
+
+@pytest.mark.parametrize(("budget_s", "done"), [(400, 6), (150, 1), (900, 11)])
+def test_a_short_loan_leaves_out_the_end_and_not_the_middle(budget_s, done):
+    plan = checklist.steps(ROOT)
+    found = Clock(ON_AN_H200).run(plan, budget_s)
+    statuses = [found[s.name].status for s in plan]
+    assert statuses[:done] == [DONE] * done
+    assert DONE not in statuses[done:] and set(statuses[done + 1 :]) <= {LEFT}
+
+
+def test_after_a_step_without_time_none_is_begun():
+    plan = [Step("a", "a", ("a",), 100.0, 60.0), Step("b", "b", ("b",), 100.0, 5.0)]
+    found = Clock({"a": 10, "b": 10}).run(plan, 30)
+    assert [o.status for o in found.values()] == [LEFT, LEFT]
+
+
+def test_kernel_tests_run_in_parallel_where_pytest_can(monkeypatch):
+    monkeypatch.setattr(checklist, "find_spec", lambda name: None)
+    assert "-n" not in checklist.tests("python")
+    monkeypatch.setattr(checklist, "find_spec", lambda name: name)
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    command = checklist.tests("python")
+    assert command[command.index("-n") + 1] == "12"
+    marked = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if re.search(r"^(full = |@)pytest\.mark\.gpu", path.read_text("utf-8"), re.M)
+    ]
+    assert len(marked) > 4
+    assert all(name.startswith(command[command.index("-n") + 2 :]) for name in marked)
+
+
+def test_results_are_kept_after_every_step(tmp_path, monkeypatch):
+    """The command is ended in the middle: what the first step left is in the folder of results."""
+    from benchmarks.card import __main__ as card
+
+    work, out = tmp_path / "work", tmp_path / "out"
+    monkeypatch.setattr(card, "detect_device", lambda: "a card")
+    monkeypatch.setattr(card, "device_hardware", lambda found: H200)
+    code = f"open({str(work / 'graph.json')!r}, 'w').write('{{}}')"
+    plan = [
+        Step("models", "m", (sys.executable, "-c", code), 20.0, 0.0),
+        Step("pool", "p", ("nothing",), 20.0, 0.0),
+    ]
+    monkeypatch.setattr(checklist, "steps", lambda work: plan)
+    monkeypatch.setattr(summary, "page", lambda every, outcomes, *_: repr(outcomes))
+    honest = checklist.execute_in
+
+    def ended(folder, environment):
+        run = honest(folder, environment)
+
+        def execute(step, limit_s):
+            if step.name == "pool":
+                raise KeyboardInterrupt
+            return run(step, limit_s)
+
+        return execute
+
+    monkeypatch.setattr(checklist, "execute_in", ended)
+    with pytest.raises(KeyboardInterrupt):
+        card.main(["--work", str(work), "--out", str(out), "--wheels", str(tmp_path / "none")])
+    assert "'models', status='done'" in (out / "summary.md").read_text()
+    with zipfile.ZipFile(out / summary.PACK) as archive:
+        assert archive.namelist() == ["graph.json"]
 
 
 @pytest.mark.parametrize(("losses", "status", "seconds"), [(2, DONE, 90), (9, LOST, 90)])
@@ -151,6 +234,11 @@ def test_the_page_tells_steps_samples_ceilings_and_failures(tmp_path):
         replace(ceiling, sm_clock_hz=1.5e9),
         replace(sample(), op=LAUNCH, seconds=[2e-6], origin="host"),
     ]
+    (tmp_path / "models").mkdir()
+    phase = {"model": "llama", "workload": "text", "phase": "decode", "operators": 1301}
+    phase |= {"seconds": [0.089] * 3, "host": [0.088] * 3, "seconds_again": [0.041] * 3}
+    phase |= {"kernel_s": 0.00636, "graph_s": None}
+    (tmp_path / "models" / "models.json").write_text(json.dumps([phase]))
     text = summary.page(plan, outcomes, tmp_path, samples, H200, ["a note"])
     for expected in (
         "| kernels | our kernels beside the vendor's | failed | 5 s |",
@@ -162,6 +250,7 @@ def test_the_page_tells_steps_samples_ceilings_and_failures(tmp_path):
         "## A decode step at a context of 292 tokens",
         "| eager | 8.000 ms | 8.400 ms | +5.0% |",
         "| graph | 2.000 ms | 1.900 ms | -5.0% |",
+        "| llama, text, decode | 89.000 ms | 88.000 ms | 41.000 ms | 6.360 ms | - | 1301 |",
         "## Why kernels failed",
     ):
         assert expected in text
@@ -179,9 +268,25 @@ def test_results_are_few_and_small(tmp_path, monkeypatch):
     monkeypatch.setattr(summary, "MOST_BYTES", 20)
     (work / summary.RESULTS[0]).write_bytes(b"x" * 21)
     notes = summary.collect(work, out)
-    assert len(list(out.iterdir())) == len(summary.RESULTS) - 1
-    assert len(summary.RESULTS) + 3 <= summary.MOST_FILES  # samples, outcomes and the page
+    assert len(list(out.iterdir())) == len(summary.RESULTS) - 1 + 1
+    assert len(summary.RESULTS) + 4 <= summary.MOST_FILES  # samples, outcomes, page and pack
     assert len(notes) == 1 and "modules.parquet" in notes[0]
+
+
+def test_the_pack_holds_what_has_room_as_it_lay(tmp_path, monkeypatch):
+    work, out = tmp_path / "work", tmp_path / "out"
+    for name, size in (
+        ("models/a.text.decode.parquet", 8),
+        ("graph.json", 15),
+        ("tables.parquet", 9),
+    ):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_bytes(b"x" * size)
+    monkeypatch.setattr(summary, "MOST_BYTES", 20)
+    notes = summary.collect(work, out)
+    with zipfile.ZipFile(out / summary.PACK) as archive:
+        assert archive.namelist() == ["models/a.text.decode.parquet", "tables.parquet"]
+    assert len(notes) == 1 and "graph.json finds no room" in notes[0]
 
 
 def simulated(seconds=5e-3, noise=1.0):

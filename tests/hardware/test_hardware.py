@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,8 +24,9 @@ from calib.hardware.datasheet import (
     hardware_from_config,
     hardware_names,
     load_hardware,
+    peak,
 )
-from model.ops import Attention, Copy, Elementwise, Matmul, Norm, Other, grid, grid_points
+from model.ops import Attention, Conv2d, Copy, Elementwise, Matmul, Norm, Other, grid, grid_points
 
 CARDS = [name for name in hardware_names() if name != "cpu"]
 ROUND = Hardware(
@@ -233,3 +235,14 @@ def test_a_missing_figure_is_named() -> None:
 
 def test_what_is_not_known_of_a_card_may_be_null() -> None:
     assert hardware_from_config({**config("h200"), "power_w": None}).power_w is None
+
+
+def test_float32_on_a_card_is_multiplied_as_torch_does_by_default():
+    """Products with their factors whole, outside the matrix units; convolutions cut to tf32."""
+    card = load_hardware("h200")
+    product = Matmul(64, 64, 64, dtype="float32")
+    convolution = Conv2d(1, 64, 64, 8, 8, 3, dtype="float32")
+    assert peak(product, card) == card.peak_flops["float32"] == card.cuda_core_flops
+    assert peak(convolution, card) == card.peak_flops["tf32"]
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+    assert torch.backends.cuda.matmul.fp32_precision != "tf32"

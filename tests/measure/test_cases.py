@@ -8,8 +8,9 @@ from functools import partial
 import pytest
 import torch
 
+from calib.measure.cases import check
 from calib.measure.cases.arena import Arena, Unsupported
-from calib.measure.cases.check import error_of
+from calib.measure.cases.check import error_of, pieces, reference_of
 from calib.measure.cases.products import group_ends
 from calib.measure.cases.torch_cases import torch_cases
 from calib.measure.cases.triton_cases import triton_cases
@@ -154,3 +155,79 @@ def test_products_of_narrow_types_need_a_card():
 def test_products_of_narrow_types_on_a_card(dtype):
     arena = Arena(2**27, device="cuda")
     assert error_of(torch_cases(ops.Matmul(64, 128, 256, dtype=dtype), arena)[0]) == ""
+
+
+@pytest.mark.parametrize(
+    ("op", "why"),
+    [
+        (ops.Elementwise(292, inputs=2, dtype="bool"), "of bool, torch's is a logical or"),
+        (ops.Matmul(8, 8, 8, dtype="float32"), "multiply float32 as tf32"),
+        (ops.Conv2d(1, 8, 8, 4, 4, 3, dtype="float32"), "multiply float32 as tf32"),
+        (ops.Matmul(8, 8, 8, dtype="int8"), "of floating point"),
+    ],
+)
+def test_what_our_kernels_do_not_do_is_refused_by_name(op, why):
+    with pytest.raises(Unsupported, match=why):
+        triton_cases(op, ARENA)
+
+
+def test_our_product_of_tf32_takes_float32():
+    (case,) = triton_cases(ops.Matmul(8, 16, 24, dtype="tf32"), ARENA)
+    assert [x.dtype for x in case.args[:2]] == [torch.float32] * 2
+
+
+def test_an_allocation_on_a_card_is_no_kernel():
+    with pytest.raises(Unsupported, match="launches no kernel"):
+        torch_cases(ops.Other("empty_like", dtype="int64"), Arena(2**20, device="meta"))
+
+
+IN_PARTS = [
+    (torch_cases, PRODUCT),
+    (torch_cases, ops.Matmul(5, 6, 7, batch=3)),
+    (torch_cases, ops.Attention(2, 9, 9, 4, 4, 32, bias=True)),
+    (torch_cases, ops.Attention(1, 9, 9, 4, 2, 32, mask=True)),
+    (torch_cases, replace(CONVOLUTION, batch=3)),
+    (torch_cases, ops.Norm(5, 72, "layernorm")),
+    (triton_cases, PRODUCT),
+    (triton_cases, ATTENTION),
+    (triton_cases, ops.Attention(1, 1, 70, 4, 2, 64)),
+    (triton_cases, ops.Elementwise(1003, 2)),
+]
+
+
+@pytest.mark.parametrize(("make", "op"), IN_PARTS, ids=str)
+def test_a_reference_in_pieces_is_the_whole_one(make, op):
+    (case,) = make(op, ARENA)
+    whole, seen = reference_of(case), 0
+    for part, one in pieces(case, 3):
+        expected = reference_of(one)
+        torch.testing.assert_close(expected, whole[part], rtol=1e-4, atol=1e-4)
+        seen += expected.numel()
+    assert seen == whole.numel()
+
+
+def test_what_does_not_fit_is_compared_in_ever_smaller_pieces(monkeypatch):
+    """A card that holds a tenth of the reference; a wrong element is found all the same."""
+    (case,) = torch_cases(ops.Matmul(640, 96, 64), ARENA)
+    sizes, honest = [], check.reference_of
+
+    def small(one):
+        expected = honest(one)
+        sizes.append(len(expected))
+        if expected.numel() > 64 * 96:
+            raise torch.OutOfMemoryError("no room")
+        return expected
+
+    monkeypatch.setattr(check, "reference_of", small)
+    assert error_of(case) == ""
+    assert sizes[:3] == [640, 160, 40] and sum(sizes[2:]) == 640
+    monkeypatch.setitem(check.PIECES, wrong_somewhere, ((0,), ()))
+    hole = partial(wrong_somewhere, *case.args[:2])
+    monkeypatch.setitem(check.REFERENCES, wrong_somewhere, check._product_reference)
+    assert "1 of 3840 elements" in error_of(hole)
+
+
+def wrong_somewhere(x, w, b=None):
+    out = x @ w.T
+    out[333, 5] = 1e3
+    return out

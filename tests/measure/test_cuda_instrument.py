@@ -14,7 +14,7 @@ from calib.hardware.datasheet import load_hardware
 from calib.hardware.device import DeviceProperties, derive_hardware
 from calib.measure.clock import StopRule
 from calib.measure.cuda.instrument import ATTEMPTS, CudaInstrument
-from calib.measure.cuda.telemetry import POWER_CAP, NoSensor, around, reasons, settled, unfit
+from calib.measure.cuda.telemetry import POWER_CAP, NoSensor, Nvml, around, reasons, settled, unfit
 from calib.measure.instrument import Telemetry
 from calib.measure.sweep.sweep import Point, Sweep
 from calib.samples.store import SampleStore
@@ -49,7 +49,11 @@ def test_a_sample_carries_its_telemetry():
     assert (reading.status, reading.method, reading.discarded) == ("ok", "events", 0)
     telemetry = reading.telemetry
     assert telemetry.sm_clock_hz == pytest.approx(1.9e9, rel=0.01)
-    assert (telemetry.memory_clock_hz, telemetry.power_w, telemetry.temperature_c) == (1e9, 300, 55)
+    assert (telemetry.memory_clock_hz, telemetry.power_w, telemetry.temperature_c) == (
+        1e9,
+        None,
+        55,
+    )
 
 
 def test_cold_and_hot():
@@ -120,7 +124,7 @@ def test_a_card_that_reports_nothing_is_measured_without():
 
 def test_reasons_before_and_after_are_both_kept():
     before, after = Telemetry(1e9, throttle="a, b"), Telemetry(2e9, power_w=5.0, throttle="b, c")
-    assert around(before, after) == Telemetry(2e9, power_w=5.0, throttle="a, b, c")
+    assert around(before, after) == Telemetry(2e9, throttle="a, b, c")  # and no watts
     assert around(before, after, 3e9).sm_clock_hz == 3e9
 
 
@@ -274,3 +278,26 @@ def test_probes_see_a_card_that_drifts():
 
 def test_nominal_clocks_are_those_of_the_card_s_file():
     assert load_hardware("h200").clock_hz == 1.98e9
+
+
+class FakeNvml:
+    """NVML as far as the sensor asks it, of a card that has no energy counter or one of 42.5 J."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, millijoules=None):
+        self.millijoules = millijoules
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle):
+        if self.millijoules is None:
+            raise self.NVMLError
+        return self.millijoules
+
+
+def test_energy_is_read_off_the_card_s_counter():
+    assert Nvml(FakeNvml(42_500), None).joules() == 42.5
+    assert Nvml(FakeNvml(), None).joules() is None
+    assert NoSensor().joules() is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -114,3 +116,22 @@ def test_a_profile_without_modules_is_an_error() -> None:
 
 def test_recording_an_event_costs_less_than_a_hundred_microseconds() -> None:
     assert 0 <= event_seconds(5) < 1e-4
+
+
+def test_profiling_warns_of_nothing() -> None:
+    """In a process of its own: torch warns once a process."""
+    code = (
+        "import torch; from calib.measure.reference.operators import Ranges, profile_pass; "
+        "from calib.measure.reference.passes import observed; "
+        "m = torch.nn.Linear(4, 4)\n"
+        "for _ in range(2):\n"
+        "  with observed(m, Ranges()): found = profile_pass(lambda: m(torch.ones(2, 4)), 'cpu')\n"
+        "print(len(found.operators), found.events)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr == ""
+    operators, events = map(int, done.stdout.split())
+    assert 1 <= operators <= 3 and operators < events < 60

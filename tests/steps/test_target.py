@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 
 import pytest
@@ -99,6 +100,26 @@ def test_a_torch_without_cuda_is_told_and_nothing_hangs(machine, tmp_path):
         open_instrument(found_in(tmp_path))
 
 
+class Nothing:
+    """Nothing is compiled ahead."""
+
+    def begin(self, op, implementation):
+        pass
+
+    def ready(self, op, implementation):
+        return True
+
+    def close(self):
+        pass
+
+
+class AtOnce(Executor):
+    def submit(self, function, /, *arguments, **more):
+        future = Future()
+        future.set_result(function(*arguments, **more))
+        return future
+
+
 def test_a_card_is_swept_with_both_implementations(machine, tmp_path, monkeypatch):
     """From the configuration to stored samples, on a simulated card."""
     from simulated_gpu import KernelBench, SimulatedCard, Trace
@@ -118,21 +139,24 @@ def test_a_card_is_swept_with_both_implementations(machine, tmp_path, monkeypatc
         card = SimulatedCard()
         instrument = CudaInstrument(target.hardware, card, Trace(card), KernelBench(card))
         instrument.costs = lambda: {op: [7e-6] for op in costs}
+        instrument.ahead = Nothing
         return instrument
 
     machine(H200)
     monkeypatch.setattr(steps, "open_instrument", simulated)
+    monkeypatch.setattr("calib.steps.card.sweep.one_process", AtOnce)
     monkeypatch.setattr(steps, "versions", lambda target: {"driver": "made up"})
     few = [Point(ops.Matmul(m, 64, 64), "cold") for m in (1, 2, 3)]
     monkeypatch.setattr("calib.measure.sweep.design.adaptive", lambda *_: lambda state: iter(few))
-    limits = SweepRequest(budget_s=600, spread=0.01, cap_s=0.1, least=5, most=20)
+    each = {"spread": 0.01, "cap_s": 0.1, "card_cap_s": 0.1, "least": 5, "most": 20}
+    limits = SweepRequest(budget_s=600, card_budget_s=600, **each)
     model = build("vit")
     phases = model.phases(Workload("tiny", side=224))
     done = steps.measure_operators(found_in(tmp_path, mode="calibrate"), phases, limits, 0)
     swept = [s for s in done.samples if s.origin != "host"]
     assert {s.implementation for s in swept} == {"torch", "triton"}
     assert {s.origin for s in swept} >= {"ceiling", "model", "design"}
-    assert all(s.sm_clock_hz and s.probe_flops and s.power_w for s in swept)
+    assert all(s.sm_clock_hz and s.probe_flops and s.power_w is None for s in swept)
     host = [s for s in done.samples if s.origin == "host"]
     assert {s.op for s in host} == set(costs)
     assert all(s.probe_host == pytest.approx(1 / 5e-6) for s in (*swept, *host))

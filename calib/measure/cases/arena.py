@@ -57,6 +57,8 @@ class Arena:
     def _fill(self, dtype: torch.dtype) -> torch.Tensor:
         full = self.nbytes if dtype == torch.bfloat16 else self.nbytes // 2
         buffer = torch.empty(full // dtype.itemsize, dtype=dtype, device=self.device)
+        if self.device == "meta":
+            return buffer
         if dtype.is_floating_point:
             block = torch.randn(2**22, generator=self.generator).to(dtype)
         else:

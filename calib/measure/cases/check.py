@@ -7,6 +7,7 @@ allocator is about to hand out is filled with NaN first, so an output with a hol
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,6 +58,67 @@ UNCHECKED = (torch.empty, torch.histc)
 """The one promises no content, and the other's bins have edges that move with the type."""
 
 
+SDPA = F.scaled_dot_product_attention
+PIECES: dict[Any, tuple[tuple[int, ...], tuple[str, ...]]] = {
+    F.linear: ((0,), ()),
+    product_tf32: ((0,), ()),
+    product_float8: ((0,), ()),
+    product_int8: ((0,), ()),
+    mlp.linear: ((0,), ()),
+    torch.bmm: ((0, 1), ()),
+    SDPA: ((0, 1, 2), ("attn_mask",)),
+    attention.attention: ((0, 1, 2), ("bias",)),
+    attention_decode.decode_attention: ((0, 1, 2), ()),
+    F.conv2d: ((0,), ()),
+    conv.conv2d: ((0,), ()),
+    F.layer_norm: ((0,), ()),
+    norm.layer_norm: ((0,), ()),
+    norm.rms_norm: ((0,), ()),
+    F.softmax: ((0,), ()),
+    norm.softmax: ((0,), ()),
+    stream.copy: ((0,), ()),
+    stream.scale: ((0,), ()),
+    stream.add: ((0, 1), ()),
+}
+"""Functions whose output is cut along its first dimension where these inputs are: their places,
+and their names."""
+ATTENTIONS = (SDPA, attention.attention, attention_decode.decode_attention)
+_MOST_PIECES = 256
+
+
+def pieces(case: Case, count: int) -> list[tuple[tuple[slice, ...], Case]]:
+    """``case`` in up to ``count`` parts along the first dimension (attention of one sequence: along
+    its heads), each with the part of the output that is its own; one part where the function is
+    not known to come in parts."""
+    places, names = PIECES.get(case.func, ((), ()))
+    if not places:
+        return [((), case)]
+    first = case.args[0]
+    axis = int(case.func in ATTENTIONS and first.shape[0] == 1)
+    length = case.args[places[-1]].shape[axis]  # of attention: the heads that keys have
+    count = min(count, length)
+    edges = [length * i // count for i in range(count + 1)]
+    parts = []
+    for start, stop in itertools.pairwise(edges):
+
+        def cut(x: torch.Tensor, start: int = start, stop: int = stop) -> torch.Tensor:
+            each = x.shape[axis] // length  # query heads of a key head; 0: broadcast
+            return x if each == 0 else x[_along(axis, each * start, each * stop)]
+
+        args = [cut(x) if i in places else x for i, x in enumerate(case.args)]
+        keywords = {
+            n: cut(x) if n in names and x is not None else x for n, x in case.keywords.items()
+        }
+        each = first.shape[axis] // length
+        part = _along(axis, each * start, each * stop)
+        parts.append((part, Case(case.func, *args, **keywords)))
+    return parts
+
+
+def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
+    return (*[slice(None)] * axis, slice(start, stop))
+
+
 def reference_of(case: Case) -> Any:
     """The output of ``case`` in wider numbers."""
     if case.func in REFERENCES:
@@ -75,6 +137,36 @@ def error_of(case: Case) -> str:
     """What is wrong with the output of ``case``, in words; empty where it is right."""
     if case.func in UNCHECKED:
         return ""
+    try:
+        return _error_of_whole(case)
+    except torch.OutOfMemoryError:
+        if case.func not in PIECES:
+            raise
+    return _error_in_pieces(case)
+
+
+def _error_in_pieces(case: Case) -> str:
+    """The same where a wider reference does not fit: of a part at a time, in ever more parts.
+
+    Raises ``torch.OutOfMemoryError`` where even the smallest does not fit.
+    """
+    poison([case.args[0]])
+    (found,) = _tensors(case())
+    count = 4
+    while True:
+        try:
+            for part, one in pieces(case, count):
+                (expected,) = _tensors(reference_of(one))
+                if error := _difference(found[part], expected):
+                    return error
+            return ""
+        except torch.OutOfMemoryError:
+            if count >= _MOST_PIECES:
+                raise
+            count *= 4
+
+
+def _error_of_whole(case: Case) -> str:
     expected = list(_tensors(reference_of(case)))
     poison(expected)
     found = list(_tensors(case()))

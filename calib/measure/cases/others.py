@@ -55,6 +55,13 @@ def _created(make: Case, itemsize: int) -> Callable[..., Case]:
     return created
 
 
+def _allocated(op: ops.Other, arena: Arena) -> Case:
+    """A card's allocator works on the host alone: there is no kernel to time."""
+    if arena.device != "cpu":
+        raise Unsupported("an allocation launches no kernel")
+    return partial(torch.empty, max(1, int(op.written) // 8), dtype=torch.int64)
+
+
 def _linear1d(op: ops.Other, arena: Arena) -> Case:
     learned, wanted = (_items(b, torch.bfloat16) for b in (op.read, op.written))
     x = arena.take(1, 64, max(1, learned // 64), dtype=op.dtype)
@@ -92,7 +99,7 @@ OTHERS: dict[str, Callable[..., Case]] = {
     "arange": _created(partial(torch.arange), 8),
     "new_zeros": _created(partial(torch.zeros, dtype=torch.bool), 1),
     "new_ones": _created(partial(torch.ones, dtype=torch.bool), 1),
-    "empty_like": _created(partial(torch.empty, dtype=torch.int64), 8),
+    "empty_like": _allocated,
     "upsample_linear1d": _linear1d,
     "upsample_bicubic2d": _bicubic,
     "max_pool2d_with_indices": _max_pool2d,

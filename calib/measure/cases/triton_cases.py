@@ -24,13 +24,25 @@ def triton_cases(op: Operator, arena: Arena, copies: int = 1) -> list[Case]:
 def _matmul(op: ops.Matmul, arena: Arena) -> Case:
     if op.batch > 1 or op.weight_dtype not in (None, op.dtype):
         raise Unsupported("our product takes one matrix, and weights in the dtype of its input")
-    x = arena.take(op.m, op.k, dtype=op.dtype)
-    w = arena.take(op.n, op.k, dtype=op.dtype)
-    b = arena.take(op.n, dtype=op.dtype) if op.bias else None
+    _not_cut(op)
+    stored = "float32" if op.dtype == "tf32" else op.dtype
+    x = arena.take(op.m, op.k, dtype=stored)
+    w = arena.take(op.n, op.k, dtype=stored)
+    b = arena.take(op.n, dtype=stored) if op.bias else None
     return partial(mlp.linear, x, w, b)
 
 
+def _not_cut(op: Operator) -> None:
+    """A product whose factors are cut to tf32 is no sample of float32: it runs at another peak."""
+    dtype = vars(op)["dtype"]
+    if dtype == "float32":
+        raise Unsupported("our kernels multiply float32 as tf32: a product of tf32 is what they do")
+    if dtype == "int8":
+        raise Unsupported("our products are of floating point")
+
+
 def _grouped_matmul(op: ops.GroupedMatmul, arena: Arena) -> Case:
+    _not_cut(op)
     x = arena.take(op.rows, op.k, dtype=op.dtype)
     w = arena.take(op.experts, op.n, op.k, dtype=op.dtype)
     return partial(mlp.grouped_linear, x, w, group_ends(op, arena))
@@ -39,6 +51,7 @@ def _grouped_matmul(op: ops.GroupedMatmul, arena: Arena) -> Case:
 def _attention(op: ops.Attention, arena: Arena) -> Case:
     if op.mask:
         raise Unsupported("our attention takes a bias of [batch, heads, q_len, kv_len], no mask")
+    _not_cut(op)
     q = arena.take(op.batch, op.heads, op.q_len, op.head_dim, dtype=op.dtype)
     k = arena.take(op.batch, op.kv_heads, op.kv_len, op.head_dim, dtype=op.dtype)
     v = arena.take(op.batch, op.kv_heads, op.kv_len, op.head_dim, dtype=op.dtype)
@@ -51,6 +64,7 @@ def _attention(op: ops.Attention, arena: Arena) -> Case:
 
 def _conv2d(op: ops.Conv2d, arena: Arena) -> Case:
     """Channels last, but for an image cut into patches, which comes as images do."""
+    _not_cut(op)
     b = arena.take(op.out_channels, dtype=op.dtype) if op.bias else None
     inside, outside = (op.height, op.width, op.in_channels), (op.kernel, op.kernel)
     if op.stride == op.kernel and op.padding == 0 and op.kernel > 1:
@@ -82,6 +96,8 @@ def _softmax(op: ops.Softmax, arena: Arena) -> Case:
 def _elementwise(op: ops.Elementwise, arena: Arena) -> Case:
     """c = s a and c = a + b are what we have of pointwise maps."""
     plain = not (op.broadcast or op.transposed) and op.outputs == op.flops_per_element == 1
+    if op.dtype == "bool":
+        raise Unsupported("our sum adds numbers: of bool, torch's is a logical or")
     if not plain or op.dtype == "int64":
         raise Unsupported("of pointwise maps we have a scaled copy and a sum, of floating point")
     if op.inputs not in (1, 2) or op.out_dtype not in (None, op.dtype):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
@@ -18,6 +18,7 @@ from calib.measure.cases.check import error_of
 from calib.measure.cases.torch_cases import torch_cases
 from calib.measure.cases.triton_cases import triton_cases
 from calib.measure.clock import StopRule
+from calib.measure.cuda.ahead import TRITON, Ahead, processes, variant
 from calib.measure.cuda.costs import host_seconds, open_costs
 from calib.measure.cuda.kernels import Calls, Job, busy, witness
 from calib.measure.cuda.stream import Run, Stream, TorchStream, wait
@@ -33,6 +34,7 @@ from calib.measure.instrument import (
     Taken,
 )
 from calib.measure.probes import Speed
+from kernels.launch import described
 from model import ops
 from model.ops import Operator
 
@@ -60,6 +62,9 @@ class Bench(Protocol):
     def error(self, op: Operator, implementation: str) -> str:
         """What is wrong with its output, compared with a wider reference; empty: nothing."""
 
+    def variant(self, op: Operator, implementation: str) -> Hashable:
+        """What has to be right but once: the same for operators that take the same kernels."""
+
 
 class CudaInstrument:
     """Times operators on ``stream``, watches ``sensor``, and throws away what it must."""
@@ -79,7 +84,7 @@ class CudaInstrument:
         self.device = device
         self.hardware, self.stream, self.sensor, self.bench = hardware, stream, sensor, bench
         self.timer = Timer(stream)
-        self._right: set[tuple[Operator, str]] = set()
+        self._errors: dict[tuple[str, Hashable], str] = {}
 
     def warm_up(self) -> None:
         """Products, for half a second at least, until the clock has settled, five at most."""
@@ -133,10 +138,8 @@ class CudaInstrument:
     def _measure(self, op: Operator, implementation: str, cold: bool, rule: StopRule) -> Reading:
         if implementation not in self.implementations:
             raise Unsupported(f"{implementation} is not one of {', '.join(self.implementations)}")
-        if (op, implementation) not in self._right:
-            if wrong := self.bench.error(op, implementation):
-                return Reading(status=WRONG, reason=wrong)
-            self._right.add((op, implementation))
+        if wrong := self._error(op, implementation):
+            return Reading(status=WRONG, reason=wrong)
         reading, discarded = Reading(), 0
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -150,6 +153,37 @@ class CudaInstrument:
             log.warning("%s: %d repeats discarded: %s", op, len(reading.seconds), why)
         discarded -= len(reading.seconds)
         return replace(reading, status=THROTTLED, reason=why, discarded=discarded)
+
+    def _error(self, op: Operator, implementation: str) -> str:
+        """What is wrong with the first operator of its variant; an operator of a variant that was
+        wrong once is compared itself."""
+        key = (implementation, self.bench.variant(op, implementation))
+        if self._errors.get(key, "not yet compared"):
+            self._errors[key] = self.bench.error(op, implementation)
+        return self._errors[key]
+
+    def prove(self, some: Iterable[Operator]) -> int:
+        """Compare torch's operators with a reference, the smallest of each variant; how many.
+
+        Before a sweep, so that none of its samples waits for it. What cannot be built or run is
+        left to the measurement, which says so.
+        """
+        least: dict[Hashable, Operator] = {}
+        for op in some:
+            known = least.setdefault(self.bench.variant(op, "torch"), op)
+            if op.bytes + op.flops < known.bytes + known.flops:
+                least[self.bench.variant(op, "torch")] = op
+        for op in least.values():
+            try:
+                with torch.no_grad():
+                    self._error(op, "torch")
+            except (Unsupported, RuntimeError, ValueError):
+                self.stream.recover()  # where the context is broken, this says so
+        return len(least)
+
+    def ahead(self) -> Ahead:
+        """Compiles our kernels for this card in other processes."""
+        return Ahead(described(torch.device(self.device)), processes())
 
     def _sample(self, op: Operator, implementation: str, cold: bool, rule: StopRule) -> Reading:
         before = self.sensor.read()
@@ -232,12 +266,19 @@ class TorchBench:
     def cases(self, op: Operator, implementation: str, copies: int) -> Sequence[Run]:
         return self.makers[implementation](op, self.arena, copies)
 
+    def variant(self, op: Operator, implementation: str) -> Hashable:
+        """Of torch's operators the kind, the types and the flags; of ours the kernels."""
+        if implementation == TRITON:
+            return variant(op, described(torch.device(self.arena.device)))
+        fields = vars(op).items()
+        return (op.operator, *((k, v) for k, v in fields if isinstance(v, str | bool | None)))
+
     def error(self, op: Operator, implementation: str) -> str:
         case: Any = self.makers[implementation](op, self.arena, 1)[0]
         try:
             return error_of(case)
         except torch.OutOfMemoryError:
-            log.warning("%s: not compared, its wider reference does not fit the card", op)
+            log.warning("%s: not compared: not even a part of its reference fits the card", op)
             torch.cuda.empty_cache()
             return ""
 

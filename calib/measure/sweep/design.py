@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from calib.measure.sweep.choice import Uncertainty, choose
 from calib.measure.sweep.domains import domains
@@ -22,11 +22,21 @@ ROUNDS = (0.5, 0.75)
 """Shares of the budget at which the next shapes are chosen anew."""
 _POOL = 4
 """Of so many shapes of the design, one is chosen."""
+
+
+class Pending(Protocol):
+    """A fit under way in another process, while measuring goes on."""
+
+    def ready(self) -> bool: ...
+
+    def result(self) -> Uncertainty: ...
+
+
+Refit = Callable[[Sequence[Sample]], "Uncertainty | Pending"]
+"""Samples -> what a fit to them is unsure of, at once or later."""
 _VAIN = 300
 """A domain that has no shape worth keeping among so many has none."""
 Keep = Callable[[Operator], bool]
-Refit = Callable[[Sequence[Sample]], Uncertainty]
-"""Samples -> what a fit to them is unsure of."""
 T = TypeVar("T")
 
 
@@ -72,10 +82,20 @@ def plain(seed: int = 0, keep: Keep = lambda op: True, reach: int = 1) -> Design
     return lambda state: (Point(op, cache) for op, cache in design(seed, keep, reach))
 
 
-def adaptive(refit: Refit, seed: int = 0, keep: Keep = lambda op: True, reach: int = 1) -> Designs:
-    """The design up to the first of ``ROUNDS``, then draws by what a fresh fit is unsure of."""
+def adaptive(
+    refit: Refit,
+    seed: int = 0,
+    keep: Keep = lambda op: True,
+    reach: int = 1,
+    part: float = 1.0,
+) -> Designs:
+    """The design up to the first of ``ROUNDS``, then draws by what a fresh fit is unsure of.
 
-    def points(state: State) -> Iterator[Point]:
+    ``part``: of the budget, what the design alone has, of which ``ROUNDS`` are shares.
+    """
+
+    def points(whole: State) -> Iterator[Point]:
+        state = State(whole.samples, lambda: whole.share() / part)
         stream = plain(seed, keep, reach)(state)
         while state.share() < ROUNDS[0]:
             yield next(stream)
@@ -89,12 +109,17 @@ def adaptive(refit: Refit, seed: int = 0, keep: Keep = lambda op: True, reach: i
 
 def _round(stream: Iterator[Point], state: State, refit: Refit, until: float) -> Iterator[Point]:
     """The chosen, spread out in every prefix, until so much of the budget is spent."""
+    found = refit([s for s in state.samples if s.origin == DESIGN and s.status == "ok"])
+    while not callable(found) and not found.ready():
+        if state.share() >= until:
+            return
+        yield next(stream)
+    uncertainty = found if callable(found) else found.result()
     designs = [s for s in state.samples if s.origin == DESIGN and s.status == "ok"]
     known = list(dict.fromkeys(s.op for s in designs))
     share = state.share()
     count = int(1.5 * len(known) * (until - share) / share) + 1
     pool = list(itertools.islice(stream, _POOL * count))
-    uncertainty = refit(designs)
     chosen = iter(most_useful(pool, known, uncertainty, count))
     while state.share() < until and (point := next(chosen, None)) is not None:
         yield point

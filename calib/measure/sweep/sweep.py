@@ -100,6 +100,31 @@ Entry = tuple[Point, str]
 """A point, and the implementation that is to execute it."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep is to measure: a model's own shapes, the design, and by whom.
+
+    ``more()``: whether there is time for another shape of the design.
+    """
+
+    models: Sequence[Point]
+    designs: Iterator[Point]
+    implementations: Sequence[str]
+    state: State
+    more: Callable[[], bool]
+
+
+Order = Callable[[Plan], Iterator[Entry]]
+"""In which order a plan is measured; asked for one entry at a time."""
+
+
+def in_turn(plan: Plan) -> Iterator[Entry]:
+    """A model's shapes among those of the design, each by every implementation."""
+    for point in interleave(plan.models, plan.designs, plan.more):
+        for implementation in plan.implementations:
+            yield point, implementation
+
+
 @dataclass
 class Block:
     """Samples between two probes, with what it takes to measure them again."""
@@ -134,6 +159,7 @@ class Sweep:
     versions: dict[str, str] = field(default_factory=dict)
     progress: Callable[[float, str], None] = lambda elapsed_s, label: None
     stretch_share: float = STRETCH_SHARE
+    order: Order = in_turn
     clock: Callable[[], float] = time.time
 
     def run(self, models: Sequence[Point], designs: Designs) -> int:
@@ -216,15 +242,16 @@ class Sweep:
         own = {point.op for point in models}
         fatal = {(s.op, s.implementation) for s in self.samples if s.status == LOST}
         others = (point for point in designs(state) if point.op not in own)
-        planned = interleave(models, others, lambda: self._in_time(DESIGN))
+        by = self.instrument.implementations
+        plan = Plan(models, others, by, state, lambda: self._in_time(DESIGN))
+        unfinished = ((point, name) for point in self._unfinished() for name in by)
         seen: set[tuple[Operator, str, str]] = set()
-        for point in itertools.chain(self._unfinished(), planned):
-            for implementation in self.instrument.implementations:
-                entry, key = (point, implementation), (point.op, implementation, point.cache)
-                fresh = key not in seen and key[:2] not in fatal and self._lacks(entry)
-                if fresh and self._in_time(point.origin):
-                    seen.add(key)
-                    yield entry
+        for point, implementation in itertools.chain(unfinished, self.order(plan)):
+            entry, key = (point, implementation), (point.op, implementation, point.cache)
+            fresh = key not in seen and key[:2] not in fatal and self._lacks(entry)
+            if fresh and self._in_time(point.origin):
+                seen.add(key)
+                yield entry
 
     def _elapsed_s(self) -> float:
         return self.clock() - self._start

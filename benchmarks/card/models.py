@@ -1,0 +1,323 @@
+"""Models at full size on a card: the clock, the host, a CUDA graph, and every kernel by operator.
+
+    python -m benchmarks.card.models --out <folder>                     # all, in order of worth
+    python -m benchmarks.card.models --out <folder> --only vit_l.image,llama_3_1_8b.text
+    python -m benchmarks.card.models --out <folder> --config my/config.json --batch 4
+
+Random weights, from configurations alone. ``models.json`` holds an entry a phase, and
+``<model>.<workload>.<phase>.parquet`` its operators in order; both are written as soon as a
+workload is done, and one that is there is not run again. A decode step sees one token more each
+time. The first round meets its lengths for the first time, so ``seconds`` and ``host`` hold what
+torch plans for a new length; the second round (``seconds_again``, ``host_again``; of decode steps
+alone) meets the same lengths again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.trace_coverage import CONFIGS
+from benchmarks.traced_models import with_values
+from model.workload import Workload
+
+REPEATS, WARM_UPS, REPLAYS = 12, 3, 8
+TEXT = Workload("text", prompt_tokens=512, decode_steps=32, logits="last")
+IMAGE = Workload("image", side=224, prompt_tokens=0, decode_steps=1)
+SPEECH = Workload("speech", prompt_tokens=4, decode_steps=32)
+COLUMNS = [
+    *("model", "workload", "phase", "order", "path"),
+    *("aten", "kind", "shapes", "dtypes", "seconds"),
+]
+
+Capture = Callable[[Sequence[Callable[[], Any]]], Callable[[], Any]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model by the folder of its configuration, and what is asked of it."""
+
+    model: str
+    config: Path
+    workload: Workload
+    dtype: str = "bfloat16"
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}.{self.workload.name}"
+
+
+@dataclass
+class Timed:
+    """One phase. ``repeat``: passes of it in the workload; ``host``: until all is issued [s];
+    ``graph_s``: a replay; ``refused``: why there is none; ``kernel_s``: sum over the operators."""
+
+    model: str
+    workload: str
+    phase: str
+    repeat: int
+    seconds: list[float]
+    host: list[float]
+    seconds_again: list[float] = field(default_factory=list)
+    host_again: list[float] = field(default_factory=list)
+    graph_s: float | None = None
+    refused: str = ""
+    kernel_s: float = 0.0
+    operators: int = 0
+
+
+def plan() -> list[Asked]:
+    """In order of worth: text, images, then what takes longest to build."""
+    listed = [
+        ("llama_3_1_8b", TEXT),
+        ("llama_3_1_8b", replace(TEXT, name="text_b16", batch=16)),
+        ("vit_l", IMAGE),
+        ("vit_l", replace(IMAGE, name="image_b32", batch=32)),
+        ("resnet_50", IMAGE),
+        ("resnet_50", replace(IMAGE, name="image_b32", batch=32)),
+        ("whisper_large_v3", SPEECH),
+        ("qwen3_30b_a3b", TEXT),
+        ("gemma_3_12b", TEXT),
+    ]
+    return [Asked(name, CONFIGS / name, workload) for name, workload in listed]
+
+
+def build(asked: Asked, device: str) -> Any:
+    """The module with random weights on ``device``."""
+    import torch
+
+    from calib.trace.hf import load
+
+    torch.set_default_device("cpu")
+    model = load(asked.config, asked.dtype)
+    torch.set_default_device(device)
+    return with_values(model.build(), device)
+
+
+def phases(module: Any, asked: Asked, device: str, capture: Capture | None) -> Iterator[Any]:
+    """``(Timed, its operators)`` of each phase, in order."""
+    import torch
+
+    from calib.measure.reference.operators import Ranges, profile_pass
+    from calib.measure.reference.passes import observed
+    from calib.trace.passes import passes_of
+
+    again = {}
+    with torch.no_grad():
+        for one in passes_of(module, asked.dtype, asked.workload):
+            seconds, host = rounds(one.run, device)
+            names = (asked.model, asked.workload.name, one.name, one.repeat)
+            timed = Timed(*names, seconds, host)
+            with observed(module, Ranges()):
+                found = profile_pass(one.run, device)
+            timed.operators = len(found.operators)
+            timed.kernel_s = sum(event.seconds for event in found.operators)
+            if capture is not None:
+                timed.graph_s, timed.refused = replayed(capture, one.run, device)
+                if one.repeat == 1:
+                    one.run()  # what the next phase reads is then of no graph
+            again[one.name] = (timed, found.operators)
+        # A second pass over all phases begins with an empty cache: the lengths are seen again.
+        for one in passes_of(module, asked.dtype, asked.workload):
+            timed, operators = again[one.name]
+            if one.repeat == 1:
+                one.run()  # its lengths were the same in every run
+            else:
+                timed.seconds_again, timed.host_again = rounds(one.run, device)
+            yield timed, operators
+
+
+def rounds(run: Callable[[], Any], device: str) -> tuple[list[float], list[float]]:
+    """Wall seconds of ``REPEATS`` runs after a few, and the host's until all was issued."""
+    from calib.measure.reference.passes import synchronise
+
+    for _ in range(WARM_UPS):
+        run()
+    seconds, host = [], []
+    for _ in range(REPEATS):
+        synchronise(device)
+        start = time.perf_counter()
+        run()
+        host.append(time.perf_counter() - start)
+        synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return seconds, host
+
+
+def replayed(capture: Capture, run: Callable[[], Any], device: str) -> tuple[float | None, str]:
+    """Median seconds of a replay, or why there is none."""
+    from calib.measure.cuda.stream import Uncapturable
+    from calib.measure.reference.passes import synchronise
+
+    try:
+        replay = capture([run])
+    except Uncapturable as error:
+        return None, str(error)[:200]
+    seconds = []
+    for _ in range(REPLAYS):
+        synchronise(device)
+        start = time.perf_counter()
+        replay()
+        synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), ""
+
+
+def table(timed: Timed, operators: Sequence[Any]) -> Any:
+    """A row an operator, in order."""
+    import pandas as pd
+
+    names = (timed.model, timed.workload, timed.phase)
+    rows = [
+        (*names, i, e.path, e.aten, e.kind, e.shapes, e.dtypes, e.seconds)
+        for i, e in enumerate(operators)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def known(out: Path) -> list[dict[str, Any]]:
+    path = out / "models.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else []
+
+
+def keep(out: Path, entries: Sequence[dict[str, Any]]) -> None:
+    part = out / "models.json.part"
+    part.write_text(json.dumps(list(entries), indent=1), "utf-8")
+    os.replace(part, out / "models.json")
+
+
+def run(
+    out: Path,
+    asked: Sequence[Asked],
+    device: str,
+    capture: Capture | None,
+    more: Callable[[], bool] = lambda: True,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[str]:
+    """Measure those of ``asked`` that ``out`` lacks, while there is ``more`` time; what failed, in
+    words, which stops nothing."""
+    import torch
+
+    out.mkdir(parents=True, exist_ok=True)
+    done = {f"{e['model']}.{e['workload']}" for e in known(out)}
+    built: tuple[Path | None, Any] = (None, None)
+    failures = []
+    before = torch.get_default_device()
+    try:
+        for one in asked:
+            if one.name in done or not more():
+                continue
+            try:
+                if built[0] != one.config:
+                    built = (None, None)  # its memory first
+                    free(device)
+                    built = (one.config, build(one, device))
+                found = list(phases(built[1], one, device, capture))
+            except (RuntimeError, ValueError, TypeError) as error:
+                built = (None, None)
+                first = (str(error) or type(error).__name__).splitlines()[0]
+                failures.append(f"{one.name}: {first[:200]}")
+                say(failures[-1])
+                continue
+            for timed, operators in found:
+                path = out / f"{one.name}.{timed.phase}.parquet"
+                table(timed, operators).to_parquet(path)
+            keep(out, [*known(out), *(asdict(timed) for timed, _ in found)])
+            for timed, _ in found:
+                say(line(timed))
+    finally:
+        torch.set_default_device(before)
+    return failures
+
+
+def free(device: str) -> None:
+    import torch
+
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def line(timed: Timed) -> str:
+    """Milliseconds, for the log."""
+    known_lengths = timed.seconds_again or timed.seconds
+    wall, again = (statistics.median(s) * 1e3 for s in (timed.seconds, known_lengths))
+    graph = f"{timed.graph_s * 1e3:.2f}" if timed.graph_s else timed.refused or "-"
+    return (
+        f"{timed.model} {timed.workload} {timed.phase}: wall {wall:.2f} ms, again {again:.2f}, "
+        f"host {statistics.median(timed.host) * 1e3:.2f}, kernels {timed.kernel_s * 1e3:.2f}, "
+        f"graph {graph}, operators {timed.operators}"
+    )
+
+
+def chosen(only: str, config: Path | None, workload: Workload, dtype: str) -> list[Asked]:
+    """What the command line asks for. Raises ``ValueError`` for a name that is not listed."""
+    if config is not None:
+        folder = config if config.is_dir() else config.parent
+        return [Asked(folder.resolve().name, config, workload, dtype)]
+    listed = plan()
+    names = [name for name in only.split(",") if name]
+    if unknown := set(names) - {one.name for one in listed}:
+        raise ValueError(
+            f"--only {','.join(sorted(unknown))}: expected of {', '.join(o.name for o in listed)}"
+        )
+    return [one for one in listed if not names or one.name in names]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    from calib.measure.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    import torch
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.card.models", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", default="", help="model.workload, by comma")
+    parser.add_argument("--config", type=Path, help="a config.json of transformers, or its folder")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--batch", type=int, default=1, help="of --config")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens, of --config")
+    parser.add_argument("--side", type=int, help="of an image, of --config")
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--seconds", type=float, default=1e9, help="none is begun after them")
+    options = parser.parse_args(arguments)
+    name = f"given_b{options.batch}"
+    given = Workload(
+        name, side=options.side, prompt_tokens=options.prompt, batch=options.batch, logits="last"
+    )
+    try:
+        asked = chosen(options.only, options.config, given, options.dtype)
+    except ValueError as error:
+        parser.error(str(error))
+    capture: Capture | None = None
+    if torch.device(options.device).type == "cuda":
+        from calib.measure.cuda.stream import TorchStream
+
+        l2_bytes = torch.cuda.get_device_properties(options.device).L2_cache_size
+        capture = TorchStream(options.device, l2_bytes).capture
+    start = time.monotonic()
+    failures = run(
+        options.out,
+        asked,
+        options.device,
+        capture,
+        lambda: time.monotonic() - start < options.seconds,
+        lambda text: print(text, flush=True),
+    )
+    if failures:
+        sys.stderr.write("\n".join(failures) + "\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""A card's sweep: what is fitted, compared and compiled beside it."""
