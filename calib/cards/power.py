@@ -1,0 +1,106 @@
+"""What a card's power limit makes of its large products, and how that carries to another card.
+
+Large products draw what the board may draw: the clock falls until they do. What they sustain is
+
+    plateau = median of (2 m n k / peak) / seconds of long products that arithmetic bounds
+    joules  = power limit / (plateau * peak)                                        [J/FLOP]
+
+Cards of one kind of matrix unit spend about as many joules on a FLOP (an L40S 1.53 pJ, an RTX PRO
+6000 1.51, an H100 0.89, an H200 0.92), however their limits and peaks differ. So a card without a
+table sustains
+
+    plateau = min(free, power limit / (joules of the card most like it * peak))
+
+with ``free`` the highest plateau of any table, an A100's 0.90: no scheduler feeds a matrix unit
+better. A lent sample was slowed by its own card's limit as far as it drew upon it, which is its
+rate over the plateau:
+
+    seconds * (1 + (plateau of its card / plateau of the target - 1) * min(1, rate / plateau))
+
+An RTX PRO 6000 foretold from an L40S alone this way: products of 0.3 ms and more that arithmetic
+bounds 8% off instead of 33%, all products 8.8% instead of 15.7%; an L40S from an RTX PRO 6000 9%
+instead of 30%, and 10.3% instead of 15.7%. Attention of these two shows no such slowing, and keeps
+its times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from calib.fit.likeness import distance
+from calib.hardware.datasheet import Hardware, floors
+from calib.samples.sample import Sample
+from model.ops import Matmul
+
+_DTYPE = "bfloat16"
+_LONG_S = 1e-3
+_BOUND = 4.0
+"""A product counts for the plateau from so many seconds on, and where its arithmetic takes so many
+times as long as its bytes."""
+_LEAST = 20
+
+
+@dataclass(frozen=True)
+class Sustained:
+    """What large products of ``hardware`` reach: ``plateau``, a share of the datasheet's rate."""
+
+    hardware: Hardware
+    plateau: float
+
+    @property
+    def joules(self) -> float:
+        """Joules a FLOP at the power limit; NaN where no one states the limit."""
+        power = self.hardware.power_w
+        rate = self.plateau * self.hardware.peak_flops[_DTYPE]
+        return float("nan") if power is None else power / rate
+
+
+def sustained(samples: Sequence[Sample], hardware: Hardware) -> Sustained | None:
+    """The plateau of a card's samples; None where they hold too few large products."""
+    shares = []
+    for sample in samples:
+        if isinstance(sample.op, Matmul) and sample.op.dtype == _DTYPE and sample.median > _LONG_S:
+            compute, memory = floors(sample.op, hardware)
+            if compute > _BOUND * memory:
+                shares.append(compute / sample.median)
+    return Sustained(hardware, float(np.median(shares))) if len(shares) >= _LEAST else None
+
+
+def foretold(target: Hardware, known: Sequence[Sustained]) -> Sustained | None:
+    """What ``target`` would sustain by the joules of the card most like it; None without any."""
+    priced = [s for s in known if not np.isnan(s.joules)]
+    if not priced or target.power_w is None or _DTYPE not in target.peak_flops:
+        return None
+    likest = min(priced, key=lambda s: distance(target, s.hardware, _DTYPE))
+    limit = target.power_w / (likest.joules * target.peak_flops[_DTYPE])
+    return Sustained(target, min(max(s.plateau for s in known), limit))
+
+
+def at_limit_of(
+    target: Sustained | None,
+    lent: Mapping[str, Sequence[Sample]],
+    known: Mapping[str, Sustained],
+) -> dict[str, list[Sample]]:
+    """Card -> its samples as if ``target``'s power limit had slowed them, not their card's own.
+
+    Samples of cards whose plateau is not ``known`` stay as they are, and all without a ``target``.
+    """
+    if target is None:
+        return {card: list(samples) for card, samples in lent.items()}
+    return {
+        card: [_slowed(s, known[card], target) for s in samples] if card in known else list(samples)
+        for card, samples in lent.items()
+    }
+
+
+def _slowed(sample: Sample, donor: Sustained, target: Sustained) -> Sample:
+    """``sample`` as the target's limit slows it, where it is a product."""
+    op = sample.op
+    if not isinstance(op, Matmul) or op.dtype != _DTYPE:
+        return sample
+    drawn = op.min_flops / donor.hardware.peak_flops[_DTYPE] / sample.median / donor.plateau
+    factor = 1 + (donor.plateau / target.plateau - 1) * min(1.0, float(drawn))
+    return replace(sample, seconds=tuple(s * factor for s in sample.seconds))
