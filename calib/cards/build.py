@@ -88,8 +88,9 @@ def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
     ratio = 1.0 if mine else published_clock_ratio(hardware)
     limit = plateau_of(card)
     if lent and limit is None:
-        limit = foretold(clocked(hardware, ratio), list(_plateaus().values()))
-    lent = at_limit_of(limit, lent, _plateaus())
+        free = max(s.plateau for s in _plateaus().values())
+        limit = foretold(clocked(hardware, ratio), list(_alike(hardware).values()), free)
+    lent = at_limit_of(limit, lent, _alike(hardware))
     samples = mine + [s for some in lent.values() for s in some] + float32
     fits = fit(samples, clocked(hardware, ratio), lambda name: _say(f"{card}: fitting {name}"))
     others = [c for c in LENDERS if c != card]
@@ -100,7 +101,7 @@ def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
     seen = [r for r in _rows(fits) if r["kind"] not in carried or r["implementation"] == NEUSIGHT]
     about = _about(card, own, lent, figures, seen + unseen, disagree)
     about["float32_products"] = dict(Counter(s.hardware for s in float32))
-    about["large_products"] = limit and {"plateau": limit.plateau, "joules_per_flop": limit.joules}
+    about["share_of_peak_sustained"] = limit and limit.plateau
     return figures, about, samples
 
 
@@ -116,6 +117,12 @@ def plateau_of(card: str) -> Sustained | None:
 def _plateaus() -> dict[str, Sustained]:
     """Of the cards that lend."""
     return {c: known for c in LENDERS if (known := plateau_of(c)) is not None}
+
+
+def _alike(hardware: Hardware) -> dict[str, Sustained]:
+    """Of those of the same compute capability, whose joules carry over."""
+    wanted = hardware.compute_capability
+    return {c: s for c, s in _plateaus().items() if s.hardware.compute_capability == wanted}
 
 
 def _rows(fits: Calibration) -> list[dict[str, Any]]:

@@ -5,22 +5,23 @@ Large products draw what the board may draw: the clock falls until they do. What
     plateau = median of (2 m n k / peak) / seconds of long products that arithmetic bounds
     joules  = power limit / (plateau * peak)                                        [J/FLOP]
 
-Cards of one kind of matrix unit spend about as many joules on a FLOP (an L40S 1.53 pJ, an RTX PRO
-6000 1.51, an H100 0.89, an H200 0.92), however their limits and peaks differ. So a card without a
-table sustains
+Cards of one matrix unit spend about as many joules on a FLOP (an L40S 1.53 pJ, an RTX PRO 6000
+1.51; an H100 0.89, an H200 0.92), however their limits and peaks differ. So a card without a table
+sustains
 
     plateau = min(free, power limit / (joules of the card most like it * peak))
 
 with ``free`` the highest plateau of any table, an A100's 0.90: no scheduler feeds a matrix unit
-better. A lent sample was slowed by its own card's limit as far as it drew upon it, which is its
-rate over the plateau:
+better. A lent sample was slowed by its own card's limit as far as it drew upon it: wholly where it
+is such a long product, else by its rate over the plateau:
 
     seconds * (1 + (plateau of its card / plateau of the target - 1) * min(1, rate / plateau))
 
 An RTX PRO 6000 foretold from an L40S alone this way: products of 0.3 ms and more that arithmetic
-bounds 8% off instead of 33%, all products 8.8% instead of 15.7%; an L40S from an RTX PRO 6000 9%
-instead of 30%, and 10.3% instead of 15.7%. Attention of these two shows no such slowing, and keeps
-its times.
+bounds 7% off instead of 33%, all products 8.6% instead of 15.7%; an L40S from an RTX PRO 6000 9%
+instead of 30%, and 10.2% instead of 15.7%. Attention of these two shows no such slowing, and keeps
+its times. Joules do not carry over to another generation: a B200, by an H200's, would sustain 0.49
+of its peak, and sustains 0.70. There a lent product stays as it was timed.
 """
 
 from __future__ import annotations
@@ -60,23 +61,36 @@ class Sustained:
 
 def sustained(samples: Sequence[Sample], hardware: Hardware) -> Sustained | None:
     """The plateau of a card's samples; None where they hold too few large products."""
-    shares = []
-    for sample in samples:
-        if isinstance(sample.op, Matmul) and sample.op.dtype == _DTYPE and sample.median > _LONG_S:
-            compute, memory = floors(sample.op, hardware)
-            if compute > _BOUND * memory:
-                shares.append(compute / sample.median)
+    shares = [_share(s, hardware) for s in samples if _is_large(s, hardware)]
     return Sustained(hardware, float(np.median(shares))) if len(shares) >= _LEAST else None
 
 
-def foretold(target: Hardware, known: Sequence[Sustained]) -> Sustained | None:
-    """What ``target`` would sustain by the joules of the card most like it; None without any."""
+def _is_product(sample: Sample) -> bool:
+    return isinstance(sample.op, Matmul) and sample.op.dtype == _DTYPE
+
+
+def _is_large(sample: Sample, hardware: Hardware) -> bool:
+    """Whether it is a product long enough for the clock to fall, and bound by arithmetic."""
+    if not _is_product(sample) or sample.median <= _LONG_S:
+        return False
+    compute, memory = floors(sample.op, hardware)
+    return bool(compute > _BOUND * memory)
+
+
+def _share(sample: Sample, hardware: Hardware) -> float:
+    """Of the datasheet's rate."""
+    return float(floors(sample.op, hardware)[0] / sample.median)
+
+
+def foretold(target: Hardware, known: Sequence[Sustained], free: float) -> Sustained | None:
+    """What ``target`` would sustain by the joules of the card most like it, at most ``free``; None
+    where no such card or no power limit is ``known``."""
     priced = [s for s in known if not np.isnan(s.joules)]
-    if not priced or target.power_w is None or _DTYPE not in target.peak_flops:
+    if not priced or target.power_w is None:
         return None
     likest = min(priced, key=lambda s: distance(target, s.hardware, _DTYPE))
     limit = target.power_w / (likest.joules * target.peak_flops[_DTYPE])
-    return Sustained(target, min(max(s.plateau for s in known), limit))
+    return Sustained(target, min(free, limit))
 
 
 def at_limit_of(
@@ -98,9 +112,10 @@ def at_limit_of(
 
 def _slowed(sample: Sample, donor: Sustained, target: Sustained) -> Sample:
     """``sample`` as the target's limit slows it, where it is a product."""
-    op = sample.op
-    if not isinstance(op, Matmul) or op.dtype != _DTYPE:
+    if not _is_product(sample):
         return sample
-    drawn = op.min_flops / donor.hardware.peak_flops[_DTYPE] / sample.median / donor.plateau
-    factor = 1 + (donor.plateau / target.plateau - 1) * min(1.0, float(drawn))
+    drawn = min(1.0, _share(sample, donor.hardware) / donor.plateau)
+    if _is_large(sample, donor.hardware):
+        drawn = 1.0
+    factor = 1 + (donor.plateau / target.plateau - 1) * drawn
     return replace(sample, seconds=tuple(s * factor for s in sample.seconds))

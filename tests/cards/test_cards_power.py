@@ -11,13 +11,14 @@ from model.ops import Attention, Matmul
 
 L40S, RTX4090, L4 = (load_hardware(name) for name in ("l40s", "rtx4090", "l4"))
 SIDE = 8192
-FLOP = 2 * SIDE**3
+SHORT = 2048
+"""A side at which a product takes less than a millisecond."""
 
 
-def product(share, card=L40S, **changes):
-    """A sample of a large product that reaches ``share`` of a card's rate."""
-    op = Matmul(SIDE, SIDE, SIDE, **changes)
-    return Sample(op, (FLOP / (share * card.peak_flops["bfloat16"]),), card.name, "vllm")
+def product(share, side=SIDE):
+    """A sample of a product that reaches ``share`` of an L40S's rate."""
+    op = Matmul(side, side, side)
+    return Sample(op, (2 * side**3 / (share * L40S.peak_flops["bfloat16"]),), "l40s", "vllm")
 
 
 def test_the_plateau_is_what_long_products_reach() -> None:
@@ -31,19 +32,19 @@ def test_the_plateau_is_what_long_products_reach() -> None:
 
 def test_a_card_with_watts_to_spare_is_free_and_one_without_is_not() -> None:
     """1.5 pJ a FLOP: an RTX 4090 would need 248 W of its 450; an L4 182 W of its 72."""
-    known = [Sustained(L40S, 350 / (1.5e-12 * 362e12)), Sustained(load_hardware("a100"), 0.9)]
-    free, capped = foretold(RTX4090, known), foretold(L4, known)
+    known = [Sustained(L40S, 350 / (1.5e-12 * 362e12))]
+    free, capped = foretold(RTX4090, known, 0.9), foretold(L4, known, 0.9)
     assert free is not None and capped is not None
     assert free.plateau == 0.9
     assert capped.plateau == pytest.approx(72 / (1.5e-12 * 121e12))
-    assert foretold(replace(L4, power_w=None), known) is None
-    assert foretold(L4, []) is None
+    assert foretold(replace(L4, power_w=None), known, 0.9) is None
+    assert foretold(L4, [], 0.9) is None
 
 
 def test_a_lent_sample_is_freed_of_its_cards_limit_as_far_as_it_drew_upon_it() -> None:
     donor, target = Sustained(L40S, 0.6), Sustained(RTX4090, 0.9)
     attention = Sample(Attention(1, 512, 512, 8, 8, 64), (1e-4,), "l40s", "vllm")
-    lent = {"l40s": [product(0.6), product(0.3), attention], "h100": [product(0.6)]}
+    lent = {"l40s": [product(0.3), product(0.3, SHORT), attention], "h100": [product(0.6)]}
     at_limit = at_limit_of(target, lent, {"l40s": donor})
     before = [s.median for s in lent["l40s"]]
     full, half, other = (s.median for s in at_limit["l40s"])
