@@ -24,7 +24,7 @@ import numpy as np
 
 from calib.cards.card import Card, Figures, clocked, nearness, published_clock_ratio
 from calib.cards.cold import Caches
-from calib.cards.power import Sustained, at_limit_of, foretold, sustained
+from calib.cards.power import Sustained, at_limit_of, foretold, is_akin, sustained
 from calib.cards.published import NEUSIGHT, SOURCE, published_products
 from calib.cards.shipped import FOLDER, load_card
 from calib.cards.stand_ins import NOTES
@@ -89,8 +89,8 @@ def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
     limit = plateau_of(card)
     if lent and limit is None:
         free = max(s.plateau for s in _plateaus().values())
-        limit = foretold(clocked(hardware, ratio), list(_alike(hardware).values()), free)
-    lent = at_limit_of(limit, lent, _alike(hardware))
+        limit = foretold(clocked(hardware, ratio), list(_akin(hardware).values()), free)
+    lent = at_limit_of(limit, lent, _akin(hardware))
     samples = mine + [s for some in lent.values() for s in some] + float32
     fits = fit(samples, clocked(hardware, ratio), lambda name: _say(f"{card}: fitting {name}"))
     others = [c for c in LENDERS if c != card]
@@ -119,10 +119,9 @@ def _plateaus() -> dict[str, Sustained]:
     return {c: known for c in LENDERS if (known := plateau_of(c)) is not None}
 
 
-def _alike(hardware: Hardware) -> dict[str, Sustained]:
-    """Of those of the same compute capability, whose joules carry over."""
-    wanted = hardware.compute_capability
-    return {c: s for c, s in _plateaus().items() if s.hardware.compute_capability == wanted}
+def _akin(hardware: Hardware) -> dict[str, Sustained]:
+    """Of those whose joules carry over."""
+    return {c: s for c, s in _plateaus().items() if is_akin(s.hardware, hardware)}
 
 
 def _rows(fits: Calibration) -> list[dict[str, Any]]:

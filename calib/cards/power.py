@@ -5,9 +5,9 @@ Large products draw what the board may draw: the clock falls until they do. What
     plateau = median of (2 m n k / peak) / seconds of long products that arithmetic bounds
     joules  = power limit / (plateau * peak)                                        [J/FLOP]
 
-Cards of one matrix unit spend about as many joules on a FLOP (an L40S 1.53 pJ, an RTX PRO 6000
-1.51; an H100 0.89, an H200 0.92), however their limits and peaks differ. So a card without a table
-sustains
+Cards of one kind of matrix instruction spend about as many joules on a FLOP (an A100 1.43 pJ, an
+L40S 1.53, an RTX PRO 6000 1.51; an H100 0.89, an H200 0.92), however their limits and peaks differ.
+So a card without a table sustains
 
     plateau = min(free, power limit / (joules of the card most like it * peak))
 
@@ -20,8 +20,10 @@ is such a long product, else by its rate over the plateau:
 An RTX PRO 6000 foretold from an L40S alone this way: products of 0.3 ms and more that arithmetic
 bounds 7% off instead of 33%, all products 8.6% instead of 15.7%; an L40S from an RTX PRO 6000 9%
 instead of 30%, and 10.2% instead of 15.7%. Attention of these two shows no such slowing, and keeps
-its times. Joules do not carry over to another generation: a B200, by an H200's, would sustain 0.49
-of its peak, and sustains 0.70. There a lent product stays as it was timed.
+its times. An L40S foretold from the other five: 13.9% instead of 16.6%, products of 0.3 ms and more
+9% instead of 21%; an H100 7.0% instead of 7.4%, an H200 6.8% instead of 6.6%, an A100 15.4% instead of
+13.9%. Joules do not carry over to another kind of matrix instruction: a B200, by an H200's, would
+sustain 0.49 of its peak, and sustains 0.70. There a lent product stays as it was timed.
 """
 
 from __future__ import annotations
@@ -42,6 +44,9 @@ _BOUND = 4.0
 """A product counts for the plateau from so many seconds on, and where its arithmetic takes so many
 times as long as its bytes."""
 _LEAST = 20
+_INSTRUCTIONS = {"8": "mma", "12": "mma", "9": "wgmma", "10": "tcgen05"}
+"""Major compute capability -> by which instruction its matrix units multiply: a warp's own, a group
+of four warps', or one that works on a memory of its own."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,12 @@ def _is_large(sample: Sample, hardware: Hardware) -> bool:
 def _share(sample: Sample, hardware: Hardware) -> float:
     """Of the datasheet's rate."""
     return float(floors(sample.op, hardware)[0] / sample.median)
+
+
+def is_akin(one: Hardware, other: Hardware) -> bool:
+    """Whether both multiply by the same kind of instruction, so that joules carry over."""
+    kinds = [_INSTRUCTIONS.get((h.compute_capability or "").split(".")[0]) for h in (one, other)]
+    return kinds[0] is not None and kinds[0] == kinds[1]
 
 
 def foretold(target: Hardware, known: Sequence[Sustained], free: float) -> Sustained | None:

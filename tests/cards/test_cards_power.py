@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from calib.cards.power import Sustained, at_limit_of, foretold, sustained
+from calib.cards.power import Sustained, at_limit_of, foretold, is_akin, sustained
 from calib.hardware.datasheet import load_hardware
 from calib.samples.sample import Sample
 from model.ops import Attention, Matmul
@@ -60,3 +60,10 @@ def test_a_card_lends_itself_what_it_measured() -> None:
     assert at_limit_of(known, {"l40s": [product(0.5)]}, {"l40s": known})["l40s"][0].seconds == (
         pytest.approx(product(0.5).seconds)
     )
+
+
+def test_joules_carry_over_between_cards_of_one_kind_of_instruction() -> None:
+    assert is_akin(L40S, load_hardware("rtx3090")) and is_akin(L40S, load_hardware("rtx5090"))
+    assert is_akin(load_hardware("h100"), load_hardware("h20"))
+    assert not is_akin(load_hardware("h200"), load_hardware("b200"))
+    assert not any(is_akin(load_hardware(name), load_hardware("t4")) for name in ("t4", "a100"))
