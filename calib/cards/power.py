@@ -20,10 +20,10 @@ is such a long product, else by its rate over the plateau:
 An RTX PRO 6000 foretold from an L40S alone this way: products of 0.3 ms and more that arithmetic
 bounds 7% off instead of 33%, all products 8.6% instead of 15.7%; an L40S from an RTX PRO 6000 9%
 instead of 30%, and 10.2% instead of 15.7%. Attention of these two shows no such slowing, and keeps
-its times. An L40S foretold from the other five: 13.9% instead of 16.6%, products of 0.3 ms and more
-9% instead of 21%; an H100 7.0% instead of 7.4%, an H200 6.8% instead of 6.6%, an A100 15.4% instead of
-13.9%. Joules do not carry over to another kind of matrix instruction: a B200, by an H200's, would
-sustain 0.49 of its peak, and sustains 0.70. There a lent product stays as it was timed.
+its times. Cards foretold from the five others: an L40S 13.9% instead of 16.6% (products of 0.3 ms
+and more 9% instead of 21%), an H100 7.0% instead of 7.4%, an H200 6.8% instead of 6.6%, an A100
+15.4% instead of 13.9%. Joules do not carry over to another kind of matrix instruction: a B200, by
+an H200's, would sustain 0.49 of its peak, and sustains 0.70. There a lent product stays as it is.
 """
 
 from __future__ import annotations
