@@ -36,11 +36,11 @@ def test_absent_card_is_predicted_by_the_calibration_that_ships(tmp_path):
 
 
 def test_absent_card_without_a_calibration_is_the_roofline_and_says_so(tmp_path):
-    asked = ("+hw=l4", "model=llama_3_1_8b", "workload=text_512", "report.pictures=false")
-    done = calib(*asked, folder=tmp_path)
+    asked = ("+hw=l4", "hw.name=l4_of_mine", "model=llama_3_1_8b", "workload=text_512")
+    done = calib(*asked, "report.pictures=false", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "has no samples" in done.stdout
-    assert done.stdout.startswith("llama_3_1_8b, text_512 on l4 ")  # as its file is called
+    assert done.stdout.startswith("llama_3_1_8b, text_512 on l4_of_mine ")
     table = pd.read_parquet(tmp_path / "run" / "estimates.parquet")
     assert set(table["provenance"]) == {"roofline"}
     assert table["measured_s"].isna().all() and table["high_s"].isna().all()

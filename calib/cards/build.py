@@ -24,6 +24,8 @@ import numpy as np
 
 from calib.cards.card import Card, Figures, clocked, nearness, published_clock_ratio
 from calib.cards.cold import Caches
+from calib.cards.power import Sustained, at_limit_of, foretold, is_akin, sustained
+from calib.cards.published import NEUSIGHT, SOURCE, published_products
 from calib.cards.shipped import FOLDER, load_card
 from calib.cards.stand_ins import NOTES
 from calib.cards.stored import SCHEMA_VERSION, write_record
@@ -41,9 +43,19 @@ from calib.fit.fitting import fit
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.samples import public
 from calib.samples.public_tables import CARDS as TABLED
+from calib.samples.public_tables import LENDERS
 from calib.samples.sample import Sample
 
-CARDS = ("a100", "b200", "h100", "h200", "l40s", "rtx4090", "rtx5090", "rtx_pro_6000")
+CARDS = (
+    *sorted(TABLED),
+    *("a10", "a100_pcie_40gb", "a10g", "a30", "a40", "h100_pcie", "h20", "h800", "l4", "l40"),
+    *("rtx3090", "rtx4080", "rtx4090", "rtx5090", "rtx_6000_ada"),
+    *("p100", "p4", "t4", "v100_16gb", "v100_32gb", "v100_pcie_32gb"),
+)
+"""Those with tables, those with a relative among them, and those of which products are known."""
+RELATIVES_FROM = 8
+"""Cards of this major compute capability on multiply as some card with tables does: by the matrix
+instructions that came with Ampere. Older ones have no relative."""
 MOST_CHANGED = 1e-3
 """By how much storing may change an estimate."""
 
@@ -71,17 +83,45 @@ def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
     own = tables_of(card) if card in TABLED else Tables({}, [], [], {})
     mine = [s for table in own.samples.values() for s in table]
     lent = _lent(hardware, {s.op.operator for s in mine})
+    float32 = published_products(hardware)
     unseen = _error_on_unseen_cards(frozenset(k for s in lent.values() for k in _kinds(s)))
-    samples = mine + [s for some in lent.values() for s in some]
     ratio = 1.0 if mine else published_clock_ratio(hardware)
+    limit = plateau_of(card)
+    if lent and limit is None:
+        free = max(s.plateau for s in _plateaus().values())
+        limit = foretold(clocked(hardware, ratio), list(_akin(hardware).values()), free)
+    lent = at_limit_of(limit, lent, _akin(hardware))
+    samples = mine + [s for some in lent.values() for s in some] + float32
     fits = fit(samples, clocked(hardware, ratio), lambda name: _say(f"{card}: fitting {name}"))
-    others = [c for c in TABLED if c != card]
+    others = [c for c in LENDERS if c != card]
     disagree = own.disagreements or [r for c in others for r in tables_of(c).disagreements]
     caches = borrowed_caches(hardware, {c: tables_of(c).caches for c in others}) | own.caches
     carried = {row["kind"]: float(np.log1p(row["p90_error"])) for row in unseen}
     figures = Figures(card, fits.kinds, caches, widths(disagree), carried, ratio)
-    seen = [r for r in _rows(fits) if r["kind"] not in carried]
-    return figures, _about(card, own, lent, figures, seen + unseen, disagree), samples
+    seen = [r for r in _rows(fits) if r["kind"] not in carried or r["implementation"] == NEUSIGHT]
+    about = _about(card, own, lent, figures, seen + unseen, disagree)
+    about["float32_products"] = dict(Counter(s.hardware for s in float32))
+    about["share_of_peak_sustained"] = limit and limit.plateau
+    return figures, about, samples
+
+
+@cache
+def plateau_of(card: str) -> Sustained | None:
+    """What large products sustain on a card with tables; None for others."""
+    if card not in TABLED:
+        return None
+    return sustained(tables_of(card).samples.get("gemm", []), load_hardware(card))
+
+
+@cache
+def _plateaus() -> dict[str, Sustained]:
+    """Of the cards that lend."""
+    return {c: known for c in LENDERS if (known := plateau_of(c)) is not None}
+
+
+def _akin(hardware: Hardware) -> dict[str, Sustained]:
+    """Of those whose joules carry over."""
+    return {c: s for c, s in _plateaus().items() if is_akin(s.hardware, hardware)}
 
 
 def _rows(fits: Calibration) -> list[dict[str, Any]]:
@@ -98,7 +138,9 @@ def _lent(hardware: Hardware, known: Collection[str]) -> dict[str, list[Sample]]
     Cards of the same compute capability lend first: two Hopper cards predict each other's products
     better by a third than all five others do. What those lack comes from all.
     """
-    others = [c for c in TABLED if c != hardware.name]
+    if _generation(hardware) < RELATIVES_FROM:
+        return {}
+    others = [c for c in LENDERS if c != hardware.name]
     alike = [
         c for c in others if load_hardware(c).compute_capability == hardware.compute_capability
     ]
@@ -106,6 +148,11 @@ def _lent(hardware: Hardware, known: Collection[str]) -> dict[str, list[Sample]]
     found = {kind for samples in near.values() for kind in _kinds(samples)}
     far = _one_kernel(others, {*known, *found})
     return {c: samples for c in others if (samples := near.get(c, []) + far[c])}
+
+
+def _generation(hardware: Hardware) -> int:
+    """Major compute capability; 0 where there is none."""
+    return int((hardware.compute_capability or "0").partition(".")[0])
 
 
 def _one_kernel(cards: Sequence[str], known: Collection[str]) -> dict[str, list[Sample]]:
@@ -134,8 +181,8 @@ def _one_kernel(cards: Sequence[str], known: Collection[str]) -> dict[str, list[
 @cache
 def _error_on_unseen_cards(kinds: frozenset[str]) -> list[dict[str, Any]]:
     """Held-out rows of a fit to all cards that leaves out each card in turn, of those ``kinds``."""
-    known = {s.op.operator for c in TABLED for t in tables_of(c).samples.values() for s in t}
-    samples = [s for some in _one_kernel(list(TABLED), known - kinds).values() for s in some]
+    known = {s.op.operator for c in LENDERS for t in tables_of(c).samples.values() for s in t}
+    samples = [s for some in _one_kernel(list(LENDERS), known - kinds).values() for s in some]
     # Whichever device the estimates are for: none of these samples is its own.
     stranger = replace(load_hardware("rtx5090"), name="none of them")
     fits = fit(samples, stranger, lambda name: _say(f"unseen cards: fitting {name}"))
@@ -193,14 +240,21 @@ def summary(
         parts.append(f"{', '.join(kinds)} transferred from {', '.join(names)}")
     largest: dict[str, Mapping[str, Any]] = {}
     for row in held_out:  # of a kind's kernels, the one with most samples
+        if row["implementation"] == NEUSIGHT and (rows or donors):
+            continue
         if row["kind"] not in largest or row["samples"] > largest[row["kind"]]["samples"]:
             largest[row["kind"]] = row
+    if any(row["implementation"] == NEUSIGHT for row in held_out):
+        parts.append(f"products of float32 by published timings ({SOURCE})")
+    if not (rows or donors):
+        parts.append("all else the roofline")
     source, errors = f"{public.PACKAGE} {version(public.PACKAGE)}", []
     for where in dict.fromkeys(_held_out_by(row) for row in largest.values()):
         same = [(kind, row) for kind, row in largest.items() if _held_out_by(row) == where]
         found = ", ".join(f"{kind} {row['median_error']:.1%}" for kind, row in same)
         errors.append(f"on held-out {where}: {found}")
-    return f"{card}: {'; '.join(parts)} ({source}). Median error {'; '.join(errors)}."
+    tables = f" ({source})" if rows or donors else ""
+    return f"{card}: {'; '.join(parts)}{tables}. Median error {'; '.join(errors)}."
 
 
 def _held_out_by(row: Mapping[str, Any]) -> str:

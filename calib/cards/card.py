@@ -32,7 +32,7 @@ from calib.fit.calibration import (
 )
 from calib.fit.physics.features import stack
 from calib.hardware.datasheet import Hardware, floor
-from model.ops import Operator, is_grid
+from model.ops import Matmul, Operator, is_grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,6 +162,9 @@ class Card:
         """Times of a grid of one kind; ``None`` where no table tells."""
         if implementation != TORCH:
             return self._measured(op, [implementation], hot)
+        direct = self._timed_by_torch(op, hot)
+        if direct is not None:
+            return direct
         meant = stand_in(op)
         times: Times | None = None
         for stand in meant.ops:
@@ -170,6 +173,13 @@ class Card:
                 return None
             times = found if times is None else times + found
         return self._as_torch(op, meant, times) if times else None
+
+    def _timed_by_torch(self, op: Operator, hot: np.ndarray) -> Times | None:
+        """Products of a dtype that someone timed as it is, through torch: nothing stands in."""
+        if not isinstance(op, Matmul) or op.dtype == "bfloat16":
+            return None
+        same = op.weight_dtype in (None, op.dtype)
+        return self._measured(op, self._implementations(op), hot) if same else None
 
     def _as_torch(self, op: Operator, meant: StandIn, times: Times) -> Times:
         """Scaled to the work of ``op``, the interval widened by what standing in adds."""

@@ -11,6 +11,7 @@ Nothing here imports torch: a card is asked through the CUDA driver's library an
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,10 @@ from calib.hardware.datasheet import Hardware, HardwareError, hardware_names, lo
 
 _ADA = {"bfloat16": 1024, "float16": 1024, "tf32": 512, "float8_e4m3fn": 2048, "int8": 2048}
 FLOP_PER_CLOCK_AND_SM: dict[str, dict[str, int]] = {
-    "7.5": {"float32": 128, "float16": 1024, "int8": 2048},
+    "6.0": {"float32": 128, "bfloat16": 128, "float16": 128},
+    "6.1": {"float32": 256, "bfloat16": 256, "float16": 256, "int8": 1024},
+    "7.0": {"float32": 128, "bfloat16": 128, "float16": 1024, "int8": 512},
+    "7.5": {"float32": 128, "bfloat16": 128, "float16": 1024, "int8": 2048},
     "8.0": {"float32": 128, "bfloat16": 2048, "float16": 2048, "tf32": 1024, "int8": 4096},
     "8.6": {"float32": 256, "bfloat16": 1024, "float16": 1024, "tf32": 512, "int8": 2048},
     "8.9": {"float32": 256, **_ADA},
@@ -40,10 +44,21 @@ FLOP_PER_CLOCK_AND_SM: dict[str, dict[str, int]] = {
         "int8": 16384,
         "float4_e2m1fn": 32768,
     },
+    "10.3": {
+        "float32": 256,
+        "bfloat16": 8192,
+        "float16": 8192,
+        "tf32": 4096,
+        "float8_e4m3fn": 16384,
+        "int8": 512,
+        "float4_e2m1fn": 49152,
+    },
     "12.0": {"float32": 256, **_ADA, "float4_e2m1fn": 4096},
 }
 """Dense FLOP per clock and SM, float32 accumulation at full rate: NVIDIA's architecture whitepapers
-(Turing, A100, GA102, Ada, H100, Blackwell, RTX Blackwell), peak / (SMs x boost clock)."""
+(Pascal, Volta, Turing, A100, GA102, Ada, H100, Blackwell, RTX Blackwell) and the datasheets of
+Blackwell Ultra, peak / (SMs x boost clock). Where there is no matrix unit for a dtype, cuBLAS
+multiplies it in float32 on the CUDA cores: its rate is theirs."""
 
 GEFORCE = ("7.5", "8.6", "8.9", "12.0")
 """Compute capabilities that GeForce and professional cards share."""
@@ -128,16 +143,18 @@ def _derived_peaks(properties: DeviceProperties) -> dict[str, float]:
 
 def clock_true_peak(hardware: Hardware, dtype: str, clock_hz: float) -> float | None:
     """FLOP/s of products of ``dtype`` at ``clock_hz``: what the matrix units could do at the clock
-    that they really ran at. None where the table above does not hold the card."""
+    that they really ran at. None where the table above does not hold the card.
+
+    A card states its products at a clock of its own, up to a tenth from its boost clock, and some
+    are cut to a half or a quarter of what their multiprocessors could do: the share is a power of
+    two.
+    """
     table = FLOP_PER_CLOCK_AND_SM.get(hardware.compute_capability or "", {})
-    if dtype not in table:
+    if dtype not in table or dtype not in hardware.peak_flops:
         return None
-    return table[dtype] * hardware.sm_count * clock_hz / (2 if _is_halved(hardware, dtype) else 1)
-
-
-def _is_halved(hardware: Hardware, dtype: str) -> bool:
-    is_geforce = any("GeForce" in name for name in hardware.device_names)
-    return is_geforce and hardware.compute_capability in GEFORCE and dtype in HALVED_ON_GEFORCE
+    full = table[dtype] * hardware.sm_count
+    share = hardware.peak_flops[dtype] / (full * hardware.clock_hz)
+    return float(full * clock_hz * 2.0 ** round(math.log2(share)))
 
 
 _SEEN = "seen: reported by the driver"

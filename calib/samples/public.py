@@ -2,7 +2,7 @@
 kernels.
 
 The package ``aiconfigurator-core`` (Apache-2.0, the extra ``public``) ships Parquet tables measured
-on six of our cards by three inference engines. A row is one shape and one latency in milliseconds:
+on nine of our cards by three inference engines. A row is one shape and one latency in milliseconds:
 a CUDA graph replayed, 3 warm-ups, the mean of 6. What that means here:
 
 - ``cache: hot``: inputs are replayed from a few copies and the L2 is not flushed;

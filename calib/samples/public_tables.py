@@ -14,12 +14,20 @@ from model.ops import Attention, Elementwise, Matmul, MoeMlp, Operator
 CARDS = {
     "a100": "a100_sxm",
     "b200": "b200_sxm",
+    "b300": "b300_sxm",
+    "gb200": "gb200",
+    "gb300": "gb300",
     "h100": "h100_sxm",
     "h200": "h200_sxm",
     "l40s": "l40s",
     "rtx_pro_6000": "rtx_pro_6000_server",
 }
 """Our name of a card -> the package's."""
+
+LENDERS = ("a100", "b200", "h100", "h200", "l40s", "rtx_pro_6000")
+"""Cards whose tables tell of cards without one. No such card is like a B300 or GB300; and the GB200
+that vLLM was timed on was throttled: from 1 ms on, its products take a third longer than a B200's,
+by the other engines as long."""
 
 ENGINES = {
     "vllm": ("0.24.0", {"a100": "0.14.0"}),

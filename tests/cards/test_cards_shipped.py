@@ -8,7 +8,13 @@ from calib.fit.calibration import TRANSFERRED, WEAKEST_FIRST
 from calib.hardware.datasheet import load_hardware
 from model import ops
 
-SHIPPED = ("a100", "b200", "h100", "h200", "l40s", "rtx4090", "rtx5090", "rtx_pro_6000")
+TABLED = (*("a100", "b200", "b300", "gb200", "gb300"), *("h100", "h200", "l40s", "rtx_pro_6000"))
+LENT = (
+    *("a10", "a100_pcie_40gb", "a10g", "a30", "a40", "h100_pcie", "h20", "h800", "l4", "l40"),
+    *("rtx3090", "rtx4080", "rtx4090", "rtx5090", "rtx_6000_ada"),
+)
+OLDER = ("p100", "p4", "t4", "v100_16gb", "v100_32gb", "v100_pcie_32gb")
+SHIPPED = (*TABLED, *LENT, *OLDER)
 EVERY_KIND = [
     ops.Matmul(64, 1280, 1280),
     ops.Matmul(64, 1280, 1280, bias=True),
@@ -32,14 +38,28 @@ EVERY_KIND = [
 
 def test_every_card_that_is_promised_ships_and_no_other_is_made_up():
     assert set(SHIPPED) == set(shipped_cards())
-    assert load_card(load_hardware("cpu")) is None and about_card("l4") is None
+    assert load_card(load_hardware("cpu")) is None and about_card("cpu") is None
 
 
 def test_what_ships_is_small():
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 5e6
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 1e7
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", OLDER)
+def test_an_older_card_knows_its_float32_products_and_says_roofline_of_the_rest(name):
+    """A product of 2048 cubed at two to nine tenths of what its CUDA cores could do."""
+    hardware = load_hardware(name)
+    asked = [ops.Matmul(2048, 2048, 2048, dtype="float32", bias=True), *EVERY_KIND]
+    table = load_card(hardware).estimate(asked, hot=False)
+    is_float32 = [getattr(op, "dtype", "") == "float32" and op.operator == "matmul" for op in asked]
+    assert (table["provenance"] == "roofline").tolist() == [not known for known in is_float32]
+    assert 0.2 < table["efficiency"].iloc[0] < 0.9
+    assert table["provenance"].iloc[0] == (
+        TRANSFERRED if name in ("v100_16gb", "v100_32gb") else "interpolated"
+    )
+
+
+@pytest.mark.parametrize("name", sorted(set(SHIPPED) - set(OLDER)))
 def test_a_shipped_card_knows_every_kind(name):
     hardware = load_hardware(name)
     found = load_card(hardware)
@@ -50,8 +70,9 @@ def test_a_shipped_card_knows_every_kind(name):
     assert (table["low_s"] <= table["estimate_s"]).all()
     assert (table["estimate_s"] <= table["high_s"]).all()
     assert set(table["provenance"]) <= set(WEAKEST_FIRST[1:])
-    if name in ("rtx4090", "rtx5090"):
-        assert set(table["provenance"]) == {TRANSFERRED}
+    if name in LENT:
+        own = ["float32" in str(op) and name == "a100_pcie_40gb" for op in EVERY_KIND]
+        assert set(table["provenance"][[not known for known in own]]) == {TRANSFERRED}
     else:
         assert table["provenance"].iloc[0] == "interpolated"
 
@@ -61,8 +82,8 @@ def test_a_data_card_says_what_went_in_and_how_well_it_does(name):
     about = about_card(name)
     assert about["summary"].startswith(f"{name}: ")
     assert about["source"]["package"] == "aiconfigurator-core" and about["source"]["version"]
-    assert (name in ("rtx4090", "rtx5090")) == (not about["rows"])
-    assert {"matmul", "attention", "moe_mlp", "elementwise"} <= {
+    assert (name in TABLED) == bool(about["rows"])
+    assert name in OLDER or {"matmul", "attention", "moe_mlp", "elementwise"} <= {
         r["kind"] for r in about["held_out"]
     }
     for row in about["held_out"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,10 +18,14 @@ from model.deepseek_ocr import DeepseekOCRModel
 from model.ops import Matmul
 from model.workload import Workload
 
+UNKNOWN = "l4_of_mine"
+"""A card of which nothing ships."""
+
 
 def notes(name: str, implementation: str, *sampled: str) -> str:
     samples = [Sample(Matmul(8, 8, 8), [1e-5], name, of) for of in sampled]
-    target = Target(load_hardware(name), False, "", SampleStore(Path("/s"), name, ""), samples)
+    hardware = load_hardware(name) if name != UNKNOWN else replace(load_hardware("l4"), name=name)
+    target = Target(hardware, False, "", SampleStore(Path("/s"), name, ""), samples)
     known = ["interpolated" if sampled else "roofline"]
     operators = pd.DataFrame({"kind": ["matmul"], "estimate_s": [1.0], "provenance": known})
     return " ".join(source_notes(target, operators, implementation))
@@ -34,9 +39,9 @@ def notes(name: str, implementation: str, *sampled: str) -> str:
         (("h200", "triton"), "triton every kernel takes the roofline", "calibration that ships:"),
         (("h200", "triton", "torch"), "every kernel takes the roofline", "your samples lack"),
         (("h200", "triton", "triton"), "that your samples lack take the roofline", "that ships:"),
-        (("l4", "torch"), "l4 has no samples and no calibration", "What ships"),
-        (("l4", "torch", "torch"), "", "has no samples"),
-        (("l4", "triton", "torch"), "l4 has no samples of triton and no calibration", "What ships"),
+        ((UNKNOWN, "torch"), "l4_of_mine has no samples and no calibration", "What ships"),
+        ((UNKNOWN, "torch", "torch"), "", "has no samples"),
+        ((UNKNOWN, "triton", "torch"), "l4_of_mine has no samples of triton and no", "What ships"),
     ],
 )
 def test_where_times_come_from(asked: tuple[str, ...], says: str, not_said: str) -> None:

@@ -24,7 +24,7 @@ def composed(*words: str) -> Any:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("+hw=rtx509", "hw = 'rtx509': expected one of a100, .*; did you mean rtx5090 or rtx4090"),
+        ("+hw=rtx509", "hw = 'rtx509': expected one of a10, .*; did you mean rtx5090 or rtx4090"),
         ("hw=rtx5090", r"hw = 'rtx5090': .* give it as \+hw=rtx5090$"),
         ("workload=ocr_tin", "workload = 'ocr_tin': expected one of .*; did you mean ocr_tiny"),
         ("workload.batc=2", "workload.batc = 2: .* workload has name, .*; did you mean batch"),

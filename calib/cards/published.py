@@ -1,0 +1,78 @@
+"""Published timings of float32 products as samples: five older cards, by torch itself.
+
+The file, who timed it and how: ``benchmarks/data/neusight/README.md``. Between the first of the two
+events and the kernel the host is at work, so each timing is
+
+    seconds = late + kernel,    late = least of (seconds - floor), of one card and kind of call
+
+which is taken off; what is not twice as long as ``late`` says more about the host, and is left out.
+Inputs were replayed and the cache never flushed: ``hot``.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+from calib.checkout import ROOT
+from calib.hardware.datasheet import Hardware, floor, hardware_names, load_hardware
+from calib.hardware.device import match_device
+from calib.samples.sample import HOT, Sample
+from model.ops import Matmul
+
+FILE = ROOT / "benchmarks" / "data" / "neusight" / "float32_products.csv"
+NEUSIGHT = "neusight"
+"""The implementation: torch's linear and bmm, as NeuSight timed them."""
+SOURCE = "NeuSight (ASPLOS 2025), MIT"
+
+
+def published_products(hardware: Hardware, path: Path = FILE) -> list[Sample]:
+    """Samples of ``hardware`` itself, else of cards of its compute capability, else none."""
+    known = _by_card(path)
+    if hardware.name in known:
+        return known[hardware.name]
+    alike = [
+        name
+        for name in hardware_names()
+        if name in known and load_hardware(name).compute_capability == hardware.compute_capability
+    ]
+    return [sample for name in alike for sample in known[name]]
+
+
+@cache
+def _by_card(path: Path) -> dict[str, list[Sample]]:
+    """Our name of a card -> its samples; cards without a file in ``conf/hw`` are left out."""
+    timed: dict[tuple[str, str], list[tuple[Matmul, float]]] = defaultdict(list)
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            m, n, k, batch = (int(row[name]) for name in ("m", "n", "k", "batch"))
+            op = Matmul(m, n, k, batch, dtype="float32", bias=row["kind"] == "linear")
+            timed[row["device"], row["kind"]].append((op, float(row["seconds"])))
+    found: dict[str, list[Sample]] = {}
+    for (device, _), rows in timed.items():
+        card = match_device(device)
+        if card is not None:
+            found.setdefault(card, []).extend(_samples(rows, load_hardware(card), device))
+    return found
+
+
+def _samples(rows: list[tuple[Matmul, float]], card: Hardware, device: str) -> list[Sample]:
+    """Those of one card and kind of call that are long enough, without what the host was late."""
+    late = max(0.0, min(seconds - float(floor(op, card)) for op, seconds in rows))
+    return [
+        Sample(
+            op=op,
+            seconds=(seconds - late,),
+            hardware=card.name,
+            implementation=NEUSIGHT,
+            cache=HOT,
+            origin="public",
+            group=f"{op.n}/{op.k}",
+            device=device,
+            method="events",
+        )
+        for op, seconds in rows
+        if seconds > 2 * late
+    ]
