@@ -19,7 +19,8 @@ MOST_FILES, MOST_BYTES = 8, 16 * 2**20
 RESULTS = ("model/modules.parquet", "model/estimates.parquet", "pool.parquet")
 """Files of the steps that are kept, beside the samples, the outcomes and the page."""
 PACKED = (
-    *("models/models.json", "models/*.parquet", "graph.json", "energy.parquet", "energy.json"),
+    *("models/models.json", "models/*.parquet", "graph.json", "agree.json"),
+    *("energy.parquet", "energy.json"),
     *("kernels/kernels.parquet", "tuned/kernels.parquet", "tables.parquet", "repeat.parquet"),
     *("model/report.md", "model/report.json", "samples/*/pace.json"),
 )
