@@ -164,14 +164,19 @@ class Layer:
 
     def calls(self, path: str = "") -> list[Call]:
         """Every call of this layer and its children, in order, each with its full module path."""
-        return list(self._walk(path))
+        return list(self._walk(path) if path else self._calls)
+
+    @cached_property
+    def _calls(self) -> tuple[Call, ...]:
+        """Those of a whole model, which every table asks for."""
+        return tuple(self._walk(""))
 
     def _walk(self, path: str) -> Iterator[Call]:
         for step in self.steps:
             if isinstance(step, Child):
                 yield from step.layer._walk(join(path, step.name))
             elif isinstance(step, Call):
-                yield replace(step, path=join(path, step.path))
+                yield replace(step, path=join(path, step.path)) if path else step
 
     def backward_calls(self, path: str = "") -> list[Call]:
         """The calls of the gradient, last layer first."""

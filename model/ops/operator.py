@@ -13,9 +13,13 @@ from model.ops.dtypes import item_bytes
 
 def _below(value: Any, least: int) -> bool:
     """Whether a number, or one of an array of them, is less; a symbol is not."""
-    if isinstance(value, int | float):
+    if isinstance(value, _NUMBERS):
         return value < least
-    return isinstance(value, np.ndarray | np.number) and bool(np.any(value < least))
+    return isinstance(value, _ARRAYS) and bool(np.any(value < least))
+
+
+_NUMBERS, _ARRAYS = (int, float), (np.ndarray, np.number)
+"""Made once: a union is made anew each time that it is written out, and operators are many."""
 
 
 @cache
