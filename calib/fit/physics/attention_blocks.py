@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from calib.fit.physics.attention_cudnn import cudnn_columns
 from calib.hardware.datasheet import Hardware, multiprocessor_rate, share_missed
 from model.ops import Attention, item_bytes
 
@@ -81,7 +82,7 @@ def attention_columns(op: Attention, hardware: Hardware, hot: Any) -> dict[str, 
             f"tile steps {rule}": _log(by.longest),
             f"tile rows {rule}": _log(by.rows),
         }
-    return columns
+    return columns | cudnn_columns(op, hardware, hot)
 
 
 def packed(op: Attention, hardware: Hardware) -> Blocks:
