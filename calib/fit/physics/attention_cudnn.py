@@ -1,7 +1,7 @@
 """How cuDNN's fused attention cuts its work: what torch runs on Hopper and Blackwell cards.
 
-Which calls it takes, :mod:`calib.hardware.attention_backend` says. Three kernels share the work, told
-apart on an H200 by their grids and times (torch 2.11; ``docs/calibration.md``):
+Which calls it takes, :mod:`calib.hardware.attention_backend` says. Three kernels share the work,
+told apart on an H200 by their grids and times (torch 2.11; ``docs/calibration.md``):
 
 - **one query**: the heads that share keys are one block, which walks over keys 64 at a time. From
   ``_SPLIT_FROM`` keys on, multiprocessors that would idle take a part of them; a second kernel
