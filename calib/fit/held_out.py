@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from calib.fit.kind import KindFit
+from calib.fit.physics.attention_blocks import followed
 from calib.fit.physics.features import Features, features_of_list
 from calib.fit.plan import HeldOut, conformal
 from calib.hardware.datasheet import Hardware
@@ -41,12 +42,15 @@ class Data:
 def data_of(
     samples: Sequence[Sample], hardware: Hardware, places: Sequence[list[int]] | None = None
 ) -> Data:
-    """``places``: samples that are taken together (``visits``); None: each by itself."""
+    """Of samples of one implementation and kind. ``places``: those that are taken together
+    (``visits``); None: each by itself."""
     corrected = drift_corrected(samples, hardware)
     places = [[i] for i in range(len(samples))] if places is None else places
     shapes = [samples[rows[0]] for rows in places]
     x = features_of_list([s.op for s in shapes], hardware, [s.cache == HOT for s in shapes])
     groups = np.array([group_of(s) for s in shapes])
+    if shapes:
+        x = replace(x, columns=followed(x.columns, shapes[0].implementation))
     return Data(x, typical(corrected, places), groups)
 
 

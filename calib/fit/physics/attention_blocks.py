@@ -1,6 +1,6 @@
-"""How a fused attention kernel cuts its work, by two rules, and what each says of the time.
+"""How a fused attention kernel cuts its work, by three rules, and what each says of the time.
 
-A block takes a tile of queries and walks over the keys that they see. Two rules are in use:
+A block takes a tile of queries and walks over the keys that they see. Two rules are written here:
 
 - ``packed``: the queries of all heads that share a key are packed into one tile, and the keys are
   split over blocks where the tiles alone would leave multiprocessors idle; blocks take up work as
@@ -8,6 +8,7 @@ A block takes a tile of queries and walks over the keys that they see. Two rules
 - ``plain``: a head has tiles of its own and nothing is split, except where one query is asked for,
   heads share keys and there is no window: then as above. Blocks move in waves (FlashAttention 2).
 
+The third, ``cudnn``, is torch's alone (:mod:`calib.fit.physics.attention_cudnn`).
 Which of them a kernel follows is not asked: :mod:`calib.fit.physics.prior` keeps the one that
 explains its times. Source of the rules and tiles: ``set_params_splitkv``, ``num_splits_heuristic``,
 ``tile_size_fwd_sm90`` and ``run_mha_fwd_hdim*`` of FlashAttention (Dao, 2023); the split is here in
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from calib.fit.physics.attention_cudnn import RULE, cudnn_columns
 from calib.hardware.datasheet import Hardware, multiprocessor_rate, share_missed
 from model.ops import Attention, item_bytes
 
@@ -54,7 +56,7 @@ class Blocks:
 
 
 def attention_columns(op: Attention, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
-    """Columns of both rules, each [n]: ``serial``, ``bound`` and ``added`` as the prior reads
+    """Columns of all rules, each [n]: ``serial``, ``bound`` and ``added`` as the prior reads
     them, and what the trees read besides. ``hot``: [n] bool."""
     group = op.heads / op.kv_heads
     rate = multiprocessor_rate(op, hardware)
@@ -81,7 +83,18 @@ def attention_columns(op: Attention, hardware: Hardware, hot: Any) -> dict[str, 
             f"tile steps {rule}": _log(by.longest),
             f"tile rows {rule}": _log(by.rows),
         }
-    return columns
+    return columns | cudnn_columns(op, hardware, hot)
+
+
+def followed(x: dict[str, np.ndarray], implementation: str) -> dict[str, np.ndarray]:
+    """The columns without those of a rule that ``implementation`` cannot follow: engines bring
+    their own kernels, and only torch asks cuDNN."""
+    if implementation == CUDNN_CALLER:
+        return x
+    return {name: values for name, values in x.items() if not name.endswith(f" {RULE}")}
+
+
+CUDNN_CALLER = "torch"
 
 
 def packed(op: Attention, hardware: Hardware) -> Blocks:

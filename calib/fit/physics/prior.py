@@ -85,6 +85,7 @@ class _Columns:
     """What a prior reads of features: ``own`` [m, n], and which of them are what, [m] bool each.
 
     ``choice``: candidates, with the costs at the positions that ``costs`` [m] bool tells.
+    ``missed``: one of them is the time of what main memory moves.
     """
 
     x: Features
@@ -95,6 +96,7 @@ class _Columns:
     added: np.ndarray
     costs: np.ndarray
     choice: Candidates | None
+    missed: bool
 
     @classmethod
     def of(cls, x: Features, names: Iterable[str]) -> _Columns:
@@ -108,7 +110,8 @@ class _Columns:
         own = [x.columns.get(n, none + least) for n, least in zip(names, absent, strict=True)]
         table = np.stack(own) if own else np.zeros((0, len(x)))
         choice = Candidates.of(x.columns) if costs.any() else None
-        return cls(x, names, table, bound, serial, added, costs, choice)
+        missed = any(name.startswith((f"{BOUND}missed", f"{SERIAL}missed")) for name in names)
+        return cls(x, names, table, bound, serial, added, costs, choice, missed)
 
 
 _NEVER = -50.0
@@ -139,8 +142,13 @@ def _log_cycles(theta: np.ndarray, by: _Columns) -> np.ndarray:
 
 
 def _memory(theta: np.ndarray, by: _Columns) -> list[np.ndarray]:
-    """The bounds of main memory and of the cache; one, where no share of missed bytes is told."""
+    """The bounds of main memory and of the cache; one, where no share of missed bytes is told.
+
+    Where the kind has a column of its own for what main memory moves, hot or cold, the cache's.
+    """
     x = by.x
+    if by.missed:
+        return [x.log_memory - theta[3]]
     if by.choice is None or MISSED not in x.columns:
         return [x.log_memory - np.where(x.hot, theta[3], theta[2])]
     return [x.log_memory + x.columns[MISSED] - theta[2], x.log_memory - theta[3]]
