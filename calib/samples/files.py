@@ -6,18 +6,19 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from calib.errors import CalibError
 from calib.samples.sample import Sample
-from model.ops import OPERATORS, Operator
+from model.ops import OPERATORS, Copy, Elementwise, Operator
 
-SCHEMA_VERSION = 2
-"""Version of the table below. History: 1, the first; 2, with ``method`` and ``discarded``."""
+SCHEMA_VERSION = 3
+"""Version of the table below. History: 1, the first; 2, with ``method`` and ``discarded``; 3, with
+the axes of maps and copies."""
 
-_READABLE = {"1": ("method", "discarded"), "2": ()}
+_READABLE = {"1": ("method", "discarded"), "2": (), "3": ()}
 """Versions that can be read, and the columns they lack: such samples get the defaults."""
 
 
@@ -122,7 +123,30 @@ def _read_part(path: Path) -> list[Sample]:
             "measure again or use the version of calib that wrote it"
         )
     names = [name for name in _PLAIN if name not in _READABLE[version]]
-    return [_sample(row, names) for row in table.to_pylist()]
+    samples = [_sample(row, names) for row in table.to_pylist()]
+    if version in _WITHOUT_AXES:
+        return [replace(s, op=laid_out(s.op)) for s in samples]
+    return samples
+
+
+_WITHOUT_AXES = ("1", "2")
+
+
+def laid_out(op: Operator) -> Operator:
+    """``op`` of an older file with the axes that its tensors had when it was measured: an even copy
+    put two halves side by side, of a multiple of 128 in rows of 64; a sum with fewer elements
+    repeated rows; one of two short ones was an outer sum."""
+    if isinstance(op, Copy) and op.out_dtype in (None, op.dtype):
+        odd = op.elements % 2
+        return replace(
+            op, axes=1 if odd or op.elements == 2 else 3 if op.elements % 128 == 0 else 2
+        )
+    if not isinstance(op, Elementwise):
+        return op
+    if op.inputs == 0 and op.broadcast:
+        return replace(op, axes=3)
+    repeated = op.inputs == 1 and 0 < op.broadcast < op.elements
+    return replace(op, axes=1 + op.transposed + repeated)
 
 
 def _sample(row: dict[str, Any], names: Sequence[str]) -> Sample:

@@ -50,7 +50,7 @@ def test_other_schema_version_is_refused(tmp_path):
     path = write_samples(tmp_path / "s.parquet", [SAMPLE])
     table = pq.read_table(path).replace_schema_metadata({"calib_schema": "99"})
     pq.write_table(table, path)
-    with pytest.raises(CalibError, match="schema version 99: expected 2"):
+    with pytest.raises(CalibError, match="schema version 99: expected 3"):
         read_samples(path)
 
 

@@ -1,0 +1,118 @@
+"""What a map, a copy or a norm does besides moving its bytes, in cycles of one multiprocessor.
+
+A map whose tensors are all one run of memory is vectorised: its time is that of its bytes. Any
+other computes the place of every element in every tensor, by a division for each axis that a walk
+has (``axes``), and loads elements one by one:
+
+    elements / multiprocessors * (element + place * axes * tensors + cast + across)      [cycles]
+
+``cast``: a conversion that torch decides at run time, element by element (all but float32 to 16
+bits). ``across``: what is read column by column and written row by row takes a sector of the L2 for
+each element. What was left in the L2 and does not fit comes from main memory, a bound of its own.
+
+A norm that is written out is eight kernels: a cast, a square, a mean, a sum, a root, two products
+and a cast. Their times add up: three of them compute places, three stream float32. A layernorm of
+what lies column by column is copied first.
+
+The costs are fitted; they start at those of an H200 (its record, ``benchmarks/data/h200``: copies
+of 2 to 5 axes run at 440 to 320, sums at 395 to 285, transposing ones at 135 G elements/s).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from calib.hardware.datasheet import Hardware
+from calib.hardware.datasheet import share_missed as hardware_share_missed
+from model.ops import Copy, Elementwise, Norm, Operator, item_bytes
+
+_RULE = " streamed"
+_MISSED = f"bound missed{_RULE}"
+_ELEMENT, _PLACE, _CAST, _ACROSS = (
+    f"serial {name}{_RULE}" for name in ("element", "place", "cast", "across")
+)
+_KERNELS, _PLACES, _FLAT, _COPIED = (
+    f"added {name}{_RULE}" for name in ("kernels", "places", "flat", "copied")
+)
+COSTS = {
+    _MISSED: 0.15,
+    _ELEMENT: float(np.log(0.47)),
+    _PLACE: float(np.log(0.03)),
+    _CAST: float(np.log(0.23)),
+    _ACROSS: float(np.log(1.3)),
+    _KERNELS: float(np.log(2200.0)),
+    _PLACES: float(np.log(2.1)),
+    _FLAT: 0.15,
+    _COPIED: float(np.log(1.9)),
+}
+"""Logarithms that a fit starts from [cycles a unit]."""
+_share_missed = partial(hardware_share_missed, edge=0.9)
+_NARROW = ("bfloat16", "float16")
+_CACHED = 0.4
+"""Time of a byte of the L2 in that of one of main memory."""
+_LEAST = 1e-9
+
+
+def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
+    """Columns of an operator that streams, each [n] or [1]. ``hot``: [n] bool."""
+    share = _share_missed(op.bytes / hardware.l2_bytes)
+    missed = np.where(hot, share, _LEAST) * op.bytes / hardware.bandwidth * hardware.clock_hz
+    columns = {_MISSED: np.log(np.maximum(missed, _LEAST))}
+    if isinstance(op, Elementwise | Copy):
+        columns |= _walk(op, hardware)
+    if isinstance(op, Norm):
+        columns |= _kernels(op, hardware)
+    return {name: np.atleast_1d(np.asarray(v, dtype=float)) for name, v in columns.items()}
+
+
+def _walk(op: Elementwise | Copy, hardware: Hardware) -> dict[str, Any]:
+    cast = isinstance(op, Copy) and casts(op.dtype, op.out_dtype)
+    share = _elements(op) / hardware.sm_count
+    walked = share * ((np.asarray(op.axes) > 1) | cast)
+    return {
+        _ELEMENT: walked,
+        _PLACE: walked * op.axes * _tensors(op),
+        _CAST: share * cast,
+        _ACROSS: share * op.transposed,
+    }
+
+
+def _elements(op: Elementwise | Copy) -> Any:
+    written = op.out_elements if isinstance(op, Copy) else None
+    return op.elements if written is None else written
+
+
+def _tensors(op: Elementwise | Copy) -> Any:
+    """Tensors whose elements have a place: of a sum of two that are repeated, those two."""
+    if isinstance(op, Copy):
+        return 2
+    repeated = (np.asarray(op.broadcast) > 0) * np.where(np.asarray(op.inputs) == 0, 2, 1)
+    return np.maximum(op.inputs + repeated, 1) + op.outputs
+
+
+def casts(dtype: str, out_dtype: str | None) -> bool:
+    """Whether torch converts element by element; float32 to 16 bits has a kernel of its own."""
+    if out_dtype in (None, dtype):
+        return False
+    return not (dtype == "float32" and out_dtype in _NARROW)
+
+
+def _kernels(op: Norm, hardware: Hardware) -> dict[str, Any]:
+    """Of a norm written out: seven more kernels, places of three of them, float32 streamed by
+    three: squared (8 bytes), averaged (4), cast back."""
+    elements, across = op.rows * op.cols, np.asarray(op.transposed)
+    if op.kind != "rmsnorm":
+        share = elements / hardware.sm_count
+        return {_KERNELS: across + 0.0, _COPIED: share * across}
+    item = item_bytes(op.dtype)
+    share = _share_missed(8 * elements / hardware.l2_bytes)
+    nbytes = elements * (12 + 4 + item) * (share + (1 - share) * _CACHED)
+    return {
+        _KERNELS: 7.0 + across,
+        _PLACES: elements / hardware.sm_count,
+        _FLAT: nbytes / hardware.bandwidth * hardware.clock_hz,
+        _COPIED: elements / hardware.sm_count * across,
+    }
