@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from calib.fit.physics.stream_blocks import walk_seconds
 from calib.hardware.datasheet import Hardware, floor, peak
 from calib.samples.host_costs import EAGER_OPERATOR, MODULE_CODE, HostCosts, host_costs
 from calib.samples.sample import Sample
@@ -91,8 +92,8 @@ def gaps_s(sample: Sample, costs: HostCosts) -> float:
 
 
 def waiting(op: Operator, hardware: Hardware) -> float:
-    """Time of its bytes over that of its arithmetic, at most 1."""
-    computes = float(op.min_flops) / peak(op, hardware)
+    """Time of its bytes over that of its arithmetic, or of computing places, at most 1."""
+    computes = max(float(op.min_flops) / peak(op, hardware), float(walk_seconds(op, hardware)))
     moves = float(op.bytes) / hardware.bandwidth
     return moves / computes if computes > moves else 1.0
 

@@ -10,6 +10,9 @@ has (``axes``), and loads elements one by one:
 bits). ``across``: what is read column by column and written row by row takes a sector of the L2 for
 each element. What was left in the L2 and does not fit comes from main memory, a bound of its own.
 
+A row that is picked goes 16 bytes at a time where it is a multiple of that; else by a kernel that
+computes a place for each element and takes longer to start.
+
 A norm that is written out is eight kernels: a cast, a square, a mean, a sum, a root, two products
 and a cast. Their times add up: three of them compute places, three stream float32. A layernorm of
 what lies column by column is copied first.
@@ -27,15 +30,15 @@ import numpy as np
 
 from calib.hardware.datasheet import Hardware
 from calib.hardware.datasheet import share_missed as hardware_share_missed
-from model.ops import Copy, Elementwise, Norm, Operator, item_bytes
+from model.ops import Copy, Elementwise, Gather, Norm, Operator, item_bytes
 
 _RULE = " streamed"
 _MISSED = f"bound missed{_RULE}"
 _ELEMENT, _PLACE, _CAST, _ACROSS = (
     f"serial {name}{_RULE}" for name in ("element", "place", "cast", "across")
 )
-_KERNELS, _PLACES, _FLAT, _COPIED = (
-    f"added {name}{_RULE}" for name in ("kernels", "places", "flat", "copied")
+_KERNELS, _PLACES, _FLAT, _COPIED, _RAGGED, _START = (
+    f"added {name}{_RULE}" for name in ("kernels", "places", "flat", "copied", "ragged", "start")
 )
 COSTS = {
     _MISSED: 0.15,
@@ -47,6 +50,8 @@ COSTS = {
     _PLACES: float(np.log(2.1)),
     _FLAT: 0.15,
     _COPIED: float(np.log(1.9)),
+    _RAGGED: float(np.log(3000.0)),
+    _START: float(np.log(900.0)),
 }
 """Logarithms that a fit starts from [cycles a unit]."""
 _share_missed = partial(hardware_share_missed, edge=0.9)
@@ -54,6 +59,10 @@ _NARROW = ("bfloat16", "float16")
 _CACHED = 0.4
 """Time of a byte of the L2 in that of one of main memory."""
 _LEAST = 1e-9
+_BLOCK = 512
+"""Elements of a block of such a kernel; of more than one it takes half a microsecond longer."""
+_VECTOR = 16
+"""Bytes that a thread loads at once."""
 
 
 def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
@@ -65,14 +74,29 @@ def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.n
         columns |= _walk(op, hardware)
     if isinstance(op, Norm):
         columns |= _kernels(op, hardware)
+    if isinstance(op, Gather):
+        columns |= _picked(op, hardware)
     return {name: np.atleast_1d(np.asarray(v, dtype=float)) for name, v in columns.items()}
 
 
+def walk_seconds(op: Operator, hardware: Hardware) -> Any:
+    """What computing places takes where nothing of the kind was measured: by the costs that a fit
+    starts from; 0 of an operator that streams."""
+    if not isinstance(op, Elementwise | Copy | Norm):
+        return 0.0
+    columns = _kernels(op, hardware) if isinstance(op, Norm) else _walk(op, hardware)
+    counted = {n: units for n, units in columns.items() if n not in (_KERNELS, _START)}
+    cycles: Any = sum(np.exp(COSTS[name]) * units for name, units in counted.items())
+    return cycles / hardware.clock_hz
+
+
 def _walk(op: Elementwise | Copy, hardware: Hardware) -> dict[str, Any]:
-    cast = isinstance(op, Copy) and casts(op.dtype, op.out_dtype)
+    cast = casts(op.dtype, op.out_dtype) and (isinstance(op, Copy) or op.out_dtype != "bool")
     share = _elements(op) / hardware.sm_count
     walked = share * ((np.asarray(op.axes) > 1) | cast)
+    several = (_elements(op) > _BLOCK) * ((np.asarray(op.axes) > 1) | cast)
     return {
+        _START: several + 0.0,
         _ELEMENT: walked,
         _PLACE: walked * op.axes * _tensors(op),
         _CAST: share * cast,
@@ -98,6 +122,13 @@ def casts(dtype: str, out_dtype: str | None) -> bool:
     if out_dtype in (None, dtype):
         return False
     return not (dtype == "float32" and out_dtype in _NARROW)
+
+
+def _picked(op: Gather, hardware: Hardware) -> dict[str, Any]:
+    """Rows that are no whole 16 bytes are picked element by element."""
+    ragged = np.asarray(op.cols * item_bytes(op.dtype)) % _VECTOR > 0
+    share = op.rows * op.cols / hardware.sm_count
+    return {_ELEMENT: share * ragged, _RAGGED: ragged + 0.0}
 
 
 def _kernels(op: Norm, hardware: Hardware) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def outer_sum(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def _turned(y: torch.Tensor, more: int) -> torch.Tensor:
-    """[rows, cols] with its rows seen as ``more`` + 1 dimensions in the opposite order of memory."""
+    """[rows, cols], its rows seen as ``more`` + 1 dimensions in the opposite order of memory."""
     if more <= 0:
         return y
     sides = _sides(len(y), more + 1)
