@@ -57,7 +57,7 @@ class ClipEmbeddings(Layer):
         # One class token, read once and written before the patches of every image.
         read = (self.batch * self.patches + 1) * self.hidden
         embedded = Copy(read, dtype=self.dtype, out_elements=self.batch * positions)
-        yield call(replace(embedded, axes=1 + 5 * (self.batch > 1)))
+        yield call(replace(embedded, axes=1 + 8 * (self.batch > 1)))
         yield from self.position()
         added = Elementwise(self.batch * positions, dtype=self.dtype, broadcast=positions)
         yield call(replace(added, axes=1 + (self.batch > 1)))

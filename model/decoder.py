@@ -148,7 +148,7 @@ class SelfAttention(Layer):
         scaled = Elementwise(whole, dtype=self.dtype, broadcast=self.cosines)
         yield call(replace(scaled, axes=first))
         yield call(Elementwise(whole // 2, dtype=self.dtype, axes=2))
-        yield call(Copy(whole, dtype=self.dtype, axes=8))
+        yield call(Copy(whole, dtype=self.dtype, axes=12))
         yield free(whole // 2, self.dtype)
         yield call(replace(scaled, axes=second))
         yield free(whole, self.dtype)
@@ -166,7 +166,7 @@ class SelfAttention(Layer):
         for a moment."""
         old = self.batch * (self.context - self.tokens) * self.kv_heads * self.head_dim
         twice = old * item_bytes(self.dtype)
-        axes = 1 if is_one(self.tokens) else 8
+        axes = 1 if is_one(self.tokens) else 12
         copied = call(Copy(self.cached, dtype=self.dtype, axes=axes), count=2)
         yield Live(twice - copied.op.bytes_written * 2)
         yield copied

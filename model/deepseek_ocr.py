@@ -41,7 +41,7 @@ class VisionTower(Layer):
         yield Child("vision_encoder", clip)
         tokens = clip.batch * (clip.tokens - 1)
         sam_width = self.sam_encoder.downsample[-1]
-        axes = 1 + 5 * (clip.batch > 1)
+        axes = 1 + 8 * (clip.batch > 1)
         yield call(Copy(tokens * (clip.hidden + sam_width), clip.dtype, axes=axes))
         yield free(tokens * sam_width + clip.batch * clip.tokens * clip.hidden, clip.dtype)
 
@@ -76,14 +76,14 @@ class ImageFeatures(Layer):
             yield Child("vision_tower", self.pieces)
             yield Child("multi_modal_projector", self.pieces_projector)
         page = self.queries * (self.queries + 1)
-        yield self.moved(self.queries**2 + 1, page, axes=6)
+        yield self.moved(self.queries**2 + 1, page, axes=9)
         pieces = 0
         if self.tiles is not None:
             rows, columns = (self.tiles[0] * self.tile_queries, self.tiles[1] * self.tile_queries)
             pieces = rows * (columns + 1)
             if self.tiles[1] > 1:
                 yield self.moved(rows * columns, rows * columns, axes=3)
-            yield self.moved(rows * columns + 1, pieces, axes=6)
+            yield self.moved(rows * columns + 1, pieces, axes=9)
             if self.tiles[1] > 1:
                 yield self.dropped(rows * columns)
         yield self.moved(pieces + page + 1, pieces + page + 1)

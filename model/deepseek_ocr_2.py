@@ -50,7 +50,7 @@ class QueryTower(Layer):
         yield Child("sam_encoder", sam)
         whole = features + sam.batch * queries
         joined = Copy(features + queries, dtype=sam.dtype, out_elements=whole)
-        yield call(replace(joined, axes=1 + 5 * (sam.batch > 1)))
+        yield call(replace(joined, axes=1 + 8 * (sam.batch > 1)))
         yield Child("vision_encoder", self.vision_encoder)
         yield free(features + whole, sam.dtype)
 

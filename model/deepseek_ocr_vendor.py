@@ -62,7 +62,7 @@ class LayerRotary(Layer):
         yield call(Matmul(half, tokens, 1, dtype="float32"), gradient="none")
         # Angles come frequency by frequency.
         across = not is_one(self.tokens)
-        doubled = Copy(self.whole, dtype="float32", transposed=across, axes=6 if across else 1)
+        doubled = Copy(self.whole, dtype="float32", transposed=across, axes=9 if across else 1)
         yield call(doubled, gradient="none")
         for _ in range(2):
             yield call(Elementwise(self.whole, dtype="float32"), count=2, gradient="none")

@@ -43,7 +43,7 @@ class VitEmbeddings(Layer):
         embedded = whole - embed.batch * embed.hidden
         joined = Copy(embedded + embed.hidden, dtype=embed.dtype, out_elements=whole)
         # Patches come channel by channel.
-        yield call(replace(joined, transposed=True, axes=6))
+        yield call(replace(joined, transposed=True, axes=9))
         yield free(embedded, embed.dtype)
         added = Elementwise(whole, dtype=embed.dtype, broadcast=self.positions)
         yield call(replace(added, axes=1 + (embed.batch > 1)))

@@ -185,7 +185,8 @@ class Card:
         rank = np.minimum(times.rank, weakest)
         bound = least_seconds(op, self.hardware)
         ends = (np.maximum(end * scale, bound) for end in (times.seconds, low, high))
-        return Times(*ends, rank)
+        seconds, low, high = ends
+        return Times(seconds, low, high, rank)
 
     def _implementations(self, op: Operator) -> list[str]:
         """Implementations that were fitted for the kind of ``op``, nearest to torch first."""

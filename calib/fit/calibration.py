@@ -83,9 +83,9 @@ class Calibration:
             known_as = np.full(len(x), ROOFLINE, dtype=object)
             return _table(x.floor_s, x.floor_s, x.floor_s, unknown, known_as)
         centre, half = fitted.log_seconds(x)
-        ends = (np.exp(centre + side * half) for side in (0, -1, 1))
-        least = self._least(ops)
-        return _table(x.floor_s, *(np.maximum(end, least) for end in ends), _known_as(fitted, x))
+        sides, least = (centre, centre - half, centre + half), self._least(ops)
+        middle, low, high = (np.maximum(np.exp(side), least) for side in sides)
+        return _table(x.floor_s, middle, low, high, _known_as(fitted, x))
 
     def _least(self, ops: Sequence[Operator] | Operator) -> np.ndarray:
         """[n] or [] seconds that main memory takes at least."""

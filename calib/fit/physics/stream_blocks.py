@@ -134,16 +134,15 @@ def _picked(op: Gather, hardware: Hardware) -> dict[str, Any]:
 def _kernels(op: Norm, hardware: Hardware) -> dict[str, Any]:
     """Of a norm written out: seven more kernels, places of three of them, float32 streamed by
     three: squared (8 bytes), averaged (4), cast back."""
-    elements, across = op.rows * op.cols, np.asarray(op.transposed)
+    across, share = np.asarray(op.transposed), 1.0 * op.rows * op.cols / hardware.sm_count
     if op.kind != "rmsnorm":
-        share = elements / hardware.sm_count
         return {_KERNELS: across + 0.0, _COPIED: share * across}
-    item = item_bytes(op.dtype)
-    share = _share_missed(8 * elements / hardware.l2_bytes)
-    nbytes = elements * (12 + 4 + item) * (share + (1 - share) * _CACHED)
+    elements, item = op.rows * op.cols, item_bytes(op.dtype)
+    missed = _share_missed(8 * elements / hardware.l2_bytes)
+    nbytes = elements * (12 + 4 + item) * (missed + (1 - missed) * _CACHED)
     return {
         _KERNELS: 7.0 + across,
-        _PLACES: elements / hardware.sm_count,
+        _PLACES: share,
         _FLAT: nbytes / hardware.bandwidth * hardware.clock_hz,
-        _COPIED: elements / hardware.sm_count * across,
+        _COPIED: share * across,
     }

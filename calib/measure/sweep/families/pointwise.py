@@ -47,9 +47,9 @@ def pointwise(reach: int) -> list[Domain]:
         Domain("outer sum", 1.5, outer, _outer_sum, "hot"),
         Domain("sum across", 1, GRIDS, _sum_across, "hot"),
     ]
-    for axes in (2, 3, 4, 5):
-        name, axis = f"move along {axes} axes", {"rows": Axis(16, 2**16 * reach, 16)}
-        found.append(Domain(name, 0.5, axis, _ordered(axes), "hot"))
+    ordered = {"rows": Axis(16, 2**16 * reach, 16)}
+    for count in (2, 3, 4, 5):
+        found.append(Domain(f"move along {count} axes", 0.5, ordered, _ordered(count), "hot"))
     for source, target in _CASTS:
         name, axes = f"{source} to {target}", {"elements": Axis(16, 2**22 * reach)}
         found.append(Domain(name, 0.7, axes, _cast(source, target), "hot"))
