@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model.layer import Child, Layer, Step, call, free
@@ -56,9 +56,11 @@ class ClipEmbeddings(Layer):
         positions = (self.patches + 1) * self.hidden
         # One class token, read once and written before the patches of every image.
         read = (self.batch * self.patches + 1) * self.hidden
-        yield call(Copy(read, dtype=self.dtype, out_elements=self.batch * positions))
+        embedded = Copy(read, dtype=self.dtype, out_elements=self.batch * positions)
+        yield call(replace(embedded, axes=1 + 8 * (self.batch > 1)))
         yield from self.position()
-        yield call(Elementwise(self.batch * positions, broadcast=positions, dtype=self.dtype))
+        added = Elementwise(self.batch * positions, dtype=self.dtype, broadcast=positions)
+        yield call(replace(added, axes=1 + (self.batch > 1)))
         yield free((self.batch + 1) * positions, self.dtype)
 
     def position(self) -> Iterator[Step]:

@@ -8,7 +8,7 @@ cache grows by concatenation, so a step copies all of it, as ``DynamicCache`` do
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model.layer import Child, Layer, Live, Step, call, free
@@ -32,7 +32,7 @@ class Rotary(Layer):
         whole = self.tokens * self.head_dim
         yield call(Copy(self.tokens, dtype="int64", out_dtype="float32"))
         broadcast = self.tokens + self.head_dim // 2
-        angles = Elementwise(half, inputs=0, broadcast=broadcast, dtype="float32")
+        angles = Elementwise(half, 0, dtype="float32", broadcast=broadcast, axes=2)
         yield call(angles, gradient="none")
         yield free(self.tokens, "float32")
         yield call(Copy(whole, dtype="float32"), gradient="none")
@@ -129,6 +129,7 @@ class SelfAttention(Layer):
         item, pairs = item_bytes(self.dtype), self.batch * self.tokens * self.context
         if self.heads > self.kv_heads:
             repeat = Copy(self.new_keys, dtype=self.dtype, out_elements=self.queries)
+            repeat = replace(repeat, axes=4 + (self.batch > 1))
             yield call(repeat, count=2)
         yield call(Other("scalar_tensor", written=item, dtype=self.dtype), 2, gradient="none")
         where = Elementwise(pairs, dtype="bool", broadcast=2 * int(item), out_dtype=self.dtype)
@@ -139,24 +140,34 @@ class SelfAttention(Layer):
             yield free(2 * self.queries, self.dtype)
 
     def rotate(self, heads: Any) -> Iterator[Step]:
-        """x * cos + rotate_half(x) * sin: the half turned is negated and put before the other."""
-        whole = self.rows * heads * self.head_dim
-        scaled = call(Elementwise(whole, broadcast=self.cosines, dtype=self.dtype))
-        yield scaled
-        yield call(Elementwise(whole // 2, dtype=self.dtype))
-        yield call(Copy(whole, dtype=self.dtype))
+        """x * cos + rotate_half(x) * sin: the half turned is negated and put before the other.
+
+        Heads lie within a token, and what is joined puts tokens within a head.
+        """
+        whole, (first, second) = self.rows * heads * self.head_dim, self.turns
+        scaled = Elementwise(whole, dtype=self.dtype, broadcast=self.cosines)
+        yield call(replace(scaled, axes=first))
+        yield call(Elementwise(whole // 2, dtype=self.dtype, axes=2))
+        yield call(Copy(whole, dtype=self.dtype, axes=12))
         yield free(whole // 2, self.dtype)
-        yield scaled
+        yield call(replace(scaled, axes=second))
         yield free(whole, self.dtype)
-        yield add(whole, self.dtype)
+        yield add(whole, self.dtype, axes=1 if is_one(self.tokens) else 3 + (self.batch > 1))
         yield free(2 * whole, self.dtype)
+
+    @property
+    def turns(self) -> tuple[Any, Any]:
+        """Axes of heads times cosines, and of what was joined times sines: one row of these for
+        every position, the same for all sequences."""
+        return 2 if is_one(self.tokens) else 3 + (self.batch > 1), 2
 
     def append(self) -> Iterator[Step]:
         """Keys, then values: what is copied belongs to the cache, and the old part lives twice
         for a moment."""
         old = self.batch * (self.context - self.tokens) * self.kv_heads * self.head_dim
         twice = old * item_bytes(self.dtype)
-        copied = call(Copy(self.cached, dtype=self.dtype), count=2)
+        axes = 1 if is_one(self.tokens) else 12
+        copied = call(Copy(self.cached, dtype=self.dtype, axes=axes), count=2)
         yield Live(twice - copied.op.bytes_written * 2)
         yield copied
         yield Live(-twice)

@@ -41,7 +41,8 @@ class VisionTower(Layer):
         yield Child("vision_encoder", clip)
         tokens = clip.batch * (clip.tokens - 1)
         sam_width = self.sam_encoder.downsample[-1]
-        yield call(Copy(tokens * (clip.hidden + sam_width), clip.dtype))
+        axes = 1 + 8 * (clip.batch > 1)
+        yield call(Copy(tokens * (clip.hidden + sam_width), clip.dtype, axes=axes))
         yield free(tokens * sam_width + clip.batch * clip.tokens * clip.hidden, clip.dtype)
 
 
@@ -75,14 +76,14 @@ class ImageFeatures(Layer):
             yield Child("vision_tower", self.pieces)
             yield Child("multi_modal_projector", self.pieces_projector)
         page = self.queries * (self.queries + 1)
-        yield self.moved(self.queries**2 + 1, page)
+        yield self.moved(self.queries**2 + 1, page, axes=9)
         pieces = 0
         if self.tiles is not None:
             rows, columns = (self.tiles[0] * self.tile_queries, self.tiles[1] * self.tile_queries)
             pieces = rows * (columns + 1)
             if self.tiles[1] > 1:
-                yield self.moved(rows * columns, rows * columns)
-            yield self.moved(rows * columns + 1, pieces)
+                yield self.moved(rows * columns, rows * columns, axes=3)
+            yield self.moved(rows * columns + 1, pieces, axes=9)
             if self.tiles[1] > 1:
                 yield self.dropped(rows * columns)
         yield self.moved(pieces + page + 1, pieces + page + 1)
@@ -92,9 +93,10 @@ class ImageFeatures(Layer):
         if self.tiles is not None:
             yield self.dropped(self.tiles[0] * self.tiles[1] * self.tile_queries**2)
 
-    def moved(self, tokens: Any, written: Any) -> Call:
+    def moved(self, tokens: Any, written: Any, axes: int = 1) -> Call:
         """The newline is read once and written after every row."""
-        copy = Copy(tokens * self.hidden, dtype=self.dtype, out_elements=written * self.hidden)
+        made = written * self.hidden
+        copy = Copy(tokens * self.hidden, dtype=self.dtype, out_elements=made, axes=axes)
         return call(copy, count=self.batch)
 
     def dropped(self, tokens: Any) -> Live:

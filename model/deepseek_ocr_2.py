@@ -49,7 +49,8 @@ class QueryTower(Layer):
         queries = self.queries * self.width
         yield Child("sam_encoder", sam)
         whole = features + sam.batch * queries
-        yield call(Copy(features + queries, dtype=sam.dtype, out_elements=whole))
+        joined = Copy(features + queries, dtype=sam.dtype, out_elements=whole)
+        yield call(replace(joined, axes=1 + 8 * (sam.batch > 1)))
         yield Child("vision_encoder", self.vision_encoder)
         yield free(features + whole, sam.dtype)
 
@@ -67,10 +68,10 @@ class SlicedLinear(Linear):
         yield from when(self.views == 1, call(replace(product, bias=True)))
         yield from when(
             self.views > 1,
-            call(Copy(inputs, dtype=self.dtype)),
+            call(Copy(inputs, dtype=self.dtype, axes=2)),
             call(product),
             free(inputs, self.dtype),
-            call(Elementwise(outputs, broadcast=self.outputs, dtype=self.dtype)),
+            call(Elementwise(outputs, dtype=self.dtype, broadcast=self.outputs, axes=2)),
             free(outputs, self.dtype),
         )
 

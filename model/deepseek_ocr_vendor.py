@@ -60,7 +60,10 @@ class LayerRotary(Layer):
         yield from cast(half, self.dtype, "float32")
         yield call(Copy(tokens, dtype="int64", out_dtype="float32"))
         yield call(Matmul(half, tokens, 1, dtype="float32"), gradient="none")
-        yield call(Copy(self.whole, dtype="float32"), gradient="none")
+        # Angles come frequency by frequency.
+        across = not is_one(self.tokens)
+        doubled = Copy(self.whole, dtype="float32", transposed=across, axes=9 if across else 1)
+        yield call(doubled, gradient="none")
         for _ in range(2):
             yield call(Elementwise(self.whole, dtype="float32"), count=2, gradient="none")
             yield free(self.whole, "float32")
@@ -100,6 +103,11 @@ class VendorAttention(SelfAttention):
         """Every sequence has its own."""
         return self.rows * self.head_dim
 
+    @property
+    def turns(self) -> tuple[Any, Any]:
+        several = 2 + (self.batch > 1)
+        return several if is_one(self.tokens) else 3, several
+
     def keep(self) -> Iterator[Step]:
         """The first keys and values become the cache as they are; later ones are appended."""
         if isinstance(self.context, int) and self.context == self.tokens:
@@ -110,7 +118,8 @@ class VendorAttention(SelfAttention):
 
     def look_for_packing(self) -> Iterator[Step]:
         steps = self.batch * (self.tokens - 1)
-        yield call(Elementwise(steps, inputs=2, dtype="int64"))
+        axes = 1 + (self.batch > 1)
+        yield call(Elementwise(steps, inputs=2, dtype="int64", axes=axes))
         yield call(Elementwise(steps, dtype="int64", out_dtype="bool"))
         yield free(steps, "int64")
         yield call(Reduction(1, steps, dtype="bool"))
@@ -227,7 +236,7 @@ class LoopedMixture(MixtureOfExperts):
         yield call(Other("empty_like", dtype=own.dtype))
         yield call(Other("index_put", moved + pairs * index, moved, dtype=own.dtype))
         yield from cast(cells, own.dtype, "float32")
-        yield call(Elementwise(cells, dtype="float32", broadcast=pairs))
+        yield call(Elementwise(cells, dtype="float32", broadcast=pairs, axes=2))
         yield free(cells, "float32")
         yield call(Reduction(result, own.top_k, dtype="float32"))
         yield from cast(result, "float32", own.dtype)

@@ -7,7 +7,7 @@ the operators that PyTorch dispatches for it when run eagerly; views cost nothin
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model.layer import Call, Child, Layer, Live, Step, call, free
@@ -25,9 +25,9 @@ def cast(elements: Any, dtype: str, out_dtype: str) -> Iterator[Call]:
         yield call(Copy(elements, dtype, out_dtype))
 
 
-def add(elements: Any, dtype: str, transposed: bool = False) -> Call:
+def add(elements: Any, dtype: str, transposed: bool = False, axes: int = 1) -> Call:
     """A residual connection: the sum of two tensors of one shape."""
-    return call(Elementwise(elements, inputs=2, dtype=dtype, transposed=transposed))
+    return call(Elementwise(elements, 2, dtype=dtype, transposed=transposed, axes=axes))
 
 
 @dataclass(frozen=True)
@@ -154,12 +154,16 @@ class RMSNorm(Layer):
 
 @dataclass(frozen=True)
 class Activation(Layer):
-    """A pointwise function of ``elements`` numbers that is one kernel: ``silu``, ``gelu``, ..."""
+    """A pointwise function of ``elements`` numbers that is one kernel: ``silu``, ``gelu``, ...
+
+    ``axes``: of what it reads, as in :class:`model.ops.Elementwise`.
+    """
 
     mirrors = "SiLUActivation, GELUActivation"
     elements: int
     kind: str
     dtype: str = "bfloat16"
+    axes: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in ACTIVATION_FLOPS:
@@ -168,7 +172,8 @@ class Activation(Layer):
 
     def forward(self) -> Iterator[Step]:
         flops = ACTIVATION_FLOPS[self.kind]
-        yield call(Elementwise(self.elements, flops_per_element=flops, dtype=self.dtype))
+        made = Elementwise(self.elements, flops_per_element=flops, dtype=self.dtype)
+        yield call(replace(made, axes=self.axes))
 
 
 @dataclass(frozen=True)

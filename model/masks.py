@@ -75,7 +75,7 @@ class ReferenceMasks(Masks):
         yield from both(pairs, 1, tokens)
         yield shift(context)
         yield call(Elementwise(context, dtype="int64", out_dtype="bool"))
-        yield from both(pairs, 1, context)
+        yield from both(pairs, 1, context, axes=1 if is_single(tokens) else 2)
         yield from both(pairs, 2, 0)
         # All indices but the positions, and the masks that do not hold all pairs.
         yield free(4 * tokens + 3 * context + self.batch + 1, "int64")
@@ -117,14 +117,15 @@ class HybridMasks(Masks):
             yield shift(tokens)
         yield call(Other("new_zeros", written=item_bytes("bool"), dtype="bool"))
         yield compare(pairs, 2 * tokens)
-        yield from both(pairs, 1, 1)
+        yield from both(pairs, 1, 1, axes=1)
         read = (rows + batch + tokens) * index
         block = Other("index", read=read, written=rows * index, dtype="int64")
         yield call(block, count=2)
-        yield compare(self.mask, 2 * rows)
+        yield compare(self.mask, 2 * rows, axes=2 + (batch > 1))
         yield call(Elementwise(rows, dtype="int64", out_dtype="bool"))
         yield from both(self.mask, 1, rows)
-        yield call(Elementwise(self.mask, dtype="bool", broadcast=pairs))
+        axes = 1 + (batch > 1)
+        yield call(Elementwise(self.mask, dtype="bool", broadcast=pairs, axes=axes))
         yield free(self.mask + pairs + rows + 1, "bool")
         # All indices but the positions and the blocks.
         yield free(4 * tokens + 2 * rows + batch + 1, "int64")
@@ -136,6 +137,11 @@ class HybridMasks(Masks):
         return self.mask * item_bytes("bool") + indices
 
 
+def is_single(tokens: Any) -> bool:
+    """Whether one position is asked: every mask is then one row."""
+    return isinstance(tokens, int) and tokens == 1
+
+
 def arange(count: Any) -> Step:
     return call(Other("arange", written=count * item_bytes("int64"), dtype="int64"))
 
@@ -144,12 +150,13 @@ def shift(count: Any) -> Step:
     return call(Elementwise(count, dtype="int64"))
 
 
-def compare(pairs: Any, positions: Any) -> Step:
+def compare(pairs: Any, positions: Any, axes: int = 2) -> Step:
     """Positions of queries against positions of keys: a truth value for each pair."""
-    return call(Elementwise(pairs, inputs=0, dtype="int64", broadcast=positions, out_dtype="bool"))
+    return call(Elementwise(pairs, 0, 1, 1, "int64", positions, "bool", axes=axes))
 
 
-def both(pairs: Any, inputs: int, broadcast: Any) -> Iterator[Step]:
+def both(pairs: Any, inputs: int, broadcast: Any, axes: int | None = None) -> Iterator[Step]:
     """Two masks joined by and (or by or): ``inputs`` of them hold all pairs, and then go."""
-    yield call(Elementwise(pairs, inputs=inputs, dtype="bool", broadcast=broadcast))
+    walk = (2 if inputs == 1 else 1) if axes is None else axes
+    yield call(Elementwise(pairs, inputs, dtype="bool", broadcast=broadcast, axes=walk))
     yield free(inputs * pairs, "bool")

@@ -7,7 +7,7 @@ what is read are the weights of the experts that any token of the batch chose, o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model.layer import Child, Layer, Live, Step, call, free
@@ -96,7 +96,7 @@ class NormalisedRouter(Router):
         yield call(Reduction(rows, self.top_k, dtype="float32"))
         # Divided in place.
         yield free(chosen, "float32")
-        yield call(Elementwise(chosen, dtype="float32", broadcast=rows))
+        yield call(Elementwise(chosen, dtype="float32", broadcast=rows, axes=2))
         yield free(rows, "float32")
         yield from cast(chosen, "float32", self.dtype)
         if self.dtype != "float32":
@@ -155,8 +155,9 @@ class Experts(Layer):
         yield from self.sort_by_expert()
         inner, features = self.pairs * self.intermediate, self.pairs * self.hidden
         yield call(self.product(2 * self.intermediate, self.hidden))
-        yield Child("act_fn", Activation(inner, "silu", self.dtype))
-        yield call(Elementwise(inner, inputs=2, dtype=self.dtype))
+        # Gate and up lie side by side in each row of the first product.
+        yield Child("act_fn", Activation(inner, "silu", self.dtype, axes=2))
+        yield call(Elementwise(inner, inputs=2, dtype=self.dtype, axes=2))
         yield free(3 * inner, self.dtype)
         yield call(self.product(self.hidden, self.intermediate))
         yield free(inner, self.dtype)
@@ -207,7 +208,8 @@ class Experts(Layer):
         pairs, rows, features = self.pairs, self.rows * self.hidden, self.pairs * self.hidden
         # One weight a pair, counted in elements of ``dtype``.
         weights = pairs * number // item_bytes(self.dtype)
-        yield call(Elementwise(features, 1, 1, 1, self.dtype, weights, out_dtype=self.score_dtype))
+        weighted = Elementwise(features, dtype=self.dtype, broadcast=weights, axes=2)
+        yield call(replace(weighted, out_dtype=self.score_dtype))
         yield call(Other("empty_like", dtype="int64"))
         yield call(Other("arange", written=pairs * index, dtype="int64"))
         moved = 2 * pairs * index

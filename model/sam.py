@@ -58,7 +58,7 @@ class SamAttention(Layer):
     def forward(self) -> Iterator[Step]:
         rows = self.batch * self.tokens
         yield Child("qkv", Linear(rows, self.hidden, 3 * self.hidden, True, self.dtype))
-        yield from when(self.batch > 1, call(Copy(3 * self.features, dtype=self.dtype)))
+        yield from when(self.batch > 1, call(Copy(3 * self.features, dtype=self.dtype, axes=5)))
         yield from self.position_table()
         yield from self.position_table()
         yield from self.position_bias()
@@ -74,8 +74,11 @@ class SamAttention(Layer):
                 bias=True,
             )
         )
-        copied = (call(Copy(self.features, dtype=self.dtype)), free(self.features, self.dtype))
-        yield from when(self.batch > 1, *copied)
+        joined = (
+            call(Copy(self.features, dtype=self.dtype, axes=4)),
+            free(self.features, self.dtype),
+        )
+        yield from when(self.batch > 1, *joined)
         yield Child("proj", Linear(rows, self.hidden, self.hidden, True, self.dtype))
         # Queries, keys and values, perhaps twice; the result of attention; the bias.
         copies = 1 + (self.batch > 1)
@@ -100,7 +103,7 @@ class SamAttention(Layer):
             yield call(Other("arange", written=grid * item_bytes("int64"), dtype="int64"))
             yield call(Elementwise(grid, dtype="int64", out_dtype="float32"))
             yield free(grid, "int64")
-        difference = Elementwise(offsets, inputs=0, broadcast=2 * grid, dtype="float32")
+        difference = Elementwise(offsets, inputs=0, broadcast=2 * grid, dtype="float32", axes=2)
         yield call(difference, gradient="none")
         yield call(Elementwise(offsets, dtype="float32"), gradient="none")
         yield free(offsets, "float32")
@@ -120,14 +123,15 @@ class SamAttention(Layer):
             dtype=self.dtype,
         )
         # Queries are copied into order; those of several grids lie right for the second axis.
+        axes = 4 - (self.batch > 1)
         for copied in (True, self.batch == 1):
-            yield from when(copied, call(Copy(self.features, dtype=self.dtype)))
+            yield from when(copied, call(Copy(self.features, dtype=self.dtype, axes=axes)))
             yield call(term)
             yield from when(copied, free(self.features, self.dtype))
         terms = 2 * self.batch * self.heads * self.tokens * self.grid
-        yield call(Elementwise(self.pairs, inputs=0, broadcast=terms, dtype=self.dtype))
+        yield call(Elementwise(self.pairs, 0, dtype=self.dtype, broadcast=terms, axes=5))
         yield free(terms + 2 * self.tokens * self.head_dim, self.dtype)
-        yield call(Copy(self.pairs, dtype=self.dtype))
+        yield call(Copy(self.pairs, dtype=self.dtype, axes=3))
         yield free(self.pairs, self.dtype)
 
 
@@ -164,13 +168,14 @@ class SamLayer(Layer):
         it: a sum takes the layout of its first term, so every norm and sum here sees it."""
         elements = self.tokens * self.hidden
         norm = LayerNorm(self.tokens, self.hidden, self.dtype, transposed=True)
+        residual = add(elements, self.dtype, transposed=True, axes=2 + (self.batch > 1))
         yield Child("layer_norm1", norm)
         yield from self.windowed_attention() if self.window else self.global_attention()
-        yield add(elements, self.dtype, transposed=True)
+        yield residual
         yield free(elements, self.dtype)
         yield Child("layer_norm2", norm)
         yield Child("mlp", Mlp(self.tokens, self.hidden, self.intermediate, dtype=self.dtype))
-        yield add(elements, self.dtype, transposed=True)
+        yield residual
         # The first sum, the second norm and the MLP's result.
         yield free(3 * elements, self.dtype)
 
@@ -181,14 +186,14 @@ class SamLayer(Layer):
     def windowed_attention(self) -> Iterator[Step]:
         """Pad, partition, attend, put together again, crop."""
         whole, padded = self.tokens * self.hidden, self.padded * self.hidden
-        yield call(Copy(whole, dtype=self.dtype, out_elements=padded))
-        yield call(Copy(padded, dtype=self.dtype))
+        yield call(Copy(whole, dtype=self.dtype, out_elements=padded, axes=2))
+        yield call(Copy(padded, dtype=self.dtype, axes=4))
         yield free(whole + padded, self.dtype)
         yield Child("attn", self.attention(self.batch * self.windows**2, self.window))
         yield free(padded, self.dtype)
-        yield call(Copy(padded, dtype=self.dtype))
+        yield call(Copy(padded, dtype=self.dtype, axes=4))
         if self.windows * self.window != self.grid:
-            yield call(Copy(whole, dtype=self.dtype))
+            yield call(Copy(whole, dtype=self.dtype, axes=2 + (self.batch > 1)))
             yield free(padded, self.dtype)
         yield free(padded, self.dtype)
 
@@ -337,7 +342,8 @@ class SamEncoder(Layer):
         if self.grid != self.table_grid:
             yield from resample(self.table_grid**2 * self.hidden, elements, self.dtype)
         total, dtype = self.batch * elements, self.dtype
-        yield call(Elementwise(total, broadcast=elements, dtype=dtype, transposed=True))
+        added = Elementwise(total, dtype=dtype, broadcast=elements, transposed=True)
+        yield call(replace(added, axes=2 + (self.batch > 1)))
         yield free(self.batch * elements, self.dtype)
         if self.grid != self.table_grid:
             yield free(elements, self.dtype)

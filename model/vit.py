@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model.causal_lm import check_dimensions
@@ -42,9 +42,11 @@ class VitEmbeddings(Layer):
         whole = embed.batch * self.positions
         embedded = whole - embed.batch * embed.hidden
         joined = Copy(embedded + embed.hidden, dtype=embed.dtype, out_elements=whole)
-        yield call(joined)
+        # Patches come channel by channel.
+        yield call(replace(joined, transposed=True, axes=9))
         yield free(embedded, embed.dtype)
-        yield call(Elementwise(whole, broadcast=self.positions, dtype=embed.dtype))
+        added = Elementwise(whole, dtype=embed.dtype, broadcast=self.positions)
+        yield call(replace(added, axes=1 + (embed.batch > 1)))
         yield free(whole, embed.dtype)
 
 

@@ -58,10 +58,22 @@ def across_by_path(calls: Iterable[Call]) -> Counter[str]:
     return Counter(call.path for call in calls if getattr(call.op, "transposed", False))
 
 
+def walks_by_path(calls: Iterable[Call]) -> dict[str, list[tuple[str, float, int]]]:
+    """Kind, elements and axes of every map and copy that is more than one run of memory."""
+    found: dict[str, list[tuple[str, float, int]]] = {}
+    for call in calls:
+        axes = getattr(call.op, "axes", 1)
+        if axes > 1:
+            walk = (call.op.operator, call.op.bytes_written, axes)
+            found.setdefault(call.path, []).extend([walk] * call.count)
+    return {path: sorted(walks) for path, walks in found.items()}
+
+
 def assert_same_operators(calls: list[Call], traced: list[Call]) -> None:
     assert launches_by_path(calls) == launches_by_path(traced)
     assert kinds_by_path(calls) == kinds_by_path(traced)
     assert across_by_path(calls) == across_by_path(traced)
+    assert walks_by_path(calls) == walks_by_path(traced)
     ours, theirs = bytes_by_path(calls), bytes_by_path(traced)
     for path, pairs in ours.items():
         assert pairs == [pytest.approx(pair, rel=1e-12) for pair in theirs[path]], path

@@ -31,7 +31,8 @@ from calib.fit.calibration import (
     kind_of,
 )
 from calib.fit.physics.features import stack
-from calib.hardware.datasheet import Hardware, floor
+from calib.fit.physics.stream_blocks import walk_seconds
+from calib.hardware.datasheet import Hardware, floor, least_seconds
 from model.ops import Matmul, Operator, is_grid
 
 if TYPE_CHECKING:
@@ -183,7 +184,8 @@ class Card:
 
     def _as_torch(self, op: Operator, meant: StandIn, times: Times) -> Times:
         """Scaled to the work of ``op``, the interval widened by what standing in adds."""
-        scale = meant.scale(op, self.hardware)
+        least = walk_seconds(op, self.hardware) / times.seconds
+        scale = np.maximum(meant.scale(op, self.hardware), least)
         kind = meant.ops[0].operator
         known = (self.figures.disagreement.get(kind, 0.0), self.figures.carried.get(kind, 0.0))
         width = np.hypot(np.hypot(*known), meant.spread)
@@ -191,7 +193,10 @@ class Card:
         high = times.seconds * np.exp(np.hypot(np.log(times.high / times.seconds), width))
         weakest = np.where(meant.own_kernel, np.inf, WEAKEST_FIRST.index(TRANSFERRED))
         rank = np.minimum(times.rank, weakest)
-        return Times(times.seconds * scale, low * scale, high * scale, rank)
+        bound = least_seconds(op, self.hardware)
+        ends = (np.maximum(end * scale, bound) for end in (times.seconds, low, high))
+        seconds, low, high = ends
+        return Times(seconds, low, high, rank)
 
     def _implementations(self, op: Operator) -> list[str]:
         """Implementations that were fitted for the kind of ``op``, nearest to torch first."""

@@ -12,6 +12,10 @@ time:
 - a convolution: the product that it is, once its patches are laid out (an implicit GEMM);
 - an expert layer's grouped product: the whole expert layer, by the ratio of the floors, which also
   carries the experts touched;
+- an algorithm of several kernels or passes (a sort, a top-k, a norm by channel, a resampling): so
+  many pointwise kernels as took its time on an H200 (``benchmarks/data/h200``);
+- a map, a copy or a norm that computes the place of each element: at least what that takes
+  (:mod:`calib.fit.physics.stream_blocks`);
 - whatever only streams (norm, softmax, pointwise, gather, copy): a pointwise kernel that moves as
   many bytes. An rmsnorm is the eight kernels that the models' Python starts.
 """
@@ -28,6 +32,7 @@ from calib.hardware.datasheet import Hardware, floor
 from model.ops import (
     Attention,
     AttentionBackward,
+    ChannelNorm,
     Conv2d,
     Elementwise,
     GroupedMatmul,
@@ -35,6 +40,7 @@ from model.ops import (
     MoeMlp,
     Norm,
     Operator,
+    Other,
     item_bytes,
 )
 
@@ -66,17 +72,19 @@ NOTES = {
 class StandIn:
     """``ops``: executed one after another, each in a table. ``spread``: half-width that it adds, in
     log. ``own_kernel``: the table timed the very kernel that torch runs. ``by_floor``: scale by the
-    ratio of the floors both ways, not only upwards. Numbers and flags are arrays for a grid."""
+    ratio of the floors both ways, not only upwards. ``passes``: how often they run. Numbers and
+    flags are arrays for a grid."""
 
     ops: tuple[Operator, ...]
     spread: Any = ANOTHER_KERNEL
     own_kernel: Any = False
     by_floor: bool = False
+    passes: Any = 1.0
 
     def scale(self, op: Operator, hardware: Hardware) -> Any:
         """Factor on the stand-ins' time; an array for a grid."""
         ratio = floor(op, hardware) / np.maximum(sum(floor(o, hardware) for o in self.ops), 1e-30)
-        return ratio if self.by_floor else np.maximum(1.0, ratio)
+        return (ratio if self.by_floor else np.maximum(1.0, ratio)) * self.passes
 
 
 def stand_in(op: Operator) -> StandIn:
@@ -85,7 +93,36 @@ def stand_in(op: Operator) -> StandIn:
     if make is not None:
         return make(op)
     spread = ANOTHER_ALGORITHM if op.operator == "other" else ANOTHER_KERNEL
-    return StandIn((_stream(op.bytes),), spread)
+    return StandIn((_stream(op.bytes),), spread, passes=passes_of(op))
+
+
+def passes_of(op: Operator) -> Any:
+    """Pointwise kernels that take as long. A sort of up to 32 keys is one warp's, of up to 4096 one
+    block's; beyond, a radix sort takes four kernels for each byte of a key."""
+    if isinstance(op, ChannelNorm):
+        return CHANNEL_NORM
+    if not isinstance(op, Other):
+        return 1.0
+    if op.name in ("sort", "argsort"):
+        item = item_bytes(op.dtype)
+        keys = np.asarray(op.read, dtype=float) / item
+        return np.where(keys <= 32, 3.5, np.where(keys <= 4096, 2 * item, 4 * item))
+    if op.name in ALLOCATES and not np.any(op.written):
+        return NOTHING
+    return PASSES.get(op.name, 1.0)
+
+
+CHANNEL_NORM = 2.5
+PASSES = {
+    **{"topk": 3.0, "histc": 2.0, "cumsum": 2.0, "upsample_linear1d": 3.3},
+    **{"upsample_bicubic2d": 13.0},
+    **dict.fromkeys(("arange", "zeros", "ones", "full", "new_zeros", "new_ones", "fill"), 0.4),
+}
+"""Over one pointwise kernel of as many bytes, read off the recorded phases of an H200: 53 norms by
+channel of 5 to 9 us, 33 top-k of 4.7 to 7.5, sorts of 6.5 to 62, fills of 0.7."""
+ALLOCATES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize")
+NOTHING = 1e-3
+"""Of an operator that starts no kernel."""
 
 
 def _stream(nbytes: Any) -> Operator:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from calib.fit.kind import KindFit
 from calib.fit.physics.features import Features, features, features_of_list, whole
-from calib.hardware.datasheet import Hardware
+from calib.hardware.datasheet import Hardware, least_seconds
 from model.ops import Operator, Other, is_grid
 
 MEASURED, INTERPOLATED, EXTRAPOLATED = "measured", "interpolated", "extrapolated"
@@ -100,10 +100,15 @@ class Calibration:
             known_as = np.full(len(x), ROOFLINE, dtype=object)
             return _table(x.floor_s, x.floor_s, x.floor_s, unknown, known_as)
         centre, half = fitted.log_seconds(x)
-        known_as = _known_as(fitted, x)
-        return _table(
-            x.floor_s, np.exp(centre), np.exp(centre - half), np.exp(centre + half), known_as
-        )
+        sides, least = (centre, centre - half, centre + half), self._least(ops)
+        middle, low, high = (np.maximum(np.exp(side), least) for side in sides)
+        return _table(x.floor_s, middle, low, high, _known_as(fitted, x))
+
+    def _least(self, ops: Sequence[Operator] | Operator) -> np.ndarray:
+        """[n] or [] seconds that main memory takes at least."""
+        if isinstance(ops, Operator):
+            return np.asarray(least_seconds(ops, self.hardware))
+        return np.array([float(least_seconds(op, self.hardware)) for op in ops])
 
     def _with_measured(
         self, table: pd.DataFrame, ops: Sequence[Operator], implementation: str, flags: list[Any]

@@ -77,7 +77,8 @@ class KindFit:
         learned, spread, distance = self._learned(x)
         near = _near(distance)
         centre = self.prior.log_cycles(x) + learned - np.log(x.clock_hz)
-        half = near * self.quantile * spread + (1 - near) * self.outside * (1 + distance)
+        beyond = self.outside * (1 + np.minimum(distance, _REACH))
+        half = near * self.quantile * spread + (1 - near) * beyond
         return centre, np.maximum(half, self.at_least)
 
     def learned(self, x: Features) -> np.ndarray:

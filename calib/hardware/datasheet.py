@@ -118,6 +118,17 @@ def share_missed(ratio: Any, edge: float) -> np.ndarray:
     return np.asarray(1 / (1 + (ratio / edge) ** -_STEEPNESS))
 
 
+def least_seconds(op: Operator, hardware: Hardware) -> Any:
+    """What main memory takes for the bytes that no cache of a GPU can hold [s]: no call is faster.
+
+    0 on a CPU, whose bandwidth was probed and is no bound.
+    """
+    if hardware.compute_capability is None:
+        return 0.0
+    beyond = np.maximum(np.asarray(op.bytes, dtype=float) - hardware.l2_bytes, 0.0)
+    return beyond / hardware.bandwidth
+
+
 _STEEPNESS = 8.0
 """How steeply the share rises: read off hot attention, whose times jump within a factor of two."""
 

@@ -13,11 +13,12 @@ from typing import Any
 from calib.errors import CalibError
 from calib.samples.faults import recorded_faults
 from calib.samples.sample import Kernel, Sample
-from model.ops import OPERATORS, Operator
+from model.ops import OPERATORS, Copy, Elementwise, Operator
 
 SCHEMA_VERSION = 3
 """Version of the table below. History: 1, the first; 2, with ``method`` and ``discarded``; 3, with
-``probe_host``, ``fault``, ``backend``, ``kernels``, and seconds that are a device's busy time."""
+``probe_host``, ``fault``, ``backend``, ``kernels``, the axes of maps and copies, and seconds that
+are a device's busy time."""
 
 _SINCE_3 = ("probe_host", "fault", "backend", "kernels")
 _READABLE = {"1": ("method", "discarded", *_SINCE_3), "2": _SINCE_3, "3": ()}
@@ -132,7 +133,26 @@ def _read_part(path: Path) -> list[Sample]:
     lacks = _READABLE[version]
     names = [name for name in _PLAIN if name not in lacks]
     samples = [_sample(row, names) for row in table.to_pylist()]
-    return [replace(s, fault=recorded_faults(s)) for s in samples] if "fault" in lacks else samples
+    if "fault" not in lacks:
+        return samples
+    return [replace(s, op=laid_out(s.op), fault=recorded_faults(s)) for s in samples]
+
+
+def laid_out(op: Operator) -> Operator:
+    """``op`` of an older file with the axes that its tensors had when it was measured: an even copy
+    put two halves side by side, of a multiple of 128 in rows of 64; a sum with fewer elements
+    repeated rows; one of two short ones was an outer sum."""
+    if isinstance(op, Copy) and op.out_dtype in (None, op.dtype):
+        odd = op.elements % 2
+        return replace(
+            op, axes=1 if odd or op.elements == 2 else 3 if op.elements % 128 == 0 else 2
+        )
+    if not isinstance(op, Elementwise):
+        return op
+    if op.inputs == 0 and op.broadcast:
+        return replace(op, axes=3)
+    repeated = op.inputs == 1 and 0 < op.broadcast < op.elements
+    return replace(op, axes=1 + op.transposed + repeated)
 
 
 def _sample(row: dict[str, Any], names: Sequence[str]) -> Sample:

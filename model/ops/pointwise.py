@@ -45,6 +45,9 @@ class Elementwise(Operator):
     ``broadcast``: elements, in all, of further inputs that are smaller than the output. The
     result is of ``out_dtype``: a comparison writes bool, a product with float32 writes float32.
     ``transposed``: one of the inputs lies column by column in memory and another row by row.
+    ``axes``: 1 where all tensors are walked as one run of memory; else the dimensions that are left
+    when neighbours are merged wherever all tensors allow it, at least 2. Each of them is a division
+    for every element that is read or written.
     """
 
     operator: ClassVar[str] = "elementwise"
@@ -57,6 +60,7 @@ class Elementwise(Operator):
     broadcast: int = 0
     out_dtype: str | None = None
     transposed: bool = False
+    axes: int = 1
 
     @property
     def cuda_core_flops(self) -> Any:
@@ -116,6 +120,7 @@ class Copy(Operator):
     """``elements`` moved: contiguous, permuted, concatenated, padded, or cast to ``out_dtype``.
 
     ``out_elements``: elements written where they are not those read (zeros padded around them).
+    ``axes``, ``transposed``: as in :class:`Elementwise`, of what is read and what is written.
     """
 
     operator: ClassVar[str] = "copy"
@@ -123,6 +128,8 @@ class Copy(Operator):
     dtype: str = "bfloat16"
     out_dtype: str | None = None
     out_elements: int | None = None
+    transposed: bool = False
+    axes: int = 1
 
     @property
     def bytes_read(self) -> Any:

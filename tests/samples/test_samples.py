@@ -94,3 +94,17 @@ def test_folder_that_cannot_be_made_is_one_error(tmp_path):
 def test_unknown_kind_lists_what_exists():
     with pytest.raises(CalibError, match="matmul"):
         module.op_from_json("matmull", "{}")
+
+
+def test_maps_and_copies_of_older_files_get_the_axes_that_they_had() -> None:
+    from calib.samples.files import laid_out
+
+    assert laid_out(ops.Copy(81)).axes == 1
+    assert laid_out(ops.Copy(82)).axes == 2
+    assert laid_out(ops.Copy(256)).axes == 3
+    assert laid_out(ops.Copy(256, "float32", "bfloat16")).axes == 1
+    assert laid_out(ops.Elementwise(4096, 0, broadcast=512)).axes == 3
+    assert laid_out(ops.Elementwise(4096, broadcast=64)).axes == 2
+    assert laid_out(ops.Elementwise(4096, 2, transposed=True)).axes == 2
+    assert laid_out(ops.Elementwise(4096, 2)).axes == 1
+    assert laid_out(ops.Norm(4, 8)) == ops.Norm(4, 8)

@@ -186,17 +186,21 @@ ONE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], Operator]] = {
         Gather(5, 8, "float32"),
     ),
     "add": (torch.add, (x(3, 8), x(3, 8)), Elementwise(24, 2, dtype="float32")),
-    "add a row": (torch.add, (x(3, 8), x(8)), Elementwise(24, 1, dtype="float32", broadcast=8)),
+    "add a row": (
+        torch.add,
+        (x(3, 8), x(8)),
+        Elementwise(24, 1, dtype="float32", broadcast=8, axes=2),
+    ),
     "outer": (
         torch.mul,
         (x(3, 1), x(1, 8)),
-        Elementwise(24, 0, dtype="float32", broadcast=11),
+        Elementwise(24, 0, dtype="float32", broadcast=11, axes=2),
     ),
     "in place": (lambda a: a.mul_(2), (x(3, 8),), Elementwise(24, dtype="float32")),
     "widening": (
         torch.mul,
         (x(3, 8, dtype=torch.bfloat16), x(3, 1)),
-        Elementwise(24, 1, broadcast=6, out_dtype="float32"),
+        Elementwise(24, 1, broadcast=6, out_dtype="float32", axes=2),
     ),
     "where": (
         torch.where,
@@ -205,10 +209,18 @@ ONE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], Operator]] = {
     ),
     "mean": (lambda a: a.mean(-1), (x(3, 8),), Reduction(3, 8, "float32")),
     "argmax": (lambda a: a.argmax(-1), (x(3, 8),), Reduction(3, 8, "float32", "int64")),
-    "transpose": (lambda a: a.t().contiguous(), (x(3, 8),), Copy(24, "float32")),
+    "transpose": (
+        lambda a: a.t().contiguous(),
+        (x(3, 8),),
+        Copy(24, "float32", transposed=True, axes=2),
+    ),
     "cast": (lambda a: a.to(torch.float16), (x(3, 8),), Copy(24, "float32", "float16")),
     "cat": (lambda a, b: torch.cat([a, b]), (x(3, 8), x(2, 8)), Copy(40, "float32")),
-    "pad": (lambda a: F.pad(a, (1, 1)), (x(3, 8),), Copy(24, "float32", out_elements=30)),
+    "pad": (
+        lambda a: F.pad(a, (1, 1)),
+        (x(3, 8),),
+        Copy(24, "float32", out_elements=30, axes=2),
+    ),
     "item": (lambda a: a.sum(), (x(3, 8),), Reduction(1, 24, "float32")),
 }
 

@@ -19,9 +19,10 @@ import numpy as np
 from calib.fit.physics.attention_blocks import attention_columns
 from calib.fit.physics.expert_blocks import expert_columns
 from calib.fit.physics.product_blocks import CHOICE, product_columns
+from calib.fit.physics.stream_blocks import stream_columns
 from calib.fit.physics.tiles import tile_columns, work
 from calib.hardware.datasheet import Hardware, peak
-from model.ops import Attention, Matmul, MoeMlp, Operator, is_grid
+from model.ops import Attention, Matmul, MoeMlp, Operator, TensorCoreOperator, is_grid
 
 BOUND, ADDED, SERIAL = "bound ", "added ", "serial "
 _STEPS = ("tile ", BOUND, ADDED, SERIAL, CHOICE)
@@ -107,6 +108,8 @@ def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -
             columns |= product_columns(op, hardware, is_hot)
         if isinstance(op, MoeMlp):
             columns |= expert_columns(op, hardware)
+        if not isinstance(op, TensorCoreOperator):
+            columns |= stream_columns(op, hardware, is_hot)
     for name, label in _labels(op).items():
         columns[f"{name}={label}"] = np.ones(1)
     columns = {name: np.broadcast_to(value, n) for name, value in columns.items()}

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from calib.fit.physics import stream_blocks
 from calib.fit.physics.features import ADDED, BOUND, SERIAL, Features
 from calib.fit.physics.product_blocks import CHOICE, COSTS, MISSED, Candidates
 
@@ -225,16 +226,17 @@ def _guess(x: Features, log_cycles: np.ndarray, names: list[str]) -> Prior:
     chain = log_cycles.min() - 2.0 if np.any(x.log_depth) and not is_cut else _NO_CHAIN
     dispatch, costs = log_cycles.min() - 1.0, {}
     for name in names:
-        if name in COSTS:
-            costs[name] = COSTS[name]
+        if name in _KNOWN:
+            costs[name] = _KNOWN[name]
         elif name.startswith(ADDED):
             costs[name] = float(dispatch - 1.0)
         else:
             costs[name] = _below(x.columns[name], log_cycles, name.startswith(BOUND))
-    cache = _OF_CACHE if is_cut else 0.0
+    cache = _OF_CACHE if is_cut or _KNOWN.keys() & names else 0.0
     return Prior(dispatch, 0.0, 0.0, cache, chain, 0.3, float(np.log(4.0)), costs)
 
 
+_KNOWN = COSTS | stream_blocks.COSTS
 _OF_CACHE = float(np.log(2.0))
 """Bandwidth of the L2 over that of main memory, where a fit starts."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from calib.trace.rules import moves
+from calib.trace.rules.layouts import axes
 from calib.trace.rules.rows import Row, Rule, Size
 from model import ops
 from model.linear import ACTIVATION_FLOPS, SIGMOID_FLOPS
@@ -48,6 +49,7 @@ def elementwise(row: Row) -> Operators:
             broadcast=whole(rest / ops.item_bytes(dtype)),
             out_dtype=row.out.dtype if row.out.dtype != dtype else None,
             transposed=len({s.transposed for s in inputs if len(s.shape) > 1}) > 1,
+            axes=axes(row.out, inputs),
         ),
     )
 

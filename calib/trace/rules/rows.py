@@ -19,7 +19,8 @@ class Size:
     """A tensor without its contents.
 
     ``expanded``: dimensions that repeat one element. ``transposed``: neighbours of the last
-    dimension do not lie beside each other.
+    dimension do not lie beside each other. ``strides``: elements from one of a dimension to the
+    next; none given: dense, the last dimension innermost.
     """
 
     shape: tuple[int, ...]
@@ -27,6 +28,7 @@ class Size:
     device: str = "cpu"
     expanded: tuple[bool, ...] = ()
     transposed: bool = False
+    strides: tuple[int, ...] = ()
 
     @property
     def numel(self) -> int:
@@ -54,7 +56,8 @@ def size_of(tensor: torch.Tensor) -> Size:
     strides = tensor.stride() if plain else (1,) * len(shape)
     expanded = tuple(stride == 0 for stride in strides)
     transposed = len(shape) > 1 and shape[-1] > 1 and strides[-1] > 1
-    return Size(shape, dtype_name(tensor.dtype), tensor.device.type, expanded, transposed)
+    dtype = dtype_name(tensor.dtype)
+    return Size(shape, dtype, tensor.device.type, expanded, transposed, tuple(strides))
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from calib.measure.sweep.families.domain import Axis, Domain
+from calib.measure.sweep.families.domain import Axis, Domain, OneOf
 from calib.measure.sweep.families.rows import GRIDS
 from model import ops
 from model.ops import Operator
@@ -32,12 +32,24 @@ def pointwise(reach: int) -> list[Domain]:
     """Arithmetic, copies and casts, by the number of elements."""
     many = {"elements": Axis(64, 2**23 * reach)}
     outer = {"rows": Axis(64, 16384), "cols": Axis(14, 64)}
+    rows = {"rows": Axis(16, 2**16 * reach, 4), "cols": OneOf((64, 128))}
+    hidden = {"rows": Axis(1, 4096 * reach), "cols": Axis(256, 4096 * min(reach, 2), 64)}
     found = [
-        Domain("move", 2, many, ops.Copy, "hot"),
+        Domain("move", 1, many, ops.Copy, "hot"),
+        Domain("move across", 0.5, GRIDS, _move_across, "hot"),
+        Domain("outer sum of grids", 1, outer, _outer_sum_of_grids, "hot"),
+        Domain("scaled by row", 1, hidden, _scaled("bfloat16", 2), "hot"),
+        Domain("scaled by row in float32", 1, hidden, _scaled("float32", 2), "hot"),
+        Domain("turned by position", 1, rows | _HEADS, _turned, "hot"),
+        Domain("sum of what lies otherwise", 1, rows, _sum_of_ordered, "hot"),
+        Domain("part of a row", 0.7, rows, _part, "hot"),
         Domain("move from memory", 0.5, {"elements": Axis(2**18, 2**24)}, ops.Copy, "cold"),
         Domain("outer sum", 1.5, outer, _outer_sum, "hot"),
         Domain("sum across", 1, GRIDS, _sum_across, "hot"),
     ]
+    ordered = {"rows": Axis(16, 2**16 * reach, 16)}
+    for count in (2, 3, 4, 5):
+        found.append(Domain(f"move along {count} axes", 0.5, ordered, _ordered(count), "hot"))
     for source, target in _CASTS:
         name, axes = f"{source} to {target}", {"elements": Axis(16, 2**22 * reach)}
         found.append(Domain(name, 0.7, axes, _cast(source, target), "hot"))
@@ -48,12 +60,54 @@ def pointwise(reach: int) -> list[Domain]:
     return found
 
 
+_HEADS = {"heads": OneOf((2, 4, 8, 16, 32))}
+
+
 def _sum_across(rows: int, cols: int) -> Operator:
-    return ops.Elementwise(rows * cols, inputs=2, transposed=True)
+    return ops.Elementwise(rows * cols, inputs=2, transposed=True, axes=2)
+
+
+def _move_across(rows: int, cols: int) -> Operator:
+    return ops.Copy(rows * cols, transposed=True, axes=2)
 
 
 def _outer_sum(rows: int, cols: int) -> Operator:
-    return ops.Elementwise(rows * cols**2, 0, broadcast=2 * rows * cols)
+    return ops.Elementwise(rows * cols**2, 0, broadcast=2 * rows * cols, axes=3)
+
+
+def _outer_sum_of_grids(rows: int, cols: int) -> Operator:
+    """Of two bias terms whose rows lie in different orders, as of positions on a grid."""
+    rows = max(4, rows // 64 * 64)
+    return ops.Elementwise(rows * cols**2, 0, broadcast=2 * rows * cols, axes=5)
+
+
+def _scaled(dtype: str, axes: int) -> Callable[..., Operator]:
+    """Rows times one weight a column."""
+
+    def scaled(rows: int, cols: int) -> Operator:
+        repeated = axes if rows > 1 else 1
+        return ops.Elementwise(rows * cols, 1, 1, 1, dtype, broadcast=cols, axes=repeated)
+
+    return scaled
+
+
+def _turned(rows: int, cols: int, heads: int) -> Operator:
+    """Tokens' heads times one cosine a position and channel."""
+    return ops.Elementwise(rows * heads * cols, broadcast=rows * cols, axes=3)
+
+
+def _sum_of_ordered(rows: int, cols: int) -> Operator:
+    return ops.Elementwise(rows * cols, inputs=2, axes=3)
+
+
+def _part(rows: int, cols: int) -> Operator:
+    """Half of each row, as rotary embeddings take it."""
+    return ops.Elementwise(rows * cols, axes=2)
+
+
+def _ordered(axes: int) -> Callable[..., Operator]:
+    """Heads and positions put in another order: rows of 64 stay together."""
+    return lambda rows: ops.Copy(64 * rows, axes=axes)
 
 
 def _cast(source: str, target: str) -> Callable[..., Operator]:

@@ -1,0 +1,148 @@
+"""What a map, a copy or a norm does besides moving its bytes, in cycles of one multiprocessor.
+
+A map whose tensors are all one run of memory is vectorised: its time is that of its bytes. Any
+other computes the place of every element in every tensor, by a division for each axis that a walk
+has (``axes``), and loads elements one by one:
+
+    elements / multiprocessors * (element + place * axes * tensors + cast + across)      [cycles]
+
+``cast``: a conversion that torch decides at run time, element by element (all but float32 to 16
+bits). ``across``: what is read column by column and written row by row takes a sector of the L2 for
+each element. What was left in the L2 and does not fit comes from main memory, a bound of its own.
+
+A row that is picked goes 16 bytes at a time where it is a multiple of that; else by a kernel that
+computes a place for each element and takes longer to start.
+
+A norm that is written out is eight kernels: a cast, a square, a mean, a sum, a root, two products
+and a cast. Their times add up: three of them compute places, three stream float32. A layernorm of
+what lies column by column is copied first.
+
+The costs are fitted; they start at those of an H200 (its record, ``benchmarks/data/h200``: copies
+of 2 to 5 axes run at 440 to 320, sums at 395 to 285, transposing ones at 135 G elements/s).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from calib.hardware.datasheet import Hardware
+from calib.hardware.datasheet import share_missed as hardware_share_missed
+from model.ops import Copy, Elementwise, Gather, Norm, Operator, item_bytes
+
+_RULE = " streamed"
+_MISSED = f"bound missed{_RULE}"
+_ELEMENT, _PLACE, _CAST, _ACROSS = (
+    f"serial {name}{_RULE}" for name in ("element", "place", "cast", "across")
+)
+_KERNELS, _PLACES, _FLAT, _COPIED, _RAGGED, _START = (
+    f"added {name}{_RULE}" for name in ("kernels", "places", "flat", "copied", "ragged", "start")
+)
+COSTS = {
+    _MISSED: 0.15,
+    _ELEMENT: float(np.log(0.47)),
+    _PLACE: float(np.log(0.03)),
+    _CAST: float(np.log(0.23)),
+    _ACROSS: float(np.log(1.3)),
+    _KERNELS: float(np.log(2200.0)),
+    _PLACES: float(np.log(2.1)),
+    _FLAT: 0.15,
+    _COPIED: float(np.log(1.9)),
+    _RAGGED: float(np.log(3000.0)),
+    _START: float(np.log(900.0)),
+}
+"""Logarithms that a fit starts from [cycles a unit]."""
+_share_missed = partial(hardware_share_missed, edge=0.9)
+_NARROW = ("bfloat16", "float16")
+_CACHED = 0.4
+"""Time of a byte of the L2 in that of one of main memory."""
+_LEAST = 1e-9
+_BLOCK = 512
+"""Elements of a block of such a kernel; of more than one it takes half a microsecond longer."""
+_VECTOR = 16
+"""Bytes that a thread loads at once."""
+
+
+def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
+    """Columns of an operator that streams, each [n] or [1]. ``hot``: [n] bool."""
+    share = _share_missed(op.bytes / hardware.l2_bytes)
+    missed = np.where(hot, share, _LEAST) * op.bytes / hardware.bandwidth * hardware.clock_hz
+    columns = {_MISSED: np.log(np.maximum(missed, _LEAST))}
+    if isinstance(op, Elementwise | Copy):
+        columns |= _walk(op, hardware)
+    if isinstance(op, Norm):
+        columns |= _kernels(op, hardware)
+    if isinstance(op, Gather):
+        columns |= _picked(op, hardware)
+    return {name: np.atleast_1d(np.asarray(v, dtype=float)) for name, v in columns.items()}
+
+
+def walk_seconds(op: Operator, hardware: Hardware) -> Any:
+    """What computing places takes where nothing of the kind was measured: by the costs that a fit
+    starts from; 0 of an operator that streams."""
+    if not isinstance(op, Elementwise | Copy | Norm):
+        return 0.0
+    columns = _kernels(op, hardware) if isinstance(op, Norm) else _walk(op, hardware)
+    counted = {n: units for n, units in columns.items() if n not in (_KERNELS, _START)}
+    cycles: Any = sum(np.exp(COSTS[name]) * units for name, units in counted.items())
+    return cycles / hardware.clock_hz
+
+
+def _walk(op: Elementwise | Copy, hardware: Hardware) -> dict[str, Any]:
+    cast = casts(op.dtype, op.out_dtype) and (isinstance(op, Copy) or op.out_dtype != "bool")
+    share = _elements(op) / hardware.sm_count
+    walked = share * ((np.asarray(op.axes) > 1) | cast)
+    several = (_elements(op) > _BLOCK) * ((np.asarray(op.axes) > 1) | cast)
+    return {
+        _START: several + 0.0,
+        _ELEMENT: walked,
+        _PLACE: walked * op.axes * _tensors(op),
+        _CAST: share * cast,
+        _ACROSS: share * op.transposed,
+    }
+
+
+def _elements(op: Elementwise | Copy) -> Any:
+    written = op.out_elements if isinstance(op, Copy) else None
+    return op.elements if written is None else written
+
+
+def _tensors(op: Elementwise | Copy) -> Any:
+    """Tensors whose elements have a place: of a sum of two that are repeated, those two."""
+    if isinstance(op, Copy):
+        return 2
+    repeated = (np.asarray(op.broadcast) > 0) * np.where(np.asarray(op.inputs) == 0, 2, 1)
+    return np.maximum(op.inputs + repeated, 1) + op.outputs
+
+
+def casts(dtype: str, out_dtype: str | None) -> bool:
+    """Whether torch converts element by element; float32 to 16 bits has a kernel of its own."""
+    if out_dtype in (None, dtype):
+        return False
+    return not (dtype == "float32" and out_dtype in _NARROW)
+
+
+def _picked(op: Gather, hardware: Hardware) -> dict[str, Any]:
+    """Rows that are no whole 16 bytes are picked element by element."""
+    ragged = np.asarray(op.cols * item_bytes(op.dtype)) % _VECTOR > 0
+    share = op.rows * op.cols / hardware.sm_count
+    return {_ELEMENT: share * ragged, _RAGGED: ragged + 0.0}
+
+
+def _kernels(op: Norm, hardware: Hardware) -> dict[str, Any]:
+    """Of a norm written out: seven more kernels, places of three of them, float32 streamed by
+    three: squared (8 bytes), averaged (4), cast back."""
+    across, share = np.asarray(op.transposed), 1.0 * op.rows * op.cols / hardware.sm_count
+    if op.kind != "rmsnorm":
+        return {_KERNELS: across + 0.0, _COPIED: share * across}
+    elements, item = op.rows * op.cols, item_bytes(op.dtype)
+    missed = _share_missed(8 * elements / hardware.l2_bytes)
+    nbytes = elements * (12 + 4 + item) * (missed + (1 - missed) * _CACHED)
+    return {
+        _KERNELS: 7.0 + across,
+        _PLACES: share,
+        _FLAT: nbytes / hardware.bandwidth * hardware.clock_hz,
+        _COPIED: share * across,
+    }

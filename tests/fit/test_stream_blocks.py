@@ -1,0 +1,60 @@
+"""The physics of maps, copies and norms; bounds that no estimate passes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calib.fit.fitting import fit
+from calib.fit.physics.stream_blocks import stream_columns, walk_seconds
+from calib.hardware.datasheet import least_seconds, load_hardware
+from calib.samples.sample import Sample
+from model.ops import Copy, Elementwise, Gather, Norm
+
+H200 = load_hardware("h200")
+
+
+@pytest.mark.parametrize(
+    ("op", "rate"),
+    [
+        (Copy(2**27, axes=3), 406e9),
+        (Copy(2**27, axes=5), 320e9),
+        (Elementwise(2**27, broadcast=4096, axes=2), 395e9),
+        (Elementwise(2**27, 0, broadcast=2**21, axes=5), 290e9),
+        (Copy(2**27, transposed=True, axes=2), 131e9),
+    ],
+)
+def test_places_cost_what_the_record_shows(op, rate) -> None:
+    assert 2**27 / walk_seconds(op, H200) == pytest.approx(rate, rel=0.1)
+
+
+def test_one_run_computes_no_place() -> None:
+    assert walk_seconds(Elementwise(2**20, 2), H200) == 0
+    assert walk_seconds(Copy(2**20, "float32", "bfloat16"), H200) == 0
+    assert walk_seconds(Copy(2**20, "bfloat16", "float32"), H200) > 0
+
+
+def test_a_grid_has_the_columns_of_its_points() -> None:
+    cols = np.array([64, 67])
+    grid = stream_columns(Gather(100, cols), H200, np.array([True, True]))
+    for i, n in enumerate(cols):
+        point = stream_columns(Gather(100, int(n)), H200, np.array([True]))
+        assert {k: v[0] for k, v in point.items()} == {
+            k: np.broadcast_to(v, 2)[i] for k, v in grid.items()
+        }
+
+
+def test_no_call_is_faster_than_the_bytes_that_no_cache_holds() -> None:
+    """Small ones that seem faster than memory say nothing of large ones."""
+    shapes = [Elementwise(2**n) for n in range(10, 22)]
+    samples = [Sample(op, [1e-6 + op.bytes / 50e12], "h200", "torch", "hot") for op in shapes]
+    table = fit(samples, H200).estimate([Elementwise(2**32)])
+    least = float(least_seconds(Elementwise(2**32), H200))
+    assert least == (4 * 2**32 - H200.l2_bytes) / H200.bandwidth
+    assert table["low_s"][0] >= least
+    assert table["high_s"][0] < 1
+
+
+def test_a_written_out_norm_is_dearer_than_one_kernel() -> None:
+    assert walk_seconds(Norm(8192, 4096), H200) > 300e-6
+    assert walk_seconds(Norm(8192, 4096, "layernorm"), H200) == 0
