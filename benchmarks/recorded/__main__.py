@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.recorded import text
-from benchmarks.recorded.clean import Cleaned, cleaned
+from calib.samples.clean import Cleaned, cleaned
 from benchmarks.recorded.estimates import PAIR, Compared, compared
 from benchmarks.recorded.picture import draw
 from benchmarks.recorded.record import Record, read_record

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.recorded.clean import Cleaned
+from calib.samples.clean import Cleaned
 from benchmarks.recorded.estimates import Way
-from calib.cards.shipped import Layered, load_card
+from calib.cards.corrected import Corrected, correct
+from calib.cards.shipped import load_card
 from calib.estimates.tables import Estimator
 from calib.fit.calibration import Calibration, uncalibrated
 from calib.fit.fitting import fit, measured_shapes
@@ -33,30 +34,33 @@ def ways(samples: Cleaned, hardware: Hardware, own: frozenset[Operator]) -> list
     """
     published, costs = host_costs([], hardware.name), host_costs(samples.samples, hardware.name)
     card = load_card(hardware)
-    blind, seen = fit_own(samples.samples, hardware, own)
+    blind, seen, used = fit_own(samples.samples, hardware, own)
+    unseen = over(blind, card, used)
+    known = replace(unseen, own=seen) if isinstance(unseen, Corrected) else seen
     return [
         Way(ROOFLINE, uncalibrated(hardware), published),
         Way(SHIPS, card or uncalibrated(hardware), published),
         Way(OWN, seen, costs),
-        Way(OVER, over(seen, card), costs),
-        Way(UNSEEN, over(blind, card), costs),
+        Way(OVER, known, costs),
+        Way(UNSEEN, unseen, costs),
     ]
 
 
-def over(own: Estimator, card: Estimator | None) -> Estimator:
-    """Own samples and the card's shipped figures as a run takes them together."""
-    return Layered((own, card)) if card else own
+def over(own: Calibration, card: Estimator | None, samples: Sequence[Sample]) -> Estimator:
+    """Own samples over the card's shipped figures, as a run takes them together."""
+    return correct(card, own, samples) if card else own
 
 
 def fit_own(
     samples: Sequence[Sample], hardware: Hardware, own: frozenset[Operator]
-) -> tuple[Calibration, Calibration]:
+) -> tuple[Calibration, Calibration, list[Sample]]:
     """Without the models' shapes, and with them: one fit, to the rest, and their measured times
-    beside it, as a run has it."""
+    beside it, as a run has it. And the samples that it was fitted to."""
     torchs = [s for s in samples if s.implementation == "torch"]
     designs = [s for s in torchs if s.origin == "design" and s.op not in own]
     blind = fit(designs, hardware)
-    return replace(blind, measured={}), replace(blind, measured=measured_shapes(torchs, hardware))
+    seen = replace(blind, measured=measured_shapes(torchs, hardware))
+    return replace(blind, measured={}), seen, designs
 
 
 def folds(samples: Sequence[Sample]) -> np.ndarray:
@@ -78,14 +82,11 @@ def by_folds(samples: Sequence[Sample], hardware: Hardware) -> pd.DataFrame:
     measured_s, estimate_s, low_s, high_s, roofline_s, ships_s."""
     usable = [s for s in samples if s.status == "ok" and s.implementation == "torch"]
     fold, card = folds(usable), load_card(hardware)
-    parts = [
-        asked(
-            over(fit([s for s, f in zip(usable, fold, strict=True) if f != k], hardware), card),
-            [s for s, f in zip(usable, fold, strict=True) if f == k],
-            card,
-        )
-        for k in range(FOLDS)
-    ]
+    parts = []
+    for k in range(FOLDS):
+        rest = [s for s, f in zip(usable, fold, strict=True) if f != k]
+        held = [s for s, f in zip(usable, fold, strict=True) if f == k]
+        parts.append(asked(over(fit(rest, hardware), card, rest), held, card))
     return pd.concat([p for p in parts if len(p)], ignore_index=True)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib.cards.cold import Caches, hot_to_cold
+from calib.cards.corrected import NORMAL, Blend, Corrected
 from calib.cards.stand_ins import StandIn, stand_in
 from calib.fit.calibration import (
     INTERPOLATED,
@@ -30,8 +31,9 @@ from calib.fit.calibration import (
     dtype_of,
     kind_of,
 )
+from calib.fit.likeness import card_to_card
 from calib.fit.physics.features import stack
-from calib.hardware.datasheet import Hardware, floor
+from calib.hardware.datasheet import Hardware, floor, load_hardware
 from model.ops import Operator, is_grid
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
 """Kernels by how near they are to what torch runs; any other comes after these, by name."""
 TORCH = "torch"
+ENGINE = "vllm"
+"""Whose tables are fitted."""
 
 
 def nearness(implementation: str) -> tuple[int, str]:
@@ -92,6 +96,22 @@ def published_clock_ratio(hardware: Hardware) -> float:
 
 
 @dataclass(frozen=True)
+class Taught:
+    """What torch's samples of one card tell beyond that card's tables.
+
+    ``kinds``: fits to them alone, in clock cycles; ``blends``: how far they lie from what the
+    tables say. ``carried``: (card, kind of the tables) -> half-width in log within which 90% of the
+    ratios of another engine to this one lie, on that card, about the same shape's on this one; the
+    card is empty where it is told of all.
+    """
+
+    hardware: str
+    kinds: dict[Key, KindFit]
+    blends: dict[tuple[str, str], Blend]
+    carried: dict[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
 class Times:
     """[n] seconds, low and high ends of the interval, and the rank of the provenance."""
 
@@ -111,11 +131,42 @@ class Times:
 
 @dataclass(frozen=True)
 class Card:
-    """The shipped calibration of ``hardware``; ``about`` is its data card."""
+    """The shipped calibration of ``hardware``; ``about`` is its data card.
+
+    ``taught``: what torch's samples tell, of this card or of another; without it torch is what the
+    tables' engine takes.
+    """
 
     hardware: Hardware
     figures: Figures
     about: dict[str, Any] = field(default_factory=dict)
+    taught: Taught | None = None
+
+    @cached_property
+    def torch(self) -> Corrected | None:
+        """torch's own samples over the tables."""
+        if self.taught is None:
+            return None
+        hardware, none = self.calibration.hardware, self.held_out
+        own = Calibration(hardware, self.taught.kinds, none)
+        is_own = self.taught.hardware == self.hardware.name
+        away = None if is_own else self._away
+        return Corrected(replace(self, taught=None), own, self.taught.blends, away)
+
+    def _away(self, ops: Sequence[Operator] | Operator) -> tuple[float, np.ndarray]:
+        """What carrying torch's samples to this card adds to either spread."""
+        assert self.taught is not None
+        first = ops if isinstance(ops, Operator) else ops[0]
+        kind, carried = stand_in(first).ops[0].operator, self.taught.carried
+        told = (carried[c, kind] for c in (self.hardware.name, "") if (c, kind) in carried)
+        known = next(told, max(carried.values()))
+        apart = card_to_card(self.hardware, [self._teacher], dtype_of(first))
+        return apart / NORMAL, np.asarray(known / NORMAL)
+
+    @cached_property
+    def _teacher(self) -> Hardware:
+        assert self.taught is not None
+        return load_hardware(self.taught.hardware)
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -140,8 +191,11 @@ class Card:
     ) -> pd.DataFrame:
         """As ``Calibration.estimate``; ``hot``: None means as the tables were timed, which is hot.
 
-        Implementations other than torch are those of the tables; all else is the roofline.
+        Implementations other than torch are those of the tables, ``vllm`` whichever of its kernels
+        serves an operator best; all else is the roofline.
         """
+        if implementation == TORCH and self.torch is not None:
+            return self.torch.estimate(ops, implementation, hot)
         if isinstance(ops, Operator):
             ops = [ops] if not is_grid(ops) else ops
         grids: list[tuple[Operator, np.ndarray]]
@@ -160,7 +214,8 @@ class Card:
 
     def _alike(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
         """Times of a grid of one kind; ``None`` where no table tells."""
-        if implementation != TORCH:
+        own = (implementation, kind_of(op), dtype_of(op)) in self.figures.kinds
+        if own or implementation not in (TORCH, ENGINE):
             return self._measured(op, [implementation], hot)
         meant = stand_in(op)
         times: Times | None = None
@@ -169,13 +224,15 @@ class Card:
             if found is None:
                 return None
             times = found if times is None else times + found
-        return self._as_torch(op, meant, times) if times else None
+        return self._as_meant(op, meant, times, implementation == TORCH) if times else None
 
-    def _as_torch(self, op: Operator, meant: StandIn, times: Times) -> Times:
-        """Scaled to the work of ``op``, the interval widened by what standing in adds."""
+    def _as_meant(self, op: Operator, meant: StandIn, times: Times, as_torch: bool) -> Times:
+        """Scaled to the work of ``op``, the interval widened by what standing in adds, and for
+        torch by how engines differ."""
         scale = meant.scale(op, self.hardware)
         kind = meant.ops[0].operator
-        known = (self.figures.disagreement.get(kind, 0.0), self.figures.carried.get(kind, 0.0))
+        differ = self.figures.disagreement.get(kind, 0.0) if as_torch else 0.0
+        known = (differ, self.figures.carried.get(kind, 0.0))
         width = np.hypot(np.hypot(*known), meant.spread)
         low = times.seconds / np.exp(np.hypot(np.log(times.seconds / times.low), width))
         high = times.seconds * np.exp(np.hypot(np.log(times.high / times.seconds), width))

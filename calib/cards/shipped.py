@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.cards.card import Card, Figures
+from calib.cards.card import TORCH, Card, Figures, Taught
 from calib.cards.stored import StoredError, read_record
 from calib.fit.calibration import ROOFLINE
-from calib.hardware.datasheet import Hardware
+from calib.fit.likeness import distance
+from calib.hardware.datasheet import Hardware, load_hardware
 from model.ops import Operator
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ def shipped_cards(folder: Path = FOLDER) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.npz"))
 
 
-def load_card(hardware: Hardware, folder: Path = FOLDER) -> Card | None:
+def load_card(hardware: Hardware, folder: Path = FOLDER, taught: bool = True) -> Card | None:
     """The shipped calibration of ``hardware``, by its name; ``None`` where none ships.
+
+    ``taught``: with what torch's own samples tell; else by the engine's tables alone.
 
     Raises ``StoredError`` for a file that is broken, of another version, or of another card.
     """
@@ -41,7 +44,21 @@ def load_card(hardware: Hardware, folder: Path = FOLDER) -> Card | None:
     figures = read_record(path, Figures)
     if figures.hardware != hardware.name:
         raise StoredError(f"{path} is of {figures.hardware!r}: expected {hardware.name!r}")
-    return Card(hardware, figures, read_about(path.with_suffix(".json")))
+    about = read_about(path.with_suffix(".json"))
+    return Card(hardware, figures, about, load_taught(hardware, folder) if taught else None)
+
+
+def load_taught(hardware: Hardware, folder: Path = FOLDER) -> Taught | None:
+    """What torch's samples tell of ``hardware``: its own, else those of the likest card."""
+    names = shipped_cards(folder / TORCH)
+    if not names:
+        return None
+
+    def unlike(name: str) -> float:
+        return distance(hardware, load_hardware(name), "bfloat16")
+
+    nearest = hardware.name if hardware.name in names else min(names, key=unlike)
+    return read_record(folder / TORCH / f"{nearest}.npz", Taught)
 
 
 def about_card(name: str, folder: Path = FOLDER) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.recorded import __main__ as benchmark
-from benchmarks.recorded.clean import cleaned, surcharge_s
+from calib.samples.clean import cleaned, surcharge_s
 from benchmarks.recorded.record import Recorded, read_record
 from benchmarks.recorded.rows import recorded_phase, rows_of
 from benchmarks.recorded.workloads import phases_of, workload_of
