@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib.cards.cold import Caches, hot_to_cold
-from calib.cards.corrected import NORMAL, Blend, Corrected
+from calib.cards.corrected import NORMAL, Away, Blend, Corrected
 from calib.cards.stand_ins import StandIn, stand_in
 from calib.fit.calibration import (
     INTERPOLATED,
@@ -44,6 +44,8 @@ KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
 TORCH = "torch"
 ENGINE = "vllm"
 """Whose tables are fitted."""
+UNTOLD = float(np.log(2.0))
+"""Width of a carried ratio of a kind that no two engines' tables tell of. A judgement."""
 
 
 def nearness(implementation: str) -> tuple[int, str]:
@@ -96,19 +98,27 @@ def published_clock_ratio(hardware: Hardware) -> float:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """How much of a ratio between two implementations' times, in log, another card's ratio tells:
+    its ``share``, and the half-width within which 90% lie about that."""
+
+    share: float
+    width: float
+
+
+@dataclass(frozen=True)
 class Taught:
     """What torch's samples of one card tell beyond that card's tables.
 
     ``kinds``: fits to them alone, in clock cycles; ``blends``: how far they lie from what the
-    tables say. ``carried``: (card, kind of the tables) -> half-width in log within which 90% of the
-    ratios of another engine to this one lie, on that card, about the same shape's on this one; the
-    card is empty where it is told of all.
+    tables say. ``carried``: (card, kind of the tables) -> how another engine's ratios to this one
+    on this card tell those on that one; the card is empty where it is told of all.
     """
 
     hardware: str
     kinds: dict[Key, KindFit]
     blends: dict[tuple[str, str], Blend]
-    carried: dict[tuple[str, str], float]
+    carried: dict[tuple[str, str], Carried]
 
 
 @dataclass(frozen=True)
@@ -153,15 +163,29 @@ class Card:
         away = None if is_own else self._away
         return Corrected(replace(self, taught=None), own, self.taught.blends, away)
 
-    def _away(self, ops: Sequence[Operator] | Operator) -> tuple[float, np.ndarray]:
-        """What carrying torch's samples to this card adds to either spread."""
+    def _away(self, ops: Sequence[Operator] | Operator) -> Away:
+        """What carrying torch's samples to this card costs, for operators of one kind.
+
+        Where another kernel stands in, what the samples correct is mostly that, and it is carried
+        whole.
+        """
         assert self.taught is not None
         first = ops if isinstance(ops, Operator) else ops[0]
-        kind, carried = stand_in(first).ops[0].operator, self.taught.carried
-        told = (carried[c, kind] for c in (self.hardware.name, "") if (c, kind) in carried)
-        known = next(told, max(carried.values()))
+        kind = stand_in(first).ops[0].operator
+        told = (self.taught.carried.get((card, kind)) for card in self._relatives)
+        carried = next((c for c in told if c), Carried(0.0, UNTOLD))
+        share = carried.share if kind == first.operator else 1.0
         apart = card_to_card(self.hardware, [self._teacher], dtype_of(first))
-        return apart / NORMAL, np.asarray(known / NORMAL)
+        return Away(apart / NORMAL, share, carried.width / NORMAL)
+
+    @cached_property
+    def _relatives(self) -> list[str]:
+        """This card, those of its compute capability, and "" for all."""
+        assert self.taught is not None
+        names = dict.fromkeys(card for card, _ in self.taught.carried if card)
+        same = self.hardware.compute_capability
+        alike = [c for c in names if load_hardware(c).compute_capability == same]
+        return [self.hardware.name, *alike, ""]
 
     @cached_property
     def _teacher(self) -> Hardware:

@@ -74,9 +74,14 @@ class Said:
         return cls(np.log(seconds), np.log(high / low) / 2 / NORMAL)
 
 
-Away = Callable[[Sequence[Operator] | Operator], tuple[float, np.ndarray]]
-"""How much wider two spreads are on a card that the samples are not of: that of the own fit, and
-[n] that of what was known with its correction."""
+@dataclass(frozen=True)
+class Away:
+    """What carrying samples to another card costs. ``own``, ``width``: added spread of the fit to
+    the samples alone, and of the correction; ``share``: of the correction, what is carried."""
+
+    own: float
+    share: float
+    width: float
 
 
 @dataclass(frozen=True)
@@ -87,11 +92,11 @@ class Corrected:
     base: Estimator
     own: Calibration
     blends: dict[tuple[str, str], Blend] = field(default_factory=dict)
-    away: Away | None = None
+    away: Callable[[Sequence[Operator] | Operator], Away] | None = None
 
     @property
     def hardware(self) -> Hardware:
-        return self.own.hardware
+        return self.base.hardware
 
     @property
     def held_out(self) -> pd.DataFrame:
@@ -116,6 +121,7 @@ class Corrected:
         flags = self._flags(ops, implementation, hot)
         table = self._fits.estimate(ops, implementation, flags)
         base = self.base.estimate(ops, implementation, flags)
+        table["floor_s"] = base["floor_s"]  # a card may clock above its rating: its floor does not
         own, known = Said.of(table), Said.of(base)
         unknown = (table["provenance"] == ROOFLINE).to_numpy()
         table.loc[unknown] = base[unknown]
@@ -123,10 +129,10 @@ class Corrected:
             blend = self.blends.get((implementation, kind))
             if blend is not None:
                 some = ops if isinstance(ops, Operator) else [ops[i] for i in rows]
-                columns = columns_of(some, self.hardware, flags[rows])
+                columns = columns_of(some, self.own.hardware, flags[rows])
                 parts = [Said(s.centre[rows], s.spread[rows]) for s in (own, known)]
-                wider = self.away(some) if self.away else None
-                self._put(table, base, rows, *blended(blend, columns, *parts, wider))
+                away = self.away(some) if self.away else None
+                self._put(table, base, rows, *blended(blend, columns, *parts, away))
         if self.away:
             carried = (base["provenance"] == ROOFLINE) & (table["provenance"] != ROOFLINE)
             table.loc[carried, "provenance"] = TRANSFERRED
@@ -180,31 +186,35 @@ def blended(
     columns: dict[str, np.ndarray],
     own: Said,
     base: Said,
-    wider: tuple[float, np.ndarray] | None = None,
+    away: Away | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """[n] log seconds, half-width and w; NaN where neither source says anything.
 
-    ``wider``: what ``Away`` says. What the shares of the samples' own card were says nothing of
-    another: there each source counts by its spread alone.
+    ``away``: on another card than the samples'. What the shares on their own card were says nothing
+    there: each source counts by its spread alone.
     """
-    said, share = corrected(blend.correction, columns, base), blend.share
-    if wider is not None:
-        own = Said(own.centre, np.hypot(own.spread, wider[0]))
-        said = Said(said.centre, np.hypot(said.spread, wider[1]))
+    said, share = corrected(blend.correction, columns, base, away), blend.share
+    if away is not None:
+        own = Said(own.centre, np.hypot(own.spread, away.own))
         share = None if share is None else 0.5
     weight = weight_of(share, own, said)
     return _mixed(weight, own, said), blend.quantile * _mixed_spread(weight, own, said), weight
 
 
 def corrected(
-    correction: Correction | None, columns: dict[str, np.ndarray], base: Said
+    correction: Correction | None,
+    columns: dict[str, np.ndarray],
+    base: Said,
+    away: Away | None = None,
 ) -> Said:
     """What was known, with the samples' correction: its spread is the base's far from them."""
     if correction is None:
         return base
     rows = matrix(columns, correction.names, len(base.centre))
     mean, spread, far = correction.predict(rows)
-    return Said(base.centre + mean, np.hypot(spread, far * base.spread))
+    share, width = (away.share, away.width) if away else (1.0, 0.0)
+    spread = np.hypot(share * spread, np.hypot(far * base.spread, width))
+    return Said(base.centre + share * mean, spread)
 
 
 def weight_of(share: float | None, own: Said, base: Said) -> np.ndarray:
