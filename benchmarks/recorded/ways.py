@@ -30,12 +30,14 @@ def ways(samples: Cleaned, hardware: Hardware, own: frozenset[Operator]) -> list
     """Roofline; what ships; the record's samples alone; the same over what ships, as a run has
     it; and that without a model's own shapes. ``own``: the shapes of the recorded models.
 
-    Of what ships nothing of the card's host is known, of the others what the samples hold.
+    Of what ships nothing of the card's host is known, of the others what the samples hold. What
+    ships holds torch's samples where the record went into it, so samples are put over the engine's
+    tables alone, as they would be on a card that ships without.
     """
     published, costs = host_costs([], hardware.name), host_costs(samples.samples, hardware.name)
-    card = load_card(hardware)
+    card, engine = load_card(hardware), load_card(hardware, taught=False)
     blind, seen, used = fit_own(samples.samples, hardware, own)
-    unseen = over(blind, card, used)
+    unseen = over(blind, engine, used)
     known = replace(unseen, own=seen) if isinstance(unseen, Corrected) else seen
     return [
         Way(ROOFLINE, uncalibrated(hardware), published),
@@ -78,10 +80,10 @@ def folds(samples: Sequence[Sample]) -> np.ndarray:
 
 
 def by_folds(samples: Sequence[Sample], hardware: Hardware) -> pd.DataFrame:
-    """A row a sample of the pool, by a fit to the other folds over what ships: kind, dtype,
-    measured_s, estimate_s, low_s, high_s, roofline_s, ships_s."""
+    """A row a sample of the pool, by a fit to the other folds over the engine's tables: kind, dtype,
+    measured_s, estimate_s, low_s, high_s, roofline_s, ships_s (by the tables alone)."""
     usable = [s for s in samples if s.status == "ok" and s.implementation == "torch"]
-    fold, card = folds(usable), load_card(hardware)
+    fold, card = folds(usable), load_card(hardware, taught=False)
     parts = []
     for k in range(FOLDS):
         rest = [s for s, f in zip(usable, fold, strict=True) if f != k]

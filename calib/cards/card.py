@@ -176,7 +176,9 @@ class Card:
         carried = next((c for c in told if c), Carried(0.0, UNTOLD))
         share = carried.share if kind == first.operator else 1.0
         apart = card_to_card(self.hardware, [self._teacher], dtype_of(first))
-        return Away(apart / NORMAL, share, carried.width / NORMAL)
+        # What no table of this card tells was transferred before anything is carried.
+        width = float(np.hypot(carried.width, self.figures.carried.get(kind, 0.0)))
+        return Away(apart / NORMAL, share, width / NORMAL)
 
     @cached_property
     def _relatives(self) -> list[str]:
