@@ -98,10 +98,7 @@ def predictions(card: Card) -> pd.DataFrame:
     rows = pd.read_csv(PUBLISHED, dtype=str, keep_default_na=False).to_dict("records")
     cases = [found for row in rows if (found := case({str(k): str(v) for k, v in row.items()}))]
     table = pd.DataFrame(
-        [
-            card.estimate([c.op], c.implementation, hot=[c.hot]).iloc[0]
-            for c in cases
-        ]
+        [card.estimate([c.op], c.implementation, hot=[c.hot]).iloc[0] for c in cases]
     ).infer_objects()
     table["group"] = [c.group for c in cases]
     table["shape"] = [c.row["shape"] for c in cases]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from calib.samples.clean import Cleaned
 from benchmarks.recorded.estimates import Way
 from calib.cards.corrected import Corrected, correct
 from calib.cards.shipped import load_card
@@ -18,6 +17,7 @@ from calib.fit.calibration import Calibration, uncalibrated
 from calib.fit.fitting import fit, measured_shapes
 from calib.fit.held_out import group_of
 from calib.hardware.datasheet import Hardware
+from calib.samples.clean import Cleaned
 from calib.samples.host_costs import host_costs
 from calib.samples.sample import Sample
 from model.ops import Operator
@@ -80,8 +80,8 @@ def folds(samples: Sequence[Sample]) -> np.ndarray:
 
 
 def by_folds(samples: Sequence[Sample], hardware: Hardware) -> pd.DataFrame:
-    """A row a sample of the pool, by a fit to the other folds over the engine's tables: kind, dtype,
-    measured_s, estimate_s, low_s, high_s, roofline_s, ships_s (by the tables alone)."""
+    """A row a sample of the pool, by a fit to the other folds over the engine's tables: kind,
+    shape, measured_s, estimate_s, low_s, high_s, roofline_s, ships_s (by the tables alone)."""
     usable = [s for s in samples if s.status == "ok" and s.implementation == "torch"]
     fold, card = folds(usable), load_card(hardware, taught=False)
     parts = []

@@ -65,6 +65,9 @@ class Said:
     centre: np.ndarray
     spread: np.ndarray
 
+    def rows(self, keep: np.ndarray) -> Said:
+        return Said(self.centre[keep], self.spread[keep])
+
     @classmethod
     def of(cls, table: pd.DataFrame) -> Said:
         known = (table["provenance"] != ROOFLINE).to_numpy() & (table["low_s"] > 0).to_numpy()
@@ -124,18 +127,17 @@ class Corrected:
         table["floor_s"] = base["floor_s"]  # a card may clock above its rating: its floor does not
         own, known = Said.of(table), Said.of(base)
         unknown = (table["provenance"] == ROOFLINE).to_numpy()
+        if self.away:
+            table.loc[~unknown, "provenance"] = TRANSFERRED
         table.loc[unknown] = base[unknown]
         for kind, rows in _by_kind(ops, len(table)).items():
             blend = self.blends.get((implementation, kind))
             if blend is not None:
                 some = ops if isinstance(ops, Operator) else [ops[i] for i in rows]
                 columns = columns_of(some, self.own.hardware, flags[rows])
-                parts = [Said(s.centre[rows], s.spread[rows]) for s in (own, known)]
                 away = self.away(some) if self.away else None
-                self._put(table, base, rows, *blended(blend, columns, *parts, away))
-        if self.away:
-            carried = (base["provenance"] == ROOFLINE) & (table["provenance"] != ROOFLINE)
-            table.loc[carried, "provenance"] = TRANSFERRED
+                found = blended(blend, columns, own.rows(rows), known.rows(rows), away)
+                self._put(table, base, rows, *found)
         if isinstance(ops, Operator):
             return table
         given = flags if hot is not None else [None] * len(ops)
@@ -340,8 +342,7 @@ def _share(shapes: _Shapes, blind: Said) -> float:
     both = np.isfinite(shapes.own.centre) & np.isfinite(blind.centre)
     if not both.any():
         return 0.5
-    own = Said(shapes.own.centre[both], shapes.own.spread[both])
-    base, y = Said(blind.centre[both], blind.spread[both]), shapes.log_seconds[both]
+    own, base, y = shapes.own.rows(both), blind.rows(both), shapes.log_seconds[both]
     errors = np.array([np.abs(_mixed(weight_of(a, own, base), own, base) - y) for a in _SHARES])
     costs = errors.sum(1) + _PULL * errors.mean() * 2 * np.abs(_SHARES - 0.5)
     return float(_SHARES[int(np.argmin(costs))])

@@ -124,7 +124,7 @@ def columns_of(
     dtypes = np.array([str(vars(op)["dtype"]) for op in ops])
     for dtype in dict.fromkeys(dtypes):
         some = np.flatnonzero(dtypes == dtype)
-        x = features_of_list([ops[i] for i in some], hardware, hot[some])
+        x = features_of_list([ops[int(i)] for i in some], hardware, hot[some])
         parts.append((x, dtype, some))
     made = [_with_dtype(x, dtype) for x, dtype, _ in parts]
     names = dict.fromkeys(n for part in made for n in part)

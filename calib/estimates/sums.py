@@ -1,8 +1,8 @@
 """Totals over rows of operators: modules, components, and the figures that a user asks for.
 
-Errors of operators hang together, but not wholly, so that the interval of a sum is narrower than the
-sum of the intervals. With d the distance of an operator's end from its estimate, in seconds, times
-its count, one and the same shape errs as one; over the shapes i of a kind, and over the kinds k,
+Errors of operators hang together, but not wholly, so that the interval of a sum is narrower than
+the sum of the intervals. With d the distance of an operator's end from its estimate, in seconds,
+times its count, one and the same shape errs as one; over the shapes i of a kind, and the kinds k,
 
     D_k^2 = WITHIN (sum d_i)^2 + (1 - WITHIN) sum d_i^2
     D^2   = BETWEEN (sum D_k)^2 + (1 - BETWEEN) sum D_k^2
@@ -49,8 +49,9 @@ UNKNOWN = "unknown"
 """The provenance of a time on a device without peaks, and what its operators are bound by."""
 
 
-WITHIN, BETWEEN = 0.3, 0.1
-"""Correlation of the errors of two shapes of a kind, and of two kinds, in one model."""
+WITHIN, BETWEEN = 1.0, 0.25
+"""Correlation of the errors of two shapes of a kind, and of two kinds, in one model: fitted to an
+H200's recorded phases (``python -m benchmarks.recorded --intervals``)."""
 
 
 def distance_of_sum(
@@ -82,9 +83,7 @@ class Ends:
         self.kinds = _numbers(operators["kind"])
         self.shapes = _numbers(shapes)
 
-    def distances(
-        self, rows: Any, known: tuple[float, float] | None = None
-    ) -> tuple[float, float]:
+    def distances(self, rows: Any, known: tuple[float, float] | None = None) -> tuple[float, float]:
         """How far below and above the sum of the estimates its ends lie; NaN where one is."""
         what = (self.shapes[rows], self.kinds[rows], known or (WITHIN, BETWEEN))
         return (distance_of_sum(self.low[rows], *what), distance_of_sum(self.high[rows], *what))

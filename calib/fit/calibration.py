@@ -88,11 +88,9 @@ class Calibration:
             unknown = np.full(len(x), np.nan)
             known_as = np.full(len(x), ROOFLINE, dtype=object)
             return table_of(x.floor_s, x.floor_s, x.floor_s, unknown, known_as)
-        centre, half = fitted.log_seconds(x)
+        centre, low, high = fitted.log_ends(x)
         known_as = _known_as(fitted, x)
-        return table_of(
-            x.floor_s, np.exp(centre), np.exp(centre - half), np.exp(centre + half), known_as
-        )
+        return table_of(x.floor_s, np.exp(centre), np.exp(low), np.exp(high), known_as)
 
     def with_measured(
         self,

@@ -50,7 +50,8 @@ def fit(
     for sample in usable:
         key = (sample.implementation, kind_of(sample.op), dtype_of(sample.op))
         groups.setdefault(key, []).append(sample)
-    kinds, held_out, blind = {}, [], {}
+    kinds, held_out = {}, []
+    blind: dict[Key, tuple[np.ndarray, np.ndarray]] = {}
     for key, some in groups.items():
         progress(" ".join(key))
         fitted, row, unseen = _fit_key(some, hardware)

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from benchmarks.recorded import __main__ as benchmark
-from calib.samples.clean import cleaned, surcharge_s
 from benchmarks.recorded.record import Recorded, read_record
 from benchmarks.recorded.rows import recorded_phase, rows_of
 from benchmarks.recorded.workloads import phases_of, workload_of
 from calib.hardware.datasheet import load_hardware
+from calib.samples.clean import cleaned, surcharge_s
 from calib.samples.files import read_samples, write_samples
 from calib.samples.host_costs import MODULE_CODE
 from calib.samples.sample import Sample

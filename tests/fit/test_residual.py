@@ -4,7 +4,7 @@ import numpy as np
 from scipy.optimize import check_grad
 
 from calib.fit.physics.features import Features
-from calib.fit.residual import Left, unlikelihood, fit_lengths, fit_residual
+from calib.fit.residual import Left, fit_lengths, fit_residual, unlikelihood
 
 RNG = np.random.default_rng(3)
 

@@ -114,8 +114,8 @@ def log_ratios(card: str, other: str) -> dict[str, pd.Series]:
         if public.has_table(card, table, ENGINE) and public.has_table(card, table, other):
             pairs = [_by_shape(card, table, engine) for engine in (ENGINE, other)]
             mine, theirs = pairs[0].align(pairs[1], join="inner")
-            ratio = np.log(theirs / mine)
-            ratio.index = pd.Index([(table, *shape) for shape in ratio.index.to_flat_index()])
+            where = pd.Index([(table, *shape) for shape in mine.index.to_flat_index()])
+            ratio = pd.Series(np.log(theirs.to_numpy() / mine.to_numpy()), index=where)
             found.setdefault(spec.operator.operator, []).append(ratio)
     return {kind: pd.concat(parts) for kind, parts in found.items() if sum(map(len, parts))}
 
