@@ -172,8 +172,15 @@ class Corrected:
             n, kinds = len(ops), [kind_of(op) for op in ops]
         if hot is not None:
             return np.broadcast_to(np.asarray(hot, dtype=bool), n)
-        blends = (self.blends.get((implementation, kind)) for kind in kinds)
-        return np.array([b.hot if b else True for b in blends], dtype=bool)
+        known = {kind: self._hot(implementation, kind) for kind in dict.fromkeys(kinds)}
+        return np.array([known[kind] for kind in kinds], dtype=bool)
+
+    def _hot(self, implementation: str, kind: str) -> bool:
+        blend = self.blends.get((implementation, kind))
+        if blend is not None:
+            return blend.hot
+        own = [f for key, f in self.own.kinds.items() if key[:2] == (implementation, kind)]
+        return all(fitted.low["hot"] == 1.0 for fitted in own)
 
 
 def _by_kind(ops: Sequence[Operator] | Operator, count: int) -> dict[str, np.ndarray]:

@@ -61,6 +61,7 @@ def distance_of_sum(
     each row is; a shape is of one kind. ``known``: WITHIN and BETWEEN."""
     if not len(distances):
         return 0.0
+    distances, kinds = np.asarray(distances), np.asarray(kinds)
     within, between = known
     numbers, first, place = np.unique(shapes, return_index=True, return_inverse=True)
     each = np.bincount(place, weights=distances, minlength=len(numbers))

@@ -67,12 +67,11 @@ class KindFit:
     def log_ends(self, x: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """[n] log seconds, and both ends of the interval, within the bounds of the kind."""
         centre, half = self.log_seconds(x)
-        ends = (centre, centre - half, centre + half)
         if self.bounds is None:
-            return ends
+            return centre, centre - half, centre + half
         least, most = self.bounds.of(x)
-        centre, low, high = (np.clip(end, least, most) for end in ends)
-        return centre, low, high
+        centre = np.clip(centre, least, most)
+        return centre, np.maximum(centre - half, least), np.minimum(centre + half, most)
 
     def log_seconds(self, x: Features) -> tuple[np.ndarray, np.ndarray]:
         """[n] predicted log seconds and [n] half-width of the interval, in log."""

@@ -1,10 +1,11 @@
 """What no estimate of a kind leaves, however far from its samples: shares of the floor that were
 seen.
 
-An operator is no faster than its floor over the best share of it that any sample reached; beyond
-the floors that were sampled mostly (their upper quartile), over the best among those. It is no
-slower than the slowest sample, or than its floor over the worst share that large samples reached.
-Both give way by the error of the physics alone, so that a few samples bind little.
+An operator is no faster than its floor, or than its floor over the best share of the peaks that any
+sample reached where that was above one (a cache); beyond the floors that were sampled mostly (from
+their upper quartile), over the best share among those. It is no slower than the slowest sample, or
+than its floor over the worst share that large samples reached. Both give way by the error of the
+physics alone, so that a few samples bind little.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def fit_bounds(x: Features, log_cycles: np.ndarray, slack: float) -> Bounds:
     large = over[floor >= edge]
     return Bounds(
         edge,
-        float(over.min()),
-        float(large.min()),
+        float(min(over.min(), 0.0)),
+        float(min(large.min(), 0.0)),
         float(large.max()),
         float(log_cycles.max()),
         slack,
