@@ -186,5 +186,5 @@ def test_no_interval_leaves_what_shares_of_the_floor_were_seen():
     shapes = [ops.Elementwise(2**i, inputs=2) for i in range(10, 25)]
     samples = [Sample(op, [3e-6 + float(floor(op, H200)) / 0.8], "h200", "torch") for op in shapes]
     row = fit(samples, H200).estimate([ops.Elementwise(2**40, inputs=2)]).iloc[0]
-    assert 0.8 < row["efficiency"] + 0.2 and row["efficiency"] < 1.3
+    assert 0.6 < row["efficiency"] < 1.3
     assert row["high_s"] < 10 * row["floor_s"] and row["low_s"] > row["floor_s"] / 3
