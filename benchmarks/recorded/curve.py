@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.recorded.text import lines, percent
-from calib.cards.corrected import correct
+from calib.cards.correcting import correct
 from calib.cards.shipped import load_card
 from calib.estimates.tables import Estimator
 from calib.fit.fitting import fit

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.recorded.estimates import Way
-from calib.cards.corrected import Corrected, correct
+from calib.cards.corrected import Corrected
+from calib.cards.correcting import correct
 from calib.cards.shipped import load_card
 from calib.estimates.tables import Estimator
 from calib.fit.calibration import Calibration, uncalibrated

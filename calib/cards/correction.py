@@ -36,6 +36,7 @@ _SMOOTH = float(np.log(0.5))
 """Logarithm of the variance of the process over that of the offset, as expected."""
 _BOUNDS = [(-12.0, 3.0), (-12.0, 0.0), (-12.0, 3.0)]
 _STEPS = 40
+_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -51,27 +52,34 @@ class Correction:
     constant: float
 
     @cached_property
-    def _inverse(self) -> np.ndarray:
-        """[p, p] of the covariance of the samples."""
+    def _known(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """[p, d] points in lengths, [p] weights, and [p, p] whitening matrices of the samples and
+        of the process alone. Single precision: squares are summed, nothing cancels."""
         rows = self.points / self.lengths
-        covariance = self.variance * matern(rows, rows) + self.constant
-        return np.asarray(np.linalg.inv(covariance + self.noise * np.eye(len(rows))))
-
-    @cached_property
-    def _process_inverse(self) -> np.ndarray:
-        rows = self.points / self.lengths
-        floor = (self.noise + 1e-9) * np.eye(len(rows))
-        return np.asarray(np.linalg.inv(self.variance * matern(rows, rows) + floor))
+        smooth = self.variance * matern(rows, rows)
+        within = smooth + (self.noise + 1e-9) * np.eye(len(rows))
+        both = (within + self.constant, within)
+        white, alone = (np.linalg.inv(np.linalg.cholesky(m)) for m in both)
+        weights = white.T @ (white @ self.residual)
+        found = (np.asarray(m, dtype=np.float32) for m in (rows, weights, white.T, alone.T))
+        return next(found), next(found), next(found), next(found)
 
     def predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of ``rows`` [n, d]: mean and standard deviation of a sample, and the share of the
         process's variance that the samples leave, 1 far from all of them."""
-        smooth = self.variance * matern(rows / self.lengths, self.points / self.lengths)  # [n, p]
-        across = smooth + self.constant
-        mean = across @ (self._inverse @ self.residual)
-        told = np.einsum("ij,ij->i", across @ self._inverse, across)
+        parts = [self._predict(rows[i : i + _CHUNK]) for i in range(0, len(rows), _CHUNK)]
+        mean, spread, far = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return mean, spread, far
+
+    def _predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        points, weights, white, alone = self._known
+        scaled = np.asarray(rows / self.lengths, dtype=np.float32)
+        smooth = np.float32(self.variance) * matern(scaled, points)  # [n, p]
+        across = smooth + np.float32(self.constant)
+        told = np.square(across @ white).sum(1)
         spread = np.maximum(self.variance + self.constant - told, 0.0) + self.noise
-        seen = np.einsum("ij,ij->i", smooth @ self._process_inverse, smooth) / self.variance
+        seen = np.square(smooth @ alone).sum(1) / self.variance
+        mean = np.asarray(across @ weights, dtype=float)
         return mean, np.sqrt(spread), np.clip(1 - seen, 0.0, 1.0)
 
 

@@ -60,7 +60,7 @@ def fit_samples(target: Target, own: Iterable[Operator] = ()) -> tuple[Estimator
 def _fit_own(
     target: Target, own: frozenset[Operator], card: Estimator | None
 ) -> tuple[Estimator, Estimator]:
-    from calib.cards.corrected import correct
+    from calib.cards.correcting import correct
     from calib.fit.fitting import fit, measured_shapes
 
     designs = [s for s in target.samples if s.origin == "design" and s.op not in own]

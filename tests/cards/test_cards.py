@@ -7,7 +7,7 @@ import pytest
 
 from calib.cards.card import Card, Carried, Figures, Taught, clocked, published_clock_ratio
 from calib.cards.cold import Caches, fit_caches, hot_to_cold, resident_bytes
-from calib.cards.corrected import correct
+from calib.cards.correcting import correct
 from calib.cards.shipped import load_card
 from calib.cards.stand_ins import stand_in
 from calib.cards.stored import StoredError, read_record, write_record

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from calib.cards.corrected import Away, Said, blended, correct, quantile, weight_of
+from calib.cards.corrected import Away, Said, blended, weight_of
+from calib.cards.correcting import correct, quantile
 from calib.cards.correction import columns_of, fit_correction, matrix
 from calib.fit.calibration import uncalibrated
 from calib.fit.fitting import fit
