@@ -2,6 +2,7 @@
 
     python -m benchmarks.recorded --worst 20 --out outputs/h200 --write docs/h200.md
     python -m benchmarks.recorded --data FOLDER   # another record of the same layout
+    python -m benchmarks.recorded --curve --write docs/h200.md   # n own samples over what ships
 
 Offline. Every recorded phase of a whole model beside its estimate: kernels by the profiler, a
 replayed graph, the eager wall. By the roofline, by what shipped before (``before.json`` of the
@@ -21,8 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.recorded import text
-from benchmarks.recorded.clean import Cleaned, cleaned
+from benchmarks.recorded import curve, intervals, text
 from benchmarks.recorded.estimates import PAIR, Compared, compared
 from benchmarks.recorded.picture import draw
 from benchmarks.recorded.record import Record, read_record
@@ -30,10 +30,12 @@ from benchmarks.recorded.ways import OVER, OWN, ROOFLINE, SHIPS, UNSEEN, by_fold
 from benchmarks.recorded.workloads import phases_of
 from calib.checkout import ROOT
 from calib.hardware.datasheet import load_hardware
+from calib.samples.faults import Cleaned, cleaned
 
 DATA = ROOT / "benchmarks" / "data" / "h200"
 CLOCKS = ("kernel", "graph", "wall")
 BEGIN, END = "<!-- python -m benchmarks.recorded -->", "<!-- end of recorded -->"
+CURVE = ("<!-- python -m benchmarks.recorded --curve -->", "<!-- end of curve -->")
 
 
 def main() -> None:
@@ -41,6 +43,13 @@ def main() -> None:
     record = read_record(asked.data)
     hardware = load_hardware(record.hardware)
     samples = cleaned([*record.pool, *record.sweep])
+    if asked.curve:
+        parts = [cleaned(some).samples for some in (record.pool, record.sweep)]
+        shown = curve.described(curve.curve(*parts, hardware, asked.curve))
+        print(shown)
+        if asked.write:
+            write(asked.write, f"\n```text\n{shown}\n```\n", CURVE)
+        return
     phases = phases_of(record, uniform=asked.uniform)
     own = frozenset(
         call.op for passes in phases.values() for p in passes.values() for call in p.layer.calls()
@@ -50,6 +59,10 @@ def main() -> None:
     before = earlier(asked.before or asked.data / "before.json")
     tables = described(record, samples, found, pool, before)
     print(tables)
+    if asked.intervals:
+        print()
+        for way in (SHIPS, UNSEEN):
+            print(intervals.described(found.operators, found.phases, way))
     if asked.worst:
         print(f"\n{text.where_table(found.operators, asked.by)}")
         print(f"\n{text.worst_table(found.operators, asked.by, asked.worst)}")
@@ -69,6 +82,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="a folder for the picture, recorded.png")
     parser.add_argument("--write", type=Path, help="a page to put the tables into")
     parser.add_argument("--worst", type=int, default=0, help="show so many operators, and kinds")
+    parser.add_argument(
+        "--intervals", action="store_true", help="fit how far errors of operators hang together"
+    )
+    parser.add_argument(
+        "--curve",
+        type=int,
+        nargs="?",
+        const=curve.SEEDS,
+        metavar="SEEDS",
+        help="the learning curve of the pool instead of the phases",
+    )
     every = (ROOFLINE, SHIPS, OWN, OVER, UNSEEN)
     parser.add_argument("--by", choices=every, default=SHIPS, help="whose errors --worst shows")
     parser.add_argument(
@@ -131,14 +155,15 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write(page: Path, tables: str) -> None:
-    """Put ``tables`` between the page's marks; a page without them gets them at its end."""
+def write(page: Path, tables: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
+    """Put ``tables`` between the page's ``marks``; a page without them gets them at its end."""
+    begin, end = marks
     old = page.read_text("utf-8") if page.exists() else ""
-    if BEGIN not in old:
-        old += f"\n{BEGIN}\n{END}\n"
-    before, _, rest = old.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}{tables}{END}{after}", "utf-8")
+    if begin not in old:
+        old += f"\n{begin}\n{end}\n"
+    before, _, rest = old.partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}{tables}{end}{after}", "utf-8")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import pandas as pd
 
 from benchmarks.recorded.record import Record, Recorded
 from calib.clock.measured import join_operators
+from calib.estimates.sums import Ends
 from calib.estimates.tables import operator_table
 from calib.estimates.timeline import with_wall
 from calib.fit.calibration import Estimator
@@ -66,6 +67,7 @@ def estimated(
     names = {"model": one.model, "workload": one.workload}
     table = operator_table(passes, way.calibration, None, "torch", names)
     table = with_wall(table, {one.phase: repeat}, way.costs, EAGER)
+    below, above = Ends(table).distances(slice(None))
     joined, share = matched(table, one, repeat)
     seconds = ["estimate_s", "low_s", "high_s", "roofline_s", "measured_s", "graph_s", "wall_s"]
     joined[seconds] = joined[seconds].astype(float) / repeat
@@ -74,7 +76,8 @@ def estimated(
         **names,
         **{"phase": one.phase, "way": way.name, "matched": share},
         **{"kernel_s": one.kernel_s, "kernel_estimate_s": found["estimate_s"]},
-        **{"low_s": found["low_s"], "high_s": found["high_s"]},
+        **{"low_s": found["estimate_s"] - below / repeat},
+        **{"high_s": found["estimate_s"] + above / repeat},
         **{"graph_s": one.graph_s, "graph_estimate_s": found["graph_s"]},
         **{"wall_s": one.wall_s, "wall_estimate_s": found["wall_s"]},
     }

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.recorded.clean import Cleaned
 from benchmarks.recorded.estimates import Way
-from calib.cards.shipped import Layered, load_card
+from calib.cards.corrected import Corrected
+from calib.cards.correcting import correct
+from calib.cards.shipped import load_card
 from calib.fit.calibration import Calibration, Estimator, uncalibrated
 from calib.fit.fitting import fit, measured_shapes
 from calib.fit.held_out import group_of
 from calib.hardware.datasheet import Hardware
+from calib.samples.faults import Cleaned
 from calib.samples.host_costs import host_costs
 from calib.samples.sample import Sample
 from model.ops import Operator
@@ -28,34 +30,39 @@ def ways(samples: Cleaned, hardware: Hardware, own: frozenset[Operator]) -> list
     """Roofline; what ships; the record's samples alone; the same over what ships, as a run has
     it; and that without a model's own shapes. ``own``: the shapes of the recorded models.
 
-    Of what ships nothing of the card's host is known, of the others what the samples hold.
+    Of what ships nothing of the card's host is known, of the others what the samples hold. What
+    ships holds torch's samples where the record went into it, so samples are put over the engine's
+    tables alone, as they would be on a card that ships without.
     """
     published, costs = host_costs([], hardware.name), host_costs(samples.samples, hardware.name)
-    card = load_card(hardware)
-    blind, seen = fit_own(samples.samples, hardware, own)
+    card, engine = load_card(hardware), load_card(hardware, taught=False)
+    blind, seen, used = fit_own(samples.samples, hardware, own)
+    unseen = over(blind, engine, used)
+    known = replace(unseen, own=seen) if isinstance(unseen, Corrected) else seen
     return [
         Way(ROOFLINE, uncalibrated(hardware), published),
         Way(SHIPS, card or uncalibrated(hardware), published),
         Way(OWN, seen, costs),
-        Way(OVER, over(seen, card), costs),
-        Way(UNSEEN, over(blind, card), costs),
+        Way(OVER, known, costs),
+        Way(UNSEEN, unseen, costs),
     ]
 
 
-def over(own: Estimator, card: Estimator | None) -> Estimator:
-    """Own samples and the card's shipped figures as a run takes them together."""
-    return Layered((own, card)) if card else own
+def over(own: Calibration, card: Estimator | None, samples: Sequence[Sample]) -> Estimator:
+    """Own samples over the card's shipped figures, as a run takes them together."""
+    return correct(card, own, samples) if card else own
 
 
 def fit_own(
     samples: Sequence[Sample], hardware: Hardware, own: frozenset[Operator]
-) -> tuple[Calibration, Calibration]:
+) -> tuple[Calibration, Calibration, list[Sample]]:
     """Without the models' shapes, and with them: one fit, to the rest, and their measured times
-    beside it, as a run has it."""
+    beside it, as a run has it. And the samples that it was fitted to."""
     torchs = [s for s in samples if s.implementation == "torch"]
     designs = [s for s in torchs if s.origin == "design" and s.op not in own]
     blind = fit(designs, hardware)
-    return replace(blind, measured={}), replace(blind, measured=measured_shapes(torchs, hardware))
+    seen = replace(blind, measured=measured_shapes(torchs, hardware))
+    return replace(blind, measured={}), seen, designs
 
 
 def folds(samples: Sequence[Sample]) -> np.ndarray:
@@ -73,18 +80,15 @@ def folds(samples: Sequence[Sample]) -> np.ndarray:
 
 
 def by_folds(samples: Sequence[Sample], hardware: Hardware) -> pd.DataFrame:
-    """A row a sample of the pool, by a fit to the other folds over what ships: kind, dtype,
-    measured_s, estimate_s, low_s, high_s, roofline_s, ships_s."""
+    """A row a sample of the pool, by a fit to the other folds over the engine's tables: kind,
+    shape, measured_s, estimate_s, low_s, high_s, roofline_s, ships_s (by the tables alone)."""
     usable = [s for s in samples if s.status == "ok" and s.implementation == "torch"]
-    fold, card = folds(usable), load_card(hardware)
-    parts = [
-        asked(
-            over(fit([s for s, f in zip(usable, fold, strict=True) if f != k], hardware), card),
-            [s for s, f in zip(usable, fold, strict=True) if f == k],
-            card,
-        )
-        for k in range(FOLDS)
-    ]
+    fold, card = folds(usable), load_card(hardware, taught=False)
+    parts = []
+    for k in range(FOLDS):
+        rest = [s for s, f in zip(usable, fold, strict=True) if f != k]
+        held = [s for s, f in zip(usable, fold, strict=True) if f == k]
+        parts.append(asked(over(fit(rest, hardware), card, rest), held, card))
     return pd.concat([p for p in parts if len(p)], ignore_index=True)
 
 

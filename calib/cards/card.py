@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib.cards.cold import Caches, hot_to_cold
+from calib.cards.corrected import NORMAL, Away, Blend, Corrected
 from calib.cards.stand_ins import StandIn, stand_in
 from calib.fit.calibration import (
     INTERPOLATED,
@@ -30,9 +31,10 @@ from calib.fit.calibration import (
     dtype_of,
     kind_of,
 )
+from calib.fit.likeness import card_to_card
 from calib.fit.physics.features import stack
 from calib.fit.physics.stream_blocks import walk_seconds
-from calib.hardware.datasheet import Hardware, floor, least_seconds
+from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware
 from model.ops import Matmul, Operator, is_grid
 
 if TYPE_CHECKING:
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
 KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
 """Kernels by how near they are to what torch runs; any other comes after these, by name."""
 TORCH = "torch"
+ENGINE = "vllm"
+"""Whose tables are fitted."""
+UNTOLD = float(np.log(2.0))
+"""Width of a carried ratio of a kind that no two engines' tables tell of. A judgement."""
 
 
 def nearness(implementation: str) -> tuple[int, str]:
@@ -93,6 +99,30 @@ def published_clock_ratio(hardware: Hardware) -> float:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """How much of a ratio between two implementations' times, in log, another card's ratio tells:
+    its ``share``, and the half-width within which 90% lie about that."""
+
+    share: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What torch's samples of one card tell beyond that card's tables.
+
+    ``kinds``: fits to them alone, in clock cycles; ``blends``: how far they lie from what the
+    tables say. ``carried``: (card, kind of the tables) -> how another engine's ratios to this one
+    on this card tell those on that one; the card is empty where it is told of all.
+    """
+
+    hardware: str
+    kinds: dict[Key, KindFit]
+    blends: dict[tuple[str, str], Blend]
+    carried: dict[tuple[str, str], Carried]
+
+
+@dataclass(frozen=True)
 class Times:
     """[n] seconds, low and high ends of the interval, and the rank of the provenance."""
 
@@ -112,11 +142,58 @@ class Times:
 
 @dataclass(frozen=True)
 class Card:
-    """The shipped calibration of ``hardware``; ``about`` is its data card."""
+    """The shipped calibration of ``hardware``; ``about`` is its data card.
+
+    ``taught``: what torch's samples tell, of this card or of another; without it torch is what the
+    tables' engine takes.
+    """
 
     hardware: Hardware
     figures: Figures
     about: dict[str, Any] = field(default_factory=dict)
+    taught: Taught | None = None
+
+    @cached_property
+    def torch(self) -> Corrected | None:
+        """torch's own samples over the tables."""
+        if self.taught is None:
+            return None
+        hardware, none = self.calibration.hardware, self.held_out
+        own = Calibration(hardware, self.taught.kinds, none)
+        is_own = self.taught.hardware == self.hardware.name
+        away = None if is_own else self._away
+        return Corrected(replace(self, taught=None), own, self.taught.blends, away)
+
+    def _away(self, ops: Sequence[Operator] | Operator) -> Away:
+        """What carrying torch's samples to this card costs, for operators of one kind.
+
+        Where another kernel stands in, what the samples correct is mostly that, and it is carried
+        whole.
+        """
+        assert self.taught is not None
+        first = ops if isinstance(ops, Operator) else ops[0]
+        kind = stand_in(first).ops[0].operator
+        told = (self.taught.carried.get((card, kind)) for card in self._relatives)
+        carried = next((c for c in told if c), Carried(0.0, UNTOLD))
+        share = carried.share if kind == first.operator else 1.0
+        apart = card_to_card(self.hardware, [self._teacher], dtype_of(first))
+        # What no table of this card tells was transferred before anything is carried.
+        width = float(np.hypot(carried.width, self.figures.carried.get(kind, 0.0)))
+        return Away(apart / NORMAL, share, width / NORMAL)
+
+    @cached_property
+    def _relatives(self) -> list[str]:
+        """This card, those of its compute capability, and "" for all."""
+        assert self.taught is not None
+        names = dict.fromkeys(card for card, _ in self.taught.carried if card)
+        same = self.hardware.compute_capability
+        alike = [c for c in names if load_hardware(c).compute_capability == same]
+        return [self.hardware.name, *alike, ""]
+
+    @cached_property
+    def _teacher(self) -> Hardware:
+        assert self.taught is not None
+        return load_hardware(self.taught.hardware)
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -141,8 +218,11 @@ class Card:
     ) -> pd.DataFrame:
         """As ``Calibration.estimate``; ``hot``: None means as the tables were timed, which is hot.
 
-        Implementations other than torch are those of the tables; all else is the roofline.
+        Implementations other than torch are those of the tables, ``vllm`` whichever of its kernels
+        serves an operator best; all else is the roofline.
         """
+        if implementation == TORCH and self.torch is not None:
+            return self.torch.estimate(ops, implementation, hot)
         if isinstance(ops, Operator):
             ops = [ops] if not is_grid(ops) else ops
         grids: list[tuple[Operator, np.ndarray]]
@@ -161,7 +241,8 @@ class Card:
 
     def _alike(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
         """Times of a grid of one kind; ``None`` where no table tells."""
-        if implementation != TORCH:
+        own = (implementation, kind_of(op), dtype_of(op)) in self.figures.kinds
+        if own or implementation not in (TORCH, ENGINE):
             return self._measured(op, [implementation], hot)
         direct = self._timed_by_torch(op, hot)
         if direct is not None:
@@ -173,7 +254,7 @@ class Card:
             if found is None:
                 return None
             times = found if times is None else times + found
-        return self._as_torch(op, meant, times) if times else None
+        return self._as_meant(op, meant, times, implementation == TORCH) if times else None
 
     def _timed_by_torch(self, op: Operator, hot: np.ndarray) -> Times | None:
         """Products of a dtype that someone timed as it is, through torch: nothing stands in."""
@@ -182,12 +263,14 @@ class Card:
         same = op.weight_dtype in (None, op.dtype)
         return self._measured(op, self._implementations(op), hot) if same else None
 
-    def _as_torch(self, op: Operator, meant: StandIn, times: Times) -> Times:
-        """Scaled to the work of ``op``, the interval widened by what standing in adds."""
+    def _as_meant(self, op: Operator, meant: StandIn, times: Times, as_torch: bool) -> Times:
+        """Scaled to the work of ``op``, the interval widened by what standing in adds, and for
+        torch by how engines differ."""
         least = walk_seconds(op, self.hardware) / times.seconds
         scale = np.maximum(meant.scale(op, self.hardware), least)
         kind = meant.ops[0].operator
-        known = (self.figures.disagreement.get(kind, 0.0), self.figures.carried.get(kind, 0.0))
+        differ = self.figures.disagreement.get(kind, 0.0) if as_torch else 0.0
+        known = (differ, self.figures.carried.get(kind, 0.0))
         width = np.hypot(np.hypot(*known), meant.spread)
         low = times.seconds / np.exp(np.hypot(np.log(times.seconds / times.low), width))
         high = times.seconds * np.exp(np.hypot(np.log(times.high / times.seconds), width))

@@ -2,9 +2,10 @@
 
 The file holds the record's arrays and one JSON text for all the rest. What may stand where is
 read off the annotations of the class that the caller names, so a file can neither name a class nor
-bring one along: a record is its fields in order, a union is the position of the member meant, a
-dict a list of pairs. Understood are ``bool``, ``int``, ``float``, ``str``, ``None``, unions,
-``tuple``, ``list``, ``dict``, ``numpy.ndarray`` and dataclasses made of them.
+bring one along: a record is its fields in order (later ones take their defaults), a union is the
+position of the member meant, a dict a list of pairs. Understood are ``bool``, ``int``, ``float``,
+``str``, ``None``, unions, ``tuple``, ``list``, ``dict``, ``numpy.ndarray`` and dataclasses made of
+them.
 """
 
 from __future__ import annotations
@@ -105,7 +106,10 @@ def _unpack(hint: Any, stored: Any, arrays: dict[str, np.ndarray]) -> Any:
         number, dtype = stored
         return arrays[str(number)].astype(dtype, copy=False)
     if _is_record(hint):
-        pairs = zip(_hints(hint).items(), stored, strict=True)
+        hints = list(_hints(hint).items())
+        if len(stored) > len(hints):
+            raise ValueError(f"{len(stored)} fields of a {hint.__name__}")
+        pairs = zip(hints, stored, strict=False)  # fields that came later have defaults
         return hint(**{name: _unpack(h, s, arrays) for (name, h), s in pairs})
     if origin in (Union, types.UnionType):
         member, value = stored

@@ -1,7 +1,14 @@
 """Totals over rows of operators: modules, components, and the figures that a user asks for.
 
-Low and high are summed too, which is conservative: it takes all operators to err the same way. A
-sum's provenance is the weakest that carries over a twentieth of its time.
+Errors of operators hang together, but not wholly, so that the interval of a sum is narrower than
+the sum of the intervals. With d the distance of an operator's end from its estimate, in seconds,
+times its count, one and the same shape errs as one; over the shapes i of a kind, and the kinds k,
+
+    D_k^2 = WITHIN (sum d_i)^2 + (1 - WITHIN) sum d_i^2
+    D^2   = BETWEEN (sum D_k)^2 + (1 - BETWEEN) sum D_k^2
+
+which is the sum of the intervals where both are 1. Low and high ends go apart, by the same formula.
+A sum's provenance is the weakest that carries over a twentieth of its time.
 """
 
 from __future__ import annotations
@@ -42,6 +49,62 @@ UNKNOWN = "unknown"
 """The provenance of a time on a device without peaks, and what its operators are bound by."""
 
 
+WITHIN, BETWEEN = 1.0, 0.25
+"""Correlation of the errors of two shapes of a kind, and of two kinds, in one model: fitted to an
+H200's recorded phases (``python -m benchmarks.recorded --intervals``)."""
+
+
+def distance_of_sum(
+    distances: np.ndarray, shapes: np.ndarray, kinds: np.ndarray, known: tuple[float, float]
+) -> float:
+    """D of the formula. ``distances`` [n] d of rows; ``shapes`` [n], ``kinds`` [n]: numbers of what
+    each row is; a shape is of one kind. ``known``: WITHIN and BETWEEN."""
+    if not len(distances):
+        return 0.0
+    distances, kinds = np.asarray(distances), np.asarray(kinds)
+    within, between = known
+    numbers, first, place = np.unique(shapes, return_index=True, return_inverse=True)
+    each = np.bincount(place, weights=distances, minlength=len(numbers))
+    of = kinds[first]
+    whole, squares = np.bincount(of, weights=each), np.bincount(of, weights=each**2)
+    of_kinds = np.sqrt(np.maximum(within * whole**2 + (1 - within) * squares, 0.0))
+    total = between * of_kinds.sum() ** 2 + (1 - between) * (of_kinds**2).sum()
+    return float(np.sqrt(total))
+
+
+class Ends:
+    """The ends of sums over any choice of operator rows."""
+
+    def __init__(self, operators: pd.DataFrame):
+        estimate = operators["estimate_s"].to_numpy(dtype=float)
+        self.low = estimate - operators["low_s"].to_numpy(dtype=float)
+        self.high = operators["high_s"].to_numpy(dtype=float) - estimate
+        names = operators["kind"].astype(str) + " " + operators["dtype"].astype(str)
+        shapes = names + " " + operators["shape"].astype(str)
+        self.kinds = _numbers(operators["kind"])
+        self.shapes = _numbers(shapes)
+
+    def distances(self, rows: Any, known: tuple[float, float] | None = None) -> tuple[float, float]:
+        """How far below and above the sum of the estimates its ends lie; NaN where one is."""
+        what = (self.shapes[rows], self.kinds[rows], known or (WITHIN, BETWEEN))
+        return (distance_of_sum(self.low[rows], *what), distance_of_sum(self.high[rows], *what))
+
+    def shares(self) -> tuple[float, float]:
+        """Of all rows, D of either end over the plain sum of d; what is not known left out."""
+        what = (self.shapes, self.kinds, (WITHIN, BETWEEN))
+        found = []
+        for side in (self.low, self.high):
+            known = np.nan_to_num(side)
+            whole = float(known.sum())
+            found.append(distance_of_sum(known, *what) / whole if whole > 0 else 1.0)
+        return found[0], found[1]
+
+
+def _numbers(names: pd.Series) -> np.ndarray:
+    found: np.ndarray = np.unique(names.astype(str).to_numpy(dtype=str), return_inverse=True)[1]
+    return found
+
+
 class Sums:
     """Totals over any choice of operator rows, null where a part is, and how the sum is known.
 
@@ -53,6 +116,7 @@ class Sums:
     def __init__(self, operators: pd.DataFrame):
         self.columns = [*SUMMED, *WALL]
         self.values = operators[self.columns].to_numpy(dtype=float)  # [rows, columns]
+        self.ends = Ends(operators)
         computes = (operators["bound"] == "compute").to_numpy()
         seconds = operators["estimate_s"].to_numpy(dtype=float)
         known = operators["provenance"].to_numpy()
@@ -65,6 +129,9 @@ class Sums:
         carried = self.by_provenance[rows].sum(axis=0)
         if np.isnan(totals["estimate_s"]):
             return {**totals, "provenance": UNKNOWN, "limited_by": None}
+        low, high = self.ends.distances(rows)
+        totals["low_s"] = totals["estimate_s"] - low
+        totals["high_s"] = totals["estimate_s"] + high
         issue, *kernels = self.by_limit[rows].sum(axis=0)
         limit = 0 if issue > sum(kernels) else 1 + int(np.argmax(kernels))
         weakest = np.flatnonzero(carried > WEAK_SHARE * max(carried.sum(), 1e-30))

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calib.estimates.fusion import POINTWISE
-from calib.estimates.sums import WALL, WALL_OF, WEAK_SHARE, Sums
+from calib.estimates.sums import WALL, WALL_OF, WEAK_SHARE, Ends, Sums
 from calib.samples.host_costs import COMPILED, GRAPH, HostCosts, host_class
 
 if TYPE_CHECKING:
@@ -193,7 +193,8 @@ def with_wall(
         code_s = module_code_s * table["launches"] * table["count"] * passes
         for _, rows in table.groupby("phase", sort=False):
             for kernels, column in WALL_OF.items():
-                table.loc[rows.index, column] = _known(rows, kernels) + code_s[rows.index]
+                seconds = _known(narrowed(rows), kernels)
+                table.loc[rows.index, column] = seconds + code_s[rows.index]
         return table.assign(graph_s=float("nan"), idle_s=code_s, issue_s=code_s)
     parts = [
         _phase_columns(rows, int(repeats[str(phase)]), costs, execution)
@@ -208,6 +209,7 @@ def _phase_columns(
     rows: pd.DataFrame, repeat: int, costs: HostCosts, execution: str
 ) -> dict[str, np.ndarray]:
     """[rows] each of ``WALL``."""
+    rows = narrowed(rows)
     lay = _Layout(rows, repeat)
     found = {
         column: lay.wall(kernels, execution, rates(costs, _ENDS.get(kernels, "estimate_s")))
@@ -219,6 +221,20 @@ def _phase_columns(
     idle = np.maximum(found["wall_s"] - rows["estimate_s"].to_numpy(dtype=float), 0.0)
     issue_s = lay.shares(np.zeros(len(lay.row)), execution, rates(costs))
     return {**found, "graph_s": graph, "idle_s": idle, "issue_s": issue_s}
+
+
+def narrowed(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a phase with ends that add up to the ends of their sum (``Ends``).
+
+    What a phase's kernels take together is known better than what each takes; one share for all
+    rows, so that a part of a phase is taken to be known about as well as the whole.
+    """
+    low, high = Ends(rows).shares()
+    seconds = rows["estimate_s"]
+    return rows.assign(
+        low_s=seconds - low * (seconds - rows["low_s"]),
+        high_s=seconds + high * (rows["high_s"] - seconds),
+    )
 
 
 def _known(rows: pd.DataFrame, column: str) -> np.ndarray:

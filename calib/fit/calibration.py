@@ -43,7 +43,12 @@ class Estimator(Protocol):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What ``fit`` returns. ``held_out``: one row a fit, its error on groups it never saw."""
+    """What ``fit`` returns. ``held_out``: one row a fit, its error on groups it never saw.
+
+    ``blind``: of each fit with samples of the device, by shape in order of their first samples,
+    log seconds and half-width by fits that never saw the shape's group; NaN of what never was
+    held out.
+    """
 
     hardware: Hardware
     kinds: dict[Key, KindFit]
@@ -51,6 +56,7 @@ class Calibration:
     measured: dict[tuple[str, Operator, str], tuple[float, float, float]] = field(
         default_factory=dict
     )
+    blind: dict[Key, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def estimate(
         self,
@@ -80,8 +86,8 @@ class Calibration:
             parts.append(part.set_index(pd.Index(some)))
         if not parts:
             none = np.zeros(0)
-            return _table(none, none, none, none, none.astype(object))
-        return self._with_measured(pd.concat(parts).sort_index(), ops, implementation, flags)
+            return table_of(none, none, none, none, none.astype(object))
+        return self.with_measured(pd.concat(parts).sort_index(), ops, implementation, flags)
 
     def _alike(
         self, ops: Sequence[Operator] | Operator, implementation: str, hot: Any
@@ -98,11 +104,10 @@ class Calibration:
         if fitted is None:
             unknown = np.full(len(x), np.nan)
             known_as = np.full(len(x), ROOFLINE, dtype=object)
-            return _table(x.floor_s, x.floor_s, x.floor_s, unknown, known_as)
-        centre, half = fitted.log_seconds(x)
-        sides, least = (centre, centre - half, centre + half), self._least(ops)
+            return table_of(x.floor_s, x.floor_s, x.floor_s, unknown, known_as)
+        sides, least = fitted.log_ends(x), self._least(ops)
         middle, low, high = (np.maximum(np.exp(side), least) for side in sides)
-        return _table(x.floor_s, middle, low, high, _known_as(fitted, x))
+        return table_of(x.floor_s, middle, low, high, _known_as(fitted, x))
 
     def _least(self, ops: Sequence[Operator] | Operator) -> np.ndarray:
         """[n] or [] seconds that main memory takes at least."""
@@ -110,8 +115,12 @@ class Calibration:
             return np.asarray(least_seconds(ops, self.hardware))
         return np.array([float(least_seconds(op, self.hardware)) for op in ops])
 
-    def _with_measured(
-        self, table: pd.DataFrame, ops: Sequence[Operator], implementation: str, flags: list[Any]
+    def with_measured(
+        self,
+        table: pd.DataFrame,
+        ops: Sequence[Operator],
+        implementation: str,
+        flags: Sequence[Any],
     ) -> pd.DataFrame:
         """Put the median of this very shape, where it was sampled, in place of the fit's figure."""
         columns = {name: table[name].to_numpy(copy=True) for name in table.columns}
@@ -123,7 +132,7 @@ class Calibration:
                 columns["estimate_s"][i], columns["low_s"][i], columns["high_s"][i] = seen
                 columns["provenance"][i] = MEASURED
         order = ("floor_s", "estimate_s", "low_s", "high_s", "provenance")
-        return _table(*(columns[name] for name in order))
+        return table_of(*(columns[name] for name in order))
 
 
 def _known_as(fitted: KindFit, x: Features) -> np.ndarray:
@@ -133,7 +142,7 @@ def _known_as(fitted: KindFit, x: Features) -> np.ndarray:
     return np.full(len(x), TRANSFERRED, dtype=object) if fitted.transferred else inside
 
 
-def _table(
+def table_of(
     floor_s: np.ndarray,
     estimate_s: np.ndarray,
     low_s: np.ndarray,

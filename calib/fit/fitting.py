@@ -52,21 +52,26 @@ def fit(
         key = (sample.implementation, kind_of(sample.op), dtype_of(sample.op))
         groups.setdefault(key, []).append(sample)
     kinds, held_out = {}, []
+    blind: dict[Key, tuple[np.ndarray, np.ndarray]] = {}
     for key, some in groups.items():
         progress(" ".join(key))
-        fitted, row = _fit_key(some, hardware)
+        fitted, row, unseen = _fit_key(some, hardware)
         if fitted is not None:
             kinds[key] = fitted
+            blind |= {key: unseen} if unseen else {}
             held_out.append(dict(zip(HELD_OUT_COLUMNS, (*key, *row), strict=True)))
     table = pd.DataFrame(held_out, columns=HELD_OUT_COLUMNS)
     own = [s for s in usable if s.hardware == hardware.name]  # clean, and so not cleaned again
-    return Calibration(hardware, kinds, table, measured_shapes(own, hardware))
+    return Calibration(hardware, kinds, table, measured_shapes(own, hardware), blind)
 
 
 def _fit_key(
     samples: Sequence[Sample], hardware: Hardware
-) -> tuple[KindFit | None, tuple[Any, ...]]:
-    """The fit of one kind and its row of ``HELD_OUT_COLUMNS``; None for fewer than four shapes."""
+) -> tuple[KindFit | None, tuple[Any, ...], tuple[np.ndarray, np.ndarray] | None]:
+    """The fit of one kind, its row of ``HELD_OUT_COLUMNS``, and what ``Calibration.blind`` holds.
+
+    None for fewer than four shapes.
+    """
     own = [s for s in samples if s.hardware == hardware.name]
     others: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -75,11 +80,13 @@ def _fit_key(
     teach = len(own) <= MOST_EXACT and len({s.op for s in own}) >= _LEAST_SHAPES
     fitted, row, lessons = _fit_others(others, hardware, teach) if others else (None, (), None)
     if len({s.op for s in own}) < _LEAST_SHAPES:
-        return fitted, row
+        return fitted, row, None
     data = data_of(own, hardware, visits(own))
     folds = folds_of(data.groups)
     refined, seen = fit_kind(data.x, data.seconds, plan_of(folds), fitted, lessons)
-    return refined, row_of(data, folds, folds >= 0, refined, seen)
+    held = folds >= 0
+    unseen = [np.where(held, v, np.nan) for v in (seen.centre, refined.quantile * seen.spread)]
+    return refined, row_of(data, folds, held, refined, seen), (unseen[0], unseen[1])
 
 
 _LEAST_SHAPES = 4

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calib.fit.lessons import Lessons
+from calib.fit.physics.bounds import Bounds, fit_bounds
 from calib.fit.physics.features import Features
 from calib.fit.physics.prior import Prior, columns_of, fit_prior
 from calib.fit.plan import HeldOut, Plan, conformal, over_devices, plan_of
@@ -44,7 +45,8 @@ class KindFit:
     ``low``, ``high``: the sampled range of every smooth column; ``spread``: trees of the logarithm
     of the held-out error, None where the process tells its own; ``quantile``: what scales the
     spread to the interval; ``outside``: half-width of the prior's error alone; ``at_least``: no
-    interval is narrower; ``transferred``: no sample is of the device itself.
+    interval is narrower; ``transferred``: no sample is of the device itself; ``bounds``: what no
+    estimate leaves, neither end of its interval.
     """
 
     prior: Prior
@@ -60,6 +62,16 @@ class KindFit:
     transferred: bool = False
     at_least: float = 0.0
     base: KindFit | None = None
+    bounds: Bounds | None = None
+
+    def log_ends(self, x: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """[n] log seconds, and both ends of the interval, within the bounds of the kind."""
+        centre, half = self.log_seconds(x)
+        if self.bounds is None:
+            return centre, centre - half, centre + half
+        least, most = self.bounds.of(x)
+        centre = np.clip(centre, least, most)
+        return centre, np.maximum(centre - half, least), np.minimum(centre + half, most)
 
     def log_seconds(self, x: Features) -> tuple[np.ndarray, np.ndarray]:
         """[n] predicted log seconds and [n] half-width of the interval, in log."""
@@ -164,6 +176,9 @@ def fit_kind(
         low={n: float(x.columns[n].min()) for n in x.smooth_names},
         high={n: float(x.columns[n].max()) for n in x.smooth_names},
         base=base,
+        bounds=fit_bounds(
+            x, np.log(seconds) + np.log(x.clock_hz), conformal(np.abs(blind[scored]))
+        ),
     )
     return fitted, HeldOut(np.log(seconds) - error, widths, shares[1] * steps)
 

@@ -44,7 +44,7 @@ class Residual:
         The deviation is that of the process far from all points where it tells no spread.
         """
         rows = ((x.matrix(self.names) - self.centre) / self.scale).astype(np.float32)
-        across = self.variance * _matern(rows, self.points.astype(np.float32))  # [n, p]
+        across = self.variance * matern(rows, self.points.astype(np.float32))  # [n, p]
         mean = across @ self.weights
         known = np.einsum("ij,ij->i", across @ self.inverse, across) if self.inverse.size else 0.0
         variance = np.maximum(self.variance - known, 0.0) + self.noise
@@ -78,7 +78,7 @@ class Left:
         return Left(self.x.rows(keep), self.residual[keep], self.columns[keep])
 
 
-def _matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Matern kernel of smoothness 5/2 between rows of ``a`` and of ``b``, in length scales."""
     distance = np.sqrt(5 * _squared(a, b))
     return np.asarray((1 + distance + distance**2 / 3) * np.exp(-distance))
@@ -111,13 +111,13 @@ def fit_residual(lengths: Lengths, left: Left) -> tuple[Residual, np.ndarray]:
     rows = (x.matrix(lengths.names) - lengths.centre) / lengths.scale
     variance, noise = lengths.variance, lengths.noise
     if len(rows) <= MOST_EXACT:
-        covariance = variance * _matern(rows, rows) + noise * np.eye(len(rows))
+        covariance = variance * matern(rows, rows) + noise * np.eye(len(rows))
         points, inverse = rows, np.linalg.inv(covariance + lengths.weight * columns @ columns.T)
         weights = inverse @ residual
     else:
         points, inverse = rows[_far_apart(rows, _POINTS)], np.zeros((0, 0))
-        across = variance * _matern(rows, points)
-        within = variance * _matern(points, points) + 1e-6 * variance * np.eye(len(points))
+        across = variance * matern(rows, points)
+        within = variance * matern(points, points) + 1e-6 * variance * np.eye(len(points))
         weights = np.linalg.solve(noise * within + across.T @ across, across.T @ residual)
     process = Residual(
         lengths.names, lengths.centre, lengths.scale, points, weights, inverse, variance, noise
@@ -162,7 +162,7 @@ def _likeliest(
     bounds = [*_BOUNDS[: 2 + has_columns], *[_LENGTH_BOUNDS] * count]
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        parts = [_unlikelihood(theta, has_columns, *table) for table in tables]
+        parts = [unlikelihood(theta, has_columns, *table) for table in tables]
         return sum(value for value, _ in parts), np.sum([slope for _, slope in parts], axis=0)
 
     options = {"maxiter": _STEPS}
@@ -178,7 +178,7 @@ def _few(rows: np.ndarray, device: Left) -> tuple[np.ndarray, np.ndarray, np.nda
     return rows[some], device.residual[some], device.columns[some]
 
 
-def _unlikelihood(
+def unlikelihood(
     theta: np.ndarray,
     has_columns: bool,
     rows: np.ndarray,

@@ -115,7 +115,8 @@ def multiprocessor_rate(op: Operator, hardware: Hardware) -> Any:
 def share_missed(ratio: Any, edge: float) -> np.ndarray:
     """Of reads that go in a circle over a working set ``ratio`` times as large as the cache; half
     of them at ``edge``."""
-    return np.asarray(1 / (1 + (ratio / edge) ** -_STEEPNESS))
+    with np.errstate(divide="ignore"):  # nothing read, nothing missed
+        return np.asarray(1 / (1 + (ratio / edge) ** -_STEEPNESS))
 
 
 def least_seconds(op: Operator, hardware: Hardware) -> Any:

@@ -18,8 +18,8 @@ such column are told by how they were timed. One function, :func:`clean`, stands
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from calib.hardware.datasheet import floors, load_hardware
 from calib.samples.sample import COLD, Sample
@@ -91,3 +91,20 @@ def _waiting(op: Operator, hardware: str) -> float:
     """Time of the operator's bytes over that of its arithmetic, at most 1."""
     computes, moves = floors(op, load_hardware(hardware))
     return float(moves / computes) if computes > moves else 1.0
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """How many samples were ``corrected``, and how many are gone."""
+
+    samples: list[Sample]
+    corrected: int
+    left_out: int
+
+
+def cleaned(samples: Sequence[Sample]) -> Cleaned:
+    wrong = {DIRTY_FLUSH, STREAM_GAPS, NO_KERNEL}
+    faulty = sum(bool(wrong.intersection(faults_of(s))) for s in samples)
+    kept = list(clean(samples))
+    left_out = len(samples) - len(kept)
+    return Cleaned(kept, faulty - left_out, left_out)

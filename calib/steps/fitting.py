@@ -14,7 +14,7 @@ from calib.steps.target import Target
 from model.ops import Operator
 
 if TYPE_CHECKING:
-    from calib.fit.calibration import Calibration, Estimator
+    from calib.fit.calibration import Estimator
     from calib.measure.sweep.choice import Uncertainty
 
 
@@ -33,24 +33,29 @@ def fit_samples(target: Target, own: Iterable[Operator] = ()) -> tuple[Estimator
 
     Both share one fit, to the design's samples; the first knows the measured shapes besides.
     ``own``: the shapes of the model that is asked for, left out too where the design had them
-    before. A kind without samples goes to the card's shipped calibration, and without one to the
-    roofline.
+    before. Samples correct the card's shipped calibration (:mod:`calib.cards.corrected`), which is
+    all there is of a kind without samples; what neither knows is the roofline.
     """
-    from calib.cards.shipped import Layered, load_card
+    from calib.cards.shipped import load_card
     from calib.fit.calibration import uncalibrated
 
     card = load_card(target.hardware)
     if not target.samples:
         return card or uncalibrated(target.hardware), None
-    seen, unseen = _fit_own(target, frozenset(own))
-    return (Layered((seen, card)), Layered((unseen, card))) if card else (seen, unseen)
+    return _fit_own(target, frozenset(own), card)
 
 
-def _fit_own(target: Target, own: frozenset[Operator]) -> tuple[Calibration, Calibration]:
+def _fit_own(
+    target: Target, own: frozenset[Operator], card: Estimator | None
+) -> tuple[Estimator, Estimator]:
+    from calib.cards.correcting import correct
     from calib.fit.fitting import fit, measured_shapes
 
     designs = [s for s in target.samples if s.origin == "design" and s.op not in own]
+    measured = measured_shapes(target.samples, target.hardware)
     with stage("fitting") as tell:
         unseen = fit(designs, target.hardware, lambda name: tell(name, 0.0))
-    seen = replace(unseen, measured=measured_shapes(target.samples, target.hardware))
-    return seen, unseen
+        if card is None:
+            return replace(unseen, measured=measured), unseen
+        over = correct(card, unseen, designs)
+    return replace(over, own=replace(unseen, measured=measured)), over

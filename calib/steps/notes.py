@@ -25,7 +25,7 @@ NEW, SEEN = "new", "seen"
 def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -> list[str]:
     """Where the times come from: the user's samples, the card that ships, or nothing."""
     from calib.cards.card import TORCH
-    from calib.cards.shipped import about_card
+    from calib.cards.shipped import about_card, about_taught
     from calib.estimates.sums import known_by
 
     if target.hardware.unprobed:
@@ -38,8 +38,10 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
     about = about_card(name)
     sampled = any(s.implementation == implementation for s in target.samples)
     if about and implementation == TORCH:
-        behind = "Kinds that your samples lack come from the" if sampled else "The"
-        notes.append(f"{behind} calibration that ships: {about['summary']}")
+        behind = "Your samples correct the" if sampled else "The"
+        taught = about_taught(target.hardware)
+        beside = f" {taught['summary']}" if taught else ""
+        notes.append(f"{behind} calibration that ships: {about['summary']}{beside}")
     elif about:
         lacking = "kinds that your samples lack take" if sampled else "every kernel takes"
         notes.append(

@@ -90,7 +90,7 @@ class Request(_Part):
     sweep: SweepRequest
     hf: Traced = Traced()
     mode: Literal["run", "analytic", "calibrate"] = "run"
-    implementation: Literal["torch", "triton"] = "torch"
+    implementation: Literal["torch", "triton", "vllm"] = "torch"
     execution: Literal["eager", "graph", "compiled"] = "eager"
     repeats: AtLeastOne = 5
     seed: Annotated[int, Field(strict=True, ge=0)] = 0

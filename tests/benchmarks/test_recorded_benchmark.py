@@ -12,12 +12,11 @@ import pandas as pd
 import pytest
 
 from benchmarks.recorded import __main__ as benchmark
-from benchmarks.recorded.clean import cleaned
 from benchmarks.recorded.record import Recorded, read_record
 from benchmarks.recorded.rows import recorded_phase, rows_of
 from benchmarks.recorded.workloads import phases_of, workload_of
 from calib.hardware.datasheet import load_hardware
-from calib.samples.faults import DIRTY_FLUSH, NO_KERNEL
+from calib.samples.faults import DIRTY_FLUSH, NO_KERNEL, cleaned
 from calib.samples.files import read_samples, write_samples
 from calib.samples.sample import Sample
 from model.ops import Conv2d, Copy, Elementwise, GroupedMatmul, Matmul, Norm

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calib.cards.card import Card, Figures, clocked, published_clock_ratio
+from calib.cards.card import Card, Carried, Figures, Taught, clocked, published_clock_ratio
 from calib.cards.cold import Caches, fit_caches, hot_to_cold, resident_bytes
-from calib.cards.shipped import Layered, load_card
+from calib.cards.correcting import correct
+from calib.cards.shipped import load_card
 from calib.cards.stand_ins import stand_in
 from calib.cards.stored import StoredError, read_record, write_record
-from calib.fit.calibration import uncalibrated
 from calib.fit.fitting import fit
 from calib.hardware.datasheet import floor, load_hardware
 from calib.samples.sample import Sample
@@ -184,19 +184,34 @@ def test_a_card_clocks_above_its_rating_where_a_ceiling_is_published():
     assert published_clock_ratio(H200) == 1.0  # what one card reached is no ceiling
 
 
-def test_own_samples_go_before_the_card(card):
-    own = fit([sample(op, "torch") for op in (ops.Softmax(2**i, 64) for i in range(6))], H200)
-    both = Layered((own, card))
-    ops_ = [ops.Softmax(8, 64), ops.Matmul(500, 500, 500), ops.Attention(1, 64, 64, 8, 8, 64)]
-    table = both.estimate(ops_)
-    assert list(table["provenance"]) == ["measured", "interpolated", "roofline"]
-    assert table["estimate_s"].iloc[1] == card.estimate(ops_[1:2])["estimate_s"].iloc[0]
-    assert len(both.held_out) == 1 and both.hardware is H200
+def test_the_engine_is_asked_of_kinds_that_it_has_no_table_of(card, figures):
+    """By its own name its interval is not widened by how engines differ."""
+    asked = [ops.Norm(64, 64)]
+    torch, vllm = (card.estimate(asked, name).iloc[0] for name in ("torch", "vllm"))
+    assert vllm["provenance"] == "transferred" and vllm["estimate_s"] == torch["estimate_s"]
+    wide = Card(H200, replace(figures, disagreement={"elementwise": 1.0}))
+    assert wide.estimate(asked, "vllm").iloc[0]["high_s"] == vllm["high_s"]
+    assert wide.estimate(asked).iloc[0]["high_s"] > vllm["high_s"]
 
 
-def test_nothing_known_stays_the_roofline():
-    table = Layered((uncalibrated(H200),)).estimate([ops.Softmax(8, 64)])
-    assert list(table["provenance"]) == ["roofline"]
+def test_torchs_samples_of_one_card_correct_another(card, figures):
+    """Twice the table's time on an H200: a share of it on an L40S, and wider."""
+    shapes = [ops.Matmul(2**i, 512, 2**j) for i in range(5, 11) for j in range(6, 9)]
+    noise = np.exp(np.random.default_rng(1).normal(0, 0.02, len(shapes)))
+    seconds = card.estimate(shapes, hot=False)["estimate_s"] * 2 * noise
+    timed = [Sample(op, [s], "h200", "torch") for op, s in zip(shapes, seconds, strict=True)]
+    own = fit(timed, H200)
+    over = correct(card, own, timed)
+    taught = Taught("h200", own.kinds, over.blends, {("", "matmul"): Carried(0.5, 0.3)})
+    here, there = (
+        Card(device, figures, taught=taught).estimate(shapes, hot=False) for device in (H200, L40S)
+    )
+    assert np.median(here["estimate_s"] / card.estimate(shapes, hot=False)["estimate_s"]) > 1.8
+    plain = Card(L40S, figures).estimate(shapes, hot=False)
+    assert 1.1 < np.median(there["estimate_s"] / plain["estimate_s"]) < 2.2
+    width = [np.median(np.log(t["high_s"] / t["low_s"])) for t in (here, there)]
+    assert width[1] > 2 * width[0]
+    assert set(there["provenance"]) <= {"transferred", "interpolated", "extrapolated"}
 
 
 def test_a_broken_card_or_one_of_another_name_is_one_error(tmp_path, figures):

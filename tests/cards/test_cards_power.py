@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from calib.cards.power import Sustained, at_limit_of, foretold, is_akin, sustained
+from calib.cards.build.power import Sustained, at_limit_of, foretold, is_akin, sustained
 from calib.hardware.datasheet import load_hardware
 from calib.samples.sample import Sample
 from model.ops import Attention, Matmul

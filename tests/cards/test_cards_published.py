@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from calib.cards.published import FILE, NEUSIGHT, published_products
+from calib.cards.build.published import FILE, NEUSIGHT, published_products
 from calib.hardware.datasheet import floor, load_hardware
 
 HEADER = "device,kind,batch,m,n,k,seconds,kernel"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from calib.cards.shipped import FOLDER, about_card, load_card, shipped_cards
+from calib.cards.shipped import FOLDER, about_card, about_taught, load_card, shipped_cards
 from calib.fit.calibration import TRANSFERRED, WEAKEST_FIRST
 from calib.hardware.datasheet import load_hardware
 from model import ops
@@ -42,7 +42,15 @@ def test_every_card_that_is_promised_ships_and_no_other_is_made_up():
 
 
 def test_what_ships_is_small():
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 1e7
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*.*")) <= 1e7
+
+
+def test_torchs_samples_ship_with_a_data_card():
+    """For every card those of the H200, without the recorded models' own shapes."""
+    for name in SHIPPED:
+        about = about_taught(load_hardware(name))
+        assert about["card"] == "h200" and about["of_models_left_out"] > 200
+        assert about["command"] == "python -m calib.cards.build torch:h200"
 
 
 @pytest.mark.parametrize("name", OLDER)

@@ -173,6 +173,7 @@ def test_neither_compiled_nor_graph_takes_longer_than_eager(
 def table(**columns: list) -> pd.DataFrame:
     n = len(columns["estimate_s"])
     plain = {"phase": ["decode"] * n, "kind": ["matmul"] * n, "count": [1] * n}
+    plain |= {"shape": [f"m={i}" for i in range(n)], "dtype": ["bfloat16"] * n}
     plain |= {"launches": [1] * n, "sync": [False] * n, "bound": ["memory"] * n}
     made = pd.DataFrame({**plain, **columns})
     ends = {"low_s": made["estimate_s"], "high_s": made["estimate_s"]}

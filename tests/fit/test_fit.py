@@ -179,3 +179,12 @@ def test_the_interval_of_a_measured_shape_spans_its_visits():
     ((seconds, low, high),) = measured_shapes([sample, slower], H200).values()
     assert 1e-3 <= low < 1.02e-3 < seconds == pytest.approx(1.145e-3, rel=0.01)
     assert 1.29e-3 < high <= 1.31e-3
+
+
+def test_no_interval_leaves_what_shares_of_the_floor_were_seen():
+    """2^32 elements of a kind that was sampled up to 2^24: not a sixth of the floor, nor weeks."""
+    shapes = [ops.Elementwise(2**i, inputs=2) for i in range(10, 25)]
+    samples = [Sample(op, [3e-6 + float(floor(op, H200)) / 0.8], "h200", "torch") for op in shapes]
+    row = fit(samples, H200).estimate([ops.Elementwise(2**40, inputs=2)]).iloc[0]
+    assert 0.6 < row["efficiency"] < 1.3
+    assert row["high_s"] < 10 * row["floor_s"] and row["low_s"] > row["floor_s"] / 3

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.optimize import check_grad
 
 from calib.fit.physics.features import Features
-from calib.fit.residual import Left, _unlikelihood, fit_lengths, fit_residual
+from calib.fit.residual import Left, fit_lengths, fit_residual, unlikelihood
 
 RNG = np.random.default_rng(3)
 
@@ -32,8 +32,8 @@ def test_the_slope_is_that_of_the_likelihood():
         theta = 0.3 * RNG.normal(size=5 + has_columns)
         args = (has_columns, rows, residual, columns)
         apart = check_grad(
-            lambda t, args=args: _unlikelihood(t, *args)[0],
-            lambda t, args=args: _unlikelihood(t, *args)[1],
+            lambda t, args=args: unlikelihood(t, *args)[0],
+            lambda t, args=args: unlikelihood(t, *args)[1],
             theta,
         )
         assert apart < 1e-4

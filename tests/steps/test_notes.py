@@ -35,7 +35,7 @@ def notes(name: str, implementation: str, *sampled: str) -> str:
     ("asked", "says", "not_said"),
     [
         (("h200", "torch"), "The calibration that ships: h200", "has no samples"),
-        (("h200", "torch", "torch"), "your samples lack come from the calibration", "has no"),
+        (("h200", "torch", "torch"), "Your samples correct the calibration", "has no"),
         (("h200", "triton"), "triton every kernel takes the roofline", "calibration that ships:"),
         (("h200", "triton", "torch"), "every kernel takes the roofline", "your samples lack"),
         (("h200", "triton", "triton"), "that your samples lack take the roofline", "that ships:"),

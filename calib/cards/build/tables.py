@@ -104,14 +104,20 @@ def _spread(ratios: np.ndarray) -> dict[str, float]:
 
 def _ratios(card: str, other: str) -> dict[str, np.ndarray]:
     """Kind -> [n] absolute log ratios of the other engine's seconds to this one's."""
-    found: dict[str, list[np.ndarray]] = {}
+    return {kind: np.abs(r.to_numpy()) for kind, r in log_ratios(card, other).items()}
+
+
+def log_ratios(card: str, other: str) -> dict[str, pd.Series]:
+    """Kind -> by table and shape, log ratios of the other engine's seconds to this one's."""
+    found: dict[str, list[pd.Series]] = {}
     for table, spec in public_tables.TABLES.items():
         if public.has_table(card, table, ENGINE) and public.has_table(card, table, other):
             pairs = [_by_shape(card, table, engine) for engine in (ENGINE, other)]
             mine, theirs = pairs[0].align(pairs[1], join="inner")
-            ratio = np.abs(np.log(mine.to_numpy() / theirs.to_numpy()))
+            where = pd.Index([(table, *shape) for shape in mine.index.to_flat_index()])
+            ratio = pd.Series(np.log(theirs.to_numpy() / mine.to_numpy()), index=where)
             found.setdefault(spec.operator.operator, []).append(ratio)
-    return {kind: np.concatenate(parts) for kind, parts in found.items() if sum(map(len, parts))}
+    return {kind: pd.concat(parts) for kind, parts in found.items() if sum(map(len, parts))}
 
 
 def _by_shape(card: str, table: str, engine: str) -> pd.Series:

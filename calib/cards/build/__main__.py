@@ -2,7 +2,8 @@
 
 Needs the extra ``public``. A card with tables is fitted to its own; one without, and a kind that
 its tables lack, to all other cards' (``transferred``). Beside each ``<card>.npz`` goes a data card
-that says what went in and how well it does on what it never saw.
+that says what went in and how well it does on what it never saw. ``torch:<card>`` fits torch's own
+samples of a record (``benchmarks/data/<card>``) over that card's tables, for all cards.
 """
 
 from __future__ import annotations
@@ -22,14 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from calib.cards.card import Card, Figures, clocked, nearness, published_clock_ratio
-from calib.cards.cold import Caches
-from calib.cards.power import Sustained, at_limit_of, foretold, is_akin, sustained
-from calib.cards.published import NEUSIGHT, SOURCE, published_products
-from calib.cards.shipped import FOLDER, load_card
-from calib.cards.stand_ins import NOTES
-from calib.cards.stored import SCHEMA_VERSION, write_record
-from calib.cards.tables import (
+from calib.cards.build.own_samples import as_text, fit_taught, recorded_cards
+from calib.cards.build.power import Sustained, at_limit_of, foretold, is_akin, sustained
+from calib.cards.build.published import NEUSIGHT, SOURCE, published_products
+from calib.cards.build.tables import (
     ENGINE,
     borrowed_caches,
     caches_of,
@@ -37,6 +34,11 @@ from calib.cards.tables import (
     read_tables,
     widths,
 )
+from calib.cards.card import TORCH, Card, Figures, clocked, nearness, published_clock_ratio
+from calib.cards.cold import Caches
+from calib.cards.shipped import FOLDER, load_card
+from calib.cards.stand_ins import NOTES
+from calib.cards.stored import SCHEMA_VERSION, write_record
 from calib.errors import CalibError
 from calib.fit.calibration import Calibration
 from calib.fit.fitting import fit
@@ -44,7 +46,7 @@ from calib.hardware.datasheet import Hardware, load_hardware
 from calib.samples import public
 from calib.samples.public_tables import CARDS as TABLED
 from calib.samples.public_tables import LENDERS
-from calib.samples.sample import Sample
+from calib.samples.sample import HOT, Sample
 
 CARDS = (
     *sorted(TABLED),
@@ -285,6 +287,27 @@ def change_by_storing(before: Card, after: Card, samples: Sequence[Sample]) -> f
     return largest
 
 
+def build_taught(card: str, folder: Path = FOLDER) -> str:
+    """Fit, store, read back and compare torch's samples of ``card``; the data card's summary."""
+    taught, about, samples = fit_taught(card, folder)
+    hardware, place = load_hardware(card), folder / TORCH
+    place.mkdir(parents=True, exist_ok=True)
+    _write_text(place / f"{card}.json", as_text(about))
+    write_record(place / f"{card}.npz", taught)
+    stored = load_card(hardware, folder)
+    assert stored is not None
+    ops, hot = [s.op for s in samples], [s.cache == HOT for s in samples]
+    before, after = (c.estimate(ops, TORCH, hot) for c in (replace(stored, taught=taught), stored))
+    ratio = after["estimate_s"].to_numpy() / before["estimate_s"].to_numpy()
+    _check(f"{TORCH}:{card}", float(abs(ratio - 1).max()))
+    return str(about["summary"])
+
+
+def _check(name: str, changed: float) -> None:
+    if changed > MOST_CHANGED:
+        raise CalibError(f"{name}: storing changed an estimate by {changed:.2%}: expected <= 0.1%")
+
+
 def build(card: str, folder: Path = FOLDER) -> str:
     """Fit, store, read back and compare ``card``; the data card's summary.
 
@@ -297,9 +320,7 @@ def build(card: str, folder: Path = FOLDER) -> str:
     write_record(folder / f"{card}.npz", figures)
     stored = load_card(hardware, folder)
     assert stored is not None
-    changed = change_by_storing(Card(hardware, figures, about), stored, samples)
-    if changed > MOST_CHANGED:
-        raise CalibError(f"{card}: storing changed an estimate by {changed:.2%}: expected <= 0.1%")
+    _check(card, change_by_storing(Card(hardware, figures, about), stored, samples))
     return str(about["summary"])
 
 
@@ -311,12 +332,14 @@ def _write_text(path: Path, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("cards", nargs="*", metavar="card", help=f"default: {' '.join(CARDS)}")
+    every = [*CARDS, *(f"{TORCH}:{card}" for card in recorded_cards())]
+    parser.add_argument("cards", nargs="*", metavar="card", help=f"default: {' '.join(every)}")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()
     try:
-        for card in arguments.cards or CARDS:
-            print(build(card, arguments.folder), flush=True)
+        for name in arguments.cards or every:
+            torchs, _, card = name.rpartition(":")
+            print((build_taught if torchs else build)(card, arguments.folder), flush=True)
     except CalibError as error:
         sys.exit(f"error: {error}")
 

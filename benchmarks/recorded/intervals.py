@@ -1,0 +1,97 @@
+"""How far errors of operators hang together: what WITHIN and BETWEEN of ``sums`` are fitted to.
+
+Signed errors of a phase's operators, summed by kind, and the phases' own, are taken to be normal
+with the deviation that the formula of :mod:`calib.estimates.sums` gives for those numbers. The
+likeliest pair on a grid is kept, each model as one observation of weight one (its phases share
+their shapes). Coverage by leaving out each model in turn says what it is worth elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.recorded.estimates import PAIR
+from calib.estimates.sums import Ends
+
+NORMAL = 1.645
+GRID = np.round(np.arange(0.0, 1.01, 0.05), 2)
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """``error_s``: estimate less clock, of ``parts`` by kind and of the whole, and whose ends."""
+
+    model: str
+    ends: Ends
+    parts: list[tuple[np.ndarray, float]]
+    whole: float
+
+    def halves(self, rows: np.ndarray | slice, known: Pair) -> float:
+        return float(np.mean(self.ends.distances(rows, known)))
+
+
+def phases_of(operators: pd.DataFrame, phases: pd.DataFrame, way: str) -> list[Phase]:
+    found = []
+    rows = phases[phases["way"] == way].set_index(list(PAIR))
+    for key, some in operators[operators["way"] == way].groupby(list(PAIR), sort=False):
+        ours = some[some["estimate_s"] > 0].reset_index(drop=True)
+        off = (ours["estimate_s"] - ours["measured_s"]).to_numpy(dtype=float)
+        kinds = ours["kind"].to_numpy()
+        parts = []
+        for kind in dict.fromkeys(kinds):
+            mine = np.flatnonzero((kinds == kind) & np.isfinite(off))
+            if len(mine):
+                parts.append((mine, float(off[mine].sum())))
+        row = rows.loc[key]
+        whole = float(row["kernel_estimate_s"] - row["kernel_s"])
+        found.append(Phase(str(key[0]), Ends(ours), parts, whole))  # type: ignore[index]
+    return found
+
+
+def unlikelihood(phase: Phase, known: Pair) -> float:
+    """Minus the log likelihood, less a constant: the mean over kinds, and the whole."""
+    parts = [_one(error, phase.halves(rows, known)) for rows, error in phase.parts]
+    return float(np.mean(parts)) + _one(phase.whole, phase.halves(slice(None), known))
+
+
+def _one(error: float, half: float) -> float:
+    """Of Student's t with four degrees: some kinds are missed by many times their interval."""
+    scale = max(half, 1e-9) / NORMAL
+    return float(np.log(scale) + 2.5 * np.log1p((error / scale) ** 2 / 4))
+
+
+PAIRS = [(float(w), float(b)) for w in GRID for b in GRID if b <= w]
+"""Kinds hang together less than the shapes of one."""
+
+
+def fitted(costs: np.ndarray, models: Sequence[str]) -> Pair:
+    """The likeliest of ``PAIRS`` by ``costs`` [phases, pairs]; every model counts as one."""
+    weights = np.array([1 / models.count(m) for m in models])
+    return PAIRS[int(np.argmin(weights @ costs))]
+
+
+def holds(phase: Phase, known: Pair) -> bool:
+    below, above = phase.ends.distances(slice(None), known)
+    return bool(-above <= phase.whole <= below)
+
+
+def described(operators: pd.DataFrame, phases: pd.DataFrame, way: str) -> str:
+    """One line: the fitted numbers, and how many phases hold, by all and without their model."""
+    some = phases_of(operators, phases, way)
+    costs = np.array([[unlikelihood(p, pair) for pair in PAIRS] for p in some])
+    models = [p.model for p in some]
+    known, blind = fitted(costs, models), []
+    for phase in some:
+        others = [i for i, m in enumerate(models) if m != phase.model]
+        if others:
+            blind.append(holds(phase, fitted(costs[others], [models[i] for i in others])))
+    inside = np.mean([holds(p, known) for p in some])
+    return (
+        f"intervals of sums ({way}): within a kind {known[0]:.2f}, between kinds {known[1]:.2f}; "
+        f"{inside:.1%} of phases hold, {np.mean(blind):.1%} by numbers of the other models"
+    )

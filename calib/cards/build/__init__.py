@@ -1,0 +1,1 @@
+"""What fits the cards that ship: ``python -m calib.cards.build``."""

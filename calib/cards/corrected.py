@@ -1,0 +1,256 @@
+"""Samples over what was known before: they correct it, and do not replace it.
+
+Two say what an operator takes. One is what was known before (``base``: a card's shipped figures, or
+another implementation's) with the samples' correction (:mod:`calib.cards.correction`). The other is
+a fit to the samples alone (:mod:`calib.fit.kind`). In log seconds, with s the spread that each
+states at that shape,
+
+    log t = w * own + (1 - w) * corrected     w = a / s_own^2 / (a / s_own^2 + (1 - a) / s_base^2)
+
+a is the share that predicts held-out groups best, started from one half. Far from the samples the
+own fit's spread grows, so that what was known takes over; the spread of the corrected estimate
+grows there to that of the base. Their sum, scaled on held-out groups, is the interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib.cards.correction import Correction, columns_of, matrix
+from calib.fit.calibration import ROOFLINE, TRANSFERRED, Calibration, kind_of, table_of
+from calib.hardware.datasheet import Hardware
+from model.ops import Operator, is_grid
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib.estimates.tables import Estimator
+
+NORMAL = 1.645
+"""Half-width of a 90% interval over the deviation of a normal distribution."""
+
+
+@dataclass(frozen=True)
+class Blend:
+    """How one (implementation, kind) is told. ``share``: a of the formula; None: no own fit.
+
+    ``quantile``: half-width over the spread; ``hot``: samples were taken hot only.
+    """
+
+    correction: Correction | None
+    share: float | None
+    quantile: float
+    hot: bool
+
+
+@dataclass(frozen=True)
+class Said:
+    """[n] log seconds and their spread, by one source; NaN where it knows nothing."""
+
+    centre: np.ndarray
+    spread: np.ndarray
+
+    def rows(self, keep: np.ndarray) -> Said:
+        return Said(self.centre[keep], self.spread[keep])
+
+
+@dataclass(frozen=True)
+class Columns:
+    """[n] the columns of a table of estimates, to be written to."""
+
+    floor: np.ndarray
+    seconds: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    provenance: np.ndarray
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> Columns:
+        numbers = ("floor_s", "estimate_s", "low_s", "high_s")
+        floor, seconds, low, high = (table[n].to_numpy(dtype=float, copy=True) for n in numbers)
+        known_as = table["provenance"]
+        return cls(floor, seconds, low, high, known_as.to_numpy(dtype=object, copy=True))
+
+    @property
+    def said(self) -> Said:
+        known = (self.provenance != ROOFLINE) & (self.low > 0) & np.isfinite(self.high)
+        ends = (self.low, self.seconds, self.high)
+        low, seconds, high = (np.log(np.where(known, end, np.nan)) for end in ends)
+        return Said(seconds, (high - low) / 2 / NORMAL)
+
+    def take(self, other: Columns, rows: np.ndarray) -> None:
+        for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
+            mine[rows] = theirs[rows]
+
+    def put(
+        self,
+        base: Columns,
+        rows: np.ndarray,
+        centre: np.ndarray,
+        half: np.ndarray,
+        weight: np.ndarray,
+    ) -> None:
+        """An estimate is known as the source is that it takes more of."""
+        found = np.isfinite(centre)
+        leans, where = rows[found & (weight < 0.5)], rows[found]
+        self.provenance[leans] = base.provenance[leans]
+        centre, half = centre[found], half[found]
+        self.seconds[where] = np.exp(centre)
+        self.low[where], self.high[where] = np.exp(centre - half), np.exp(centre + half)
+
+
+@dataclass(frozen=True)
+class Away:
+    """What carrying samples to another card costs. ``own``, ``width``: added spread of the fit to
+    the samples alone, and of the correction; ``share``: of the correction, what is carried."""
+
+    own: float
+    share: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """``own``: the fit to samples alone, with the shapes that were measured. ``away``: where the
+    samples are of another card, what carrying them adds."""
+
+    base: Estimator
+    own: Calibration
+    blends: dict[tuple[str, str], Blend] = field(default_factory=dict)
+    away: Callable[[Sequence[Operator] | Operator], Away] | None = None
+
+    @property
+    def hardware(self) -> Hardware:
+        return self.base.hardware
+
+    @property
+    def held_out(self) -> pd.DataFrame:
+        import pandas as pd
+
+        tables = [self.own.held_out, self.base.held_out]
+        return pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
+
+    @cached_property
+    def _fits(self) -> Calibration:
+        return replace(self.own, measured={})
+
+    def estimate(
+        self,
+        ops: Sequence[Operator] | Operator,
+        implementation: str = "torch",
+        hot: Sequence[bool] | np.ndarray | bool | None = None,
+    ) -> pd.DataFrame:
+        """As ``Calibration.estimate``; what samples know nothing of is as the base says."""
+        if isinstance(ops, Operator) and not is_grid(ops):
+            ops = [ops]
+        flags = self._flags(ops, implementation, hot)
+        told = Columns.of(self._fits.estimate(ops, implementation, flags))
+        base = Columns.of(self.base.estimate(ops, implementation, flags))
+        own, known = told.said, base.said
+        unknown = told.provenance == ROOFLINE
+        if self.away:
+            told.provenance[:] = TRANSFERRED
+        told.take(base, unknown)
+        for kind, rows in _by_kind(ops, len(unknown)).items():
+            blend = self.blends.get((implementation, kind))
+            if blend is not None:
+                some = ops if isinstance(ops, Operator) else [ops[i] for i in rows]
+                columns = columns_of(some, self.own.hardware, flags[rows])
+                away = self.away(some) if self.away else None
+                found = blended(blend, columns, own.rows(rows), known.rows(rows), away)
+                told.put(base, rows, *found)
+        # A card may clock above its rating: its floor does not.
+        table = table_of(base.floor, told.seconds, told.low, told.high, told.provenance)
+        if isinstance(ops, Operator) or not self.own.measured:
+            return table
+        given = flags if hot is not None else [None] * len(ops)
+        return self.own.with_measured(table, ops, implementation, list(given))
+
+    def _flags(self, ops: Sequence[Operator] | Operator, implementation: str, hot: Any) -> Any:
+        """[n] bool: not said means as the samples were, and where there are none, hot."""
+        if isinstance(ops, Operator):
+            n = len(np.atleast_1d(np.asarray(ops.bytes + 0 * ops.min_flops)))
+            kinds = [kind_of(ops)] * n if hot is None else []
+        else:
+            n, kinds = len(ops), [kind_of(op) for op in ops]
+        if hot is not None:
+            return np.broadcast_to(np.asarray(hot, dtype=bool), n)
+        known = {kind: self._hot(implementation, kind) for kind in dict.fromkeys(kinds)}
+        return np.array([known[kind] for kind in kinds], dtype=bool)
+
+    def _hot(self, implementation: str, kind: str) -> bool:
+        blend = self.blends.get((implementation, kind))
+        if blend is not None:
+            return blend.hot
+        own = [f for key, f in self.own.kinds.items() if key[:2] == (implementation, kind)]
+        return all(fitted.low["hot"] == 1.0 for fitted in own)
+
+
+def _by_kind(ops: Sequence[Operator] | Operator, count: int) -> dict[str, np.ndarray]:
+    if isinstance(ops, Operator):
+        return {kind_of(ops): np.arange(count)}
+    kinds = np.array([kind_of(op) for op in ops], dtype=object)
+    return {kind: np.flatnonzero(kinds == kind) for kind in dict.fromkeys(kinds)}
+
+
+def blended(
+    blend: Blend,
+    columns: dict[str, np.ndarray],
+    own: Said,
+    base: Said,
+    away: Away | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[n] log seconds, half-width and w; NaN where neither source says anything.
+
+    ``away``: on another card than the samples'. What the shares on their own card were says nothing
+    there: each source counts by its spread alone.
+    """
+    said, share = corrected(blend.correction, columns, base, away), blend.share
+    if away is not None:
+        own = Said(own.centre, np.hypot(own.spread, away.own))
+        share = None if share is None else 0.5
+    weight = weight_of(share, own, said)
+    return mixed(weight, own, said), blend.quantile * mixed_spread(weight, own, said), weight
+
+
+def corrected(
+    correction: Correction | None,
+    columns: dict[str, np.ndarray],
+    base: Said,
+    away: Away | None = None,
+) -> Said:
+    """What was known, with the samples' correction: its spread is the base's far from them."""
+    if correction is None:
+        return base
+    rows = matrix(columns, correction.names, len(base.centre))
+    mean, spread, far = correction.predict(rows)
+    share, width = (away.share, away.width) if away else (1.0, 0.0)
+    spread = np.hypot(share * spread, np.hypot(far * base.spread, width))
+    return Said(base.centre + share * mean, spread)
+
+
+def weight_of(share: float | None, own: Said, base: Said) -> np.ndarray:
+    """[n] w of the formula."""
+    if share is None:
+        return np.where(np.isfinite(base.centre), 0.0, 1.0)
+    odds = share / (1 - share) * (base.spread / np.maximum(own.spread, 1e-6)) ** 2
+    weight = odds / (1 + odds)
+    weight = np.where(np.isfinite(own.centre), weight, 0.0)
+    return np.where(np.isfinite(base.centre), weight, 1.0)
+
+
+def mixed(weight: np.ndarray, own: Said, base: Said) -> np.ndarray:
+    return np.asarray(
+        np.where(weight > 0, weight * own.centre, 0.0)
+        + np.where(weight < 1, (1 - weight) * base.centre, 0.0)
+    )
+
+
+def mixed_spread(weight: np.ndarray, own: Said, base: Said) -> np.ndarray:
+    """The sum, as if both missed in the same way: they saw the same samples."""
+    return mixed(weight, Said(own.spread, own.spread), Said(base.spread, base.spread))

@@ -1,0 +1,156 @@
+"""How samples correct what was known before: what :mod:`calib.cards.corrected` needs of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from calib.cards.corrected import (
+    NORMAL,
+    Blend,
+    Columns,
+    Corrected,
+    Said,
+    mixed,
+    mixed_spread,
+    weight_of,
+)
+from calib.cards.correction import Correction, columns_of, fit_correction, matrix
+from calib.fit.calibration import Calibration, dtype_of, kind_of
+from calib.fit.held_out import data_of, folds_of
+from calib.fit.plan import CONFIDENCE
+from calib.samples.drift import visits
+from calib.samples.faults import clean
+from calib.samples.sample import HOT, Sample
+from model.ops import Operator
+
+if TYPE_CHECKING:
+    from calib.estimates.tables import Estimator
+
+_SHARES = np.array([0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98])
+_PULL = 1.0
+"""To go from one share to all or nothing costs as much as so many typical held-out errors."""
+_PSEUDO = 20
+"""Scores of a normal distribution that stand beside those of the samples: a few samples cannot
+tell a 90th percentile."""
+
+
+def correct(base: Estimator, own: Calibration, samples: Sequence[Sample]) -> Corrected:
+    """``samples``: those that ``own`` was fitted to."""
+    by_kind: dict[tuple[str, str], list[Sample]] = {}
+    for s in clean(samples):  # as the fit took them
+        if s.status == "ok" and len(s.seconds) and s.hardware == own.hardware.name:
+            by_kind.setdefault((s.implementation, kind_of(s.op)), []).append(s)
+    blends = {key: _fit_blend(key, some, base, own) for key, some in by_kind.items()}
+    return Corrected(base, own, {key: b for key, b in blends.items() if b is not None})
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """The shapes of one kind, [n]; ``own``: what fits that never saw a shape's group say of it."""
+
+    ops: list[Operator]
+    hot: np.ndarray
+    log_seconds: np.ndarray
+    groups: np.ndarray
+    own: Said
+
+
+def _shapes(key: tuple[str, str], samples: Sequence[Sample], own: Calibration) -> _Shapes:
+    parts: list[_Shapes] = []
+    for dtype in dict.fromkeys(dtype_of(s.op) for s in samples):
+        some = [s for s in samples if dtype_of(s.op) == dtype]
+        places = visits(some)
+        data = data_of(some, own.hardware, places)
+        firsts = [some[rows[0]] for rows in places]
+        nothing = np.full(len(firsts), np.nan)
+        centre, half = own.blind.get((*key, dtype), (nothing, nothing))
+        parts.append(
+            _Shapes(
+                [s.op for s in firsts],
+                np.array([s.cache == HOT for s in firsts]),
+                np.log(data.seconds),
+                data.groups,
+                Said(centre, half / NORMAL),
+            )
+        )
+    return _Shapes(
+        [op for p in parts for op in p.ops],
+        np.concatenate([p.hot for p in parts]),
+        np.concatenate([p.log_seconds for p in parts]),
+        np.concatenate([p.groups for p in parts]),
+        Said(
+            np.concatenate([p.own.centre for p in parts]),
+            np.concatenate([p.own.spread for p in parts]),
+        ),
+    )
+
+
+def _fit_blend(
+    key: tuple[str, str], samples: Sequence[Sample], base: Estimator, own: Calibration
+) -> Blend | None:
+    """None where the base knows nothing of the kind: then the own fit stands alone."""
+    shapes = _shapes(key, samples, own)
+    known = Columns.of(base.estimate(shapes.ops, key[0], shapes.hot)).said
+    told = np.isfinite(known.centre)
+    if not told.any():
+        return None
+    columns = columns_of(shapes.ops, own.hardware, shapes.hot)
+    names = sorted(columns)
+    rows, left = matrix(columns, names, len(told)), shapes.log_seconds - known.centre
+    expected = float(np.median(known.spread[told]))
+    correction = fit_correction(names, rows[told], left[told], expected)
+    blind = _blind(correction, rows, left, known, shapes.groups)
+    share = _share(shapes, blind) if any(key == k[:2] for k in own.kinds) else None
+    weight = weight_of(share, shapes.own, blind)
+    error = mixed(weight, shapes.own, blind) - shapes.log_seconds
+    scores = np.abs(error) / mixed_spread(weight, shapes.own, blind)
+    return Blend(correction, share, quantile(scores[np.isfinite(scores)]), bool(shapes.hot.all()))
+
+
+def _blind(
+    correction: Correction,
+    rows: np.ndarray,
+    left: np.ndarray,
+    known: Said,
+    groups: np.ndarray,
+) -> Said:
+    """What corrections that never saw a shape's group say of it; nothing where there is one."""
+    mean, spread = np.full(len(left), np.nan), np.full(len(left), np.nan)
+    told = np.isfinite(left)
+    folds = folds_of(groups)
+    if len(np.unique(folds)) > 1:
+        for fold in np.unique(folds[folds >= 0]):
+            asked, learned = np.flatnonzero(folds == fold), np.flatnonzero((folds != fold) & told)
+            if len(learned) > len(correction.points):
+                learned = np.random.default_rng(0).permutation(learned)[: len(correction.points)]
+            if len(learned):
+                part = replace(correction, points=rows[learned], residual=left[learned])
+                mean[asked], found, far = part.predict(rows[asked])
+                spread[asked] = np.hypot(found, far * known.spread[asked])
+    return Said(known.centre + mean, spread)
+
+
+def _share(shapes: _Shapes, blind: Said) -> float:
+    """The share with the least held-out mean absolute error, pulled to one half."""
+    both = np.isfinite(shapes.own.centre) & np.isfinite(blind.centre)
+    if not both.any():
+        return 0.5
+    own, base, y = shapes.own.rows(both), blind.rows(both), shapes.log_seconds[both]
+    errors = np.array([np.abs(mixed(weight_of(a, own, base), own, base) - y) for a in _SHARES])
+    costs = errors.sum(1) + _PULL * errors.mean() * 2 * np.abs(_SHARES - 0.5)
+    return float(_SHARES[int(np.argmin(costs))])
+
+
+def quantile(scores: np.ndarray) -> float:
+    """Half-width over spread that holds 90%, of held-out ``scores`` and ``_PSEUDO`` normal ones."""
+    from statistics import NormalDist
+
+    levels = (np.arange(_PSEUDO) + 0.5) / _PSEUDO
+    normal = [NormalDist().inv_cdf(0.5 + level / 2) for level in levels]
+    every = np.sort(np.concatenate([scores, normal]))
+    rank = min(int(np.ceil((len(every) + 1) * CONFIDENCE)), len(every))
+    return float(every[rank - 1])

@@ -1,0 +1,162 @@
+"""Own samples over what was known: they shift it, take over where they are many, and fade."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from calib.cards.corrected import Away, Said, blended, weight_of
+from calib.cards.correcting import correct, quantile
+from calib.cards.correction import columns_of, fit_correction, matrix
+from calib.fit.calibration import uncalibrated
+from calib.fit.fitting import fit
+from calib.hardware.datasheet import floor, load_hardware
+from calib.samples.sample import Sample
+from model import ops
+
+H200 = load_hardware("h200")
+HALF = 0.4
+
+
+def law(op):
+    return 3e-6 + float(floor(op, H200)) / 0.8
+
+
+@dataclass(frozen=True)
+class Known:
+    """Says 80% of both peaks and 3 microseconds, of every operator, give or take 40%."""
+
+    hardware = H200
+    held_out = pd.DataFrame()
+
+    def estimate(self, ops_, implementation="torch", hot=None):
+        seconds = np.array([law(op) for op in ops_])
+        ends = {"low_s": seconds * np.exp(-HALF), "high_s": seconds * np.exp(HALF)}
+        floors = [float(floor(op, H200)) for op in ops_]
+        table = pd.DataFrame({"floor_s": floors, "estimate_s": seconds, **ends})
+        return table.assign(efficiency=0.8, provenance="transferred")
+
+
+def products(count, seed=0):
+    rng = np.random.default_rng(seed)
+    sizes = np.exp(rng.uniform(np.log(64), np.log(8192), (count, 3))).astype(int)
+    return [ops.Matmul(*(int(v) for v in row)) for row in sizes]
+
+
+def samples(shapes, factor):
+    """Give or take 2%."""
+    noise = np.exp(np.random.default_rng(9).normal(0, 0.02, len(shapes)))
+    return [
+        Sample(op, [factor(op) * law(op) * off], "h200", "torch")
+        for op, off in zip(shapes, noise, strict=True)
+    ]
+
+
+def over(some):
+    return correct(Known(), fit(some, H200), some)
+
+
+def test_seven_samples_shift_what_was_known_and_keep_its_form():
+    some = samples(products(7), lambda op: 1.3)
+    asked = products(40, seed=1)
+    table = over(some).estimate(asked)
+    ratio = table["estimate_s"].to_numpy() / [law(op) for op in asked]
+    assert 1.15 < np.median(ratio) < 1.35 and ratio.min() > 1.0
+    half = np.log(table["high_s"] / table["low_s"]) / 2
+    assert half.max() < 1.5  # the fit to the seven alone says a hundredfold far from them
+
+
+def test_one_sample_is_believed_in_part():
+    op = products(1)[0]
+    some = samples([op], lambda op: 2.0)
+    known = over(some)
+    assert known.estimate([op])["provenance"].iloc[0] == "measured"
+    near = replace(op, m=op.m + 1)
+    ratio = float(known.estimate([near])["estimate_s"].iloc[0]) / law(near)
+    assert 1.1 < ratio < 2.0
+
+
+def test_far_from_all_samples_the_interval_is_the_known_ones():
+    shapes = [ops.Matmul(64 + i, 64 + i, 64) for i in range(12)]
+    known = over(samples(shapes, lambda op: 1.5))
+    near, far = known.estimate([ops.Matmul(70, 71, 64), ops.Matmul(65536, 8192, 8192)]).to_dict(
+        "records"
+    )
+    halves = [np.log(r["high_s"] / r["low_s"]) / 2 for r in (near, far)]
+    assert halves[0] < 0.2 and halves[1] > 0.75 * HALF
+
+
+def test_better_than_either_where_both_know_something():
+    def wrong(op):  # smooth in a shape: what an offset alone does not take away
+        return 1.5 * (op.k / 1024) ** 0.2
+
+    asked = products(60, seed=2)
+    some = samples(products(30), wrong)
+    truth = np.array([wrong(op) * law(op) for op in asked])
+
+    def error(calibration):
+        return float(np.abs(np.log(calibration.estimate(asked)["estimate_s"] / truth)).mean())
+
+    found = error(over(some))
+    assert found < min(error(Known()), error(fit(some, H200))) and found < 0.05
+
+
+def test_what_the_base_knows_nothing_of_is_told_by_samples_alone():
+    some = samples(products(12), lambda op: 1.0)
+    own = fit(some, H200)
+    known = correct(uncalibrated(H200), own, some)
+    asked = products(5, seed=3)
+    pd.testing.assert_frame_equal(known.estimate(asked), own.estimate(asked))
+    other = known.estimate([ops.Softmax(8, 64)])
+    assert other["provenance"].iloc[0] == "roofline"
+
+
+def test_a_grid_equals_a_list():
+    known = over(samples(products(20), lambda op: 1.2))
+    grid = ops.grid(ops.Matmul, m=[64, 100, 5000], n=640, k=512)
+    listed = [ops.Matmul(m, 640, 512) for m in (64, 100, 5000)]
+    flags = np.zeros(3, dtype=bool)
+    base = replace(known, base=uncalibrated(H200), blends={})
+    pd.testing.assert_frame_equal(base.estimate(grid, hot=flags), base.estimate(listed, hot=flags))
+
+
+def test_weights_go_by_spread_and_share():
+    own, base = Said(np.zeros(3), np.array([0.1, 0.1, np.nan])), Said(np.ones(3), np.full(3, 0.1))
+    assert weight_of(0.5, own, base)[0] == pytest.approx(0.5)
+    assert weight_of(0.9, own, base)[0] == pytest.approx(0.9)
+    wide = Said(own.centre, own.spread * 10)
+    assert weight_of(0.9, wide, base)[0] == pytest.approx(9 / 109)
+    missing = Said(np.full(3, np.nan), np.full(3, np.nan))
+    assert list(weight_of(0.9, missing, base)) == [0, 0, 0]
+    assert list(weight_of(None, own, missing)) == [1, 1, 1]
+
+
+def test_carried_to_another_card_a_correction_is_shared_and_wider():
+    shapes = products(20)
+    known = over(samples(shapes, lambda op: 2.0))
+    blend = replace(known.blends["torch", "matmul"], share=None)
+    columns = columns_of(shapes, H200, np.zeros(20, dtype=bool))
+    base = Said(np.zeros(20), np.full(20, 0.1))
+    nothing = Said(np.full(20, np.nan), np.full(20, np.nan))
+    here, half, _ = blended(blend, columns, nothing, base)
+    there, wider, _ = blended(blend, columns, nothing, base, Away(0.2, 0.5, 0.3))
+    np.testing.assert_allclose(there, here / 2)
+    assert (wider > half).all()
+
+
+def test_an_offset_is_learned_and_shrunk():
+    shapes = products(3)
+    columns = columns_of(shapes, H200, np.zeros(3, dtype=bool))
+    names = sorted(columns)
+    rows = matrix(columns, names, 3)
+    found = fit_correction(names, rows, np.full(3, 0.5), expected=0.3)
+    mean, spread, far = found.predict(rows + 100.0)
+    assert (mean > 0.2).all() and (mean < 0.5).all()
+    np.testing.assert_allclose(far, 1.0, atol=1e-6)
+    assert (spread > found.predict(rows)[1]).all()
+
+
+def test_a_quantile_of_no_scores_is_the_normal_one():
+    assert quantile(np.zeros(0)) == pytest.approx(1.78, abs=0.15)
+    assert quantile(np.full(1000, 3.0)) == 3.0

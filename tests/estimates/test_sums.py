@@ -1,0 +1,51 @@
+"""The ends of a sum lie between those of independent and of equal errors."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from calib.estimates.sums import BETWEEN, WITHIN, Ends, distance_of_sum
+from calib.estimates.timeline import narrowed
+
+SHAPES, KINDS = np.array([0, 0, 1, 2]), np.array([0, 0, 0, 1])
+D = np.array([1.0, 2.0, 4.0, 5.0])
+
+
+def test_by_hand():
+    def found(within, between):
+        return distance_of_sum(D, SHAPES, KINDS, (within, between))
+
+    assert found(1, 1) == pytest.approx(12)
+    assert found(0, 0) == pytest.approx(np.sqrt(3**2 + 4**2 + 5**2))
+    assert found(1, 0) == pytest.approx(np.sqrt(7**2 + 5**2))
+    assert found(1, 0.5) == pytest.approx(np.sqrt(0.5 * 12**2 + 0.5 * (49 + 25)))
+    assert distance_of_sum(D[:0], SHAPES[:0], KINDS[:0], (1, 1)) == 0
+
+
+def rows(high=(3.0, 3.0, 9.0)):
+    seconds = pd.DataFrame({"estimate_s": [2.0, 2.0, 8.0], "low_s": [1.0, 1.0, 6.0]})
+    what = {"kind": ["a", "a", "b"], "shape": ["m", "m", "m"], "dtype": "bfloat16"}
+    return seconds.assign(high_s=list(high), **what)
+
+
+def test_ends_go_apart_and_one_row_keeps_its_own():
+    ends = Ends(rows())
+    assert ends.distances([0]) == (1.0, 1.0)
+    below, above = ends.distances(slice(None))
+    assert below == pytest.approx(distance_of_sum([1, 1, 2], [0, 0, 1], [0, 0, 1], (1, BETWEEN)))
+    assert above < 3 and below < 4 and 0 <= BETWEEN <= WITHIN <= 1
+
+
+def test_an_end_that_is_not_known_leaves_the_sum_without_one():
+    below, above = Ends(rows(high=(3.0, 3.0, np.nan))).distances(slice(None))
+    assert below > 0 and np.isnan(above)
+
+
+def test_narrowed_rows_add_up_to_the_ends_of_their_sum():
+    table = rows()
+    below, above = Ends(table).distances(slice(None))
+    found = narrowed(table)
+    assert found["low_s"].sum() == pytest.approx(table["estimate_s"].sum() - below)
+    assert found["high_s"].sum() == pytest.approx(table["estimate_s"].sum() + above)
+    exact = table.assign(low_s=table["estimate_s"], high_s=table["estimate_s"])
+    pd.testing.assert_frame_equal(narrowed(exact), exact)
