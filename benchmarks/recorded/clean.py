@@ -6,11 +6,13 @@ whose time is that of their bytes were timed both ways, short ones by a graph, l
 
     seconds = c + bytes / B + s [by events]
 
-fitted by least squares to relative errors, Huber's weights against what is no such product. The
-writes take main memory's time, so an operator whose arithmetic leaves memory idle does not wait for
-them: off every cold sample by events is taken
+fitted by least squares to relative errors, Huber's weights against what is no such product. Of s,
+two marks around a kernel hold ``BETWEEN_MARKS_S`` whatever it does, and as much for each further
+kernel of the operator: that is taken off hot samples by events too. The rest is writing. An operator
+that reads fewer bytes than the L2 holds drives out so many dirty lines only, and one that leaves
+memory idle does not wait for them: off a cold sample by events is taken
 
-    s min(1, bytes' time / arithmetic's time)
+    BETWEEN_MARKS_S kernels + (s - BETWEEN_MARKS_S) min(1, bytes / L2) (bytes / B) / (its own time)
 
 and a sample that would lose over half of its time is left out.
 Where a record holds too few products of either way, all of those samples are left out. A record
@@ -28,10 +30,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from calib.hardware.convolutions import kernels as of_convolution
 from calib.hardware.datasheet import Hardware, floor, peak
 from calib.samples.host_costs import EAGER_OPERATOR, MODULE_CODE
 from calib.samples.sample import Sample
-from model.ops import Matmul, Operator
+from model.ops import Conv2d, Convolution, GroupedMatmul, Matmul, Operator
 
 BY_MEMORY = 0.25
 """A product is bound by memory where its arithmetic takes at most this share of its bytes' time."""
@@ -40,6 +43,9 @@ FEWEST = 8
 SHORTEST_S = 0.3e-6
 """No kernel is shorter: the shortest in the profiles of an H200 takes 0.64 microseconds."""
 HUBER = 1.345
+BETWEEN_MARKS_S = 1.2e-6
+"""By which hot samples of one kernel exceed the same kernel in the profiles of an H200 (1.16, 1.20
+and 1.58 us); its RMS norms, of eight kernels each, by 1.22 and 1.24 us a kernel."""
 
 
 @dataclass(frozen=True)
@@ -52,29 +58,55 @@ class Cleaned:
     left_out: int
 
 
+@dataclass(frozen=True)
+class Fault:
+    """``surcharge_s``: s of the formula above; ``bandwidth``: B [bytes/s]."""
+
+    surcharge_s: float
+    bandwidth: float
+
+
 def cleaned(samples: Sequence[Sample], others: Sequence[Sample], hardware: Hardware) -> Cleaned:
     """``samples`` without the faults above; ``others``: more of the record to estimate from."""
-    surcharge = surcharge_s([*samples, *others], hardware)
+    fault = fault_of([*samples, *others], hardware)
     kept: list[Sample] = []
     corrected = 0
     for sample in samples:
         if sample.op in (MODULE_CODE, EAGER_OPERATOR) or is_empty(sample):
             continue
-        if not dirty(sample):
+        extra = surplus_s(sample, fault, hardware)
+        if extra == 0:
             kept.append(sample)
-        elif surcharge is not None:
-            extra = surcharge * waiting(sample.op, hardware)
-            if sample.median >= 2 * extra:
-                kept.append(replace(sample, seconds=[s - extra for s in sample.seconds]))
-                corrected += 1
+        elif extra is not None and sample.median >= 2 * extra:
+            kept.append(replace(sample, seconds=[s - extra for s in sample.seconds]))
+            corrected += 1
+    surcharge = fault.surcharge_s if fault else None
     return Cleaned(kept, surcharge, corrected, len(samples) - len(kept))
 
 
-def waiting(op: Operator, hardware: Hardware) -> float:
-    """Time of its bytes over that of its arithmetic, at most 1."""
-    computes = float(op.min_flops) / peak(op, hardware)
-    moves = float(op.bytes) / hardware.bandwidth
-    return moves / computes if computes > moves else 1.0
+def surplus_s(sample: Sample, fault: Fault | None, hardware: Hardware) -> float | None:
+    """What a sample holds besides its kernels' time [s]; None where nobody can tell."""
+    if sample.status != "ok" or sample.method != "events":
+        return 0.0
+    between = BETWEEN_MARKS_S * kernels(sample.op)
+    if not dirty(sample):
+        return between
+    if fault is None:
+        return None
+    between = min(between, fault.surcharge_s * kernels(sample.op))
+    moved = float(sample.op.bytes)
+    writing = max(fault.surcharge_s - BETWEEN_MARKS_S, 0.0) * min(1.0, moved / hardware.l2_bytes)
+    busy, rest = moved / fault.bandwidth, sample.median - between
+    # own = rest - writing * busy / own, where busy is no more than own
+    own = rest / 2 + np.sqrt(max(rest * rest / 4 - writing * busy, 0.0))
+    return between + writing * min(busy / max(own, 1e-12), 1.0)
+
+
+def kernels(op: Operator) -> int:
+    """Those of one call: a grouped product has one that writes down where its groups begin."""
+    if isinstance(op, Conv2d | Convolution):
+        return int(of_convolution(op))
+    return 2 if isinstance(op, GroupedMatmul) else 1
 
 
 def dirty(sample: Sample) -> bool:
@@ -85,8 +117,8 @@ def is_empty(sample: Sample) -> bool:
     return sample.status == "ok" and sample.method == "graph" and sample.median < SHORTEST_S
 
 
-def surcharge_s(samples: Iterable[Sample], hardware: Hardware) -> float | None:
-    """s of the formula above, at least 0."""
+def fault_of(samples: Iterable[Sample], hardware: Hardware) -> Fault | None:
+    """By the formula above, s at least 0; None where there are too few products of either way."""
     products = [s for s in samples if is_memory_product(s, hardware)]
     events = np.array([s.method == "events" for s in products], dtype=float)
     if min(events.sum(), len(events) - events.sum()) < FEWEST:
@@ -100,7 +132,7 @@ def surcharge_s(samples: Iterable[Sample], hardware: Hardware) -> float | None:
         found = np.linalg.lstsq(a * root[:, None], root, rcond=None)[0]
         off = np.abs(1 - a @ found)
         weights = 1 / np.maximum(off / (HUBER * 1.4826 * np.median(off) + 1e-12), 1.0)
-    return max(float(found[2]), 0.0)
+    return Fault(max(float(found[2]), 0.0), hardware.bandwidth / float(found[1]))
 
 
 def is_memory_product(sample: Sample, hardware: Hardware) -> bool:

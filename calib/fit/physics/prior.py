@@ -199,12 +199,11 @@ def _fit(x: Features, log_cycles: np.ndarray, start: Prior, pull: float) -> tupl
 
 
 def _rules(x: Features) -> list[list[str]]:
-    """Names of costs for each rule of cutting the work; one empty list without any."""
-    if Candidates.of(x.columns) is not None:
-        return [list(COSTS)]
+    """Names of costs for each rule of cutting the work, those of candidates among all of them."""
+    shared = list(COSTS) if Candidates.of(x.columns) is not None else []
     names = _own(x)
     rules = sorted({_rule_of(n) for n in names})
-    return [[n for n in names if _rule_of(n) == rule] for rule in rules] or [[]]
+    return [shared + [n for n in names if _rule_of(n) == rule] for rule in rules] or [shared]
 
 
 def _guess(x: Features, log_cycles: np.ndarray, names: list[str]) -> Prior:

@@ -83,15 +83,21 @@ def told_apart(
 
 def product_columns(op: Matmul, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
     """What candidates are made of, and ``MISSED``: each [n] or [1]. ``hot``: [n] bool."""
-    rate = multiprocessor_rate(op, hardware)
-    shape = (op.m, op.n, op.k, op.batch, hardware.sm_count, rate)
-    columns = {n: np.atleast_1d(np.asarray(v, float)) for n, v in zip(_SHAPE, shape, strict=True)}
+    columns = shape_columns((op.m, op.n, op.k, op.batch), op, hardware)
     weights = op.weight_bytes_read
     once = op.bytes - weights
     missed = weights * share_missed((_COPIES * weights + once) / hardware.l2_bytes)
     missed = missed + once * share_missed(op.bytes / hardware.l2_bytes)
     share = np.where(hot, np.maximum(missed / op.bytes, _LEAST), 1.0)
     return columns | {MISSED: np.atleast_1d(np.log(share))}
+
+
+def shape_columns(
+    shape: tuple[Any, Any, Any, Any], op: Operator, hardware: Hardware
+) -> dict[str, np.ndarray]:
+    """What candidates are made of: ``shape`` is rows, columns, depth and copies, each [n] or one."""
+    values = (*shape, hardware.sm_count, multiprocessor_rate(op, hardware))
+    return {n: np.atleast_1d(np.asarray(v, float)) for n, v in zip(_SHAPE, values, strict=True)}
 
 
 _LEAST = 1e-9
