@@ -10,6 +10,10 @@ from model.ops.operator import Operator, TensorCoreOperator
 from model.ops.pointwise import bias_gradient
 
 
+FEW_CHANNELS = 4
+"""So many are an image's, not a feature map's."""
+
+
 class _Convolution(TensorCoreOperator):
     """What follows from a convolution's counts: ``weights``, and positions of one feature map."""
 
@@ -56,7 +60,11 @@ class _Convolution(TensorCoreOperator):
 
 @dataclass(frozen=True)
 class Conv2d(_Convolution):
-    """[batch, in_channels, height, width] with square ``kernel``: sizes are those of the input."""
+    """[batch, in_channels, height, width] with square ``kernel``: sizes are those of the input.
+
+    ``planar``: the map lies channel by channel, not place by place. It changes no byte, but some
+    libraries move such a map to the other layout first. Of a few channels, an image's, not told.
+    """
 
     operator: ClassVar[str] = "conv2d"
     may_be_zero: ClassVar[tuple[str, ...]] = ("padding",)
@@ -71,6 +79,7 @@ class Conv2d(_Convolution):
     groups: int = 1
     dtype: str = "bfloat16"
     bias: bool = False
+    planar: bool = False
 
     @property
     def out_height(self) -> Any:

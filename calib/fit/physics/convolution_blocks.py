@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from calib.fit.physics.product_blocks import shape_columns
-from calib.hardware.convolutions import is_moved, is_scalar, kernels, window
+from calib.hardware.convolutions import is_scalar, kernels, moves_map, moves_weights, window
 from calib.hardware.datasheet import Hardware
 from model.ops import Conv2d, Convolution, item_bytes
 
@@ -26,7 +26,7 @@ _NEVER = -50.0
 
 def convolution_columns(op: Conv2d | Convolution, hardware: Hardware) -> dict[str, np.ndarray]:
     """Columns of a convolution, each [n] or [1]; units of work are counted in cycles."""
-    scalar, moved = is_scalar(op), is_moved(op)
+    scalar = is_scalar(op)
     depth = np.asarray(op.in_channels) // np.asarray(op.groups) * window(op)
     places, out = op.batch * places_of(op), op.out_channels / np.asarray(op.groups)
     cycles = item_bytes(op.dtype) / hardware.bandwidth * hardware.clock_hz
@@ -34,18 +34,27 @@ def convolution_columns(op: Conv2d | Convolution, hardware: Hardware) -> dict[st
     blocks = np.ceil(places / _BLOCK) * np.ceil(out / _BLOCK) * op.groups
     shape = (places, out, np.where(scalar, 1, depth), np.asarray(op.groups))
     columns = {
-        "added kernels": kernels(op) - 1,
-        "added maps": moved * maps * cycles + 2 * +op.bias * op.outputs * cycles,
-        "added weights": moved * op.weights * cycles,
+        "added kernels": 2 * moves_map(op),
+        "added moved": 2 * moves_map(op) * maps * cycles,
+        "added bias": 2 * +op.bias * op.outputs * cycles,
+        "added windows": moves_weights(op),
+        "added weights": 2 * moves_weights(op) * op.weights * cycles,
         "bound steps": np.where(scalar, np.log(depth), _NEVER),
         "bound sums": np.where(scalar, np.log(depth * blocks / hardware.sm_count), _NEVER),
     }
     found = {f"{name} {_RULE}": _array(value) for name, value in columns.items()}
-    kind = {"tile scalar": _array(scalar), "tile moved": _array(moved)}
+    kind = {"tile scalar": _array(scalar), "tile kernels": _array(kernels(op))}
     return found | kind | shape_columns(shape, op, hardware)
 
 
 _RULE = "convolved"
+STARTS = {
+    f"added kernels {_RULE}": float(np.log(2500.0)),
+    f"added moved {_RULE}": float(np.log(1.5)),
+}
+"""Logarithms that a fit starts from: cycles of a short kernel, as the 1.1 to 1.7 us of a ResNet's
+activations on an H200; of a cycle of main memory for what is moved. A card whose samples are all
+of maps that need no moving keeps them."""
 
 
 def places_of(op: Conv2d | Convolution) -> Any:

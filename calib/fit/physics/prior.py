@@ -30,6 +30,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from calib.fit.physics.convolution_blocks import STARTS
 from calib.fit.physics.features import ADDED, BOUND, SERIAL, Features
 from calib.fit.physics.product_blocks import CHOICE, COSTS, MISSED, Candidates
 
@@ -218,6 +219,8 @@ def _guess(x: Features, log_cycles: np.ndarray, names: list[str]) -> Prior:
     for name in names:
         if name in COSTS:
             costs[name] = COSTS[name]
+        elif name in STARTS:
+            costs[name] = STARTS[name]
         elif name.startswith(ADDED):
             costs[name] = float(dispatch - 1.0)
         else:
