@@ -19,14 +19,14 @@ import numpy as np
 from calib.fit.physics.attention_blocks import attention_columns
 from calib.fit.physics.convolution_blocks import convolution_columns, places_of
 from calib.fit.physics.expert_blocks import expert_columns
-from calib.fit.physics.product_blocks import CHOICE, product_columns
+from calib.fit.physics.product_blocks import CHOICE, product_columns, unaligned
 from calib.fit.physics.tiles import tile_columns, work
 from calib.hardware.convolutions import window
 from calib.hardware.datasheet import Hardware, peak
 from model.ops import Attention, Conv2d, Convolution, Matmul, MoeMlp, Operator, is_grid
 
-BOUND, ADDED, SERIAL = "bound ", "added ", "serial "
-_STEPS = ("tile ", BOUND, ADDED, SERIAL, CHOICE)
+BOUND, ADDED, SERIAL, SCALE = "bound ", "added ", "serial ", "scale "
+_STEPS = ("tile ", BOUND, ADDED, SERIAL, SCALE, CHOICE)
 """Beginnings of the names of columns that come in steps."""
 
 
@@ -107,6 +107,7 @@ def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -
             columns |= attention_columns(op, hardware, is_hot)
         if isinstance(op, Matmul):
             columns |= product_columns(op, hardware, is_hot)
+            columns[SCALE + "unaligned"] = unaligned(op)
         if isinstance(op, Conv2d | Convolution):
             columns |= convolution_columns(op, hardware)
         if isinstance(op, MoeMlp):

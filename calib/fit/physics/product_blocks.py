@@ -24,7 +24,7 @@ import numpy as np
 
 from calib.hardware.datasheet import Hardware, multiprocessor_rate
 from calib.hardware.datasheet import share_missed as hardware_share_missed
-from model.ops import Matmul, Operator
+from model.ops import Matmul, Operator, item_bytes
 
 CHOICE, MISSED = "choice ", "tile missed"
 """Beginning of the names of what candidates are made of, and of their costs; the logarithm of the
@@ -90,6 +90,17 @@ def product_columns(op: Matmul, hardware: Hardware, hot: Any) -> dict[str, np.nd
     missed = missed + once * share_missed(op.bytes / hardware.l2_bytes)
     share = np.where(hot, np.maximum(missed / op.bytes, _LEAST), 1.0)
     return columns | {MISSED: np.atleast_1d(np.log(share))}
+
+
+def unaligned(op: Matmul) -> np.ndarray:
+    """[n] or [1]: halvings of the 16 bytes of one load until they fit into a row of every factor;
+    none for one row, which is no tile."""
+    item = item_bytes(op.dtype)
+    fits = [np.gcd(np.asarray(n).astype(int) * item, _LOAD) for n in (op.n, op.k)]
+    return np.atleast_1d(np.where(op.m == 1, 0.0, np.log2(_LOAD / np.minimum(*fits))))
+
+
+_LOAD = 16
 
 
 def shape_columns(
