@@ -19,11 +19,21 @@ import numpy as np
 from calib.fit.physics.attention_blocks import attention_columns
 from calib.fit.physics.convolution_blocks import convolution_columns, places_of
 from calib.fit.physics.expert_blocks import expert_columns
+from calib.fit.physics.grouped_blocks import grouped_columns
 from calib.fit.physics.product_blocks import CHOICE, product_columns, unaligned
 from calib.fit.physics.tiles import tile_columns, work
 from calib.hardware.convolutions import window
 from calib.hardware.datasheet import Hardware, peak
-from model.ops import Attention, Conv2d, Convolution, Matmul, MoeMlp, Operator, is_grid
+from model.ops import (
+    Attention,
+    Conv2d,
+    Convolution,
+    GroupedMatmul,
+    Matmul,
+    MoeMlp,
+    Operator,
+    is_grid,
+)
 
 BOUND, ADDED, SERIAL, SCALE = "bound ", "added ", "serial ", "scale "
 _STEPS = ("tile ", BOUND, ADDED, SERIAL, SCALE, CHOICE)
@@ -110,6 +120,8 @@ def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -
             columns[SCALE + "unaligned"] = unaligned(op)
         if isinstance(op, Conv2d | Convolution):
             columns |= convolution_columns(op, hardware)
+        if isinstance(op, GroupedMatmul):
+            columns |= grouped_columns(op, hardware)
         if isinstance(op, MoeMlp):
             columns |= expert_columns(op, hardware)
     for name, label in _labels(op).items():
