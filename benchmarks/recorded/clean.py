@@ -8,11 +8,11 @@ whose time is that of their bytes were timed both ways, short ones by a graph, l
 
 fitted by least squares to relative errors, Huber's weights against what is no such product. Of s,
 two marks around a kernel hold ``BETWEEN_MARKS_S`` whatever it does, and as much for each further
-kernel of the operator: that is taken off hot samples by events too. The rest is writing. An operator
-that reads fewer bytes than the L2 holds drives out so many dirty lines only, and one that leaves
-memory idle does not wait for them: off a cold sample by events is taken
+kernel of the operator: that is taken off hot samples by events too. The rest, w = s -
+BETWEEN_MARKS_S, is writing. An operator drives out no more dirty lines than it reads, and where it
+leaves memory idle it does not wait for them: off a cold sample by events is taken
 
-    BETWEEN_MARKS_S kernels + (s - BETWEEN_MARKS_S) min(1, bytes / L2) (bytes / B) / (its own time)
+    BETWEEN_MARKS_S kernels + min(w, bytes / B) min(1, bytes / B / (its own time - c))
 
 and a sample that would lose over half of its time is left out.
 Where a record holds too few products of either way, all of those samples are left out. A record
@@ -60,9 +60,10 @@ class Cleaned:
 
 @dataclass(frozen=True)
 class Fault:
-    """``surcharge_s``: s of the formula above; ``bandwidth``: B [bytes/s]."""
+    """Of the formula above: s, c [s] and B [bytes/s]."""
 
     surcharge_s: float
+    start_s: float
     bandwidth: float
 
 
@@ -94,12 +95,12 @@ def surplus_s(sample: Sample, fault: Fault | None, hardware: Hardware) -> float 
     if fault is None:
         return None
     between = min(between, fault.surcharge_s * kernels(sample.op))
-    moved = float(sample.op.bytes)
-    writing = max(fault.surcharge_s - BETWEEN_MARKS_S, 0.0) * min(1.0, moved / hardware.l2_bytes)
-    busy, rest = moved / fault.bandwidth, sample.median - between
-    # own = rest - writing * busy / own, where busy is no more than own
-    own = rest / 2 + np.sqrt(max(rest * rest / 4 - writing * busy, 0.0))
-    return between + writing * min(busy / max(own, 1e-12), 1.0)
+    busy = float(sample.op.bytes) / fault.bandwidth
+    writing = min(max(fault.surcharge_s - BETWEEN_MARKS_S, 0.0), busy)
+    # moving = own - c solves moving + writing * busy / moving = rest
+    rest = sample.median - between - fault.start_s
+    moving = rest / 2 + np.sqrt(max(rest * rest / 4 - writing * busy, 0.0))
+    return between + writing * (min(busy / moving, 1.0) if moving > 0 else 1.0)
 
 
 def kernels(op: Operator) -> int:
@@ -132,7 +133,8 @@ def fault_of(samples: Iterable[Sample], hardware: Hardware) -> Fault | None:
         found = np.linalg.lstsq(a * root[:, None], root, rcond=None)[0]
         off = np.abs(1 - a @ found)
         weights = 1 / np.maximum(off / (HUBER * 1.4826 * np.median(off) + 1e-12), 1.0)
-    return Fault(max(float(found[2]), 0.0), hardware.bandwidth / float(found[1]))
+    start, share, surcharge = (float(number) for number in found)
+    return Fault(max(surcharge, 0.0), max(start, 0.0), hardware.bandwidth / share)
 
 
 def is_memory_product(sample: Sample, hardware: Hardware) -> bool:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.recorded import __main__ as benchmark
-from benchmarks.recorded.clean import cleaned, surcharge_s
+from benchmarks.recorded.clean import BETWEEN_MARKS_S, cleaned, fault_of, kernels
 from benchmarks.recorded.record import Recorded, read_record
 from benchmarks.recorded.rows import recorded_phase, rows_of
 from benchmarks.recorded.workloads import phases_of, workload_of
@@ -74,18 +74,35 @@ def record(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("surcharge", [0.0, 4e-6, 8.5e-6])
 def test_surcharge_is_found_from_products_timed_both_ways(surcharge: float) -> None:
-    assert surcharge_s(products(surcharge), H200) == pytest.approx(surcharge, abs=2e-8)
+    found = fault_of(products(surcharge), H200)
+    assert found is not None
+    assert found.surcharge_s == pytest.approx(surcharge, abs=2e-8)
+    assert (found.start_s, found.bandwidth) == pytest.approx((3e-6, 4e12), rel=0.02)
 
 
 def test_cold_samples_by_events_lose_the_surcharge_and_all_others_nothing() -> None:
     given = products(8e-6)
-    hot = replace(given[-1], cache="hot")
+    hot = replace(given[0], cache="hot")
     found = cleaned([*given, hot], [], H200)
     assert (found.corrected, found.left_out) == (15, 0)
     for before, after in zip(given, found.samples, strict=False):
         off = before.median - after.median
         assert off == pytest.approx(8e-6 * (before.method == "events"), abs=2e-8)
     assert found.samples[-1] == hot
+
+
+def test_marks_around_each_kernel_are_taken_off_and_idle_memory_writes_for_nothing() -> None:
+    grouped = GroupedMatmul(tokens=1, experts=64, top_k=6, n=1792, k=1280)
+    busy = Matmul(m=4096, n=2304, k=768, bias=True)
+    hot = Sample(Copy(2**22), [30e-6], "h200", "torch", cache="hot", method="events")
+    cold = [Sample(op, [30e-6], "h200", "torch", method="events") for op in (grouped, busy)]
+    found = cleaned([*cold, hot], products(8e-6), H200).samples
+    off = [30e-6 - sample.median for sample in found]
+    assert off[2] == pytest.approx(BETWEEN_MARKS_S)
+    assert 2 * BETWEEN_MARKS_S < off[0] < 6e-6
+    assert BETWEEN_MARKS_S < off[1] < 4e-6
+    planar = Conv2d(1, 64, 64, 14, 14, kernel=3, padding=1, planar=True, bias=True)
+    assert [kernels(op) for op in (grouped, busy, planar)] == [2, 1, 5]
 
 
 def test_without_pairs_cold_samples_by_events_are_left_out() -> None:
