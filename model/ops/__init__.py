@@ -21,7 +21,7 @@ Conventions, for every class here:
 from __future__ import annotations
 
 from model.ops.attention import Attention, AttentionBackward
-from model.ops.convolution import FEW_CHANNELS, Conv2d, Convolution
+from model.ops.convolution import Conv2d, Convolution
 from model.ops.dtypes import ITEM_BYTES, is_floating, item_bytes
 from model.ops.grids import grid, grid_points, is_grid
 from model.ops.norms import ChannelNorm, Norm, Softmax

@@ -10,10 +10,6 @@ from model.ops.operator import Operator, TensorCoreOperator
 from model.ops.pointwise import bias_gradient
 
 
-FEW_CHANNELS = 4
-"""So many are an image's, not a feature map's."""
-
-
 class _Convolution(TensorCoreOperator):
     """What follows from a convolution's counts: ``weights``, and positions of one feature map."""
 
@@ -63,11 +59,13 @@ class Conv2d(_Convolution):
     """[batch, in_channels, height, width] with square ``kernel``: sizes are those of the input.
 
     ``planar``: the map lies channel by channel, not place by place. It changes no byte, but some
-    libraries move such a map to the other layout first. Of a few channels, an image's, not told.
+    libraries move such a map to the other layout first. Of up to
+    ``few_channels``, an image's, it is not told.
     """
 
     operator: ClassVar[str] = "conv2d"
     may_be_zero: ClassVar[tuple[str, ...]] = ("padding",)
+    few_channels: ClassVar[int] = 4
     batch: int
     in_channels: int
     out_channels: int

@@ -137,8 +137,8 @@ _LEAST_S = 1e-12
 def _numbers(op: Operator) -> dict[str, np.ndarray]:
     """Dimensions as logarithms (a zero as a half), flags as 0 or 1."""
     numbers, flags = {}, {f.name for f in fields(op) if isinstance(f.default, bool)}
-    is_convolution = isinstance(op, Conv2d | Convolution)
-    for name, value in (_of_convolution(op) if is_convolution else vars(op)).items():
+    shape = _of_convolution(op) if isinstance(op, Conv2d | Convolution) else vars(op)
+    for name, value in shape.items():
         if value is None or isinstance(value, str):
             continue
         array = np.atleast_1d(np.asarray(value, dtype=float))

@@ -11,13 +11,15 @@ terms is a loop whose steps wait for one another, which no further multiprocesso
 where the library splits deep sums. p says how sharply one bound takes over from the next.
 
 A kind may bring columns of its own (:mod:`calib.fit.physics.attention_blocks`,
-:mod:`calib.fit.physics.expert_blocks`):
+:mod:`calib.fit.physics.expert_blocks`, :mod:`calib.fit.physics.grouped_blocks`,
+:mod:`calib.fit.physics.convolution_blocks`):
 ``bound ...`` are logarithms of further bounds; ``serial ...`` count what a multiprocessor does one
 after the other, and their sum is one bound; ``added ...`` count what a call does besides;
-``scale ...`` make all bounds dearer, by one and their cost. Each has a fitted cost a unit. The last word of such a name is the rule of cutting the work that it belongs
-to; the rule that explains the times best is kept. A product on a GPU has candidates instead, ways
-to cut it that share their costs: their soft minimum is a bound
-(:mod:`calib.fit.physics.product_blocks`), and stands for the chain.
+``scale ...`` make all bounds dearer, by so many shares of them. Each has a fitted cost a unit. The
+last word of such a name is the rule of cutting the work that it belongs to; the rule that explains
+the times best is kept. Products and convolutions on a GPU have candidates besides, ways to cut them
+that share their costs: their soft minimum is a bound (:mod:`calib.fit.physics.product_blocks`), and
+stands for the chain.
 
 Time is counted in clock cycles, in which cards differ least. Outside the sampled shapes this is all
 that an estimate knows.
@@ -235,8 +237,8 @@ def _guess(x: Features, log_cycles: np.ndarray, names: list[str]) -> Prior:
 
 
 _DEARER = float(np.log(0.5))
-"""By which a unit of a column that makes work dearer does, where a fit starts: rows of 30522 numbers
-of bfloat16, two units, take 41.3 us on an H100 where 30528 take 17.6."""
+"""By which a unit of a column that makes work dearer does, where a fit starts: on an H100 a
+row of 30522 numbers of bfloat16, two units, takes 41.3 us where one of 30528 takes 17.6."""
 _OF_CACHE = float(np.log(2.0))
 """Bandwidth of the L2 over that of main memory, where a fit starts."""
 

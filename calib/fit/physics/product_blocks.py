@@ -106,7 +106,7 @@ _LOAD = 16
 def shape_columns(
     shape: tuple[Any, Any, Any, Any], op: Operator, hardware: Hardware
 ) -> dict[str, np.ndarray]:
-    """What candidates are made of: ``shape`` is rows, columns, depth and copies, each [n] or one."""
+    """What candidates are made of: ``shape`` is rows, columns, depth, copies, each [n] or one."""
     values = (*shape, hardware.sm_count, multiprocessor_rate(op, hardware))
     return {n: np.atleast_1d(np.asarray(v, float)) for n, v in zip(_SHAPE, values, strict=True)}
 

@@ -203,7 +203,7 @@ def conv(
             groups=groups,
             dtype=x.dtype,
             bias=has_bias,
-            planar=channels > ops.FEW_CHANNELS and not x.transposed,
+            planar=channels > ops.Conv2d.few_channels and not x.transposed,
         )
     return ops.Convolution(
         batch,
