@@ -34,7 +34,7 @@ from calib.hardware.convolutions import kernels as of_convolution
 from calib.hardware.datasheet import Hardware, floor, peak
 from calib.samples.host_costs import EAGER_OPERATOR, MODULE_CODE
 from calib.samples.sample import Sample
-from model.ops import Conv2d, Convolution, GroupedMatmul, Matmul, Operator
+from model.ops import Conv2d, Convolution, GroupedMatmul, Matmul, Norm
 
 BY_MEMORY = 0.25
 """A product is bound by memory where its arithmetic takes at most this share of its bytes' time."""
@@ -89,12 +89,12 @@ def surplus_s(sample: Sample, fault: Fault | None, hardware: Hardware) -> float 
     """What a sample holds besides its kernels' time [s]; None where nobody can tell."""
     if sample.status != "ok" or sample.method != "events":
         return 0.0
-    between = BETWEEN_MARKS_S * kernels(sample.op)
+    between = BETWEEN_MARKS_S * kernels(sample)
     if not dirty(sample):
         return between
     if fault is None:
         return None
-    between = min(between, fault.surcharge_s * kernels(sample.op))
+    between = min(between, fault.surcharge_s * kernels(sample))
     busy = float(sample.op.bytes) / fault.bandwidth
     writing = min(max(fault.surcharge_s - BETWEEN_MARKS_S, 0.0), busy)
     # moving = own - c solves moving + writing * busy / moving = rest
@@ -103,10 +103,17 @@ def surplus_s(sample: Sample, fault: Fault | None, hardware: Hardware) -> float 
     return between + writing * (min(busy / moving, 1.0) if moving > 0 else 1.0)
 
 
-def kernels(op: Operator) -> int:
-    """Those of one call: a grouped product has one that writes down where its groups begin."""
+def kernels(sample: Sample) -> int:
+    """Those of one call of torch's; ours are one each. A grouped product has one that writes down
+    where its groups begin; an RMS norm is a cast, a square, a mean, a sum, a root, two products and
+    a cast."""
+    op = sample.op
+    if sample.implementation != "torch":
+        return 1
     if isinstance(op, Conv2d | Convolution):
         return int(of_convolution(op))
+    if isinstance(op, Norm) and op.kind == "rmsnorm":
+        return 8
     return 2 if isinstance(op, GroupedMatmul) else 1
 
 

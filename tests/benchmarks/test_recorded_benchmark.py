@@ -102,7 +102,10 @@ def test_marks_around_each_kernel_are_taken_off_and_idle_memory_writes_for_nothi
     assert 2 * BETWEEN_MARKS_S < off[0] < 6e-6
     assert BETWEEN_MARKS_S < off[1] < 4e-6
     planar = Conv2d(1, 64, 64, 14, 14, kernel=3, padding=1, planar=True, bias=True)
-    assert [kernels(op) for op in (grouped, busy, planar)] == [2, 1, 5]
+    ops = (grouped, busy, planar, Norm(1, 1280), Norm(1, 1280, "layernorm"))
+    samples = [Sample(op, [1.0], "h200", "torch") for op in ops]
+    assert [kernels(s) for s in samples] == [2, 1, 5, 8, 1]
+    assert {kernels(replace(s, implementation="triton")) for s in samples} == {1}
 
 
 def test_without_pairs_cold_samples_by_events_are_left_out() -> None:
