@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.scoring.splits import split
 from calib.fit.kind import KindFit, fit_kind
+from calib.fit.physics.blocks.product_blocks import CHOICE, MISSED
 from calib.fit.physics.features import Features, features_of_list
-from calib.fit.physics.product_blocks import CHOICE, MISSED
 from calib.fit.plan import plan_of
 from calib.hardware.datasheet import load_hardware
 from calib.samples.public import read_table, samples_of

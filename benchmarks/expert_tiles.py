@@ -14,7 +14,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from calib.fit.physics.expert_tiles import PATH
+from calib.fit.physics.blocks.expert_tiles import PATH
 from calib.hardware.datasheet import hardware_names, load_hardware
 
 _NAMED = re.compile(r"fused_moe/configs/E=(\d+),N=(\d+),device_name=([^,]+)\.json$")

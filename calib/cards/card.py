@@ -32,8 +32,8 @@ from calib.fit.calibration import (
     kind_of,
 )
 from calib.fit.likeness import card_to_card
+from calib.fit.physics.blocks.stream_blocks import walk_seconds
 from calib.fit.physics.features import stack
-from calib.fit.physics.stream_blocks import walk_seconds
 from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware
 from model.ops import Matmul, Operator, is_grid
 

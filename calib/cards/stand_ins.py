@@ -15,7 +15,7 @@ time:
 - an algorithm of several kernels or passes (a sort, a top-k, a norm by channel, a resampling): so
   many pointwise kernels as took its time on an H200 (``benchmarks/data/h200``);
 - a map, a copy or a norm that computes the place of each element: at least what that takes
-  (:mod:`calib.fit.physics.stream_blocks`);
+  (:mod:`calib.fit.physics.blocks.stream_blocks`);
 - whatever only streams (norm, softmax, pointwise, gather, copy): a pointwise kernel that moves as
   many bytes. An rmsnorm is the eight kernels that the models' Python starts.
 """

@@ -22,8 +22,8 @@ from calib.fit.held_out import Data, data_of, folds_of, row_of
 from calib.fit.kind import KindFit, fit_kind
 from calib.fit.lessons import Foretold, Lessons, lessons_of
 from calib.fit.likeness import card_to_card, likeness, plan_over_devices
+from calib.fit.physics.blocks.product_blocks import told_apart
 from calib.fit.physics.features import Features, concatenate
-from calib.fit.physics.product_blocks import told_apart
 from calib.fit.plan import LEAST_DEVICES, HeldOut, Plan, plan_of
 from calib.fit.residual import MOST_EXACT
 from calib.fit.trees import sum_of

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from calib.fit.kind import KindFit
-from calib.fit.physics.attention_blocks import followed
+from calib.fit.physics.blocks.attention_blocks import followed
 from calib.fit.physics.features import Features, features_of_list
 from calib.fit.plan import HeldOut, conformal
 from calib.hardware.datasheet import Hardware

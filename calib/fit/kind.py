@@ -283,10 +283,10 @@ _SHARES = np.linspace(0, 1, 11)
 
 def _shares(left: np.ndarray, smooth: np.ndarray, steps: np.ndarray) -> tuple[float, float]:
     """The shares of process and trees with the least held-out mean absolute error."""
-    if not np.any(steps):
-        return 1.0, 0.0
     pairs = [(a, b) for a in _SHARES for b in _SHARES if a + b <= 1.0 + 1e-9]
-    if not np.any(smooth):
+    if not np.any(steps):
+        pairs = [(a, 0.0) for a in _SHARES]
+    elif not np.any(smooth):
         pairs = [(0.0, 1.0)]
     errors = [np.abs(left - a * smooth - b * steps).mean() for a, b in pairs]
     best = pairs[int(np.argmin(errors))]

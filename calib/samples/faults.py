@@ -3,43 +3,58 @@
 Samples say their faults in words (``Sample.fault``). Those of versions of the table that had no
 such column are told by how they were timed. One function, :func:`clean`, stands before every fit:
 
-- ``dirty flush``: the L2 was flushed by writing, so the operator waited for its lines to be written
-  back. That time was measured on the card (``WRITE_BACK_S``) and is taken off, as far as the
-  operator waits for main memory: where arithmetic takes r times as long as its bytes, an r-th. A
-  sample of a card for which it was not, or of which it would be more than half, is left out. It is
-  a fault of cold samples by events: a graph that is twenty copies long hides it.
-- ``stream gaps``: a composite of several kernels, whose gaps are in its seconds. They are taken
-  off at the distance of kernels that was measured on the card (``GAP_S``). A short one is held up
-  less by a dirty flush than one kernel is, by nobody knows how much: with both faults, or on
-  another card, it is left out.
+- ``marks``: by events, two marks hold a time around each kernel besides the kernel.
+- ``dirty flush``: cold and by events, the L2 was flushed by writing, so the operator waited for its
+  lines to be written back. It drives out no more dirty lines than it reads, and where it leaves
+  memory idle it does not wait for them. (A graph that is twenty copies long hides it.)
 - ``no kernel``: a graph that was empty, shorter than any kernel. Left out.
 - ``kernels unknown``: nobody could say how many kernels there were. Kept: most are one kernel.
+
+What the first two cost was told on the card (``BY_EVENTS_ON``): with s the whole surcharge of a
+cold product by events, c and B of ``seconds = c + bytes / B``, there is taken off
+
+    marks * kernels + min(s - marks, bytes / B) min(1, bytes / B / (its own time - c))
+
+the second part only of cold ones. A sample that would lose over half of its time is left out, and
+so is one with a dirty flush of a card for which nobody knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 
-from calib.hardware.datasheet import floors, load_hardware
+from calib.hardware.convolutions import kernels as of_convolution
 from calib.samples.sample import COLD, Sample
-from model.ops import Norm, Operator
+from model.ops import Conv2d, Convolution, GroupedMatmul, Norm
 
-DIRTY_FLUSH, STREAM_GAPS, KERNELS_UNKNOWN = "dirty flush", "stream gaps", "kernels unknown"
-NO_KERNEL = "no kernel"
+MARKS, DIRTY_FLUSH, NO_KERNEL, KERNELS_UNKNOWN = (
+    *("marks", "dirty flush", "no kernel", "kernels unknown"),
+)
+CORRECTED = frozenset({MARKS, DIRTY_FLUSH, NO_KERNEL})
+"""Those that :func:`clean` answers to."""
+BY_EVENTS = ("events", "unheld")
 SHORTEST_S = 0.3e-6
 """No kernel is shorter: the shortest in the profiles of an H200 takes 0.64 microseconds."""
-BY_EVENTS = ("events", "unheld")
 
-WRITE_BACK_S = {"h200": 8.2e-6}
-"""Seconds that a cold sample by events has too many after a flush by writing, by card:
-``python -m benchmarks.dirty_flush --samples <pool and sweep of the first run>`` tells them."""
-GAP_S = {"h200": 1.51e-6}
-"""Seconds between two kernels of a composite, by card: ``dependent_gap`` of the first run's sweep.
-With it RMSNorm of 283 x 1280 comes to 17.6 us, where its kernels take 18.4 in that run's profile
-of DeepSeek-OCR's prefill."""
-_RMSNORM_KERNELS = {"float32": 6}
-"""Eight otherwise: two of them cast."""
+
+@dataclass(frozen=True)
+class ByEvents:
+    """What a sample by events has too many, of the formula above: ``marks_s`` around a kernel,
+    ``surcharge_s`` s [s], ``start_s`` c [s], ``bandwidth`` B [bytes/s]."""
+
+    marks_s: float
+    surcharge_s: float
+    start_s: float
+    bandwidth: float
+
+
+BY_EVENTS_ON = {"h200": ByEvents(1.2e-6, 7.99e-6, 3.97e-6, 3.861e12)}
+"""By card. s, c, B: ``python -m benchmarks.dirty_flush --samples <pool and sweep of the first
+run>``.
+``marks_s``: by which hot samples of one kernel exceed the same kernel in the profiles of that run
+(1.16, 1.20 and 1.58 us); its RMS norms, of eight kernels each, by 1.22 and 1.24 us a kernel."""
 
 
 def faults_of(sample: Sample) -> list[str]:
@@ -49,22 +64,18 @@ def faults_of(sample: Sample) -> list[str]:
 def recorded_faults(sample: Sample) -> str:
     """The faults of a sample that was stored before they were: those of version 2 and older.
 
-    Only a card's samples are timed by events. Of torch's operators RMSNorm alone was written as a
-    composite (eight operators); other kinds are one kernel, or one beside a short fill.
+    Only a card's samples are timed by events.
     """
     if sample.method not in BY_EVENTS:
         empty = sample.method == "graph" and len(sample.seconds) and sample.median < SHORTEST_S
         return NO_KERNEL if empty else ""
-    composite = isinstance(sample.op, Norm) and sample.op.kind == "rmsnorm"
-    several = composite and sample.implementation == "torch"
-    found = {DIRTY_FLUSH: sample.cache == COLD, STREAM_GAPS: several}
-    return ", ".join(name for name, has in found.items() if has)
+    return f"{DIRTY_FLUSH}, {MARKS}" if sample.cache == COLD else MARKS
 
 
 def clean(samples: Iterable[Sample]) -> Iterator[Sample]:
     """Samples as a fit may take them: corrected as said above, or left out."""
     for sample in samples:
-        faults = {DIRTY_FLUSH, STREAM_GAPS, NO_KERNEL}.intersection(faults_of(sample))
+        faults = CORRECTED.intersection(faults_of(sample))
         if not faults:
             yield sample
             continue
@@ -77,20 +88,36 @@ def clean(samples: Iterable[Sample]) -> Iterator[Sample]:
 
 def _too_long_by(sample: Sample, faults: Collection[str]) -> float | None:
     """Seconds that the ``faults`` have added; None where nobody knows."""
-    if len(faults) > 1 or NO_KERNEL in faults:
+    told = BY_EVENTS_ON.get(sample.hardware)
+    if NO_KERNEL in faults or (told is None and DIRTY_FLUSH in faults):
         return None
-    if DIRTY_FLUSH in faults:
-        whole = WRITE_BACK_S.get(sample.hardware)
-        return whole * _waiting(sample.op, sample.hardware) if whole else None
-    gap = GAP_S.get(sample.hardware)
-    kernels = len(sample.kernels) or _RMSNORM_KERNELS.get(vars(sample.op).get("dtype", ""), 8)
-    return None if gap is None else (kernels - 1) * gap
+    if told is None or not len(sample.seconds):
+        return 0.0
+    marks = told.marks_s * kernels_of(sample)
+    if DIRTY_FLUSH not in faults:
+        return marks
+    busy = float(sample.op.bytes) / told.bandwidth
+    writing = min(told.surcharge_s - told.marks_s, busy)
+    # moving = own - c solves moving + writing * busy / moving = rest
+    rest = sample.median - marks - told.start_s
+    moving = rest / 2 + sqrt(max(rest * rest / 4 - writing * busy, 0.0))
+    return marks + writing * (min(busy / moving, 1.0) if moving > 0 else 1.0)
 
 
-def _waiting(op: Operator, hardware: str) -> float:
-    """Time of the operator's bytes over that of its arithmetic, at most 1."""
-    computes, moves = floors(op, load_hardware(hardware))
-    return float(moves / computes) if computes > moves else 1.0
+def kernels_of(sample: Sample) -> int:
+    """Those of one call: as the profiler saw them, else by what torch launches. Ours are one each.
+
+    A grouped product of torch has one that writes down where its groups begin; an RMS norm is a
+    cast, a square, a mean, a sum, a root, two products and a cast, without casts in float32.
+    """
+    op = sample.op
+    if sample.kernels or sample.implementation != "torch":
+        return max(len(sample.kernels), 1)
+    if isinstance(op, Conv2d | Convolution):
+        return int(of_convolution(op))
+    if isinstance(op, Norm) and op.kind == "rmsnorm":
+        return 6 if op.dtype == "float32" else 8
+    return 2 if isinstance(op, GroupedMatmul) else 1
 
 
 @dataclass(frozen=True)
@@ -103,8 +130,7 @@ class Cleaned:
 
 
 def cleaned(samples: Sequence[Sample]) -> Cleaned:
-    wrong = {DIRTY_FLUSH, STREAM_GAPS, NO_KERNEL}
-    faulty = sum(bool(wrong.intersection(faults_of(s))) for s in samples)
+    faulty = sum(bool(CORRECTED.intersection(faults_of(s))) for s in samples)
     kept = list(clean(samples))
     left_out = len(samples) - len(kept)
     return Cleaned(kept, faulty - left_out, left_out)

@@ -56,10 +56,16 @@ class _Convolution(TensorCoreOperator):
 
 @dataclass(frozen=True)
 class Conv2d(_Convolution):
-    """[batch, in_channels, height, width] with square ``kernel``: sizes are those of the input."""
+    """[batch, in_channels, height, width] with square ``kernel``: sizes are those of the input.
+
+    ``planar``: the map lies channel by channel, not place by place. It changes no byte, but some
+    libraries move such a map to the other layout first. Of up to
+    ``few_channels``, an image's, it is not told.
+    """
 
     operator: ClassVar[str] = "conv2d"
     may_be_zero: ClassVar[tuple[str, ...]] = ("padding",)
+    few_channels: ClassVar[int] = 4
     batch: int
     in_channels: int
     out_channels: int
@@ -71,6 +77,7 @@ class Conv2d(_Convolution):
     groups: int = 1
     dtype: str = "bfloat16"
     bias: bool = False
+    planar: bool = False
 
     @property
     def out_height(self) -> Any:

@@ -16,7 +16,7 @@ from benchmarks.recorded.record import Recorded, read_record
 from benchmarks.recorded.rows import recorded_phase, rows_of
 from benchmarks.recorded.workloads import phases_of, workload_of
 from calib.hardware.datasheet import load_hardware
-from calib.samples.faults import DIRTY_FLUSH, NO_KERNEL, cleaned
+from calib.samples.faults import DIRTY_FLUSH, MARKS, NO_KERNEL, cleaned
 from calib.samples.files import read_samples, write_samples
 from calib.samples.sample import Sample
 from model.ops import Conv2d, Copy, Elementwise, GroupedMatmul, Matmul, Norm
@@ -72,7 +72,9 @@ def record(tmp_path: Path) -> Path:
 
 
 def test_what_a_fault_changes_is_counted() -> None:
-    dirty = [replace(s, fault=DIRTY_FLUSH) for s in products(8e-6) if s.method == "events"]
+    dirty = [
+        replace(s, fault=f"{DIRTY_FLUSH}, {MARKS}") for s in products(8e-6) if s.method == "events"
+    ]
     empty = Sample(Copy(128, "float32"), [5e-9], "h200", "torch", method="graph", fault=NO_KERNEL)
     found = cleaned([*dirty, empty, products(8e-6)[0]])
     assert (found.corrected, found.left_out, len(found.samples)) == (15, 1, 16)

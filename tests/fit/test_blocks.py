@@ -9,9 +9,9 @@ import pytest
 
 from calib.fit.fitting import fit
 from calib.fit.likeness import card_to_card
-from calib.fit.physics.attention_blocks import attention_columns, packed, plain
-from calib.fit.physics.expert_blocks import blocks_held, expert_columns
-from calib.fit.physics.expert_tiles import tiles_by_rule
+from calib.fit.physics.blocks.attention_blocks import attention_columns, packed, plain
+from calib.fit.physics.blocks.expert_blocks import blocks_held, expert_columns
+from calib.fit.physics.blocks.expert_tiles import tiles_by_rule
 from calib.fit.physics.features import features
 from calib.fit.physics.prior import Prior, columns_of, fit_prior
 from calib.hardware.datasheet import load_hardware

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calib.fit.fitting import fit
-from calib.fit.physics.stream_blocks import stream_columns, walk_seconds
+from calib.fit.physics.blocks.stream_blocks import stream_columns, walk_seconds
 from calib.hardware.datasheet import least_seconds, load_hardware
 from calib.samples.sample import Sample
 from model.ops import Copy, Elementwise, Gather, Norm

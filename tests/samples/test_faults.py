@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.dirty_flush import extra_seconds
+from benchmarks.dirty_flush import by_events
 from calib.fit.fitting import fit, measured_shapes
 from calib.hardware.datasheet import load_hardware
-from calib.samples.faults import DIRTY_FLUSH, GAP_S, STREAM_GAPS, WRITE_BACK_S, clean
+from calib.samples.faults import (
+    BY_EVENTS_ON,
+    CORRECTED,
+    DIRTY_FLUSH,
+    MARKS,
+    NO_KERNEL,
+    clean,
+    kernels_of,
+)
 from calib.samples.files import _SINCE_3, read_samples, write_samples
 from calib.samples.sample import Kernel, Sample
 from model import ops
@@ -19,7 +26,7 @@ from model import ops
 H200 = load_hardware("h200")
 COLD = Sample(ops.Matmul(1, 4096, 4096), [30e-6] * 3, "h200", "torch", method="events")
 RMSNORM = replace(COLD, op=ops.Norm(8, 1280, kind="rmsnorm"), cache="hot")
-FLUSHED, GAPS = WRITE_BACK_S["h200"], 7 * GAP_S["h200"]
+H200_S = BY_EVENTS_ON["h200"]
 
 
 def stored_as_version_2(path, samples):
@@ -32,16 +39,15 @@ def stored_as_version_2(path, samples):
 @pytest.mark.parametrize(
     ("sample", "fault"),
     [
-        (COLD, DIRTY_FLUSH),
-        (replace(COLD, method="unheld"), DIRTY_FLUSH),
+        (COLD, f"{DIRTY_FLUSH}, {MARKS}"),
+        (replace(COLD, method="unheld"), f"{DIRTY_FLUSH}, {MARKS}"),
         (replace(COLD, method="graph"), ""),
-        (replace(COLD, cache="hot"), ""),
+        (replace(COLD, method="graph", seconds=[5e-9] * 3), NO_KERNEL),
+        (replace(COLD, cache="hot"), MARKS),
         (replace(COLD, hardware="cpu", method="wall"), ""),
         (replace(COLD, method="", origin="public"), ""),
-        (RMSNORM, STREAM_GAPS),
-        (replace(RMSNORM, cache="cold"), f"{DIRTY_FLUSH}, {STREAM_GAPS}"),
-        (replace(RMSNORM, implementation="triton"), ""),
-        (replace(RMSNORM, op=ops.Norm(8, 1280, kind="layernorm")), ""),
+        (RMSNORM, MARKS),
+        (replace(RMSNORM, implementation="triton"), MARKS),
     ],
 )
 def test_samples_of_version_2_carry_their_faults(tmp_path, sample, fault):
@@ -55,52 +61,75 @@ def test_version_3_says_itself_what_is_wrong_and_what_ran(tmp_path):
     assert read_samples(write_samples(tmp_path / "s.parquet", written)) == written
 
 
+BOTH = f"{DIRTY_FLUSH}, {MARKS}"
+
+
 @pytest.mark.parametrize(
     ("sample", "seconds"),
     [
         (COLD, 30e-6),
-        (replace(COLD, fault=DIRTY_FLUSH), 30e-6 - FLUSHED),
-        (replace(RMSNORM, fault=STREAM_GAPS), 30e-6 - GAPS),
-        (replace(RMSNORM, fault=f"{DIRTY_FLUSH}, {STREAM_GAPS}"), None),
-        (replace(COLD, fault=DIRTY_FLUSH, seconds=[1.5 * FLUSHED]), None),
-        (replace(COLD, fault=DIRTY_FLUSH, hardware="b200"), None),
+        (replace(COLD, cache="hot", fault=MARKS), 30e-6 - H200_S.marks_s),
+        (replace(RMSNORM, fault=MARKS), 30e-6 - 8 * H200_S.marks_s),
+        (replace(RMSNORM, fault=MARKS, implementation="triton"), 30e-6 - H200_S.marks_s),
+        (replace(COLD, fault=BOTH, seconds=[1.5 * H200_S.surcharge_s]), None),
+        (replace(COLD, fault=BOTH, hardware="b200"), None),
+        (replace(COLD, fault=MARKS, hardware="b200"), 30e-6),
+        (replace(COLD, fault=NO_KERNEL), None),
         (replace(COLD, fault="kernels unknown"), 30e-6),
-        (replace(COLD, fault=DIRTY_FLUSH, seconds=[], status="out of memory"), []),
     ],
 )
 def test_clean_corrects_what_is_known_and_leaves_out_the_rest(sample, seconds):
     found = list(clean([sample]))
     if seconds is None:
         assert not found
-    elif seconds == []:
-        assert found[0].seconds == []
     else:
         assert found[0].median == pytest.approx(seconds)
-        assert DIRTY_FLUSH not in found[0].fault and STREAM_GAPS not in found[0].fault
+        assert not CORRECTED.intersection(found[0].fault.split(", "))
         assert list(clean(found)) == found
 
 
-def test_a_fit_does_not_take_faulty_samples_for_clean():
+def memory_bound(extra_s=0.0, **changes):
+    """Products that read their weights and do little else, as ``BY_EVENTS_ON`` has them."""
     shapes = [ops.Matmul(1, n, 8192) for n in range(2048, 12288, 512)]
-    true = np.array([float(op.bytes) / 4e12 for op in shapes])
-    good = [replace(COLD, op=op, seconds=[s] * 3) for op, s in zip(shapes, true, strict=True)]
-    dirty = [replace(s, seconds=[s.median + FLUSHED] * 3, fault=DIRTY_FLUSH) for s in good]
+    true = [H200_S.start_s + float(op.bytes) / H200_S.bandwidth for op in shapes]
+    pairs = zip(shapes, true, strict=True)
+    return [replace(COLD, op=op, seconds=[s + extra_s] * 3, **changes) for op, s in pairs], true
+
+
+def test_a_dirty_flush_is_taken_off_as_far_as_memory_is_waited_for():
+    dirty, true = memory_bound(H200_S.surcharge_s, fault=BOTH)
+    assert [s.median for s in clean(dirty)] == pytest.approx(true, rel=1e-6)
+    busy = replace(COLD, op=ops.Matmul(4096, 2304, 768), fault=BOTH, seconds=[40e-6] * 3)
+    off = 40e-6 - next(clean([busy])).median
+    assert H200_S.marks_s < off < H200_S.surcharge_s / 2
+
+
+def test_a_fit_does_not_take_faulty_samples_for_clean():
+    good, true = memory_bound()
+    dirty, _ = memory_bound(H200_S.surcharge_s, fault=BOTH)
+    shapes = [s.op for s in good]
     expected = fit(good, H200).estimate(shapes)["estimate_s"].to_numpy()
-    found = fit(dirty, H200).estimate(shapes)["estimate_s"].to_numpy()
-    long = true > 2 * FLUSHED
-    assert long.sum() > 10
-    assert found[long] == pytest.approx(expected[long], rel=0.01)
+    assert fit(dirty, H200).estimate(shapes)["estimate_s"].to_numpy() == pytest.approx(
+        expected, rel=0.01
+    )
     known = measured_shapes(dirty, H200)
     assert known["torch", shapes[-1], "cold"][0] == pytest.approx(true[-1], rel=1e-3)
 
 
-def test_the_write_back_is_read_off_the_switch_of_method():
-    def sample(n, method):
-        op = ops.Matmul(1, n, 4096)
-        extra = 8e-6 if method == "events" else 0.0
-        return replace(COLD, op=op, method=method, seconds=[float(op.bytes) / 4e12 + extra])
+def test_what_a_flush_adds_is_read_off_products_timed_both_ways():
+    by_graph = [replace(s, method="graph") for s in memory_bound()[0][::2]]
+    found = by_events([*by_graph, *memory_bound(8e-6)[0][1::2]], H200)
+    assert found.surcharge_s == pytest.approx(8e-6, rel=1e-3)
+    assert (found.start_s, found.bandwidth) == pytest.approx(
+        (H200_S.start_s, H200_S.bandwidth), rel=1e-3
+    )
+    assert by_events(by_graph, H200) is None
 
-    by_graph = [sample(n, "graph") for n in (4000, 4500, 5000)]
-    by_events = [sample(n, "events") for n in (5500, 6000, 7000, 20_000)]
-    extra, error, count = extra_seconds(by_graph + by_events)
-    assert (extra, count) == (pytest.approx(8e-6), 6) and error < 1e-9
+
+def test_kernels_are_those_that_torch_launches():
+    planar = ops.Conv2d(1, 64, 64, 14, 14, kernel=3, padding=1, planar=True, bias=True)
+    grouped = ops.GroupedMatmul(tokens=1, experts=64, top_k=6, n=1792, k=1280)
+    some = (grouped, ops.Matmul(8, 8, 8), planar, ops.Norm(1, 1280), ops.Norm(1, 64, "layernorm"))
+    samples = [replace(COLD, op=op) for op in some]
+    assert [kernels_of(s) for s in samples] == [2, 1, 5, 8, 1]
+    assert {kernels_of(replace(s, implementation="triton")) for s in samples} == {1}

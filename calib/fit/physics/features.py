@@ -16,16 +16,29 @@ from typing import Any
 
 import numpy as np
 
-from calib.fit.physics.attention_blocks import attention_columns
-from calib.fit.physics.expert_blocks import expert_columns
-from calib.fit.physics.product_blocks import CHOICE, product_columns
-from calib.fit.physics.stream_blocks import stream_columns
+from calib.fit.physics.blocks.attention_blocks import attention_columns
+from calib.fit.physics.blocks.convolution_blocks import convolution_columns, places_of
+from calib.fit.physics.blocks.expert_blocks import expert_columns
+from calib.fit.physics.blocks.grouped_blocks import grouped_columns
+from calib.fit.physics.blocks.product_blocks import CHOICE, product_columns, unaligned
+from calib.fit.physics.blocks.stream_blocks import stream_columns
 from calib.fit.physics.tiles import tile_columns, work
+from calib.hardware.convolutions import window
 from calib.hardware.datasheet import Hardware, peak
-from model.ops import Attention, Matmul, MoeMlp, Operator, TensorCoreOperator, is_grid
+from model.ops import (
+    Attention,
+    Conv2d,
+    Convolution,
+    GroupedMatmul,
+    Matmul,
+    MoeMlp,
+    Operator,
+    TensorCoreOperator,
+    is_grid,
+)
 
-BOUND, ADDED, SERIAL = "bound ", "added ", "serial "
-_STEPS = ("tile ", BOUND, ADDED, SERIAL, CHOICE)
+BOUND, ADDED, SERIAL, SCALE = "bound ", "added ", "serial ", "scale "
+_STEPS = ("tile ", BOUND, ADDED, SERIAL, SCALE, CHOICE)
 """Beginnings of the names of columns that come in steps."""
 
 
@@ -106,6 +119,11 @@ def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -
             columns |= attention_columns(op, hardware, is_hot)
         if isinstance(op, Matmul):
             columns |= product_columns(op, hardware, is_hot)
+            columns[SCALE + "unaligned"] = unaligned(op)
+        if isinstance(op, Conv2d | Convolution):
+            columns |= convolution_columns(op, hardware)
+        if isinstance(op, GroupedMatmul):
+            columns |= grouped_columns(op, hardware)
         if isinstance(op, MoeMlp):
             columns |= expert_columns(op, hardware)
         if not isinstance(op, TensorCoreOperator):
@@ -123,7 +141,8 @@ _LEAST_S = 1e-12
 def _numbers(op: Operator) -> dict[str, np.ndarray]:
     """Dimensions as logarithms (a zero as a half), flags as 0 or 1."""
     numbers, flags = {}, {f.name for f in fields(op) if isinstance(f.default, bool)}
-    for name, value in vars(op).items():
+    shape = _of_convolution(op) if isinstance(op, Conv2d | Convolution) else vars(op)
+    for name, value in shape.items():
         if value is None or isinstance(value, str):
             continue
         array = np.atleast_1d(np.asarray(value, dtype=float))
@@ -132,6 +151,15 @@ def _numbers(op: Operator) -> dict[str, np.ndarray]:
         else:
             numbers[name] = np.log(np.maximum(array, 0.5))
     return numbers
+
+
+def _of_convolution(op: Conv2d | Convolution) -> dict[str, Any]:
+    """The same fields, whatever the number of dimensions."""
+    return {
+        **{name: getattr(op, name) for name in ("batch", "in_channels", "out_channels", "groups")},
+        **{"in_positions": op.in_positions, "places": places_of(op), "bias": op.bias},
+        "window": window(op),
+    }
 
 
 def _labels(op: Operator) -> dict[str, str]:

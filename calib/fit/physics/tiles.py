@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from calib.hardware.convolutions import window
 from calib.hardware.datasheet import Hardware
-from model.ops import Attention, Conv2d, GroupedMatmul, Matmul, MoeMlp, Operator
+from model.ops import Attention, Conv2d, Convolution, GroupedMatmul, Matmul, MoeMlp, Operator
 
 TILES = ((64, 64), (128, 64), (128, 128), (128, 256), (256, 128))
 """Rows and columns of the output that one block computes, as vendors' libraries choose them."""
@@ -42,9 +43,9 @@ def work(op: Operator) -> Work | None:
         return Work(rows, 2 * op.intermediate, op.hidden, op.experts_read)
     if isinstance(op, Attention):
         return Work(op.q_len, op.head_dim, op.keys_seen / op.q_len, op.batch * op.heads)
-    if isinstance(op, Conv2d):
-        depth = op.in_channels / op.groups * op.kernel**2
-        rows = op.batch * op.out_height * op.out_width
+    if isinstance(op, Conv2d | Convolution):
+        depth = op.in_channels / op.groups * window(op)
+        rows = op.batch * (op.windows if isinstance(op, Convolution) else op.out_positions)
         return Work(rows, op.out_channels / op.groups, depth, op.groups)
     return None
 

@@ -15,7 +15,7 @@ from model import ops
 
 def _conv2d(op: ops.Conv2d, arena: Arena) -> Case:
     x = arena.take(op.batch, op.in_channels, op.height, op.width, dtype=op.dtype)
-    if op.in_channels > 4:  # feature maps come permuted from [batch, height, width, channels]
+    if op.in_channels > ops.Conv2d.few_channels and not op.planar:
         x = x.to(memory_format=torch.channels_last)
     shape = (op.out_channels, op.in_channels // op.groups, op.kernel, op.kernel)
     w = arena.take(*shape, dtype=op.dtype)

@@ -203,6 +203,7 @@ def conv(
             groups=groups,
             dtype=x.dtype,
             bias=has_bias,
+            planar=channels > ops.Conv2d.few_channels and not x.transposed,
         )
     return ops.Convolution(
         batch,

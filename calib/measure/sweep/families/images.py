@@ -19,6 +19,7 @@ def convolutions() -> list[Domain]:
         "inside": Axis(64, 1024, 64),
         "out": Axis(64, 1024, 64),
         "stride": OneOf((1, 2)),
+        "planar": OneOf((0, 1)),
     }
     sound = {
         "length": Axis(256, 4096),
@@ -30,7 +31,7 @@ def convolutions() -> list[Domain]:
         Domain("patches", 4, patches, _patches, "cold"),
         Domain("convolution 3 x 3", 5, maps, _three_by_three, "cold"),
         Domain("convolution of sound", 1, sound, _sound, "cold"),
-        Domain("convolution 1 x 1", 3, {**maps, "stride": OneOf((1,))}, _one_by_one, "cold"),
+        Domain("convolution 1 x 1", 3, {**maps, "stride": OneOf((1, 1, 2))}, _one_by_one, "cold"),
     ]
 
 
@@ -43,9 +44,9 @@ def _patches(side: int, patch: int, out: int, biased: int) -> Operator:
     return ops.Conv2d(1, 3, out, side * patch, side * patch, patch, patch, bias=bool(biased))
 
 
-def _three_by_three(side: int, inside: int, out: int, stride: int) -> Operator:
-    return ops.Conv2d(1, inside, out, side, side, 3, stride, 1)
+def _three_by_three(side: int, inside: int, out: int, stride: int, planar: int) -> Operator:
+    return ops.Conv2d(1, inside, out, side, side, 3, stride, 1, planar=bool(planar))
 
 
-def _one_by_one(side: int, inside: int, out: int, stride: int) -> Operator:
-    return ops.Conv2d(1, inside, out, side, side, 1, stride, 0)
+def _one_by_one(side: int, inside: int, out: int, stride: int, planar: int) -> Operator:
+    return ops.Conv2d(1, inside, out, side, side, 1, stride, 0, planar=bool(planar))

@@ -8,7 +8,7 @@ A block takes a tile of queries and walks over the keys that they see. Two rules
 - ``plain``: a head has tiles of its own and nothing is split, except where one query is asked for,
   heads share keys and there is no window: then as above. Blocks move in waves (FlashAttention 2).
 
-The third, ``cudnn``, is torch's alone (:mod:`calib.fit.physics.attention_cudnn`).
+The third, ``cudnn``, is torch's alone (:mod:`calib.fit.physics.blocks.attention_cudnn`).
 Which of them a kernel follows is not asked: :mod:`calib.fit.physics.prior` keeps the one that
 explains its times. Source of the rules and tiles: ``set_params_splitkv``, ``num_splits_heuristic``,
 ``tile_size_fwd_sm90`` and ``run_mha_fwd_hdim*`` of FlashAttention (Dao, 2023); the split is here in
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from calib.fit.physics.attention_cudnn import RULE, cudnn_columns
+from calib.fit.physics.blocks.attention_cudnn import RULE, cudnn_columns
 from calib.hardware.datasheet import Hardware, multiprocessor_rate, share_missed
 from model.ops import Attention, item_bytes
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from calib.hardware.datasheet import Hardware, multiprocessor_rate
 from calib.hardware.datasheet import share_missed as hardware_share_missed
-from model.ops import Matmul, Operator
+from model.ops import Matmul, Operator, item_bytes
 
 CHOICE, MISSED = "choice ", "tile missed"
 """Beginning of the names of what candidates are made of, and of their costs; the logarithm of the
@@ -83,15 +83,32 @@ def told_apart(
 
 def product_columns(op: Matmul, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
     """What candidates are made of, and ``MISSED``: each [n] or [1]. ``hot``: [n] bool."""
-    rate = multiprocessor_rate(op, hardware)
-    shape = (op.m, op.n, op.k, op.batch, hardware.sm_count, rate)
-    columns = {n: np.atleast_1d(np.asarray(v, float)) for n, v in zip(_SHAPE, shape, strict=True)}
+    columns = shape_columns((op.m, op.n, op.k, op.batch), op, hardware)
     weights = op.weight_bytes_read
     once = op.bytes - weights
     missed = weights * share_missed((_COPIES * weights + once) / hardware.l2_bytes)
     missed = missed + once * share_missed(op.bytes / hardware.l2_bytes)
     share = np.where(hot, np.maximum(missed / op.bytes, _LEAST), 1.0)
     return columns | {MISSED: np.atleast_1d(np.log(share))}
+
+
+def unaligned(op: Matmul) -> np.ndarray:
+    """[n] or [1]: halvings of the 16 bytes of one load until they fit into a row of every factor;
+    none for one row, which is no tile."""
+    item = item_bytes(op.dtype)
+    fits = [np.gcd(np.asarray(n).astype(int) * item, _LOAD) for n in (op.n, op.k)]
+    return np.atleast_1d(np.where(op.m == 1, 0.0, np.log2(_LOAD / np.minimum(*fits))))
+
+
+_LOAD = 16
+
+
+def shape_columns(
+    shape: tuple[Any, Any, Any, Any], op: Operator, hardware: Hardware
+) -> dict[str, np.ndarray]:
+    """What candidates are made of: ``shape`` is rows, columns, depth, copies, each [n] or one."""
+    values = (*shape, hardware.sm_count, multiprocessor_rate(op, hardware))
+    return {n: np.atleast_1d(np.asarray(v, float)) for n, v in zip(_SHAPE, values, strict=True)}
 
 
 _LEAST = 1e-9

@@ -6,9 +6,10 @@ holds several tiles of its inputs in shared memory; so many blocks as fit there 
 multiprocessor. Around the two products lie a gather, an activation and a sum over the experts of a
 token, whose traffic counts where experts are narrow.
 
-:mod:`calib.fit.physics.expert_tiles` has the tiles by each rule; :mod:`calib.fit.physics.prior`
-keeps the rule that explains the times. A width that is no multiple of 16 numbers leaves rows of
-weights unaligned, and they are loaded in pieces: that has a cost of its own.
+:mod:`calib.fit.physics.blocks.expert_tiles` has the tiles by each rule;
+:mod:`calib.fit.physics.prior` keeps the rule that explains the times. A width that is no multiple
+of 16 numbers leaves rows of weights unaligned, and they are loaded in pieces: that has a cost of
+its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from calib.fit.physics.expert_tiles import Tile, tiles_by_rule
+from calib.fit.physics.blocks.expert_tiles import Tile, tiles_by_rule
 from calib.hardware.datasheet import Hardware
 from model.ops import MoeMlp, expert_load, item_bytes
 

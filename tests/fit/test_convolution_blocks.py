@@ -1,0 +1,124 @@
+"""Convolutions and grouped products as a GPU runs them, and what a fit learns of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calib.fit.calibration import kind_of
+from calib.fit.physics.features import features, features_of_list
+from calib.fit.physics.prior import fit_prior
+from calib.hardware.convolutions import kernels, moves_map
+from calib.hardware.datasheet import load_hardware
+from model.ops import Conv2d, Convolution, GroupedMatmul, Matmul
+
+H200 = load_hardware("h200")
+PATCHES = {"kernel": 16, "stride": 16}
+
+
+def conv(inside: int, side: int, kernel: int = 1, stride: int = 1, **more: Any) -> Conv2d:
+    return Conv2d(1, inside, 256, side, side, kernel, stride, kernel // 2, **more)
+
+
+@pytest.mark.parametrize(
+    ("op", "launches"),
+    [
+        (conv(256, 14), 1),
+        (conv(256, 14, bias=True), 2),
+        (conv(256, 14, kernel=3), 2),  # the weights are moved
+        (conv(256, 14, kernel=3, planar=True), 4),
+        (conv(256, 28, planar=True), 1),  # 784 places: as they lie
+        (conv(256, 14, planar=True), 3),  # 196 places are no multiple of 16 bytes
+        (conv(256, 28, stride=2, planar=True), 3),
+        (Conv2d(1, 3, 768, 512, 512, bias=True, **PATCHES), 2),
+        (Convolution(1, 80, 512, 3000, 3000, taps=3, bias=True), 5),
+    ],
+)
+def test_launches_of_a_convolution(op: Conv2d | Convolution, launches: int) -> None:
+    assert kernels(op) == launches
+
+
+def test_a_grid_of_convolutions_is_as_its_points() -> None:
+    sides = (7, 14, 28, 56)
+    grid = conv(64, np.array(sides), kernel=1, planar=np.array([True] * 4))  # type: ignore[arg-type]
+    assert list(moves_map(grid)) == [bool(moves_map(conv(64, s, planar=True))) for s in sides]
+    found, points = features(grid, H200), [conv(64, s, planar=True) for s in sides]
+    single = features_of_list(points, H200)
+    for name, values in single.columns.items():
+        assert found.columns[name] == pytest.approx(values), name
+
+
+def test_one_fit_holds_any_number_of_dimensions_of_a_convolution() -> None:
+    sound, image = Convolution(1, 80, 512, 3000, 3000, taps=3), conv(80, 55, kernel=3)
+    assert kind_of(sound) == kind_of(image) == "conv2d"
+    both = set(features(sound, H200).columns), set(features(image, H200).columns)
+    assert both[0] == both[1]
+
+
+def test_few_channels_are_no_product_and_wait_for_their_steps() -> None:
+    few = features(Conv2d(1, 3, 768, 512, 512, **PATCHES), H200).columns
+    many = features(conv(256, 32, kernel=3), H200).columns
+    assert few["choice depth"] == 1
+    assert np.exp(few["bound steps convolved"]) == pytest.approx(3 * 16 * 16)
+    assert np.exp(few["bound sums convolved"]) == pytest.approx(768 * 32 * 24 / H200.sm_count)
+    assert many["choice depth"] == 256 * 9
+    assert many["bound steps convolved"] < -40
+
+
+def test_a_fit_tells_scalar_arithmetic_from_products() -> None:
+    rng = np.random.default_rng(0)
+    sides, outs = rng.integers(8, 64, 60), rng.integers(4, 18, 60) * 64
+    few = [
+        Conv2d(1, 3, int(o), int(s) * 16, int(s) * 16, **PATCHES)
+        for s, o in zip(sides, outs, strict=True)
+    ]
+    many = [conv(int(o), int(s)) for s, o in zip(sides, outs, strict=True)]
+    x = features_of_list([*few, *many], H200)
+    steps, sums = x.columns["bound steps convolved"], x.columns["bound sums convolved"]
+    cycles = 5000 + 140 * np.exp(steps) + 32 * np.exp(sums) + 1.3 * np.exp(x.log_memory)
+    prior = fit_prior(x, np.log(cycles))
+    assert np.abs(prior.log_cycles(x) - np.log(cycles)).mean() < 0.05
+
+
+def test_an_expert_of_one_row_costs_a_whole_tile() -> None:
+    one, full = (
+        features(GroupedMatmul(t, 64, 1, 1792, 1280, active_experts=e), H200).columns
+        for t, e in ((32, 32.0), (32 * 100, 32.0))
+    )
+    names = [n for n in one if n.startswith("serial steps")]
+    assert len(names) == 4
+    for name in names:
+        expected = 1 if "128x" in name else 2
+        assert full[name] >= one[name], name
+        assert full[name] <= 2 * expected * one[name], name
+    few = features(GroupedMatmul(1, 64, 1, 1792, 1280, active_experts=1.0), H200).columns
+    assert few["serial steps 128x64"] == 1280  # one walk, however many multiprocessors are idle
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "m", "halvings"),
+    [(30528, 768, 16, 0), (30522, 768, 16, 2), (14, 64, 900, 2), (64, 63, 9, 3), (577, 192, 1, 0)],
+)
+def test_rows_that_16_bytes_do_not_fit_are_unaligned(n: int, k: int, m: int, halvings: int) -> None:
+    assert features(Matmul(m, n, k), H200).columns["scale unaligned"] == halvings
+
+
+def test_a_fit_learns_what_unaligned_rows_cost() -> None:
+    rng = np.random.default_rng(1)
+    ops = [
+        Matmul(int(m), int(n), 64, int(b))
+        for m, n, b in zip(
+            rng.integers(16, 900, 200),
+            rng.integers(8, 200, 200),
+            rng.integers(8, 200, 200),
+            strict=True,
+        )
+    ]
+    x = features_of_list(ops, H200)
+    plain = x.rows(x.columns["scale unaligned"] == 0)
+    cycles = 4000 + (1 + 0.9 * x.columns["scale unaligned"]) * 2.0 * np.exp(x.log_memory)
+    prior = fit_prior(x, np.log(cycles))
+    assert len(plain) > 10
+    assert np.exp(prior.costs["scale unaligned"]) == pytest.approx(0.9, rel=0.15)
