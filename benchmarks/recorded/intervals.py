@@ -2,8 +2,9 @@
 
 Signed errors of a phase's operators, summed by kind, and the phases' own, are taken to be normal
 with the deviation that the formula of :mod:`calib.estimates.sums` gives for those numbers. The
-likeliest pair on a grid is kept, each model as one observation of weight one (its phases share
-their shapes). Coverage by leaving out each model in turn says what it is worth elsewhere.
+likeliest pair on a grid is kept, among those whose intervals hold nine tenths of the phases; each
+model is one observation of weight one (its phases share their shapes). Coverage by leaving out each
+model in turn says what it is worth elsewhere.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pandas as pd
 
 from benchmarks.recorded.estimates import PAIR
 from calib.estimates.sums import Ends
+from calib.fit.plan import CONFIDENCE
 
 NORMAL = 1.645
 GRID = np.round(np.arange(0.0, 1.01, 0.05), 2)
@@ -69,10 +71,13 @@ PAIRS = [(float(w), float(b)) for w in GRID for b in GRID if b <= w]
 """Kinds hang together less than the shapes of one."""
 
 
-def fitted(costs: np.ndarray, models: Sequence[str]) -> Pair:
-    """The likeliest of ``PAIRS`` by ``costs`` [phases, pairs]; every model counts as one."""
+def fitted(costs: np.ndarray, held: np.ndarray, models: Sequence[str]) -> Pair:
+    """The likeliest of ``PAIRS`` by ``costs`` [phases, pairs] among those by which enough phases
+    ``held`` [phases, pairs], else among those by which most did; every model counts as one."""
     weights = np.array([1 / models.count(m) for m in models])
-    return PAIRS[int(np.argmin(weights @ costs))]
+    coverage = held.mean(axis=0)
+    enough = coverage >= min(CONFIDENCE, float(coverage.max()))
+    return PAIRS[int(np.argmin(np.where(enough, weights @ costs, np.inf)))]
 
 
 def holds(phase: Phase, known: Pair) -> bool:
@@ -84,12 +89,14 @@ def described(operators: pd.DataFrame, phases: pd.DataFrame, way: str) -> str:
     """One line: the fitted numbers, and how many phases hold, by all and without their model."""
     some = phases_of(operators, phases, way)
     costs = np.array([[unlikelihood(p, pair) for pair in PAIRS] for p in some])
+    held = np.array([[holds(p, pair) for pair in PAIRS] for p in some])
     models = [p.model for p in some]
-    known, blind = fitted(costs, models), []
+    known, blind = fitted(costs, held, models), []
     for phase in some:
         others = [i for i, m in enumerate(models) if m != phase.model]
         if others:
-            blind.append(holds(phase, fitted(costs[others], [models[i] for i in others])))
+            theirs = [models[i] for i in others]
+            blind.append(holds(phase, fitted(costs[others], held[others], theirs)))
     inside = np.mean([holds(p, known) for p in some])
     return (
         f"intervals of sums ({way}): within a kind {known[0]:.2f}, between kinds {known[1]:.2f}; "

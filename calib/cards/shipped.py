@@ -8,7 +8,7 @@ from typing import Any
 
 from calib.cards.card import TORCH, Card, Figures, Taught
 from calib.cards.stored import StoredError, read_record
-from calib.fit.likeness import distance
+from calib.fit.likeness import distance, has_relatives
 from calib.hardware.datasheet import Hardware, load_hardware
 
 FOLDER = Path(__file__).parent / "data"
@@ -44,10 +44,14 @@ def load_taught(hardware: Hardware, folder: Path = FOLDER) -> Taught | None:
 
 
 def teacher_of(hardware: Hardware, folder: Path = FOLDER) -> str | None:
-    """The card whose torch samples ship that is likest, itself first."""
+    """The card whose torch samples ship that is likest, itself first; none of a card that is
+    like none."""
     names = shipped_cards(folder / TORCH)
     if hardware.name in names:
         return hardware.name
+
+    if not has_relatives(hardware):
+        return None
 
     def unlike(name: str) -> float:
         return distance(hardware, load_hardware(name), "bfloat16")

@@ -49,7 +49,7 @@ UNKNOWN = "unknown"
 """The provenance of a time on a device without peaks, and what its operators are bound by."""
 
 
-WITHIN, BETWEEN = 1.0, 0.25
+WITHIN, BETWEEN = 0.5, 0.1
 """Correlation of the errors of two shapes of a kind, and of two kinds, in one model: fitted to an
 H200's recorded phases (``python -m benchmarks.recorded --intervals``)."""
 

@@ -89,7 +89,7 @@ class KindFit:
         learned, spread, distance = self._learned(x)
         near = _near(distance)
         centre = self.prior.log_cycles(x) + learned - np.log(x.clock_hz)
-        beyond = self.outside * (1 + np.minimum(distance, _REACH))
+        beyond = self.outside * (1 + distance)
         half = near * self.quantile * spread + (1 - near) * beyond
         return centre, np.maximum(half, self.at_least)
 

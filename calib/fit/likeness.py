@@ -59,6 +59,16 @@ def distance(one: Hardware, other: Hardware, dtype: str) -> float:
     return float(np.linalg.norm(_figures(one, dtype) - _figures(other, dtype)))
 
 
+def has_relatives(hardware: Hardware) -> bool:
+    """Whether some card with tables multiplies as this one does."""
+    return int((hardware.compute_capability or "0").split(".")[0]) >= _RELATIVES_FROM
+
+
+_RELATIVES_FROM = 8
+"""The major compute capability from which on cards have the matrix instructions that came with
+Ampere."""
+
+
 def _figures(hardware: Hardware, dtype: str) -> np.ndarray:
     """[4] logarithms; of a dtype without a matrix peak the rate is that of the CUDA cores."""
     flops, sms = hardware.peak_flops.get(dtype, hardware.cuda_core_flops), hardware.sm_count

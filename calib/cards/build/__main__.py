@@ -42,6 +42,7 @@ from calib.cards.stored import SCHEMA_VERSION, write_record
 from calib.errors import CalibError
 from calib.fit.calibration import Calibration
 from calib.fit.fitting import fit
+from calib.fit.likeness import has_relatives
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.samples import public
 from calib.samples.public_tables import CARDS as TABLED
@@ -55,9 +56,6 @@ CARDS = (
     *("p100", "p4", "t4", "v100_16gb", "v100_32gb", "v100_pcie_32gb"),
 )
 """Those with tables, those with a relative among them, and those of which products are known."""
-RELATIVES_FROM = 8
-"""Cards of this major compute capability on multiply as some card with tables does: by the matrix
-instructions that came with Ampere. Older ones have no relative."""
 MOST_CHANGED = 1e-3
 """By how much storing may change an estimate."""
 
@@ -140,7 +138,7 @@ def _lent(hardware: Hardware, known: Collection[str]) -> dict[str, list[Sample]]
     Cards of the same compute capability lend first: two Hopper cards predict each other's products
     better by a third than all five others do. What those lack comes from all.
     """
-    if _generation(hardware) < RELATIVES_FROM:
+    if not has_relatives(hardware):
         return {}
     others = [c for c in LENDERS if c != hardware.name]
     alike = [
@@ -150,11 +148,6 @@ def _lent(hardware: Hardware, known: Collection[str]) -> dict[str, list[Sample]]
     found = {kind for samples in near.values() for kind in _kinds(samples)}
     far = _one_kernel(others, {*known, *found})
     return {c: samples for c in others if (samples := near.get(c, []) + far[c])}
-
-
-def _generation(hardware: Hardware) -> int:
-    """Major compute capability; 0 where there is none."""
-    return int((hardware.compute_capability or "0").partition(".")[0])
 
 
 def _one_kernel(cards: Sequence[str], known: Collection[str]) -> dict[str, list[Sample]]:
