@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,13 +88,17 @@ def read_record(folder: Path) -> Record:
 
 
 def models(folder: Path) -> Iterator[Recorded]:
-    """The phases that ``models.json`` lists."""
+    """The phases that ``models.json`` lists; one whose operators are not there is told and left."""
     import pandas as pd
 
     listed = folder / "models.json"
     for one in json.loads(listed.read_text("utf-8")) if listed.exists() else ():
         key = (one["model"], one["workload"], one["phase"])
-        operators = pd.read_parquet(folder / f"{'.'.join(key)}.parquet").sort_values("order")
+        path = folder / f"{'.'.join(key)}.parquet"
+        if not path.exists():
+            print(f"{listed} lists {' '.join(key)}, but {path.name} is missing", file=sys.stderr)
+            continue
+        operators = pd.read_parquet(path).sort_values("order")
         wall = statistics.median(one["seconds"]) if one.get("seconds") else None
         repeat = int(one.get("repeat", 1))
         yield Recorded(*key, repeat, operators.reset_index(drop=True), wall, one.get("graph_s"))

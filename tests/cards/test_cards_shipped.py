@@ -55,13 +55,13 @@ def test_torchs_samples_ship_with_a_data_card():
 
 @pytest.mark.parametrize("name", OLDER)
 def test_an_older_card_knows_its_float32_products_and_says_roofline_of_the_rest(name):
-    """A product of 2048 cubed at two to nine tenths of what its CUDA cores could do."""
+    """A product of 2048 cubed at a fifth to nineteen twentieths of what its CUDA cores could do."""
     hardware = load_hardware(name)
     asked = [ops.Matmul(2048, 2048, 2048, dtype="float32", bias=True), *EVERY_KIND]
     table = load_card(hardware).estimate(asked, hot=False)
     is_float32 = [getattr(op, "dtype", "") == "float32" and op.operator == "matmul" for op in asked]
     assert (table["provenance"] == "roofline").tolist() == [not known for known in is_float32]
-    assert 0.2 < table["efficiency"].iloc[0] < 0.9
+    assert 0.2 < table["efficiency"].iloc[0] < 0.95
     assert table["provenance"].iloc[0] == (
         TRANSFERRED if name in ("v100_16gb", "v100_32gb") else "interpolated"
     )
