@@ -52,17 +52,17 @@ class Correction:
     constant: float
 
     @cached_property
-    def _known(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """[p, d] points in lengths, [p] weights, and [p, p] whitening matrices of the samples and
-        of the process alone. Single precision: squares are summed, nothing cancels."""
+    def _known(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """[p, d] points in lengths, [p] weights, and [p, p] the transposed whitening matrix of the
+        samples about their offset. In single precision where rows are many."""
         rows = self.points / self.lengths
-        smooth = self.variance * matern(rows, rows)
-        within = smooth + (self.noise + 1e-9) * np.eye(len(rows))
-        both = (within + self.constant, within)
-        white, alone = (np.linalg.inv(np.linalg.cholesky(m)) for m in both)
-        weights = white.T @ (white @ self.residual)
-        found = (np.asarray(m, dtype=np.float32) for m in (rows, weights, white.T, alone.T))
-        return next(found), next(found), next(found), next(found)
+        within = self.variance * matern(rows, rows) + (self.noise + 1e-9) * np.eye(len(rows))
+        alone = np.linalg.inv(np.linalg.cholesky(within))
+        left, ones = (alone.T @ (alone @ v) for v in (self.residual, np.ones(len(rows))))
+        # The offset adds a constant to all of the covariance (Sherman and Morrison, 1950).
+        weights = left - ones * self.constant * left.sum() / (1 + self.constant * ones.sum())
+        found = (np.asarray(m, dtype=np.float32) for m in (rows, weights, alone.T))
+        return next(found), next(found), next(found)
 
     def predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of ``rows`` [n, d]: mean and standard deviation of a sample, and the share of the
@@ -72,15 +72,17 @@ class Correction:
         return mean, spread, far
 
     def _predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        points, weights, white, alone = self._known
+        points, weights, white = self._known
         scaled = np.asarray(rows / self.lengths, dtype=np.float32)
         smooth = np.float32(self.variance) * matern(scaled, points)  # [n, p]
-        across = smooth + np.float32(self.constant)
-        told = np.square(across @ white).sum(1)
-        spread = np.maximum(self.variance + self.constant - told, 0.0) + self.noise
-        seen = np.square(smooth @ alone).sum(1) / self.variance
-        mean = np.asarray(across @ weights, dtype=float)
-        return mean, np.sqrt(spread), np.clip(1 - seen, 0.0, 1.0)
+        alone, ones = smooth @ white, white.sum(axis=0)  # [n, p] whitened, [p]
+        seen = np.square(alone).sum(1)
+        # What the samples leave of the offset, where the process lets it through.
+        through = 1 - alone @ ones
+        offset = self.constant * through**2 / (1 + self.constant * float(ones @ ones))
+        spread = np.maximum(self.variance - seen, 0.0) + offset + self.noise
+        mean = np.asarray((smooth + np.float32(self.constant)) @ weights, dtype=float)
+        return mean, np.sqrt(spread), np.clip(1 - seen / self.variance, 0.0, 1.0)
 
 
 def fit_correction(

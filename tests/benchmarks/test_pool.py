@@ -48,6 +48,8 @@ def test_visits_are_drawn_and_compared_with_what_all_of_them_tell(monkeypatch):
     pool = visits.pool_of(samples, H200)
     assert len(pool) == 60 and {len(some) for some in pool} == {9}
     monkeypatch.setattr(visits, "DESIGNS", ((40, 1), (40, 8)))
-    one, eight = visits.errors(pool, H200, seed=0)
-    assert eight["median"] < one["median"]
-    assert eight["against one"] > 1.3 * eight["median"]  # a single visit is noise on top
+    found = [visits.errors(pool, H200, seed=seed) for seed in range(3)]  # twenty shapes asked each
+    one, eight = (np.mean([draw[i]["median"] for draw in found]) for i in range(2))
+    assert eight < one
+    single = np.mean([draw[1]["against one"] for draw in found])
+    assert single > 1.3 * eight  # a single visit is noise on top
