@@ -59,13 +59,12 @@ def distance_of_sum(
 ) -> float:
     """D of the formula. ``distances`` [n] d of rows; ``shapes`` [n], ``kinds`` [n]: numbers of what
     each row is; a shape is of one kind. ``known``: WITHIN and BETWEEN."""
-    if not len(distances):
-        return 0.0
-    distances, kinds = np.asarray(distances), np.asarray(kinds)
+    if len(distances) < 2:
+        return float(distances.sum())
     within, between = known
-    numbers, first, place = np.unique(shapes, return_index=True, return_inverse=True)
-    each = np.bincount(place, weights=distances, minlength=len(numbers))
-    of = kinds[first]
+    each = np.bincount(shapes, weights=distances)  # by number of the shape; nothing of others
+    of = np.zeros(len(each), dtype=int)
+    of[shapes] = kinds
     whole, squares = np.bincount(of, weights=each), np.bincount(of, weights=each**2)
     of_kinds = np.sqrt(np.maximum(within * whole**2 + (1 - within) * squares, 0.0))
     total = between * of_kinds.sum() ** 2 + (1 - between) * (of_kinds**2).sum()

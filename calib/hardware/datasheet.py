@@ -18,9 +18,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 import numpy as np
-import yaml
 
-from calib.checkout import CONF
+from calib.checkout import CONF, read_yaml
 from calib.errors import CalibError
 from model.ops import ITEM_BYTES, Conv2d, Operator, TensorCoreOperator
 
@@ -176,7 +175,7 @@ def load_hardware(name: str) -> Hardware:
     """
     if name not in hardware_names():
         raise HardwareError(f"hw = {name!r}: expected one of {', '.join(hardware_names())}")
-    return hardware_from_config(yaml.safe_load((CONF / "hw" / f"{name}.yaml").read_text("utf-8")))
+    return hardware_from_config(read_yaml(CONF / "hw" / f"{name}.yaml"))
 
 
 def hardware_from_config(config: Mapping[str, Any]) -> Hardware:

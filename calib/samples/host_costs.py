@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from calib.checkout import CONF
+from calib.checkout import CONF, read_yaml
 from calib.errors import CalibError
 from calib.samples.sample import Sample
 from model.ops import Other
@@ -233,7 +232,7 @@ def ratios() -> Ratios:
 
 def _file() -> tuple[Path, dict[str, dict[str, Any]]]:
     path = CONF / "host_costs.yaml"
-    return path, yaml.safe_load(path.read_text("utf-8"))
+    return path, read_yaml(path)
 
 
 def _published(key: str, entry: dict[str, Any]) -> Cost:
