@@ -114,8 +114,8 @@ def plan_notes(
     once = len(planned(others, capability))
     if once:
         notes.append(
-            f"A process's first pass makes {once} more plans, one for each shape of attention that "
-            f"it has not met: about {_ms(once * plan.estimate_s)} once."
+            f"A process's first pass makes {once} more plan{'s' * (once != 1)}, one for each shape of "
+            f"attention that it has not met: about {_ms(once * plan.estimate_s)} once."
         )
     return [*notes, *length_notes(lengths or {})]
 
