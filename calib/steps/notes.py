@@ -65,7 +65,7 @@ def issue_notes(costs: HostCosts | None, fused: Mapping[str, Fusion]) -> list[st
     if costs and costs.published:
         operator = costs.eager_operator
         notes.append(
-            f"Host costs are published ranges, not measured ({', '.join(costs.published)}); an "
+            f"Host costs are ranges that other hosts showed, not measured here ({', '.join(costs.published)}); an "
             f"eager operator takes {operator.low_s * 1e6:.1f}-{operator.high_s * 1e6:.1f} "
             f"microseconds of the host ({operator.known_by})."
         )
@@ -114,8 +114,8 @@ def plan_notes(
     once = len(planned(others, capability))
     if once:
         notes.append(
-            f"A process's first pass makes {once} more plan{'s' * (once != 1)}, one for each shape of "
-            f"attention that it has not met: about {_ms(once * plan.estimate_s)} once."
+            f"A process's first pass makes {once} more plan{'s' * (once != 1)}, one for each shape "
+            f"of attention that it has not met: about {_ms(once * plan.estimate_s)} once."
         )
     return [*notes, *length_notes(lengths or {})]
 
