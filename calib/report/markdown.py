@@ -63,7 +63,7 @@ def alt(name: str) -> str:
 
 COMPONENT_NOTE = (
     "*Roofline*: the least time that the operators' FLOPs and bytes allow at the hardware's peaks. "
-    "*Calibrated*: the estimate; its interval takes errors to hang together within a kind of operator."
+    "*Calibrated*: the estimate; in its interval errors hang together within a kind of operator."
 )
 UNSEEN_NOTE = " *Unseen*: the error of a fit that never saw this model's own shapes."
 

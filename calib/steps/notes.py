@@ -65,8 +65,8 @@ def issue_notes(costs: HostCosts | None, fused: Mapping[str, Fusion]) -> list[st
     if costs and costs.published:
         operator = costs.eager_operator
         notes.append(
-            f"Host costs are ranges that other hosts showed, not measured here ({', '.join(costs.published)}); an "
-            f"eager operator takes {operator.low_s * 1e6:.1f}-{operator.high_s * 1e6:.1f} "
+            "Host costs are ranges that other hosts showed, not measured here "
+            f"({', '.join(costs.published)}); an eager operator takes {operator.low_s * 1e6:.1f}-{operator.high_s * 1e6:.1f} "
             f"microseconds of the host ({operator.known_by})."
         )
     for phase, fusion in fused.items():
