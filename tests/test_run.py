@@ -104,6 +104,25 @@ def test_samples_that_cannot_be_kept_are_known_before_anything_is_measured(tmp_p
         steps.measure_operators(target, {}, limits, 0)
 
 
+def test_own_samples_of_a_card_that_ships_correct_it_and_the_report_is_whole(tmp_path):
+    from calib.hardware.datasheet import floor, load_hardware
+    from calib.samples.files import write_samples
+    from calib.samples.sample import Sample
+    from model.ops import Matmul
+
+    hardware = load_hardware("l40s")
+    shapes = [Matmul(m, n, 768) for m in (16, 197, 512) for n in (768, 2304, 3072)]
+    seconds = [3 * float(floor(op, hardware)) + 4e-6 for op in shapes]
+    some = [Sample(op, [s] * 3, "l40s", "torch") for op, s in zip(shapes, seconds, strict=True)]
+    write_samples(tmp_path / "samples" / "l40s" / "000001.parquet", some)
+    asked = ["model=vit_l", "workload=image_224", f"samples.dir={tmp_path / 'samples'}"]
+    quiet = ["report.pictures=false", f"hydra.run.dir={tmp_path}/run"]
+    done = calib("+hw=l40s", *asked, *quiet)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(tmp_path / "run" / "estimates.parquet")
+    assert (table["estimate_s"] > 0).all() and table["estimate_unseen_s"].notna().all()
+
+
 def test_multirun_ends_with_one_merged_table(tmp_path):
     done = calib(
         "-m",

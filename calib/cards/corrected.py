@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib.cards.correction import Correction, columns_of, matrix
-from calib.fit.calibration import ROOFLINE, TRANSFERRED, Calibration, kind_of, table_of
+from calib.fit.calibration import (
+    ROOFLINE,
+    TRANSFERRED,
+    Calibration,
+    kind_of,
+    least_of,
+    table_of,
+)
 from calib.hardware.datasheet import Hardware
 from model.ops import Operator, is_grid
 
@@ -164,8 +171,10 @@ class Corrected:
                 away = self.away(some) if self.away else None
                 found = blended(blend, columns, own.rows(rows), known.rows(rows), away)
                 told.put(base, rows, *found)
+        least = least_of(ops, self.hardware)
+        seconds, low, high = (np.maximum(s, least) for s in (told.seconds, told.low, told.high))
         # A card may clock above its rating: its floor does not.
-        table = table_of(base.floor, told.seconds, told.low, told.high, told.provenance)
+        table = table_of(base.floor, seconds, low, high, told.provenance)
         if isinstance(ops, Operator) or not self.own.measured:
             return table
         given = flags if hot is not None else [None] * len(ops)

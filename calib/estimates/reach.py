@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calib.cards.card import TORCH, Card
+from calib.cards.corrected import Corrected
 from calib.cards.stand_ins import stand_in
 from calib.fit.calibration import MEASURED, Calibration, dtype_of, kind_of
 from calib.fit.kind import KindFit
@@ -60,13 +61,23 @@ def beyond(
 
     Of several calibrations, or fits of a kind, the one that reaches furthest counts.
     """
-    layers = getattr(calibration, "layers", (calibration,))
-    answers = [_beyond(layer, ops, implementation) for layer in layers]
+    answers = [_beyond(layer, ops, implementation) for layer in _layers(calibration)]
     return [min((a for a in some if a), default=(1.0, "")) for some in zip(*answers, strict=True)]
 
 
+def _layers(calibration: Any) -> Iterator[Calibration | Card]:
+    """Those with fits of their own: samples, and what they correct."""
+    if isinstance(calibration, Corrected):
+        yield calibration.own
+        yield from _layers(calibration.base)
+        return
+    if isinstance(calibration, Card) and calibration.torch:
+        yield calibration.torch.own
+    yield calibration
+
+
 def _beyond(
-    layer: Any, ops: Sequence[Operator], implementation: str
+    layer: Calibration | Card, ops: Sequence[Operator], implementation: str
 ) -> list[tuple[float, str] | None]:
     """Of one calibration; None for an operator that it knows nothing of.
 

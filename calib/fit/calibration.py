@@ -105,15 +105,9 @@ class Calibration:
             unknown = np.full(len(x), np.nan)
             known_as = np.full(len(x), ROOFLINE, dtype=object)
             return table_of(x.floor_s, x.floor_s, x.floor_s, unknown, known_as)
-        sides, least = fitted.log_ends(x), self._least(ops)
+        sides, least = fitted.log_ends(x), least_of(ops, self.hardware)
         middle, low, high = (np.maximum(np.exp(side), least) for side in sides)
         return table_of(x.floor_s, middle, low, high, _known_as(fitted, x))
-
-    def _least(self, ops: Sequence[Operator] | Operator) -> np.ndarray:
-        """[n] or [] seconds that main memory takes at least."""
-        if isinstance(ops, Operator):
-            return np.asarray(least_seconds(ops, self.hardware))
-        return np.array([float(least_seconds(op, self.hardware)) for op in ops])
 
     def with_measured(
         self,
@@ -159,6 +153,13 @@ def table_of(
             "provenance": provenance,
         }
     )
+
+
+def least_of(ops: Sequence[Operator] | Operator, hardware: Hardware) -> np.ndarray:
+    """[n] or [] seconds that main memory takes at least."""
+    if isinstance(ops, Operator):
+        return np.asarray(least_seconds(ops, hardware))
+    return np.array([float(least_seconds(op, hardware)) for op in ops])
 
 
 def uncalibrated(hardware: Hardware) -> Calibration:

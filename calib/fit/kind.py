@@ -33,6 +33,9 @@ _MARGIN = float(np.log(1.25))
 _REACH = float(np.log(4.0))
 """Distance from the sampled range, in log, at which what was learned counts for a third."""
 
+_FARTHEST = 4 * _REACH
+"""Distance beyond which an interval no longer widens: by then it says that nobody knows."""
+
 _LEAST_FOR_TREES = 60
 
 _CHUNK = 65_536
@@ -89,7 +92,7 @@ class KindFit:
         learned, spread, distance = self._learned(x)
         near = _near(distance)
         centre = self.prior.log_cycles(x) + learned - np.log(x.clock_hz)
-        beyond = self.outside * (1 + distance)
+        beyond = self.outside * (1 + np.minimum(distance, _FARTHEST))
         half = near * self.quantile * spread + (1 - near) * beyond
         return centre, np.maximum(half, self.at_least)
 

@@ -12,6 +12,7 @@ reference, not a bound: a card that clocks above its rated boost exceeds them.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields
@@ -214,7 +215,7 @@ def _read(key: str, value: Any, provenance: Any) -> Any:
         return read(value)
     except HardwareError:
         raise
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, OverflowError):
         raise _wrong(key, value, accepted) from None
 
 
@@ -225,6 +226,12 @@ def _require(condition: bool) -> None:
 
 def _text(value: Any) -> str:
     _require(isinstance(value, str) and bool(value))
+    return str(value)
+
+
+def _name(value: Any) -> str:
+    """A folder of samples is called so."""
+    _require(re.fullmatch(r"[\w.-]*\w[\w.-]*", _text(value)) is not None)
     return str(value)
 
 
@@ -256,7 +263,7 @@ def _peaks(value: Any) -> dict[str, float]:
             raise _wrong("peak_flops", dtype, f"dtypes out of {', '.join(ITEM_BYTES)}")
         try:
             _positive(rate)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise _wrong(f"peak_flops.{dtype}", rate, "a positive number [FLOP/s]") from None
     return {dtype: _positive(rate) for dtype, rate in value.items()}
 
@@ -281,7 +288,7 @@ def _provenance(value: Any) -> str:
 
 
 _KEYS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "name": (_text, "the card's name, as the file is called"),
+    "name": (_name, "the card's name, as the file is called"),
     "device_names": (_texts, "a list of names as the driver reports them"),
     "compute_capability": (_capability, 'a quoted "major.minor", or null'),
     "sm_count": (_whole, "a positive whole number"),

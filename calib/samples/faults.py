@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import inf, sqrt
 
 from calib.hardware.convolutions import kernels as of_convolution
 from calib.samples.sample import COLD, Sample
@@ -73,8 +73,11 @@ def recorded_faults(sample: Sample) -> str:
 
 
 def clean(samples: Iterable[Sample]) -> Iterator[Sample]:
-    """Samples as a fit may take them: corrected as said above, or left out."""
+    """Samples as a fit may take them: corrected as said above, or left out; so are seconds that
+    cannot be."""
     for sample in samples:
+        if not all(0 < s < inf for s in sample.seconds):
+            continue
         faults = CORRECTED.intersection(faults_of(sample))
         if not faults:
             yield sample

@@ -66,8 +66,9 @@ def issue_notes(costs: HostCosts | None, fused: Mapping[str, Fusion]) -> list[st
         operator = costs.eager_operator
         notes.append(
             "Host costs are ranges that other hosts showed, not measured here "
-            f"({', '.join(costs.published)}); an eager operator takes {operator.low_s * 1e6:.1f}-{operator.high_s * 1e6:.1f} "
-            f"microseconds of the host ({operator.known_by})."
+            f"({', '.join(costs.published)}); an eager operator takes "
+            f"{operator.low_s * 1e6:.1f}-{operator.high_s * 1e6:.1f} microseconds of the host "
+            f"({operator.known_by})."
         )
     for phase, fusion in fused.items():
         notes.append(

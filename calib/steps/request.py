@@ -34,6 +34,7 @@ MOST = {
     "decode_steps": 2**24,
 }
 """The largest that a workload may ask for: beyond it nothing is a forecast any more."""
+MOST_TILES = 1024
 
 
 class _Part(BaseModel):
@@ -153,7 +154,11 @@ def workload_of(given: Mapping[str, Any]) -> Workload:
             raise ValueError(f"workload.{key} = {value!r}: expected {one_of(key, known)}")
         if isinstance(value, int) and value > MOST.get(key, value):
             raise ValueError(f"workload.{key} = {value}: expected at most {MOST[key]:,}")
+    if not isinstance(given.get("name"), str):
+        raise ValueError(f"workload.name = {given.get('name')!r}: expected a text")
     tiles = given.get("tiles")
+    if isinstance(tiles, list) and any(isinstance(n, int) and n > MOST_TILES for n in tiles):
+        raise ValueError(f"workload.tiles = {tiles}: expected at most {MOST_TILES} a side")
     try:
         return Workload(**{**given, "tiles": tuple(tiles) if isinstance(tiles, list) else tiles})
     except (TypeError, ValueError) as error:
