@@ -115,9 +115,8 @@ def test_own_samples_of_a_card_that_ships_correct_it_and_the_report_is_whole(tmp
     seconds = [3 * float(floor(op, hardware)) + 4e-6 for op in shapes]
     some = [Sample(op, [s] * 3, "l40s", "torch") for op, s in zip(shapes, seconds, strict=True)]
     write_samples(tmp_path / "samples" / "l40s" / "000001.parquet", some)
-    asked = ["model=vit_l", "workload=image_224", f"samples.dir={tmp_path / 'samples'}"]
-    quiet = ["report.pictures=false", f"hydra.run.dir={tmp_path}/run"]
-    done = calib("+hw=l40s", *asked, *quiet)
+    asked = ("model=vit_l", "workload=image_224", "report.pictures=false")
+    done = calib("+hw=l40s", *asked, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     table = pd.read_parquet(tmp_path / "run" / "estimates.parquet")
     assert (table["estimate_s"] > 0).all() and table["estimate_unseen_s"].notna().all()
