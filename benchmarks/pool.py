@@ -51,7 +51,8 @@ def main() -> None:
     from benchmarks.repeatability import RULE
     from calib.hardware.host import detect_host
     from calib.measure.cpu import CpuInstrument
-    from calib.measure.sweep.sweep import Point, Sweep
+    from calib.measure.sweep.plan import Point
+    from calib.measure.sweep.sweep import Sweep
     from calib.samples.store import SampleStore
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -57,7 +57,8 @@ def measure(count: int, budget_s: float, folder: Path, hardware: Hardware) -> li
     from calib.hardware.host import detect_host
     from calib.measure.cpu import CpuInstrument
     from calib.measure.sweep.design import design
-    from calib.measure.sweep.sweep import Point, State, Sweep
+    from calib.measure.sweep.plan import Point, State
+    from calib.measure.sweep.sweep import Sweep
     from calib.samples.store import SampleStore
 
     shapes = design(0, lambda op: float(floor(op, hardware)) < LONGEST_S)

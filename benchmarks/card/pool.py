@@ -73,7 +73,8 @@ def measure(
 ) -> tuple[int, list[Any]]:
     """(samples taken now, all that ``folder`` holds); ``seconds``: for all pieces together."""
     from calib.hardware.versions import versions
-    from calib.measure.sweep.sweep import Point, Sweep
+    from calib.measure.sweep.plan import Point
+    from calib.measure.sweep.sweep import Sweep
     from calib.samples.store import SampleStore
 
     points = [Point(op, cache) for op, cache in at_random(hardware, seed)]

@@ -44,7 +44,8 @@ def measured_again(
     samples: Sequence[Sample], instrument: Instrument, store: SampleStore
 ) -> list[Sample]:
     """The same operators swept into ``store``, in time; those that failed there are left out."""
-    from calib.measure.sweep.sweep import Point, Sweep
+    from calib.measure.sweep.plan import Point
+    from calib.measure.sweep.sweep import Sweep
 
     points = list(dict.fromkeys(Point(s.op, s.cache) for s in samples))
     sweep = Sweep(instrument, store, BUDGET_S, instrument.rule(RULE))

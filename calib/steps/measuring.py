@@ -47,7 +47,8 @@ def measure_operators(
     from calib.estimates.tables import found_in_cache
     from calib.measure.clock import StopRule
     from calib.measure.sweep.design import adaptive
-    from calib.measure.sweep.sweep import MODEL, Point, Sweep
+    from calib.measure.sweep.plan import MODEL, Point
+    from calib.measure.sweep.sweep import Sweep
     from calib.samples.ceilings import ORIGIN, ceiling_operators
 
     with stage("probing the device"):

@@ -16,7 +16,8 @@ from calib.measure.clock import StopRule
 from calib.measure.cuda.instrument import ATTEMPTS, CudaInstrument
 from calib.measure.cuda.telemetry import POWER_CAP, NoSensor, Nvml, around, reasons, settled, unfit
 from calib.measure.instrument import Telemetry
-from calib.measure.sweep.sweep import Point, Sweep
+from calib.measure.sweep.plan import Point
+from calib.measure.sweep.sweep import Sweep
 from calib.samples.store import SampleStore
 from model import ops
 

@@ -13,7 +13,8 @@ from calib.measure.cuda.instrument import CudaInstrument
 from calib.measure.cuda.kernels import Job, attention_backend, witness
 from calib.measure.cuda.launches import Launch, launches_of
 from calib.measure.instrument import Reading, Taken
-from calib.measure.sweep.sweep import Point, Sweep
+from calib.measure.sweep.plan import Point
+from calib.measure.sweep.sweep import Sweep
 from calib.samples.sample import Kernel as Ran
 from calib.samples.store import SampleStore
 from model import ops

@@ -14,7 +14,8 @@ from calib.measure.clock import StopRule
 from calib.measure.cuda.instrument import CudaInstrument
 from calib.measure.sweep.design import adaptive, design, plain
 from calib.measure.sweep.order import DESIGN_SHARE, by_worth
-from calib.measure.sweep.sweep import MODEL, Point, State, Sweep, spent_s
+from calib.measure.sweep.plan import MODEL, Point, State, spent_s
+from calib.measure.sweep.sweep import Sweep
 from calib.samples.store import SampleStore
 from model import ops
 

@@ -13,16 +13,8 @@ from calib.measure.instrument import LOST, OUT_OF_MEMORY, UNSUPPORTED, Reading, 
 from calib.measure.probes import Speed, steady
 from calib.measure.sweep.attempts import Attempts
 from calib.measure.sweep.design import adaptive, design, in_shares, most_useful, plain
-from calib.measure.sweep.sweep import (
-    BLOCK_S,
-    MODEL,
-    STRETCH_SHARE,
-    Point,
-    State,
-    Sweep,
-    interleave,
-    spent_s,
-)
+from calib.measure.sweep.plan import MODEL, Point, State, interleave, spent_s
+from calib.measure.sweep.sweep import BLOCK_S, STRETCH_SHARE, Sweep
 from calib.samples.store import SampleStore
 from model import ops
 

@@ -125,7 +125,7 @@ def test_a_card_is_swept_with_both_implementations(machine, tmp_path, monkeypatc
     from simulated_gpu import KernelBench, SimulatedCard, Trace
 
     from calib.measure.cuda.instrument import CudaInstrument
-    from calib.measure.sweep.sweep import Point
+    from calib.measure.sweep.plan import Point
     from calib.samples import ceilings
     from calib.samples.host_costs import EAGER_OPERATOR, LAUNCH, MODULE_CODE
     from calib.steps import measuring as steps

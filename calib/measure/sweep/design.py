@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from calib.measure.sweep.choice import Uncertainty, choose
 from calib.measure.sweep.domains import domains
-from calib.measure.sweep.sweep import DESIGN, Designs, Point, State
+from calib.measure.sweep.plan import DESIGN, Designs, Point, State
 from calib.samples.sample import Sample
 from model.ops import Operator
 

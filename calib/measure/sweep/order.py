@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from calib.measure.sweep.sweep import Entry, Order, Plan, Point
+from calib.measure.sweep.plan import Entry, Order, Plan, Point
 from calib.samples.sample import Sample
 from model.ops import Operator
 

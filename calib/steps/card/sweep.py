@@ -14,7 +14,8 @@ from model.ops import Operator
 
 if TYPE_CHECKING:
     from calib.measure.cuda.instrument import CudaInstrument
-    from calib.measure.sweep.sweep import Point, Sweep
+    from calib.measure.sweep.plan import Point
+    from calib.measure.sweep.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def sweep_card(
     """Sweep in the order of worth; the comparisons before it are part of its budget."""
     from calib.measure.sweep.design import adaptive, design
     from calib.measure.sweep.order import DESIGN_SHARE, by_worth
-    from calib.measure.sweep.sweep import spent_s
+    from calib.measure.sweep.plan import spent_s
 
     card: CudaInstrument = sweep.instrument  # type: ignore[assignment]
     first = (op for op, _ in islice(design(seed, keep, reach), _PROVED))
