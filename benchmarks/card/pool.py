@@ -38,7 +38,7 @@ COUNT: Mapping[str, int] = {
 SEED = 20261127
 LONG_S = 0.02
 """A shape whose floor [s] is longer is left out."""
-LIMITS = StopRule(0.01, 0.12, 10, 60)
+RULE = StopRule(0.01, 0.12, 10, 60)
 
 
 def at_random(
@@ -82,7 +82,7 @@ def measure(
     store = SampleStore(folder / "pool", hardware.name, device)
     if not store.samples():
         instrument.prove(point.op for point in points)
-    rule = instrument.rule(LIMITS)
+    rule = instrument.rule(RULE)
     sweep = Sweep(instrument, store, seconds, rule, versions(True), clock=clock)
     taken = sweep.run([], lambda state: iter(points))
     samples = store.samples()

@@ -16,7 +16,7 @@ import pandas as pd
 from benchmarks.recorded.text import lines, percent
 from calib.cards.correcting import correct
 from calib.cards.shipped import load_card
-from calib.estimates.tables import Estimator
+from calib.fit.calibration import Estimator
 from calib.fit.fitting import fit
 from calib.fit.held_out import group_of
 from calib.hardware.datasheet import Hardware

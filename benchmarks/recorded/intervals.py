@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.recorded.estimates import PAIR
+from calib.cards.corrected import NORMAL
 from calib.estimates.sums import Ends
 from calib.fit.plan import CONFIDENCE
 
-NORMAL = 1.645
 GRID = np.round(np.arange(0.0, 1.01, 0.05), 2)
 Pair = tuple[float, float]
 

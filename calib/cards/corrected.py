@@ -26,6 +26,7 @@ from calib.fit.calibration import (
     ROOFLINE,
     TRANSFERRED,
     Calibration,
+    Estimator,
     kind_of,
     least_of,
     table_of,
@@ -36,7 +37,6 @@ from model.ops import Operator, is_grid
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib.estimates.tables import Estimator
 
 NORMAL = 1.645
 """Half-width of a 90% interval over the deviation of a normal distribution."""

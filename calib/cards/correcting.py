@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,16 +18,13 @@ from calib.cards.corrected import (
     weight_of,
 )
 from calib.cards.correction import Correction, columns_of, fit_correction, matrix
-from calib.fit.calibration import Calibration, dtype_of, kind_of
+from calib.fit.calibration import Calibration, Estimator, dtype_of, kind_of
 from calib.fit.held_out import data_of, folds_of
 from calib.fit.plan import CONFIDENCE
 from calib.samples.drift import visits
 from calib.samples.faults import clean
 from calib.samples.sample import HOT, Sample
 from model.ops import Operator
-
-if TYPE_CHECKING:
-    from calib.estimates.tables import Estimator
 
 _SHARES = np.array([0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98])
 _PULL = 1.0

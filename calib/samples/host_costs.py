@@ -85,7 +85,6 @@ HOST_COSTS: dict[str, Other] = {op.name: op for op in _ALL}
 """Every one of them by the name under which it is stored."""
 MEASURED, PUBLISHED = "measured", "published"
 EAGER, GRAPH, COMPILED = "eager", "graph", "compiled"
-EXECUTIONS = (EAGER, GRAPH, COMPILED)
 """How launches follow one another: each on its own; all of a pass as one graph; after a compiler
 has fused what it can (:mod:`calib.estimates.fusion`), each on its own."""
 

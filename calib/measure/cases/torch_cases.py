@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 from calib.measure.cases.arena import Arena, Case, Run, Unsupported
@@ -57,11 +56,3 @@ def torch_cases(op: Operator, arena: Arena, copies: int = 1) -> list[Case]:
 
 
 _MAKERS = PRODUCTS | CONVOLUTIONS | ROWS | POINTWISE
-
-
-def supported(plan: Sequence[Operator]) -> Iterator[Operator]:
-    """Those operators of ``plan`` that some maker here knows."""
-    for op in plan:
-        table, name = (OTHERS, op.name) if isinstance(op, ops.Other) else (_MAKERS, op.operator)
-        if name in table:
-            yield op
