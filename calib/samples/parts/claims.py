@@ -18,9 +18,9 @@ def create(folder: Path, prefix: str, suffix: str) -> tuple[Path, BinaryIO]:
     while True:
         path = folder / f"{prefix}{secrets.token_hex(8)}{suffix}"
         file = path.open("x+b")
-        if _lock(file, otherwise=True):
+        if _lock(file, otherwise=True) and os.fstat(file.fileno()).st_nlink:
             return path, file
-        file.close()  # who clears away took it for abandoned in between
+        file.close()  # before it was locked, who clears away took it for abandoned
 
 
 def claim(path: Path) -> BinaryIO | None:
