@@ -74,9 +74,7 @@ def attack(seconds: float, seed: int = 0) -> list[Outcome]:
 def writers(folder: Path, count: int, seed: int = 0) -> Outcome:
     """Eight writers, a loop of compactions and two readers meet in one store."""
     share, began = count // WRITERS, time.monotonic()
-    writing = [
-        start(processes.write, folder, n * share, share, seed + n) for n in range(WRITERS)
-    ]
+    writing = [start(processes.write, folder, n * share, share, seed + n) for n in range(WRITERS)]
     others = [start(processes.compact, folder)]
     others += [start(processes.read, folder) for _ in range(READERS)]
     limit_s = max(HANG_S, count / 10)
