@@ -44,9 +44,7 @@ def possible(draw):
     status = draw(st.sampled_from(STATUSES))
     seconds = st.floats(0, 3600, exclude_min=True, exclude_max=True)
     sizes = st.lists(st.integers(1, 2**31), max_size=3).map(tuple)
-    kernels = st.lists(
-        st.builds(Kernel, st.text("ab c"), sizes, sizes, st.floats(0, 1)), max_size=3
-    )
+    kernel = st.builds(Kernel, st.text("ab c"), sizes, sizes, st.floats(0, 1))
     return Sample(
         op=ops.Matmul(*(draw(st.integers(1, 2**16)) for _ in range(3))),
         seconds=draw(st.lists(seconds, min_size=status in TIMED, max_size=4)),
