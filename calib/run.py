@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -64,7 +65,7 @@ def main(config: DictConfig) -> None:
         run(read_request(plain), folder)
     except KeyboardInterrupt:
         print("interrupted: what was measured is kept; run again to go on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         expected = isinstance(error, CalibError | ValueError | OSError)
         if job.mode == RunMode.MULTIRUN:
@@ -113,6 +114,19 @@ class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
             sys.exit(2)
 
 
+INTERRUPTED = 130
+"""Exit status of a run that a signal ended."""
+
+
+def end_on_signals() -> None:
+    """SIGTERM and the loss of a terminal end a run as Ctrl-C does: what was measured is stored, and
+    nothing is taken for killed. (``nohup`` has a lost terminal ignored, which stays so.)"""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has but one of them
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+
+
 MERGE = "+hydra.callbacks.merge_runs._target_=calib.run.MergeRuns"
 """Names the class here, since nothing in the configuration is code."""
 
@@ -124,8 +138,12 @@ def cli() -> None:
     gc.set_threshold(50_000, 20, 20)  # what imports and tables create stays: a search is in vain
     first = (i for i, word in enumerate(sys.argv) if "=" in word and not word.startswith("-"))
     sys.argv.insert(next(first, len(sys.argv)), MERGE)  # overrides must stand beside one another
+    end_on_signals()
     try:
         main()
+    except KeyboardInterrupt:  # before a run began, or between two of them
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
         from calib.steps.command_line import explain
 
