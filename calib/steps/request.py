@@ -96,6 +96,7 @@ class Request(_Part):
     repeats: AtLeastOne = 5
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
     measured: str | None = Field(default=None, description="a trace of torch.profiler")
+    measured_step: str | None = Field(default=None, description="a phase of the model, or null")
     samples: SamplesRequest = SamplesRequest()
     report: ReportRequest = ReportRequest()
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
