@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib.clock.events import Card, TraceFile, shown
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 LEAST_FOUND = 0.5
 """Of a phase's time, measured or estimated, that must have found its counterpart."""
+MOSTLY_FOUND = 0.9
+"""The same, below which a phase is taken and the rest is said."""
 MOST_TIMES = 1.8
 """Operators of a pass over those of the model: with more, a range holds several passes."""
 ALIKE = 0.05
@@ -85,54 +88,71 @@ def _alike(card: Card, hardware: Hardware) -> bool:
     )
 
 
-def doubts(
-    joined: Joined, device_s: Mapping[str, float] | None, backward: Mapping[str, int]
-) -> dict[str, list[str]]:
-    """Phase -> why its times are not those of the model; only phases of which there is a reason.
+@dataclass(frozen=True)
+class Verdict:
+    """``refused``: phase -> why its times are not those of the model; only phases of which there is
+    a reason. ``remarks``: what a reader must know of the others."""
 
-    ``device_s``: phase -> all that the device did [s], None on a CPU.
-    """
-    found = {}
+    refused: dict[str, list[str]]
+    remarks: list[str]
+
+
+def judge(
+    joined: Joined, device_s: Mapping[str, float] | None, backward: Mapping[str, int]
+) -> Verdict:
+    """``device_s``: phase -> all that the device did [s], None on a CPU; ``backward``: phase ->
+    nodes of a gradient that ran in it."""
+    refused: dict[str, list[str]] = {}
+    remarks = []
     for phase, operators in joined.operators.groupby("phase", sort=False):
         name = str(phase)
         whole = float(operators["total_s"].sum()) if device_s is None else device_s[name]
+        found = _shares(joined, operators, name, whole)
+        of = "the operators' time" if device_s is None else "the device's time"
+        sizes = list(_products(joined, operators))
         reasons = [
-            _found_of_trace(joined, operators, whole, device_s is not None),
-            _found_of_model(joined, name),
+            *_missed(found, of, LEAST_FOUND),
             _several(joined.times[name]),
             _gradient(backward.get(name, 0)),
-            _other_sizes(joined, operators),
+            _other_sizes(sizes),
         ]
         if any(reasons):
-            found[name] = [reason for reason in reasons if reason]
+            refused[name] = [reason for reason in reasons if reason]
+            continue
+        remarks += [f"Of {name}: {text}." for text in _missed(found, of, MOSTLY_FOUND)]
+        if not sizes:
+            remarks.append(
+                f"Of {name} the trace records no shapes of products (record_shapes=True): whether "
+                "they are of the sizes that were asked is not known."
+            )
     for name in device_s or {}:
         if name not in joined.times:
-            found[name] = ["the trace names none of its operators"]
-    return found
+            refused[name] = ["the trace names none of its operators"]
+    return Verdict(refused, remarks)
 
 
 def _sure(joined: Joined) -> pd.DataFrame:
     return joined.matches[~joined.matches["kind_differs"].astype(bool)]
 
 
-def _found_of_trace(
-    joined: Joined, operators: pd.DataFrame, whole: float, on_device: bool
-) -> str | None:
-    here = _sure(joined)
-    share = float(here.loc[here["operator"].isin(operators.index), "seconds"].sum()) / (whole or 1)
-    of = "the device's time" if on_device else "the operators' time"
-    if share >= LEAST_FOUND:
-        return None
-    return f"of {of} only {share:.0%} found an operator of the model"
-
-
-def _found_of_model(joined: Joined, phase: str) -> str | None:
+def _shares(
+    joined: Joined, operators: pd.DataFrame, phase: str, whole: float
+) -> tuple[float, float]:
+    """Of the time measured, ``whole`` [s], and of that estimated, what found its counterpart."""
+    sure = _sure(joined)
+    theirs = sure.loc[sure["operator"].isin(operators.index), "seconds"].sum()
     rows = joined.estimates[joined.estimates["phase"] == phase]
     weights = rows["estimate_s"].fillna(1.0)
-    share = float(weights[rows.index.isin(_sure(joined)["row"])].sum()) / (weights.sum() or 1)
-    if share >= LEAST_FOUND:
-        return None
-    return f"of the estimated time only {share:.0%} found an operator in the trace"
+    ours = weights[rows.index.isin(sure["row"])].sum()
+    return float(theirs) / (whole or 1.0), float(ours) / (float(weights.sum()) or 1.0)
+
+
+def _missed(found: tuple[float, float], of: str, least: float) -> list[str]:
+    theirs, ours = found
+    reasons = [f"of {of} only {theirs:.0%} found an operator of the model"] * (theirs < least)
+    if ours < least:
+        reasons.append(f"of the estimated time only {ours:.0%} found an operator in the trace")
+    return reasons
 
 
 def _several(times: float) -> str | None:
@@ -149,9 +169,8 @@ def _gradient(nodes: int) -> str | None:
     )
 
 
-def _other_sizes(joined: Joined, operators: pd.DataFrame) -> str | None:
+def _other_sizes(known: Sequence[tuple[float, str]]) -> str | None:
     """Where most of the time of products of known size is of other sizes, or of another type."""
-    known = list(_products(joined, operators))
     whole = sum(seconds for seconds, _ in known)
     unlike = [(seconds, text) for seconds, text in known if text]
     if not whole or sum(seconds for seconds, _ in unlike) <= (1 - LEAST_FOUND) * whole:
@@ -162,24 +181,22 @@ def _other_sizes(joined: Joined, operators: pd.DataFrame) -> str | None:
 
 def _products(joined: Joined, operators: pd.DataFrame) -> Iterator[tuple[float, str]]:
     """Seconds of each matched product whose size is known, and how it differs ("": not)."""
-    rows, matches = joined.estimates, _sure(joined)
-    if not {"shape", "dtype"} <= set(rows.columns):
+    if not {"shape", "dtype"} <= set(joined.estimates.columns):
         return
-    columns = (matches["operator"], matches["row"], matches["seconds"])
-    for place, row, seconds in zip(*columns, strict=True):
-        if place not in operators.index:
-            continue
-        ours, theirs = rows.loc[row], operators.loc[place]
-        size, other = size_of_row(ours["kind"], ours["shape"]), size_of_event(theirs)
+    matches = _sure(joined)
+    matches = matches[matches["operator"].isin(operators.index)]
+    ours = joined.estimates.loc[matches["row"], ["kind", "shape", "dtype"]].to_dict("records")
+    columns = ["aten", "kind", "shapes", "dtypes"]
+    theirs = operators.loc[matches["operator"], columns].to_dict("records")
+    for row, event, seconds in zip(ours, theirs, matches["seconds"], strict=True):
+        size, other = size_of_row(row["kind"], row["shape"]), size_of_event(event)
         if size and other:
-            types = theirs["dtypes"].split()
-            same_type = not types or DTYPES.get(ours["dtype"], types[-1]) in types
+            types = event["dtypes"].split()
+            same_type = not types or DTYPES.get(row["dtype"], types[-1]) in types
             alike = abs(other / size - 1) <= ALIKE and same_type
-            shapes = shown(
-                f"{theirs['aten']} of {theirs['shapes']} {types[-1] if types else ''}", 90
-            )
-            wanted = f"{ours['kind']} {ours['shape']} {ours['dtype']}"
-            yield seconds, "" if alike else f"{shapes.strip()}, expected {wanted}"
+            words = (event["aten"], "of", event["shapes"], *types[-1:])
+            wanted = f"{row['kind']} {row['shape']} {row['dtype']}"
+            yield seconds, "" if alike else f"{shown(' '.join(words), 90)}, expected {wanted}"
 
 
 def size_of_row(kind: str, shape: str) -> float | None:
@@ -193,7 +210,7 @@ def size_of_row(kind: str, shape: str) -> float | None:
     return math.prod(known.get(name, 1.0) for name in names) if names else None
 
 
-def size_of_event(operator: Mapping[str, Any] | pd.Series) -> float | None:
+def size_of_event(operator: Mapping[Any, Any]) -> float | None:
     """The same of an operator that was recorded with its shapes: of a product the last two inputs,
     [..., m, k] and [..., k, n]; of a convolution image and weights; of attention the queries."""
     try:

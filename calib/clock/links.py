@@ -60,6 +60,8 @@ def link(events: Sequence[Recorded]) -> Links:
     device = [_launched(e, calls, {} if other_numbering else named) for e in ran]
     device.sort(key=lambda e: e.begin_ns)
     notes = [beyond, overlaps, *_notes(device, calls, asked, other_numbering)]
+    if not other_numbering:
+        notes.append(_torn(device, calls, named))
     return Links(tuple(host), tuple(device), tuple(note for note in notes if note))
 
 
@@ -152,15 +154,35 @@ def _launched(
     """The event with its operator, and when it was asked for."""
     call = calls.get(event.correlation or 0)
     operator = named.get(event.external)
-    if call:
-        issued, number = call.begin_ns, NONE if call.of_graph else call.number
+    if call and call.of_graph:
+        issued, number = call.begin_ns, NONE
+    elif call and (call.number != NONE or not operator):
+        issued, number = call.begin_ns, call.number
     elif operator:
         issued, number = operator.begin_ns, operator.number
+        issued = max(issued, call.begin_ns) if call else issued
     else:
         return event
     if event.begin_ns + SKEW_NS < issued:
         return event
     return replace(event, number=number, issued_ns=issued)
+
+
+def _torn(
+    device: Sequence[Recorded], calls: dict[int, _Call], named: dict[Any, Recorded | None]
+) -> str:
+    """A note of events whose two ids name different operators, though most of theirs agree."""
+    torn = 0
+    for event in device:
+        call, operator = calls.get(event.correlation or 0), named.get(event.external)
+        if call and operator and not call.of_graph:
+            torn += call.number != operator.number
+    return (
+        f"{torn} events of the device lie under one operator by correlation and are of another by "
+        "External id: they are taken for that around their call, where there is one."
+        if torn
+        else ""
+    )
 
 
 def _notes(

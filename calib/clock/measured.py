@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -255,17 +255,21 @@ Found = list[tuple[Any, Any, float, bool]]
 
 def _by_path(estimates: pd.DataFrame, operators: pd.DataFrame) -> tuple[Found, float]:
     """Matches of a phase, and operators over launches of the paths that both have."""
-    # Labels by path, each list in the order of the table, which is that of execution.
-    theirs: dict[Any, Any] = operators.groupby("path", sort=False).groups
-    ours: dict[Any, Any] = estimates.groupby("path", sort=False).groups
-    found, measured, launches = [], 0, 0
-    for path, rows in ours.items():
-        if path not in theirs:
-            continue
-        slots, here = _slots(estimates.loc[rows]), operators.loc[theirs[path]]
-        found += _placed(here, _match(slots, here["kind"].tolist()))
-        measured, launches = measured + len(here), launches + len(slots)
-    return found, measured / max(launches, 1)
+    theirs: dict[Any, list[int]] = {}  # positions, in the order of the table: that of execution
+    for position, path in enumerate(operators["path"]):
+        theirs.setdefault(path, []).append(position)
+    ours: dict[Any, list[_Slot]] = {}
+    for path, slots in zip(estimates["path"], _row_slots(estimates), strict=True):
+        ours.setdefault(path, []).extend(slots)
+    kinds = operators["kind"].tolist()
+    found: list[_Match] = []
+    measured, launches = 0, 0
+    for path, slots in ours.items():
+        if places := theirs.get(path):
+            matches = _match(slots, [kinds[position] for position in places])
+            found += [replace(m, position=places[m.position]) for m in matches]
+            measured, launches = measured + len(places), launches + len(slots)
+    return _placed(operators, found), measured / max(launches, 1)
 
 
 def _aligned(estimates: pd.DataFrame, operators: pd.DataFrame) -> Found:
@@ -283,12 +287,17 @@ def _placed(operators: pd.DataFrame, matches: Sequence[_Match]) -> Found:
 
 
 def _slots(rows: pd.DataFrame) -> list[_Slot]:
-    """A slot for each launch of one pass; of a call of several launches they are of any kind."""
-    slots: list[_Slot] = []
+    return [slot for slots in _row_slots(rows) for slot in slots]
+
+
+def _row_slots(rows: pd.DataFrame) -> list[list[_Slot]]:
+    """By row, a slot for each launch of one pass; of a call of several launches they are of any
+    kind."""
     columns = (rows.index, rows["kind"], rows["count"], rows["launches"])
-    for row, kind, count, launches in zip(*columns, strict=True):
-        slots += [_Slot(row, kind if launches == 1 else None)] * int(count * launches)
-    return slots
+    return [
+        [_Slot(row, kind if launches == 1 else None)] * int(count * launches)
+        for row, kind, count, launches in zip(*columns, strict=True)
+    ]
 
 
 def _match(slots: Sequence[_Slot], kinds: Sequence[str]) -> list[_Match]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from calib.clock.events import OPERATOR, RANGE, Recorded, TraceFile
+from calib.clock.events import OPERATOR, RANGE, Recorded, TraceFile, shown
 from calib.clock.links import Links
 from calib.errors import CalibError
 
@@ -78,14 +78,29 @@ def _outermost(ranges: Sequence[Recorded]) -> list[Recorded]:
 
 
 def _timed(trace: TraceFile, found: dict[str, list[Recorded]]) -> dict[str, list[Recorded]]:
-    for ranges in found.values():
-        for event in ranges:
-            if not event.length_ns:
-                label = event.label or "the trace"
-                raise CalibError(
-                    f"{trace.named}: {label!r} lasts 0 s: expected a pass that took time"
-                )
+    """The same. Raises ``CalibError`` for a range that took no time or runs into the next."""
+    ranges = sorted((e for some in found.values() for e in some), key=lambda e: e.begin_ns)
+    for event, following in zip(ranges, [*ranges[1:], None], strict=True):
+        label = repr(shown(event.label) or "the trace")
+        if not event.length_ns:
+            raise CalibError(f"{trace.named}: {label} lasts 0 s: expected a pass that took time")
+        if following and following.begin_ns < event.end_ns:
+            raise CalibError(
+                f"{trace.named}: {label} ends after {shown(following.label)!r} begins: expected "
+                "passes one after another"
+            )
     return found
+
+
+def how_found(found: Mapping[str, Sequence[Recorded]]) -> list[str]:
+    """What is said of passes that are not named by their phase."""
+    labels = {phase: ranges[0].label for phase, ranges in found.items()}
+    return [
+        f"It names no pass of {phase}: "
+        + (f"each {STEP}n is taken for one." if label else "the whole of it is taken for one.")
+        for phase, label in labels.items()
+        if label != phase
+    ]
 
 
 def _everything(host: Sequence[Recorded]) -> Recorded:

@@ -30,7 +30,7 @@ from calib.clock.align import align
 from calib.clock.events import NN_MODULE, OPERATOR, RANGE, Recorded, TraceFile, read_events
 from calib.clock.identity import check_card
 from calib.clock.links import link
-from calib.clock.passes import Pass, Passes, phase_ranges
+from calib.clock.passes import Pass, Passes, how_found, phase_ranges
 from calib.hardware.datasheet import Hardware
 from calib.measure.reference.measurement import Measurement
 from calib.measure.reference.operators import MARK, Profile, operators_of
@@ -58,13 +58,15 @@ class Recording:
 
 @dataclass
 class _Phase:
-    """What the passes of one phase hold; ``modules``: path -> seconds of each pass."""
+    """What the passes of one phase hold; ``modules``: path -> seconds of each pass; ``missed``:
+    modules that are none of ours; ``torn``: those of ours that not every pass has."""
 
     profiles: list[Profile] = field(default_factory=list)
     modules: dict[str, list[float]] = field(default_factory=dict)
     device_s: list[float] = field(default_factory=list)
     backward: int = 0
     missed: int = 0
+    torn: int = 0
 
 
 def read_trace(
@@ -92,7 +94,7 @@ def read_trace(
         known = Modules(modules[modules["phase"] == phase])
         phases[phase] = _phase([passes.of(span) for span in spans], known, on_device)
     file = Path(path).name
-    notes = [*notes, *links.notes, *_missed(phases)]
+    notes = [*notes, *how_found(ranges), *links.notes, *_missed(phases)]
     measurement, unlike = _measurement(trace, phases, repeat, workload)
     device_s = {p: median(f.device_s) * repeat[p] for p, f in phases.items()}
     return Recording(
@@ -119,11 +121,18 @@ def _phase(passes: Sequence[Pass], known: Modules, on_device: bool) -> _Phase:
             found.modules.setdefault(place, []).append(taken)
         found.device_s.append(sum(e.length_ns for e in one.device) / 1e9)
         found.backward += one.backward
+    whole = {place: s for place, s in found.modules.items() if len(s) == len(passes)}
+    found.torn, found.modules = len(found.modules) - len(whole), whole
     return found
 
 
 def _missed(phases: Mapping[str, _Phase]) -> list[str]:
-    return [
+    torn = [
+        f"{found.torn} modules ran in some passes of {phase} only: their times are left out."
+        for phase, found in phases.items()
+        if found.torn
+    ]
+    return torn + [
         f"{found.missed} modules of a pass of {phase} found no counterpart."
         for phase, found in phases.items()
         if found.missed

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from calib.clock.identity import doubts
+from calib.clock.identity import judge
 from calib.clock.measured import join_modules, match_operators, with_operators
 from calib.clock.recorded import Recording
 from calib.estimates.sums import COMPONENTS
@@ -33,8 +33,8 @@ def compare_recorded(
     """The three tables with their measured columns, and what the report says of the trace."""
     measurement, device_s = recording.measurement, recording.device_s
     joined = match_operators(operators, measurement, by_order=True)
-    refused = doubts(joined, device_s, recording.backward)
-    believed = [phase for phase in measurement.phases if phase not in refused]
+    judged = judge(joined, device_s, recording.backward)
+    believed = [phase for phase in measurement.phases if phase not in judged.refused]
     operators, coverage = with_operators(joined)
     unknown = ~operators["phase"].isin(believed)
     operators.loc[unknown, ["measured_s", "error", "error_unseen"]] = NAN
@@ -46,7 +46,8 @@ def compare_recorded(
         "trace": measurement.device,
         "card": recording.card,
         "stacked": recording.stacked,
-        "refused": refused,
+        "refused": judged.refused,
+        "remarks": judged.remarks,
         "modules": "wall" if device_s is None else "kernels",
         "repeats": {phase: list(s) for phase, s in measurement.phases.items()},
         "device_s": device_s,

@@ -153,6 +153,7 @@ def trace_notes(about: Mapping[str, Any]) -> list[str]:
         "under How it was measured."
         for phase, reasons in about["refused"].items()
     ]
+    notes += about["remarks"]
     if about["stacked"]:
         notes.append(
             "The trace was recorded with Python's frames (with_stack), which slows the host down "

@@ -1,0 +1,1 @@
+"""What bad input, kills and full disks do: ``python -m benchmarks.hardening`` runs it."""
