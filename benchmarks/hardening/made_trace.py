@@ -120,7 +120,7 @@ def make(of: Subject, modules: bool = True, passes: int = 1) -> Made:
             span["dur"] = round(out.now + 1.0 - span["ts"], 3)
         kernels[phase] = {kind: us * repeat / 1e6 for kind, us in by_kind.items()}
         walls[phase] = (max(out.free, out.now + 1.0) - span["ts"]) * repeat / 1e6
-    sizes = {"computeMajor": 9, "computeMinor": 0, "numSms": 132, "totalGlobalMem": 85e9}
+    sizes = {"computeMajor": 9, "computeMinor": 0, "numSms": 132, "totalGlobalMem": 85_000_000_000}
     card = {"id": 0, "name": of.hardware.device_names[0], **sizes}
     return Made({"deviceProperties": [card], "traceEvents": out.events}, kernels, walls)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 from events_made import Event, event, pair, write
@@ -104,7 +105,7 @@ def test_times_on_a_stream_add_up_to_what_it_was_busy(
     found = linked(tmp_path, [event("cpu_op", "aten::mm", 0.0, 1.0), *kernels]).device
     for stream in (0, 1):
         here = [e for e in found if e.stream == (0, stream)]
-        assert all(a.end_ns <= b.begin_ns for a, b in zip(here, here[1:], strict=False))
+        assert all(a.end_ns <= b.begin_ns for a, b in pairwise(here))
         instants = {t for b, n, s in spans if s == stream for t in range(b, b + n)}
         busy = sum(e.length_ns for e in here) / 1000
         # A short one within a long one ends the long one: never more than the stream was busy.

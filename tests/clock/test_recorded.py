@@ -17,8 +17,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from calib.clock.events import read_events
 from calib.clock.measured import join_modules, join_operators
 from calib.clock.recorded import match_modules, read_trace
+from calib.clock.traced import compare_recorded
 from calib.errors import CalibError
 from calib.estimates.modules import module_table
+from calib.estimates.sums import component_table
 from calib.estimates.tables import operator_table
 from calib.fit.calibration import uncalibrated
 from calib.hardware.datasheet import load_hardware
@@ -103,6 +105,18 @@ def test_a_real_trace_fills_the_measured_columns(trace: Path, tables: Any) -> No
     whole = measurement.phase_seconds("decode")
     assert len(decoder) == MINIATURE["layers"]
     assert 0.3 * whole < decoder["measured_s"].sum() < whole
+
+
+def test_a_real_trace_is_taken_for_its_model(trace: Path, tables: Any) -> None:
+    """Of a CPU's; with frames (the profiler's own modules) the host's times are no measurement."""
+    operators, modules = tables
+    recording = read_trace(trace, modules, REPEAT, {}, CPU)
+    components = component_table(operators)
+    joined, named, table, about = compare_recorded(operators, modules, components, recording)
+    assert not about["refused"] and not about["remarks"], about
+    assert joined["measured_s"].notna().mean() > 0.9
+    assert table["measured_s"].notna().all() == (not recording.stacked)
+    assert named["measured_s"].notna().any() == (not recording.stacked)
 
 
 def test_gzip_and_plain_are_the_same(trace: Path, tmp_path: Path) -> None:
