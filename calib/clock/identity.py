@@ -149,9 +149,9 @@ def _shares(
 
 def _missed(found: tuple[float, float], of: str, least: float) -> list[str]:
     theirs, ours = found
-    reasons = [f"of {of} only {theirs:.0%} found an operator of the model"] * (theirs < least)
+    reasons = [f"of {of} only {theirs:.1%} found an operator of the model"] * (theirs < least)
     if ours < least:
-        reasons.append(f"of the estimated time only {ours:.0%} found an operator in the trace")
+        reasons.append(f"of the estimated time only {ours:.1%} found an operator in the trace")
     return reasons
 
 

@@ -6,7 +6,7 @@ its launches. Where they are not, the longest common subsequence by kind is matc
 several launches a call takes operators of any kind), and a row that does not find all of its own
 keeps a null. What is left over on either side is counted and reported, never dropped. A recording
 may name modules otherwise than we do, or not at all: of a phase for which paths find less than half
-of the time, all operators may be matched as one sequence, by kind.
+of the time, all operators may be matched as one sequence by kind, and else what paths left over.
 
 Times in the tables are totals of the whole phase: of one pass through it times its ``repeat``;
 ``count`` and ``launches`` are those of one pass. Measured times stay as they were; errors are
@@ -15,7 +15,6 @@ against the time brought to the machine's speed during the sweep, measured / slo
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from calib.clock.align import align
+from calib.clock.align import Match, Slot, align_kinds, match, of_whole_rows, row_slots, slots_of
 from calib.errors import CalibError
 
 if TYPE_CHECKING:
@@ -31,23 +30,6 @@ if TYPE_CHECKING:
 
 _UNMATCHED_SHOWN = 20
 """Unmatched (phase, path, operator) that a coverage lists, the longest first."""
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A place for one measured operator: a launch of a row of estimates. ``kind`` None: any."""
-
-    row: Any
-    kind: str | None
-
-
-@dataclass(frozen=True)
-class _Match:
-    """Position of a measured operator within its path, and the row it went to."""
-
-    position: int
-    row: Any
-    kind_differs: bool
 
 
 @dataclass(frozen=True)
@@ -229,8 +211,8 @@ def _steady_seconds(table: pd.DataFrame, slowdown: Mapping[str, float] | None) -
 def match_operators(
     estimates: pd.DataFrame, measurement: Measurement, by_order: bool = False
 ) -> Joined:
-    """``by_order``: a phase whose paths find less than half of its time may be matched as one
-    sequence. Raises ``CalibError`` for a missing column.
+    """``by_order``: paths are another's, so that what they do not find is matched as one sequence.
+    Raises ``CalibError`` for a missing column.
     """
     _require(estimates, ("phase", "path", "kind", "count", "launches", "estimate_s"))
     operators = measurement.operators.copy()
@@ -242,7 +224,9 @@ def match_operators(
         if by_order and 2 * sum(m[2] for m in best) < theirs["total_s"].sum():
             other = _aligned(ours, theirs)
             if sum(m[2] for m in other) > sum(m[2] for m in best):
-                best, ratio = other, len(theirs) / max(len(_slots(ours)), 1)
+                best, ratio = other, len(theirs) / max(len(slots_of(ours)), 1)
+        if by_order:
+            best += _aligned(*_left(ours, theirs, best))
         found += best
         times[str(phase)] = ratio
     columns = ["operator", "row", "seconds", "kind_differs"]
@@ -258,15 +242,15 @@ def _by_path(estimates: pd.DataFrame, operators: pd.DataFrame) -> tuple[Found, f
     theirs: dict[Any, list[int]] = {}  # positions, in the order of the table: that of execution
     for position, path in enumerate(operators["path"]):
         theirs.setdefault(path, []).append(position)
-    ours: dict[Any, list[_Slot]] = {}
-    for path, slots in zip(estimates["path"], _row_slots(estimates), strict=True):
+    ours: dict[Any, list[Slot]] = {}
+    for path, slots in zip(estimates["path"], row_slots(estimates), strict=True):
         ours.setdefault(path, []).extend(slots)
     kinds = operators["kind"].tolist()
-    found: list[_Match] = []
+    found: list[Match] = []
     measured, launches = 0, 0
     for path, slots in ours.items():
         if places := theirs.get(path):
-            matches = _match(slots, [kinds[position] for position in places])
+            matches = match(slots, [kinds[position] for position in places])
             found += [replace(m, position=places[m.position]) for m in matches]
             measured, launches = measured + len(places), launches + len(slots)
     return _placed(operators, found), measured / max(launches, 1)
@@ -274,58 +258,24 @@ def _by_path(estimates: pd.DataFrame, operators: pd.DataFrame) -> tuple[Found, f
 
 def _aligned(estimates: pd.DataFrame, operators: pd.DataFrame) -> Found:
     """Matches of a phase as one sequence, whatever the paths are."""
-    slots, kinds = _slots(estimates), operators["kind"].tolist()
-    return _placed(operators, _of_whole_rows(slots, kinds, _align(slots, kinds)))
+    slots, kinds = slots_of(estimates), operators["kind"].tolist()
+    return _placed(operators, of_whole_rows(slots, kinds, align_kinds(slots, kinds)))
 
 
-def _placed(operators: pd.DataFrame, matches: Sequence[_Match]) -> Found:
+def _left(
+    estimates: pd.DataFrame, operators: pd.DataFrame, found: Found
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows and operators that found no counterpart."""
+    places, rows = {m[0] for m in found}, {m[1] for m in found}
+    return estimates[~estimates.index.isin(rows)], operators[~operators.index.isin(places)]
+
+
+def _placed(operators: pd.DataFrame, matches: Sequence[Match]) -> Found:
     seconds = operators["total_s"].to_numpy()
     return [
         (operators.index[m.position], m.row, float(seconds[m.position]), m.kind_differs)
         for m in matches
     ]
-
-
-def _slots(rows: pd.DataFrame) -> list[_Slot]:
-    return [slot for slots in _row_slots(rows) for slot in slots]
-
-
-def _row_slots(rows: pd.DataFrame) -> list[list[_Slot]]:
-    """By row, a slot for each launch of one pass; of a call of several launches they are of any
-    kind."""
-    columns = (rows.index, rows["kind"], rows["count"], rows["launches"])
-    return [
-        [_Slot(row, kind if launches == 1 else None)] * int(count * launches)
-        for row, kind, count, launches in zip(*columns, strict=True)
-    ]
-
-
-def _match(slots: Sequence[_Slot], kinds: Sequence[str]) -> list[_Match]:
-    """Operators matched to slots, only those of rows whose slots are all filled."""
-    by_order = [(i, i) for i in range(len(kinds))]
-    pairs = by_order if len(slots) == len(kinds) else _align(slots, kinds)
-    return _of_whole_rows(slots, kinds, pairs)
-
-
-def _of_whole_rows(
-    slots: Sequence[_Slot], kinds: Sequence[str], pairs: Sequence[tuple[int, int]]
-) -> list[_Match]:
-    wanted = Counter(slot.row for slot in slots)
-    filled = Counter(slots[i].row for i, _ in pairs)
-    return [
-        _Match(position, slots[i].row, slots[i].kind not in (None, kinds[position]))
-        for i, position in pairs
-        if filled[slots[i].row] == wanted[slots[i].row]
-    ]
-
-
-def _align(slots: Sequence[_Slot], kinds: Sequence[str]) -> list[tuple[int, int]]:
-    """The longest common subsequence of slots and operators by kind, as pairs of indices."""
-    number = {kind: i for i, kind in enumerate(sorted(set(kinds)))}
-    theirs = np.array([number[kind] for kind in kinds], dtype=int)
-    ours = np.array([number.get(slot.kind or "", -1) for slot in slots], dtype=int)
-    of_any = np.array([slot.kind is None for slot in slots], dtype=bool)
-    return align((ours[:, None] == theirs) | of_any[:, None])
 
 
 def _module_seconds(measured: Mapping[str, np.ndarray], path: str) -> np.ndarray | None:
