@@ -87,8 +87,20 @@ class RunRecord:
 
     @property
     def measured(self) -> bool:
-        """Whether a measured time of the whole is known."""
-        return known(self.total["measured_s"])
+        """Whether a measured wall time is known, of the whole or of a part of it."""
+        return any(known(seconds) for seconds in self.components["measured_s"])
+
+    @property
+    def clocked(self) -> bool:
+        """Whether a measured time of any operator is known."""
+        return bool(self.operators["measured_s"].notna().any())
+
+    @property
+    def clock_of_modules(self) -> str | None:
+        """``wall``, or ``kernels`` where a trace says only what a card did; None: not measured."""
+        if not self.modules["measured_s"].notna().any():
+            return None
+        return str((self.measurement or {}).get("modules", "wall"))
 
 
 def known(value: Any) -> bool:

@@ -17,6 +17,7 @@ from calib.steps.notes import (
     module_code_notes,
     plan_notes,
     source_notes,
+    trace_notes,
 )
 from calib.steps.request import Request
 from calib.steps.target import CPU, Target
@@ -175,13 +176,15 @@ def beside_clock(
         joined = compare(*blind, observed.measurement, observed.speeds, target.samples)
         return Tables(*joined, (*found.notes, *observed.measurement.notes))
     if request.measured:
-        from calib.clock.compare import compare_recorded
         from calib.clock.recorded import read_trace
+        from calib.clock.traced import compare_recorded
 
-        asked = asdict(request.workload)
-        recorded = read_trace(request.measured, found.modules, repeats, asked, target.on_card)
+        asked, hardware = asdict(request.workload), target.hardware
+        recorded = read_trace(
+            request.measured, found.modules, repeats, asked, hardware, request.measured_step
+        )
         joined = compare_recorded(*blind, recorded)
-        return Tables(*joined, (*found.notes, *recorded.notes))
+        return Tables(*joined, (*found.notes, *recorded.notes, *trace_notes(joined[-1])))
     return found
 
 

@@ -14,7 +14,15 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from calib.errors import CalibError, one_of
@@ -96,6 +104,7 @@ class Request(_Part):
     repeats: AtLeastOne = 5
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
     measured: str | None = Field(default=None, description="a trace of torch.profiler")
+    measured_step: str | None = Field(default=None, description="a phase of the model, or null")
     samples: SamplesRequest = SamplesRequest()
     report: ReportRequest = ReportRequest()
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -131,6 +140,13 @@ class Request(_Part):
         if path and not Path(path).is_file():
             raise ValueError(f"measured = {path!r}: expected a trace of torch.profiler")
         return path or None
+
+    @field_validator("measured_step")
+    @classmethod
+    def _of_a_trace(cls, step: str | None, known: ValidationInfo) -> str | None:
+        if step and not known.data.get("measured"):
+            raise ValueError(f"measured_step = {step!r}: expected measured=<a trace> beside it")
+        return step or None
 
 
 def read_request(config: Mapping[str, Any]) -> Request:

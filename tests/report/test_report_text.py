@@ -195,6 +195,65 @@ def test_kinds_are_summed() -> None:
     assert row["error"] == percent(error, signed=True)
 
 
+def test_errors_of_kinds_are_against_steady_times_too() -> None:
+    """The machine was a quarter slower beside the model than in the sweep: no error changes."""
+    record = run("measured")
+    slower = record.operators.assign(measured_s=1.25 * record.operators["measured_s"])
+    rows = {r[0]: r for r in kind_cells(replace(record, operators=slower)).rows}
+    for name, *cells in kind_cells(record).rows:
+        assert rows[name][-1] == cells[-1]
+        clock = slower.loc[slower["kind"] == name.replace(" ", "_"), "measured_s"].sum()
+        assert rows[name][-2] == seconds(clock)
+
+
+def traced(**found: Any) -> RunRecord:
+    """A run beside a trace: no wall time is known, ``found`` of it is."""
+    record = run("measured")
+    blank = record.components.assign(measured_s=float("nan"), error=float("nan"))
+    about = {"trace": "t.json", "repeats": {"decode": [1.0]}, "refused": {}, "clocks": [], **found}
+    return replace(record, components=blank, measurement=about)
+
+
+def test_what_the_clock_says_of_kernels_only() -> None:
+    clock = {"phase": "decode", "what": "operators", "estimate_s": 0.9, "measured_s": 1.0}
+    text = answer(traced(clocks=[clock, {**clock, "what": "wall", "measured_s": None}]))
+    assert "Of decode the clock knows what the device did, 1.00 s: the estimate" in text
+    assert re.search(r"of the kernels, 900 ms, is 10(.0)?% too low\.", text)
+
+
+def test_what_the_clock_says_of_a_part() -> None:
+    record = traced()
+    components = record.components.copy()
+    prefill = components["component"] == "prefill"
+    components.loc[prefill, "measured_s"] = components.loc[prefill, "estimate_s"] / 1.1
+    record = replace(record, components=components)
+    assert "The clock knows prefill only" in answer(record)
+    assert "their estimate is 10% too high." in answer(record)
+    cells = component_cells(record)
+    assert "measured" in cells.headers
+    shown = dict(zip((row[0] for row in cells.rows), cells.rows, strict=True))
+    column = cells.headers.index("measured")
+    assert shown["prefill"][column] != UNKNOWN and shown["total"][column] == UNKNOWN
+
+
+def test_a_trace_of_something_else_is_no_clock() -> None:
+    record = traced(refused={"decode": ["it is of something else"]})
+    assert "A trace was given, and is not taken for this model's." in answer(record)
+    section = report_markdown(record, branches(record), []).split("## How it was measured")[1]
+    assert "Of decode this is what the trace holds, which was not taken" in section
+
+
+HOSTILE = "<b>x</b>|`y`\n# [z](http://u)"
+
+
+def test_names_from_a_trace_are_no_markup() -> None:
+    row = {"phase": "decode", "path": "", "aten": HOSTILE, "count": 1, "seconds": 1.0}
+    record = traced(coverage={"unmatched": [row]}, card=HOSTILE)
+    text = report_markdown(replace(record, notes=[HOSTILE]), branches(record), [])
+    safe = "&lt;b&gt;x&lt;/b&gt;&#124;&#96;y&#96; # &#91;z&#93;(http://u)"
+    assert text.count(safe) == 3 and "<b>" not in text and "[z](" not in text
+
+
 def test_our_kernels_have_a_column_where_they_were_sampled() -> None:
     """Of a kind whose operators were not all sampled there is no sum to compare."""
     record = run("predicted")

@@ -74,6 +74,7 @@ def test_what_cannot_be_explained_is_passed_on() -> None:
         ("workload.prompt_tokens=10000000000", "workload.prompt_tokens = .*: expected at most"),
         ("sweep.budget_s=-1", "sweep.budget_s = -1: expected a number above 0"),
         ("sweep.spread=wide", "sweep.spread = 'wide': expected a number above 0"),
+        ("measured_step=decode", "measured_step = 'decode': expected measured=<a trace> beside it"),
         ("measured=/no/trace.json", "measured = '/no/trace.json': expected a trace"),
     ],
 )
