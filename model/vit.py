@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from model.causal_lm import check_dimensions
 from model.clip import ClipLayer
@@ -88,6 +88,8 @@ class VitClassifier(Layer):
 class Vit:
     """Dimensions; by default those of ViT-L/16 on images of 224 pixels, 1000 classes."""
 
+    divided: ClassVar[tuple[tuple[str, str], ...]] = (("hidden", "heads"), ("side", "patch"))
+
     hidden: int = 1024
     layers: int = 24
     heads: int = 16
@@ -100,8 +102,6 @@ class Vit:
 
     def __post_init__(self) -> None:
         check_dimensions(self, ())
-        if self.side % self.patch:
-            raise ValueError(f"side = {self.side}: expected a multiple of patch = {self.patch}")
 
     def vision(self, side: int = 224, batch: Any = 1) -> list[Call]:
         return self.vision_layer(side, batch).calls()
