@@ -59,13 +59,12 @@ def main(config: DictConfig) -> None:
         check_packages()
         from calib.steps.request import read_request
 
-        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
-        run(read_request(plain), folder)
+        run(read_request(resolved(config)), folder)
     except KeyboardInterrupt:
         print("interrupted: what was measured is kept; run again to go on", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        expected = isinstance(error, CalibError | ValueError | OSError | OmegaConfBaseException)
+        expected = isinstance(error, CalibError | ValueError | OSError)
         if job.mode == RunMode.MULTIRUN:
             fail(folder, error, expected)
         elif not expected:
@@ -74,6 +73,15 @@ def main(config: DictConfig) -> None:
         else:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(LOST_STATUS if isinstance(error, DeviceLost) else 2)
+
+
+def resolved(config: DictConfig) -> Any:
+    """As plain dictionaries. Raises ``CalibError`` for a reference that leads nowhere."""
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        said = str(error.msg or error).split("\n", 1)[0]
+        raise CalibError(f"{error.full_key}: {said}") from None
 
 
 def fail(folder: Path, error: Exception, expected: bool) -> None:

@@ -88,7 +88,7 @@ class VitClassifier(Layer):
 class Vit:
     """Dimensions; by default those of ViT-L/16 on images of 224 pixels, 1000 classes."""
 
-    divided: ClassVar[tuple[tuple[str, str], ...]] = (("hidden", "heads"), ("side", "patch"))
+    divided: ClassVar[tuple[tuple[str, str], ...]] = (("hidden", "heads"),)
 
     hidden: int = 1024
     layers: int = 24
@@ -102,6 +102,8 @@ class Vit:
 
     def __post_init__(self) -> None:
         check_dimensions(self, ())
+        if self.side % self.patch:
+            raise ValueError(f"side = {self.side}: expected a multiple of patch = {self.patch}")
 
     def vision(self, side: int = 224, batch: Any = 1) -> list[Call]:
         return self.vision_layer(side, batch).calls()

@@ -303,7 +303,9 @@ Accepted = tuple[Callable[[Any], Any], str]
 """How a value is read, and what is accepted, in words."""
 
 
-def _figure(unit: str, least: float, most: float, whole: bool = False, null: bool = False) -> Accepted:
+def _figure(
+    unit: str, least: float, most: float, whole: bool = False, null: bool = False
+) -> Accepted:
     """A figure within what a device can have, by orders of magnitude: a wrong unit is seen."""
     number = f"a positive {'whole ' if whole else ''}number{f' [{unit}]' if unit else ''}"
     words = f"{number}{', or null' if null else ''}; from {least:g} to {most:g}"
