@@ -45,4 +45,5 @@ def shown(value: object) -> str:
 
 def wrong(key: str, value: object, accepted: str) -> str:
     """The sentence of a wrong setting."""
-    return f"{key} = {shown(value)}: expected {accepted}"
+    named = key if key.isprintable() and len(key) <= _SHOWN else shown(key)
+    return f"{named} = {shown(value)}: expected {accepted}"

@@ -281,8 +281,8 @@ def mean_context(prefilled: Any, steps: int) -> Any:
 
 
 def check_dimensions(model: Any, may_be_zero: tuple[str, ...]) -> None:
-    """Raises ``ValueError`` for a dimension that is not positive or not ``divided``, or a dtype that
-    is not known; lists, as configurations give them, become tuples."""
+    """Raises ``ValueError`` for a dimension that is not positive or does not divide, or a dtype
+    that is not known; lists, as configurations give them, become tuples."""
     for entry in fields(model):
         name, value = entry.name, getattr(model, entry.name)
         if name.endswith("dtype"):

@@ -261,8 +261,8 @@ def _capability(value: Any) -> str:
 
 
 def _peaks(value: Any) -> dict[str, float]:
-    _require(bool(value))
-    for dtype in value.keys():
+    _require(isinstance(value, Mapping) and bool(value))
+    for dtype in value:
         if dtype not in ITEM_BYTES:
             raise _wrong("peak_flops", dtype, f"dtypes out of {', '.join(ITEM_BYTES)}")
     return {dtype: _part(f"peak_flops.{dtype}", rate, _RATE) for dtype, rate in value.items()}

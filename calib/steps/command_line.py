@@ -43,7 +43,7 @@ def _said(error: Exception, words: Sequence[str]) -> str:
     for one in (error, error.__cause__):
         text = str(one or "")
         for advice in _ADVICE:
-            text = text.split(advice)[0]
+            text = text.partition(advice)[0]
         lines = [line.strip() for line in text.splitlines() if "full_key:" not in line]
         found += [line for line in lines if line and line not in found]
     named = f"Hydra cannot read {' '.join(words)} ({type(error).__name__})"

@@ -46,7 +46,7 @@ class Subject(Part):
 
     architecture: str
     name: Name | None = None
-    dimensions: dict[str, Any] = {}
+    dimensions: dict[str, Any] = Field(default_factory=dict)
 
 
 class Traced(Part):

@@ -8,6 +8,7 @@ or run becomes one line, for the file is what is wrong.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -130,12 +131,24 @@ def offline() -> None:
 def one_line(what: str, seconds: float = BUILD_S) -> Iterator[None]:
     """Whatever is raised, and a time that runs out, is a ``CalibError`` that names ``what``."""
     try:
-        with _deadline(what, seconds):
+        with _deadline(what, seconds), _quiet():
             yield
     except CalibError:
         raise
     except Exception as error:
-        raise CalibError(f"{KEY}: {what}: {type(error).__name__}: {_last(error)}") from None
+        raise CalibError(f"{KEY} = {what}: {type(error).__name__}: {_last(error)}") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch logs where it could not run an operator, which is about to be said in one line."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _last(error: Exception) -> str:
@@ -154,7 +167,7 @@ def _deadline(what: str, seconds: float) -> Iterator[None]:
 
     def late(*_: Any) -> None:
         raise CalibError(
-            f"{KEY}: {what}: not built within {seconds:g} s: expected a smaller configuration"
+            f"{KEY} = {what}: not built within {seconds:g} s: expected a smaller configuration"
         )
 
     before = signal.signal(signal.SIGALRM, late)

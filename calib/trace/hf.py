@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib.errors import CalibError, wrong
+from calib.errors import CalibError, shown, wrong
 from calib.trace.guard import (
     KEY,
     check_sizes,
@@ -301,18 +301,15 @@ def configuration(file: Path, kind: str, given: dict[str, Any], remote: bool = F
     if kind not in CONFIG_MAPPING_NAMES:
         if remote:
             raise CalibError(
-                f"{KEY} = {file}: model_type {kind!r} needs code from the hub (auto_map), which "
+                f"{KEY} = {file}: model_type {shown(kind)} needs code from the hub (auto_map), which "
                 "is never run: expected a model_type that transformers has"
             )
         raise CalibError(
-            f"{KEY} = {file}: model_type = {kind!r}: expected one of the "
+            f"{KEY} = {file}: model_type = {shown(kind)}: expected one of the "
             f"{len(CONFIG_MAPPING_NAMES)} that transformers has, such as llama, vit or whisper"
         )
     plain = {k: v for k, v in given.items() if k not in ("model_type", "architectures")}
-    try:
-        return AutoConfig.for_model(kind, **plain)
-    except Exception as error:  # whatever its validation raises, the file is what is wrong
-        raise CalibError(f"{KEY} = {file}: {str(error).strip().splitlines()[-1]}") from None
+    return AutoConfig.for_model(kind, **plain)
 
 
 TASKS = (
@@ -337,9 +334,9 @@ def model_class(file: Path, config: Any, given: dict[str, Any]) -> type:
     first = listed[0] if isinstance(listed, list) else listed
     wanted = first or (names[0] if names else None)
     if wanted not in names:
-        known = ", ".join(dict.fromkeys(names)) or "none"
+        known = ", ".join(list(dict.fromkeys(names))[:20]) or "none"
         raise CalibError(
-            f"{KEY} = {file}: architectures = [{wanted!r}]: transformers has for "
+            f"{KEY} = {file}: architectures = [{shown(wanted)}]: transformers has for "
             f"{config.model_type}: {known}"
         )
     kind: type = getattr(transformers, str(wanted))

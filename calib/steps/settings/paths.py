@@ -15,7 +15,11 @@ def _path(value: Any) -> Path:
     """Raises ``ValueError`` for what no file can be called, or a user who does not exist."""
     if not isinstance(value, str | Path) or not str(value).strip():
         raise ValueError
-    if "\0" in str(value) or len(str(value).encode("utf-8", "replace")) > _LONGEST:
+    if (
+        "\0" in str(value)
+        or value == "???"
+        or len(str(value).encode("utf-8", "replace")) > _LONGEST
+    ):
         raise ValueError
     try:
         path = Path(value).expanduser()

@@ -1,4 +1,4 @@
-"""A part of the configuration, checked; what is wrong is one sentence, read off the field's type."""
+"""A part of the configuration, checked; what is wrong is a sentence, read off the field's type."""
 
 from __future__ import annotations
 
