@@ -23,11 +23,10 @@ from random import Random
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from benchmarks.hardening.outcome import Outcome
 from benchmarks.hardening.tally import LONGEST_LINE, Tally, tried
-from calib.checkout import CONF, ROOT
+from calib.checkout import CONF, ROOT, read_yaml
 from calib.errors import CalibError, shown
 from calib.run import resolved
 from calib.run import run as run_calib
@@ -67,13 +66,30 @@ def run(seconds: float, seed: int) -> list[Outcome]:
 @cache
 def keys() -> tuple[str, ...]:
     """Every key of the configuration, dotted, of every option of every group."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = dict.fromkeys(dotted(OmegaConf.to_container(compose("config"))))
-        for group, options in option_names().items():
-            for option in options:
-                word = f"{'+' if group == 'hw' else ''}{group}={option}"
-                found |= dict.fromkeys(dotted(OmegaConf.to_container(compose("config", [word]))))
-    return tuple(found)
+    groups = option_names()
+    parts = [{g: chosen(g, option)} for g, options in groups.items() for option in options]
+    return tuple(dict.fromkeys(key for part in [whole(), *parts] for key in dotted(part)))
+
+
+@cache
+def chosen(group: str, option: str) -> Any:
+    """One option of a group as its file has it, on top of the one it begins with."""
+    given = read_yaml(CONF / group / f"{option}.yaml")
+    for base in given.pop("defaults", ()):
+        given = chosen(group, base) | given
+    return given
+
+
+@cache
+def whole() -> Any:
+    """The configuration of a run that chooses nothing."""
+    given = read_yaml(CONF / "config.yaml")
+    del given["hydra"]
+    named: dict[str, str] = {
+        k: v for one in given.pop("defaults") if one != "_self_" for k, v in one.items()
+    }
+    report = given["report"] | {"pictures": False, "layers": False}
+    return given | {g: chosen(g, option) for g, option in named.items()} | {"report": report}
 
 
 def dotted(node: Any, above: str = "") -> Iterator[str]:
@@ -131,23 +147,15 @@ PLAIN: tuple[Any, ...] = (
 STRANGE = ("foo", "", "_target_", "a.b", 0, None, "__class__", "model", "\n", "x" * 1000)
 
 
-@cache
-def chosen(group: str, option: str) -> Any:
-    word = f"{'+' if group == 'hw' else ''}{group}={option}"
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [word, *RESULTS])
-    return OmegaConf.to_container(config, throw_on_missing=False)
-
-
 def mutated(random: Random) -> tuple[Any, str, bool]:
     """A configuration with one to three entries changed, what was, and whether it is known to be
     wrong."""
-    config: Any = deepcopy(chosen("sweep", "quick"))
+    config: Any = deepcopy(whole())
     picked = []
     for group, options in option_names().items():
         if group == "hw" or random.random() < 0.5:
             picked.append(random.choice(options))
-            config[group] = deepcopy(chosen(group, picked[-1])[group])
+            config[group] = deepcopy(chosen(group, picked[-1]))
     known: dict[tuple[Any, ...], bool] = {}
     for _ in range(random.choice((1, 1, 2, 3))):
         path = place(random, config)
@@ -235,13 +243,13 @@ def composed(asked: list[str]) -> Any:
     return resolved(config)
 
 
-def answered(config: Any, whole: bool, folder: Path) -> None:
-    """As ``calib.run`` does it, as far as the passes of the model; ``whole``: to the report."""
+def answered(config: Any, to_the_end: bool, folder: Path) -> None:
+    """As ``calib.run`` does it to the passes of the model, or to the end, which is a report."""
     try:
         request = read_request(config)
         model = build_model(request.model, request.hf)
         phases_of(model, request.workload)
-        if whole and not request.measured and request.hw and request.hw.name != "cpu":
+        if to_the_end and not request.measured and request.hw and request.hw.name != "cpu":
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 run_calib(request, folder)
     except (ValueError, OSError) as error:  # which calib.run says like its own

@@ -8,7 +8,7 @@ from typing import Any
 from calib.report.ceilings import INTRODUCTION, ceiling_cells, ceiling_rows
 from calib.report.layers.tree import Branch
 from calib.report.measurement import RAN, TRACED, fact_cells, phase_cells
-from calib.report.record import TOTAL, RunRecord, known
+from calib.report.record import TOTAL, RunRecord, known, literal, with_literal_names
 from calib.report.terminal import ERROR_HEADERS, Cells, component_cells, figure_cells, remarks
 from calib.report.units import UNKNOWN, flops, interval, nbytes, percent, seconds
 
@@ -29,6 +29,7 @@ def report_markdown(
     layers: str | None = None,
 ) -> str:
     """The text of ``report.md``. ``pictures``: (file name, caption); ``layers``: their folder."""
+    record = with_literal_names(record)
     images = {name: f"![{alt(name)}]({name})\n\n*{caption}*" for name, caption in pictures}
     sections = [
         f"# {record.model}, {record.workload['name']} on {record.hardware['name']}",
@@ -154,7 +155,7 @@ def table(cells: Cells, bold_last: bool = False) -> str:
     if bold_last and rows:
         rows[-1] = [f"**{cell}**" for cell in rows[-1]]
     lines = [list(cells.headers), align, *rows]
-    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    escaped = ([" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
@@ -286,8 +287,8 @@ def module_row(branch: Branch, measured: bool, whole: Branch) -> tuple[str, ...]
     costs, column = branch.costs, "wall_s" if measured else "estimate_s"
     shown, of = costs[column], whole.costs[column]
     cells = [
-        "&nbsp;" * 3 * branch.depth + f"`{branch.name}`",
-        branch.class_name,
+        "&nbsp;" * 3 * branch.depth + f"`{literal(branch.name)}`",
+        literal(branch.class_name),
         str(branch.count),
         flops(costs["flops"]),
         nbytes(costs["bytes"]),

@@ -301,8 +301,8 @@ def configuration(file: Path, kind: str, given: dict[str, Any], remote: bool = F
     if kind not in CONFIG_MAPPING_NAMES:
         if remote:
             raise CalibError(
-                f"{KEY} = {file}: model_type {shown(kind)} needs code from the hub (auto_map), which "
-                "is never run: expected a model_type that transformers has"
+                f"{KEY} = {file}: model_type {shown(kind)} needs code from the hub (auto_map), "
+                "which is never run: expected a model_type that transformers has"
             )
         raise CalibError(
             f"{KEY} = {file}: model_type = {shown(kind)}: expected one of the "

@@ -13,13 +13,10 @@ _LONGEST = 4096
 
 def _path(value: Any) -> Path:
     """Raises ``ValueError`` for what no file can be called, or a user who does not exist."""
-    if not isinstance(value, str | Path) or not str(value).strip():
+    text = str(value)
+    if not isinstance(value, str | Path) or text.strip() in ("", "???") or "\0" in text:
         raise ValueError
-    if (
-        "\0" in str(value)
-        or value == "???"
-        or len(str(value).encode("utf-8", "replace")) > _LONGEST
-    ):
+    if len(text.encode("utf-8", "replace")) > _LONGEST:
         raise ValueError
     try:
         path = Path(value).expanduser()
