@@ -54,9 +54,9 @@ RESULTS = ("report.pictures=false", "report.layers=false")
 def run(seconds: float, seed: int) -> list[Outcome]:
     """Most as plain data, which is fast; some through Hydra, a few as a process of their own."""
     return [
-        in_process("settings, as data", 0.4 * seconds, seed, data_trial),
-        in_process("settings, by Hydra", 0.4 * seconds, seed + 1, hydra_trial),
-        by_command_line(0.2 * seconds, seed + 2),
+        in_process("settings, as data", 0.6 * seconds, seed, data_trial),
+        in_process("settings, by Hydra", 0.25 * seconds, seed + 1, hydra_trial),
+        by_command_line(0.15 * seconds, seed + 2),
     ]
 
 
