@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -32,12 +31,12 @@ def run(request: Request, folder: Path) -> None:
     from calib.steps.answer import answer
     from calib.steps.fitting import fit_samples
     from calib.steps.measuring import measure_host, measure_model, measure_operators, routing
-    from calib.steps.subject import build_model, shapes_of
+    from calib.steps.subject import build_model, phases_of, shapes_of
     from calib.steps.target import find_target
 
     model = build_model(request.model, request.hf)
     target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
-    phases = model.phases(request.workload)
+    phases = phases_of(model, request.workload)
     if target.here:
         target = measure_operators(target, phases, request.sweep, request.seed)
     if request.mode == "calibrate":
@@ -57,12 +56,11 @@ def main(config: DictConfig) -> None:
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
     (folder / FAILED).unlink(missing_ok=True)  # of an earlier run into the same folder
-    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
     try:
         check_packages()
         from calib.steps.request import read_request
 
-        run(read_request(plain), folder)
+        run(read_request(resolved(config)), folder)
     except KeyboardInterrupt:
         print("interrupted: what was measured is kept; run again to go on", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -71,10 +69,20 @@ def main(config: DictConfig) -> None:
         if job.mode == RunMode.MULTIRUN:
             fail(folder, error, expected)
         elif not expected:
-            raise
+            traceback.print_exception(error)  # a fault of ours, and here, so that what reaches
+            sys.exit(1)  # cli() is of Hydra and not of a run
         else:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(LOST_STATUS if isinstance(error, DeviceLost) else 2)
+
+
+def resolved(config: DictConfig) -> Any:
+    """As plain dictionaries. Raises ``CalibError`` for a reference that leads nowhere."""
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        said = str(error.msg or error).split("\n", 1)[0]
+        raise CalibError(f"{error.full_key}: {said}") from None
 
 
 def fail(folder: Path, error: Exception, expected: bool) -> None:
@@ -144,7 +152,7 @@ def cli() -> None:
     except KeyboardInterrupt:  # before a run began, or between two of them
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
+    except Exception as error:  # Hydra's own, of any kind, where overrides are none
         from calib.steps.command_line import explain
 
         given = [word for word in sys.argv[1:] if not word.startswith("-") and word != MERGE]

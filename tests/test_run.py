@@ -165,7 +165,7 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     head, told = done.stderr.split("1 of 3 runs failed:\n")
-    reason = "workload: batch = 0: expected an integer >= 1"
+    reason = "workload.batch = 0: expected a whole number from 1 to 1,048,576"
     assert told.strip() == f"1 (workload.batch=0): {reason}"
     assert f"error: {reason}" in head
     assert (folder / "1" / "error.txt").read_text("utf-8").strip() == reason

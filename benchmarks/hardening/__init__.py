@@ -1,1 +1,1 @@
-"""What bad input, kills and full disks do: ``python -m benchmarks.hardening`` runs it."""
+"""What bad input, kills and crowds do to calib: ``python -m benchmarks.hardening``."""

@@ -9,7 +9,7 @@ from calib.report.ceilings import INTRODUCTION, ceiling_cells, ceiling_rows
 from calib.report.layers.tree import Branch
 from calib.report.lines import verdict
 from calib.report.measurement import fact_cells, how, phase_cells
-from calib.report.record import TOTAL, RunRecord, known
+from calib.report.record import TOTAL, RunRecord, known, literal, with_literal_names
 from calib.report.terminal import ERROR_HEADERS, Cells, component_cells, figure_cells, remarks
 from calib.report.units import UNKNOWN, escaped, flops, interval, nbytes, percent, seconds
 
@@ -30,6 +30,7 @@ def report_markdown(
     layers: str | None = None,
 ) -> str:
     """The text of ``report.md``. ``pictures``: (file name, caption); ``layers``: their folder."""
+    record = with_literal_names(record)
     images = {name: f"![{alt(name)}]({name})\n\n*{caption}*" for name, caption in pictures}
     sections = [
         f"# {record.model}, {record.workload['name']} on {record.hardware['name']}",
@@ -136,7 +137,7 @@ def table(cells: Cells, bold_last: bool = False) -> str:
     if bold_last and rows:
         rows[-1] = [f"**{cell}**" for cell in rows[-1]]
     lines = [list(cells.headers), align, *rows]
-    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    escaped = ([" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
@@ -277,8 +278,8 @@ def module_row(branch: Branch, clock: str | None, whole: Branch) -> tuple[str, .
     costs, column = branch.costs, "wall_s" if clock == "wall" else "estimate_s"
     shown, of = costs[column], whole.costs[column]
     cells = [
-        "&nbsp;" * 3 * branch.depth + f"`{branch.name}`",
-        branch.class_name,
+        "&nbsp;" * 3 * branch.depth + f"`{literal(branch.name)}`",
+        literal(branch.class_name),
         str(branch.count),
         flops(costs["flops"]),
         nbytes(costs["bytes"]),

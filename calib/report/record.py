@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -108,3 +108,29 @@ def known(value: Any) -> bool:
     if isinstance(value, float):
         return not math.isnan(value)
     return value is not None and type(value).__name__ not in ("NAType", "NaTType")
+
+
+def with_literal_names(record: RunRecord) -> RunRecord:
+    """Names come from files and from users: none of them may be read as markup."""
+    workload, hardware = record.workload, record.hardware
+    names = [literal(name) for name in hardware["device_names"]]
+    told = {k: literal(v) if isinstance(v, str) else v for k, v in record.environment.items()}
+    return replace(
+        record,
+        run_id=literal(record.run_id),
+        model=literal(record.model),
+        workload={**workload, "name": literal(workload["name"])},
+        hardware={**hardware, "name": literal(hardware["name"]), "device_names": names},
+        environment=told,
+        notes=[" ".join(note.split()).replace("<", "&lt;") for note in record.notes],
+    )
+
+
+_MARKUP: dict[str, str | int | None] = {mark: f"&#{ord(mark)};" for mark in "<>|`"}
+
+
+def literal(text: object) -> str:
+    """A name that somebody else gave, on one line, with nothing that Markdown or HTML would read
+    as markup."""
+    marked = " ".join(str(text).split()).replace("](", "]&#40;")
+    return marked.translate(str.maketrans(_MARKUP))

@@ -231,10 +231,13 @@ def test_an_unknown_card_lists_what_exists() -> None:
         ("measured", {"bandwidth": 4.3e12}, "low, high"),
         ("sources", ["a datasheet"], "a mapping from figure"),
         ("bandwith", 4.8e12, "one of the keys name, device_names"),
+        ("sm_count", 1e300, r"a positive whole number; from 1 to 100000"),
+        ("clock_hz", 1980, r"a positive number \[Hz\]; from 1e\+06 to 1e\+12"),
+        ("measured", {"bandwidth": {"low": "x", "high": 1.0, "source": "x"}}, "a positive number"),
     ],
 )
 def test_a_wrong_figure_is_named(key: str, value: object, accepted: str) -> None:
-    with pytest.raises(CalibError, match=rf"^hw\.{key} = .*: expected .*{accepted}"):
+    with pytest.raises(CalibError, match=rf"^hw\.{key}[.\w]* = .*: expected .*{accepted}"):
         hardware_from_config({**config("h200"), key: value})
 
 

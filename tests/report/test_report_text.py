@@ -333,3 +333,22 @@ def test_links_are_to_files_of_the_run() -> None:
         "layers/index.md",
         "trace.json",
     }
+
+
+def test_names_are_no_markup() -> None:
+    """Of a model, a workload and a card, as files and users give them."""
+    evil = "a\n# b|c`d<script>![x](http://e)"
+    record = run("measured")
+    record = replace(
+        record,
+        model=evil,
+        run_id=evil,
+        workload={**record.workload, "name": evil},
+        hardware={**record.hardware, "device_names": [evil]},
+        notes=[f"of {evil}"],
+    )
+    text = report_markdown(record, branches(record), [])
+    assert "<script>" not in text and "](http" not in text
+    assert not any(line.startswith("# b") for line in text.splitlines())
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    assert "<script" not in html and "<img" not in html
