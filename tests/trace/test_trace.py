@@ -141,11 +141,25 @@ def test_fused_attention_is_one_operator() -> None:
     assert operators(biased, q, k, shared)[-1] == Attention(2, 5, 9, 4, 4, 16, mask=True)
 
 
-def test_attention_on_meta_is_written_out() -> None:
-    q = heads(2, 4, 5).to("meta")
-    calls = trace(Does(lambda q: F.scaled_dot_product_attention(q, q, q)), q)
+def test_attention_on_meta_is_what_a_card_makes_of_it() -> None:
+    attend = Does(lambda q: F.scaled_dot_product_attention(q, q, q))
+    (call,) = trace(attend, heads(2, 4, 5).to("meta"))
+    assert call.op == Attention(2, 5, 5, 4, 4, 16)
+    calls = trace(attend, heads(2, 4, 5).to("meta").double())  # which no fused kernel takes
     assert {"matmul", "softmax"} <= {call.op.operator for call in calls}
-    assert flops(calls) == Attention(2, 5, 5, 4, 4, 16).flops
+    assert flops(calls) == call.op.flops
+
+
+def test_unlike_heads_are_one_kernel_of_a_card_and_ten_of_a_cpu() -> None:
+    q, v = heads(2, 4, 5, 24), heads(2, 4, 5)
+    attend = Does(lambda q, v: F.scaled_dot_product_attention(q, q, v, is_causal=True))
+    (call,) = trace(attend, q, v, card="9.0")
+    assert call.op == Attention(2, 5, 5, 4, 4, 24, causal=True, v_head_dim=16)
+    assert call.op.flops == counted(attend, q, v) == 2 * 2 * 4 * 25 * (24 + 16)
+    assert call.op.bytes == 2 * (2 * q.nbytes + 2 * v.nbytes) / 2
+    on_cpu = trace(attend, q, v)
+    assert len(on_cpu) > 5 and flops(on_cpu) == call.op.flops
+    assert F.scaled_dot_product_attention.__module__ == "torch._C._nn"  # as it was
 
 
 def test_experts_are_those_expected_of_the_routing_that_the_module_was_given() -> None:
@@ -283,7 +297,8 @@ def test_a_transformer_costs_what_the_counter_counts(training: bool) -> None:
     with torch.inference_mode():
         assert flops(trace(model, tokens.to("meta"))) == counted(model, tokens)
     both = trace(model.train(), tokens.to("meta"), backward=True)
-    assert flops(both) == counted(model, tokens, backward=True)
+    again = 2 * 3 * 4 * 7 * 7 * 8  # scores that a card's fused kernel computes once more
+    assert flops(both) == counted(model, tokens, backward=True) + again
 
 
 def test_what_no_rule_knows_is_listed_with_its_bytes() -> None:
