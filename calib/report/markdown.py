@@ -10,7 +10,7 @@ from calib.report.layers.tree import Branch
 from calib.report.measurement import RAN, TRACED, fact_cells, phase_cells
 from calib.report.record import TOTAL, RunRecord, known
 from calib.report.terminal import ERROR_HEADERS, Cells, component_cells, figure_cells, remarks
-from calib.report.units import UNKNOWN, flops, interval, nbytes, percent, seconds
+from calib.report.units import UNKNOWN, flops, interval, least, nbytes, percent, seconds
 
 LEAST_SHARE = 0.01
 """Part of the time below which a module is left to ``modules.parquet``."""
@@ -90,8 +90,10 @@ def answer(record: RunRecord) -> str:
 
 def how_much(record: RunRecord) -> str:
     total, kinds = record.total, record.operators.groupby("kind", sort=False)["bytes"].sum()
+    at_least = total.get("at_least")
     return (
-        f"**{flops(total['flops'])}** and **{nbytes(total['bytes'])}** moved is what "
+        f"**{least(flops(total['flops']), at_least)}** and "
+        f"**{least(nbytes(total['bytes']), at_least)}** moved is what "
         f"`{record.model}` costs with the workload `{record.workload['name']}`. Of the bytes, "
         f"{largest(kinds.index, kinds)}. No time is known: no card was given."
     )
@@ -171,6 +173,7 @@ def kind_cells(record: RunRecord) -> Cells:
     sums = operators.groupby("kind", sort=False)[columns].sum(min_count=1)
     whole = sums["estimate_s"].sum(skipna=False) or 1
     ordered = sums.sort_values(["estimate_s", "bytes"], ascending=False).to_dict("index")
+    at_least = kinds_not_known(record)
     clock, ours = measured_by_kind(record), triton_by_kind(record)
     headers = ["kind", "calls", "launches", "FLOPs", "bytes", "memory-bound", "roofline"]
     headers += ["calibrated", "share", "efficiency"]
@@ -178,13 +181,22 @@ def kind_cells(record: RunRecord) -> Cells:
     for kind, row in ordered.items():
         estimate = row["estimate_s"]
         cells = [_name(kind), f"{row['calls']:,.0f}", f"{row['launches']:,.0f}"]
-        cells += [flops(row["flops"]), nbytes(row["bytes"])]
+        cells += [
+            least(text, kind in at_least) for text in (flops(row["flops"]), nbytes(row["bytes"]))
+        ]
         cells += [percent(row["memory_s"] / estimate) if estimate else UNKNOWN]
         cells += [seconds(row["roofline_s"]), seconds(estimate), percent(estimate / whole)]
         cells += [percent(row["roofline_s"] / estimate) if estimate else UNKNOWN]
         rows.append(tuple(cells + ours.get(str(kind), []) + clock.get(str(kind), [])))
     headers += [*(["by Triton"] if ours else []), *(["measured", "error"] if clock else [])]
     return Cells(tuple(headers), rows)
+
+
+def kinds_not_known(record: RunRecord) -> set[str]:
+    """Kinds that hold an operator which no rule knows."""
+    operators = record.operators
+    some = operators[operators["unknown"]] if "unknown" in operators else operators[:0]
+    return set(some["kind"])
 
 
 def triton_by_kind(record: RunRecord) -> dict[str, list[str]]:
@@ -289,8 +301,8 @@ def module_row(branch: Branch, measured: bool, whole: Branch) -> tuple[str, ...]
         "&nbsp;" * 3 * branch.depth + f"`{branch.name}`",
         branch.class_name,
         str(branch.count),
-        flops(costs["flops"]),
-        nbytes(costs["bytes"]),
+        least(flops(costs["flops"]), branch.at_least),
+        least(nbytes(costs["bytes"]), branch.at_least),
         nbytes(costs["weight_bytes"]),
         seconds(costs["roofline_s"]),
         seconds(shown),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from calib.errors import CalibError
+from calib.hardware.datasheet import Hardware
 from calib.steps.request import Subject, Traced
 from model.architectures import build
 from model.ops import Operator
@@ -25,6 +27,13 @@ def build_model(subject: Subject, traced: Traced) -> Any:
         return build(subject.architecture, **subject.dimensions)
     except (TypeError, ValueError) as error:
         raise CalibError(f"model: {error}") from None
+
+
+def meant_for(model: Any, hardware: Hardware) -> Any:
+    """A traced model with the kernels that ``hardware`` would choose; any other as it is."""
+    if not hasattr(model, "card"):
+        return model
+    return replace(model, card=hardware.compute_capability, traced={})
 
 
 def shapes_of(phases: Mapping[str, Phase]) -> Iterator[Operator]:

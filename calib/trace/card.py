@@ -98,8 +98,9 @@ def attend(
         written: torch.Tensor = math(query, key, value, attn_mask, dropout_p, is_causal, **given)[0]
         return written
     bias = attn_mask
-    if bias is not None and bias.dtype == torch.bool:
-        bias = torch.where(bias, 0.0, -torch.inf).to(query.dtype)
+    if bias is not None and bias.dtype == torch.bool:  # as torch does before all fused kernels
+        added = torch.zeros_like(bias, dtype=query.dtype)
+        bias = added.masked_fill_(bias.logical_not(), -torch.inf)
     if bias is not None:
         bias = bias.expand(op.batch, op.heads, op.q_len, op.kv_len)
     fused = torch.ops.aten._scaled_dot_product_efficient_attention
