@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from calib.hardware.attention_backend import MATH, backend_of
+from calib.hardware.attention_backend import EFFICIENT, FLASH, MATH, backend_of
 from calib.trace.rules.fused import GATES
 from calib.trace.rules.rows import dtype_name
 from model.ops import Attention
@@ -88,25 +88,61 @@ def attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor | None:
-    """Attention by the operator that stands for all fused ones; None where the card has none."""
+    """Attention by the operator of the family that the card takes; None: shapes that torch hands
+    to none, or refuses."""
     if not all(t.dim() == 4 for t in (query, key, value)) or not is_like(query, key, value):
         return None
     op = asked(query, key, value, attn_mask, is_causal)
-    if backend_of(op, capability) == MATH:
-        given = {"scale": scale, "enable_gqa": enable_gqa}
+    family = backend_of(op, capability)
+    if family == MATH:
         math = torch.ops.aten._scaled_dot_product_attention_math
-        written: torch.Tensor = math(query, key, value, attn_mask, dropout_p, is_causal, **given)[0]
+        more = {"scale": scale, "enable_gqa": enable_gqa}
+        written: torch.Tensor = math(query, key, value, attn_mask, dropout_p, is_causal, **more)[0]
         return written
-    bias = attn_mask
-    if bias is not None and bias.dtype == torch.bool:  # as torch does before all fused kernels
-        added = torch.zeros_like(bias, dtype=query.dtype)
-        bias = added.masked_fill_(bias.logical_not(), -torch.inf)
+    if family == FLASH.name:
+        return flash(query, key, value, dropout_p, is_causal, scale)
+    bias = None if attn_mask is None else added(attn_mask, query.dtype)
+    if bias is not None and family == EFFICIENT.name and op.kv_len % ALIGNED:
+        bias = F.pad(bias, (0, -op.kv_len % ALIGNED))[..., : op.kv_len]
     if bias is not None:
         bias = bias.expand(op.batch, op.heads, op.q_len, op.kv_len)
-    fused = torch.ops.aten._scaled_dot_product_efficient_attention
-    stats = torch.is_grad_enabled()
-    out: torch.Tensor = fused(query, key, value, bias, stats, dropout_p, is_causal, scale=scale)[0]
+    given = (query, key, value, bias, torch.is_grad_enabled(), dropout_p, is_causal)
+    aten = torch.ops.aten
+    if family == EFFICIENT.name:
+        found = aten._scaled_dot_product_efficient_attention(*given, scale=scale)
+    else:
+        found = aten._scaled_dot_product_cudnn_attention(*given, False, scale=scale)
+    out: torch.Tensor = found[0]
     return out
+
+
+def flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+) -> torch.Tensor:
+    """Heads of other widths than multiples of 8 are padded, and the result is cut."""
+    width = query.shape[3]
+    short = -width % ALIGNED
+    if short:
+        query, key, value = (F.pad(t, (0, short)) for t in (query, key, value))
+    run = torch.ops.aten._scaled_dot_product_flash_attention
+    out: torch.Tensor = run(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
+    return out[..., :width] if short else out
+
+
+ALIGNED = 8
+"""Elements that a kernel reads at once, of heads and of a row of a bias."""
+
+
+def added(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A mask of bool as torch makes it before all fused kernels: something to add."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), -torch.inf)
 
 
 def is_like(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
