@@ -31,11 +31,12 @@ def run(request: Request, folder: Path) -> None:
     from calib.steps.answer import answer
     from calib.steps.fitting import fit_samples
     from calib.steps.measuring import measure_host, measure_model, measure_operators, routing
-    from calib.steps.subject import build_model, phases_of, shapes_of
+    from calib.steps.subject import build_model, meant_for, phases_of, shapes_of
     from calib.steps.target import find_target
 
     model = build_model(request.model, request.hf)
     target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
+    model = meant_for(model, target.hardware)
     phases = phases_of(model, request.workload)
     if target.here:
         target = measure_operators(target, phases, request.sweep, request.seed)

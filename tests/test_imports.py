@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "checkout": "errors",
     "hardware": "errors checkout",
     "samples": "errors checkout hardware",
-    "trace": "errors",
+    "trace": "errors checkout hardware",
     "measure": "errors checkout hardware samples",  # and never fit
     "fit": "errors checkout hardware samples",
     "cards": LEARNING,

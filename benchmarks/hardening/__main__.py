@@ -19,6 +19,9 @@ from pathlib import Path
 from benchmarks.hardening.outcome import Outcome
 
 PARTS = (
+    "stores.run",
+    "sample_mutants.run",
+    "traces.run",
     "settings.run",
     "configurations.run",
 )

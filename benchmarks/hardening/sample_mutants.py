@@ -278,7 +278,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def attack(seconds: float, seed: int = 0) -> list[Outcome]:
+def run(seconds: float, seed: int) -> list[Outcome]:
     """Mutants of every kind in turn, until ``seconds`` are over; at least one of each."""
     end = time.monotonic() + seconds
     seen: dict[str, list[tuple[str, str]]] = {kind: [] for kind in KINDS}

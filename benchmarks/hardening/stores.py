@@ -59,7 +59,7 @@ def start(work: Callable[..., None], *arguments: Any) -> Child:
     return Child(process, ours)
 
 
-def attack(seconds: float, seed: int = 0) -> list[Outcome]:
+def run(seconds: float, seed: int) -> list[Outcome]:
     """Writers, kills and full disks: as many as the ``seconds`` allow, at least a few of each."""
     end = time.monotonic() + seconds
     count = int(min(MOST_SAMPLES, max(WRITERS * 10, 60 * seconds)))

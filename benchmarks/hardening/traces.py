@@ -277,7 +277,7 @@ UNCHECKED = {"JSON, a bit flipped": lambda rng: of_bytes(rng, False, flipped)}
 """JSON has no checksum: of a digit that is another digit nobody can know."""
 
 
-def attack(seconds: float, seed: int = 0) -> list[Outcome]:
+def run(seconds: float, seed: int) -> list[Outcome]:
     """Mutants of every kind in turn, until ``seconds`` are over; at least one of each."""
     end = time.monotonic() + seconds
     kinds = {**KINDS, **UNCHECKED}

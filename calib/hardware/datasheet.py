@@ -23,6 +23,7 @@ import numpy as np
 
 from calib.checkout import CONF, read_yaml
 from calib.errors import CalibError, one_of, wrong
+from calib.hardware.rates import rate_of
 from model.ops import ITEM_BYTES, Conv2d, Operator, TensorCoreOperator
 
 PROVENANCES = ("datasheet", "derived", "probed")
@@ -88,7 +89,8 @@ def peak(op: Operator, hardware: Hardware) -> float:
 
     float32 on a card is multiplied as torch does by default: products outside the matrix units with
     their factors whole (``torch.backends.cuda.matmul.fp32_precision``), convolutions as tf32
-    (``torch.backends.cudnn.conv.fp32_precision``).
+    (``torch.backends.cudnn.conv.fp32_precision``). A dtype without a line of its own in the card's
+    table runs as :mod:`calib.hardware.rates` says.
     """
     if hardware.unprobed:
         raise HardwareError(
@@ -100,12 +102,15 @@ def peak(op: Operator, hardware: Hardware) -> float:
     dtype = str(vars(op)["dtype"])
     if isinstance(op, Conv2d) and dtype == "float32" and "tf32" in hardware.peak_flops:
         dtype = "tf32"
-    if dtype not in hardware.peak_flops:
+    known = rate_of(
+        dtype, hardware.peak_flops, hardware.compute_capability, hardware.cuda_core_flops
+    )
+    if known is None:
         raise HardwareError(
             f"dtype = {dtype!r}: hardware {hardware.name!r} has no peak for it; "
             f"expected one of {', '.join(hardware.peak_flops)}"
         )
-    return hardware.peak_flops[dtype]
+    return known
 
 
 def multiprocessor_rate(op: Operator, hardware: Hardware) -> Any:

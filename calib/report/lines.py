@@ -36,6 +36,26 @@ def _phase(row: dict[Any, Any], execution: str) -> str:
     return text + "."
 
 
+def unknown_lines(record: RunRecord) -> list[str]:
+    """What no rule knows, and how much of the whole it is; nothing where all is known."""
+    operators = record.operators.assign(times=record.executions)
+    some = operators[operators["unknown"]] if "unknown" in operators else operators[:0]
+    if some.empty:
+        return []
+    launched = (some["launches"] * some["times"]).sum()
+    share = launched / max((operators["launches"] * operators["times"]).sum(), 1)
+    moved = some["bytes"].sum() / (operators["bytes"].sum() or 1)
+    names = some["shape"].str.split(" ").str[0]
+    counts = some["times"].groupby(names).sum().sort_values(ascending=False)
+    listed = ", ".join(f"{name} {count:,.0f}" for name, count in counts.items())
+    return [
+        f"No rule knows what these operators compute: {listed}. They are {percent(share)} of the "
+        f"launches and {percent(moved)} of the bytes, those that they are given and return; their "
+        "time is that of the bytes. A total that holds any of them is at least what it says. A "
+        "formula of your own counts them: calib.trace.formula."
+    ]
+
+
 def memory_lines(record: RunRecord) -> list[str]:
     """Whether the workload fits the device's memory, and the largest that does."""
     memory = record.memory

@@ -11,7 +11,7 @@ from calib.report.lines import verdict
 from calib.report.measurement import fact_cells, how, phase_cells
 from calib.report.record import TOTAL, RunRecord, known, literal, with_literal_names
 from calib.report.terminal import ERROR_HEADERS, Cells, component_cells, figure_cells, remarks
-from calib.report.units import UNKNOWN, escaped, flops, interval, nbytes, percent, seconds
+from calib.report.units import UNKNOWN, escaped, flops, interval, least, nbytes, percent, seconds
 
 LEAST_SHARE = 0.01
 """Part of the time below which a module is left to ``modules.parquet``."""
@@ -92,8 +92,10 @@ def answer(record: RunRecord) -> str:
 
 def how_much(record: RunRecord) -> str:
     total, kinds = record.total, record.operators.groupby("kind", sort=False)["bytes"].sum()
+    at_least = total.get("at_least")
     return (
-        f"**{flops(total['flops'])}** and **{nbytes(total['bytes'])}** moved is what "
+        f"**{least(flops(total['flops']), at_least)}** and "
+        f"**{least(nbytes(total['bytes']), at_least)}** moved is what "
         f"`{record.model}` costs with the workload `{record.workload['name']}`. Of the bytes, "
         f"{largest(kinds.index, kinds)}. No time is known: no card was given."
     )
@@ -154,6 +156,7 @@ def kind_cells(record: RunRecord) -> Cells:
     sums = operators.groupby("kind", sort=False)[columns].sum(min_count=1)
     whole = sums["estimate_s"].sum(skipna=False) or 1
     ordered = sums.sort_values(["estimate_s", "bytes"], ascending=False).to_dict("index")
+    at_least = kinds_not_known(record)
     clock, ours = measured_by_kind(record), triton_by_kind(record)
     headers = ["kind", "calls", "launches", "FLOPs", "bytes", "memory-bound", "roofline"]
     headers += ["calibrated", "share", "efficiency"]
@@ -161,13 +164,22 @@ def kind_cells(record: RunRecord) -> Cells:
     for kind, row in ordered.items():
         estimate = row["estimate_s"]
         cells = [_name(kind), f"{row['calls']:,.0f}", f"{row['launches']:,.0f}"]
-        cells += [flops(row["flops"]), nbytes(row["bytes"])]
+        cells += [
+            least(text, kind in at_least) for text in (flops(row["flops"]), nbytes(row["bytes"]))
+        ]
         cells += [percent(row["memory_s"] / estimate) if estimate else UNKNOWN]
         cells += [seconds(row["roofline_s"]), seconds(estimate), percent(estimate / whole)]
         cells += [percent(row["roofline_s"] / estimate) if estimate else UNKNOWN]
         rows.append(tuple(cells + ours.get(str(kind), []) + clock.get(str(kind), [])))
     headers += [*(["by Triton"] if ours else []), *(["measured", "error"] if clock else [])]
     return Cells(tuple(headers), rows)
+
+
+def kinds_not_known(record: RunRecord) -> set[str]:
+    """Kinds that hold an operator which no rule knows."""
+    operators = record.operators
+    some = operators[operators["unknown"]] if "unknown" in operators else operators[:0]
+    return set(some["kind"])
 
 
 def triton_by_kind(record: RunRecord) -> dict[str, list[str]]:
@@ -281,8 +293,8 @@ def module_row(branch: Branch, clock: str | None, whole: Branch) -> tuple[str, .
         "&nbsp;" * 3 * branch.depth + f"`{literal(branch.name)}`",
         literal(branch.class_name),
         str(branch.count),
-        flops(costs["flops"]),
-        nbytes(costs["bytes"]),
+        least(flops(costs["flops"]), branch.at_least),
+        least(nbytes(costs["bytes"]), branch.at_least),
         nbytes(costs["weight_bytes"]),
         seconds(costs["roofline_s"]),
         seconds(shown),

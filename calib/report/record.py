@@ -23,7 +23,7 @@ class RunRecord:
     hardware           the fields of ``calib.hardware.datasheet.Hardware``
     operators          one row a call: phase, path, kind, shape, dtype, count, launches, sync,
                        flops, bytes, arithmetic_intensity, bound, roofline_s, efficiency,
-                       estimate_s, low_s, high_s, provenance, estimate_unseen_s, triton_s,
+                       estimate_s, low_s, high_s, provenance, unknown, estimate_unseen_s, triton_s,
                        measured_s, error, error_unseen, hardware, implementation, model, workload,
                        and the columns of ``calib.estimates.sums.WALL``; ``triton_s``: by our
                        Triton kernels, null where the card has no samples of them; FLOPs, bytes and

@@ -7,9 +7,18 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from calib.report.lines import BOUND_BY, memory_lines, timeline_lines
+from calib.report.lines import BOUND_BY, memory_lines, timeline_lines, unknown_lines
 from calib.report.record import RunRecord, known
-from calib.report.units import UNKNOWN, figure, flops, interval, nbytes, percent, seconds
+from calib.report.units import (
+    UNKNOWN,
+    figure,
+    flops,
+    interval,
+    least,
+    nbytes,
+    percent,
+    seconds,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,8 +119,8 @@ def _component(row: dict[Any, Any], errors: list[str], measured: bool) -> tuple[
         ]
     return (
         str(row["component"]),
-        flops(row["flops"]),
-        nbytes(row["bytes"]),
+        least(flops(row["flops"]), row.get("at_least")),
+        least(nbytes(row["bytes"]), row.get("at_least")),
         seconds(row["roofline_s"]),
         seconds(row["estimate_s"]),
         interval(row["low_s"], row["high_s"]),
@@ -150,6 +159,7 @@ def remarks(record: RunRecord) -> list[str]:
         apart = measurement.get("spread")
         why = f"its repeats lie {percent(apart)} apart; " if apart else ""
         found.append(f"This run is unstable: {why}repeat it on a machine that does nothing else.")
+    found += unknown_lines(record)
     return found + timeline_lines(record) + memory_lines(record) + list(record.notes)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from calib.checkout import CONF, read_yaml
 from calib.errors import CalibError
+from calib.hardware.datasheet import Hardware
 from calib.steps.request import HF, Subject, Traced
 from model.architectures import build
 from model.ops import Operator
@@ -65,6 +67,13 @@ def _fitting(model: Any) -> Iterator[str]:
         except ValueError:
             continue
         yield path.stem
+
+
+def meant_for(model: Any, hardware: Hardware) -> Any:
+    """A traced model with the kernels that ``hardware`` would choose; any other as it is."""
+    if not hasattr(model, "card"):
+        return model
+    return replace(model, card=hardware.compute_capability, traced={})
 
 
 def shapes_of(phases: Mapping[str, Phase]) -> Iterator[Operator]:

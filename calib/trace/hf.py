@@ -53,12 +53,14 @@ SIZES = {
 
 @dataclass(frozen=True, eq=False)
 class HFModel:
-    """A class of ``transformers`` and its configuration. ``name``: as :func:`name_of` says."""
+    """A class of ``transformers`` and its configuration. ``name``: as :func:`name_of` says;
+    ``card``: the compute capability of the card whose kernels are asked; None: a CPU's."""
 
     name: str
     kind: type
     config: Any
     dtype: str
+    card: str | None = None
     traced: dict[Workload, dict[str, Phase]] = field(default_factory=dict, repr=False)
     quantised: bool = False
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.hardening.traces import KINDS, UNCHECKED, attack
+from benchmarks.hardening.traces import KINDS, UNCHECKED, run
 
 
 @pytest.mark.slow
 def test_no_mutant_of_a_trace_is_believed() -> None:
-    outcomes = {o.kind: o for o in attack(8.0, seed=1)}
+    outcomes = {o.kind: o for o in run(8.0, seed=1)}
     assert set(outcomes) == {*KINDS, *UNCHECKED}
     for kind, found in outcomes.items():
         assert found.tried == found.clear + found.right + found.traceback + found.silently_wrong

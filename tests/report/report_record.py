@@ -145,6 +145,7 @@ def operator_row(
         "bytes": op.bytes * times,
         "arithmetic_intensity": arithmetic_intensity(op),
         "bound": bound(op, hardware),
+        "unknown": False,
         "roofline_s": least,
         "efficiency": least / seconds if seconds else None,
         "estimate_s": seconds,

@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from report_record import RUNS, run
 
 from calib.report.layers.tree import branches
+from calib.report.lines import unknown_lines
 from calib.report.markdown import answer, kind_cells, largest, report_markdown
 from calib.report.record import RunRecord, known
 from calib.report.terminal import WIDTH, Cells, component_cells, figure_cells, print_report
@@ -352,3 +353,32 @@ def test_names_are_no_markup() -> None:
     assert not any(line.startswith("# b") for line in text.splitlines())
     html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
     assert "<script" not in html and "<img" not in html
+
+
+def with_unknown(record: RunRecord) -> RunRecord:
+    """A run whose last operator nobody knows, a decode step's."""
+    operators, components = record.operators.copy(), record.components.copy()
+    last = operators.index[-1]
+    operators.loc[last, ["kind", "shape", "unknown"]] = ["other", "mine::sort read=8", True]
+    components["at_least"] = components["component"].isin(["decode", "total"])
+    modules = record.modules.assign(at_least=record.modules["phase"] == "decode")
+    return replace(record, operators=operators, components=components, modules=modules)
+
+
+def test_totals_that_hold_what_nobody_knows_say_at_least() -> None:
+    whole = run("predicted")
+    assert not any("No rule knows" in line for line in unknown_lines(whole))
+    record = with_unknown(whole)
+    rows = {row[0]: row for row in component_cells(record).rows}
+    assert rows["decode"][1].startswith("\u2265 ") and rows["total"][2].startswith("\u2265 ")
+    assert not rows["prefill"][1].startswith("\u2265")
+    (said,) = unknown_lines(record)
+    row = record.operators.iloc[-1]
+    times = int(record.executions.iloc[-1])
+    assert f"mine::sort {times:,}" in said
+    assert percent(row["bytes"] / record.operators["bytes"].sum()) in said
+    text = report_markdown(record, branches(record), [])
+    assert said in text
+    assert "| other | " in text and "\u2265" in text.split("## Modules")[1]
+    untimed = replace(record, components=record.components.assign(estimate_s=float("nan")))
+    assert answer(untimed).startswith("**\u2265 ")

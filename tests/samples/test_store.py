@@ -52,7 +52,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_mutants_are_read_right_or_refused_clearly():
-    for found in sample_mutants.attack(2.0, seed=3):
+    for found in sample_mutants.run(2.0, seed=3):
         assert found.tried == found.clear + found.right and not found.examples, found
 
 
