@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from calib.errors import CalibError, one_of, wrong
 from calib.hardware.datasheet import Hardware, HardwareError, hardware_from_config
@@ -119,7 +119,7 @@ class Request(Part):
     repeats: Annotated[int, Field(strict=True, ge=1, le=1000)] = 5
     seed: Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)] = 0
     measured: File | None = described("the path of a trace of torch.profiler")
-    measured_step: Name | None = described("a phase of the model, or null")
+    measured_step: Name | None = described("a phase of the model")
     samples: SamplesRequest = SamplesRequest()
     report: ReportRequest = ReportRequest()
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -153,12 +153,12 @@ class Request(Part):
             return None
         raise CalibError(wrong("hw", value, "a card, as conf/hw has them"))
 
-    @field_validator("measured_step")
-    @classmethod
-    def _of_a_trace(cls, step: str | None, known: ValidationInfo) -> str | None:
-        if step and not known.data.get("measured"):
-            raise ValueError(f"measured_step = {step!r}: expected measured=<a trace> beside it")
-        return step or None
+    @model_validator(mode="after")
+    def _step_of_a_trace(self) -> Request:
+        if self.measured_step and not self.measured:
+            accepted = "measured=<a trace> beside it"
+            raise CalibError(wrong("measured_step", self.measured_step, accepted))
+        return self
 
 
 def subject_of(given: Mapping[str, Any]) -> Subject:
