@@ -72,10 +72,18 @@ class SampleStore:
     def compact(self) -> None:
         """Merge all parts into one file, unless another process is at it.
 
-        May be interrupted anywhere, and others may read and append meanwhile.
+        May be interrupted anywhere, and others may read and append meanwhile. Raises
+        ``CalibError`` where the folder cannot be written.
         """
-        if len(own_parts(self.folder)) > 1:
+        if len(own_parts(self.folder)) < 2:
+            return
+        try:
             self._alone(self._merge_parts)
+        except OSError as error:
+            raise CalibError(
+                f"samples: cannot write {self.folder}: {error.strerror or error}; earlier samples "
+                "are intact"
+            )
 
     def _heal(self) -> None:
         """Clear away what killed processes left; what can only be read is left as it is."""

@@ -132,8 +132,10 @@ def measure_costs(target: Target, instrument: Instrument) -> None:
 def store_costs(
     target: Target, costs: Mapping[Operator, list[float]], probe_host: float | None = None
 ) -> list[Sample]:
-    """Append the raw seconds of each cost to the target's store."""
+    """Append the raw seconds of each cost to the target's store; of a difference that came out as
+    what cannot be there is no sample."""
     from calib.samples.host_costs import ORIGIN
+    from calib.samples.parts.columns import HOUR_S
 
     samples = [
         Sample(
@@ -147,6 +149,7 @@ def store_costs(
             versions=versions(target.on_card),
         )
         for op, seconds in costs.items()
+        if seconds and all(0 <= s < HOUR_S for s in seconds)
     ]
     if samples:
         target.store.append(samples)
