@@ -26,7 +26,7 @@ class Late(BaseException):
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raises ``Late`` in the main thread. Shorter alarms of what is tried go first, and end it."""
+    """Raises ``Late`` in the main thread, by the clock on the wall."""
 
     def late(*_: Any) -> None:
         raise Late

@@ -122,7 +122,7 @@ def with_literal_names(record: RunRecord) -> RunRecord:
         workload={**workload, "name": literal(workload["name"])},
         hardware={**hardware, "name": literal(hardware["name"]), "device_names": names},
         environment=told,
-        notes=[" ".join(note.split()).replace("<", "&lt;") for note in record.notes],
+        notes=[_one_line(note).replace("<", "&lt;") for note in record.notes],
     )
 
 
@@ -132,5 +132,9 @@ _MARKUP: dict[str, str | int | None] = {mark: f"&#{ord(mark)};" for mark in "<>|
 def literal(text: object) -> str:
     """A name that somebody else gave, on one line, with nothing that Markdown or HTML would read
     as markup."""
-    marked = " ".join(str(text).split()).replace("](", "]&#40;")
-    return marked.translate(str.maketrans(_MARKUP))
+    return _one_line(str(text)).translate(str.maketrans(_MARKUP))
+
+
+def _one_line(text: str) -> str:
+    """Without a link, which no name and no note has."""
+    return " ".join(text.split()).replace("](", "]&#40;")

@@ -63,7 +63,7 @@ DEEPEST = 32
 MOST_BYTES = 2**24
 """Of a file."""
 BUILD_S = 50.0
-"""Seconds that building and tracing one model may take."""
+"""Seconds of the processor that building and tracing one model may take."""
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -159,7 +159,8 @@ def _last(error: Exception) -> str:
 
 @contextmanager
 def _deadline(what: str, seconds: float) -> Iterator[None]:
-    """Only the main thread of a system with alarms can be interrupted; elsewhere there is none."""
+    """By this process's own time, whatever else the machine does. Only the main thread of a system
+    with such timers can be interrupted; elsewhere there is no deadline."""
     alarmed = hasattr(signal, "setitimer")
     if not alarmed or threading.current_thread() is not threading.main_thread():
         yield
@@ -170,13 +171,13 @@ def _deadline(what: str, seconds: float) -> Iterator[None]:
             f"{KEY} = {what}: not built within {seconds:g} s: expected a smaller configuration"
         )
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def quantised(given: Mapping[str, Any]) -> bool:

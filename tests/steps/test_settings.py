@@ -122,6 +122,13 @@ def test_a_long_value_is_cut() -> None:
     assert len(str(caught.value)) < 200
 
 
+def test_a_path_prints_on_one_line() -> None:
+    with pytest.raises(
+        CalibError, match=r"^hf.config = 'a\\nb': expected the path of a config.json"
+    ):
+        read_request({**composed(), "hf": {"config": "a\nb"}})
+
+
 @pytest.mark.parametrize("word", ["sweep=[1]", "model=[1]"])
 def test_hydra_fails_over_a_list_and_the_word_is_named(word: str) -> None:
     with pytest.raises(TypeError) as caught:

@@ -100,6 +100,6 @@ def test_a_build_has_its_time() -> None:
         pytest.raises(CalibError, match=r"hf.config = it: not built within 0.1 s"),
         one_line("it", 0.1),
     ):
-        while time.monotonic() < started + 5:
+        while time.monotonic() < started + 60:
             pass
-    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert signal.getitimer(signal.ITIMER_PROF)[0] == 0

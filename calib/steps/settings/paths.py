@@ -12,11 +12,12 @@ _LONGEST = 4096
 
 
 def _path(value: Any) -> Path:
-    """Raises ``ValueError`` for what no file can be called, or a user who does not exist."""
+    """Raises ``ValueError`` for what no file can be called, what does not print on one line, or a
+    user who does not exist."""
     text = str(value)
-    if not isinstance(value, str | Path) or text.strip() in ("", "???") or "\0" in text:
+    if not isinstance(value, str | Path) or text.strip() in ("", "???"):
         raise ValueError
-    if len(text.encode("utf-8", "replace")) > _LONGEST:
+    if not text.isprintable() or len(text.encode("utf-8", "replace")) > _LONGEST:
         raise ValueError
     try:
         path = Path(value).expanduser()
