@@ -12,6 +12,7 @@ import bisect
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from calib.trace.rules.rows import (
     row_of,
     tensors,
 )
+from calib.trace.rules.table import has_rule
 from model.layer import join
 
 
@@ -78,6 +80,10 @@ class Marks:
 
     def path(self, number: int) -> str:
         return self.paths[max(bisect.bisect_right(self.numbers, number) - 1, 0)]
+
+
+wraps = cache(is_traceable_wrapper_subclass_type)
+"""Whether a class of tensors is made of others, and says itself what is done with them."""
 
 
 @dataclass
@@ -172,14 +178,13 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if any(is_traceable_wrapper_subclass_type(kind) for kind in types):
+        if any(wraps(kind) for kind in types):
             return NotImplemented  # it says itself what of its parts is computed with
         if asks_only(func):
             return func(*args, **kwargs)
-        nested = any(tensor.is_nested for tensor in tensors((args, kwargs)))
         # An inference mode hands composite functions down whole. Those of nested tensors are other
         # functions than they are made of elsewhere.
-        if decomposes(func) and not nested:
+        if decomposes(func) and not any(t.is_nested for t in tensors((args, kwargs))):
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
@@ -195,7 +200,9 @@ class Recorder(TorchDispatchMode):
         if name_of(func) != "empty":
             frame = self.frames[-1]
             more: dict[str, Any] = {"module": frame.number, "routed": frame.routed}
-            more |= {"on_card": self.on_card, "counted": counted_by_torch(func, args, kwargs, out)}
+            if not has_rule(name_of(func)):
+                more["counted"] = counted_by_torch(func, args, kwargs, out)
+            more["on_card"] = self.on_card
             self.events.append(row_of(func, frame.path, args, kwargs, out, **more))
         if allocates(func):
             self.follow(tensors(out))

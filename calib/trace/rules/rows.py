@@ -138,9 +138,9 @@ def row_of(
 ) -> Row:
     names = argument_names(func)
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    sizes = {n: tree_map(_without_contents, v) for n, v in given.items()}
+    sizes = {n: _without_contents(v) for n, v in given.items()}
     sizes |= {n: v for n, v in defaults(func).items() if n not in given}
-    for name in STARTS & given.keys():
+    for name in STARTS.intersection(given):
         if given[name] is not None and is_real(given[name]):
             sizes[name] = replace(sizes[name], values=tuple(given[name].tolist()))
     outputs = tuple(size_of(t) for t in tensors(out))
@@ -160,8 +160,11 @@ def is_real(tensor: torch.Tensor) -> bool:
     return not isinstance(tensor, FakeTensor) and tensor.device.type != "meta"
 
 
-def _without_contents(leaf: Any) -> Any:
-    return size_of(leaf) if isinstance(leaf, torch.Tensor) else leaf
+def _without_contents(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return size_of(value)
+    is_tree = isinstance(value, list | tuple | dict)
+    return tree_map(_without_contents, value) if is_tree else value
 
 
 def counted_by_torch(func: Any, args: Any, kwargs: Any, out: Any) -> int | None:

@@ -18,6 +18,11 @@ SYNCS = (
 """Operators whose result the host waits for: its value, or how large it is."""
 
 
+def has_rule(name: str) -> bool:
+    """Whether a rule knows an operator by name, in place or not."""
+    return name in RULES or name.rstrip("_") in RULES
+
+
 def operators_of(row: Row) -> tuple[Operator | Part, ...]:
     """Ours for one of theirs; what no rule knows is ``Other`` with its bytes, never nothing."""
     if row.outputs and row.out.numel == 0:
