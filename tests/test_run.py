@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
 
+from benchmarks.hardening.made_trace import make, subject
 from calib.checkout import ROOT
 from calib.errors import CalibError
 from calib.report.layers.analytic_report import report_schema
@@ -45,6 +46,34 @@ def test_absent_card_without_a_calibration_is_the_roofline_and_says_so(tmp_path)
     assert set(table["provenance"]) == {"roofline"}
     assert table["measured_s"].isna().all() and table["high_s"].isna().all()
     assert (table["estimate_s"] == table["roofline_s"]).all()
+
+
+SMALL = {
+    **{"hidden": 64, "layers": 2, "dense_layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16},
+    **{"intermediate": 128, "vocabulary": 512},
+}
+
+
+def test_a_trace_stands_beside_the_estimate_or_is_said_to_be_of_something_else(tmp_path):
+    """Made of this very model; asked of it, and of one with a batch of two."""
+    path = tmp_path / "trace.json"
+    made = make(subject("llama"))
+    path.write_text(json.dumps(made.trace))
+    asked = [f"model.{key}={value}" for key, value in SMALL.items()]
+    asked += ["workload.prompt_tokens=24", "workload.decode_steps=2", f"measured={path}"]
+    asked += ["+hw=h100", "model=llama_3_1_8b", "workload=text_512", "report.pictures=false"]
+    done = calib(*asked, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(tmp_path / "run" / "estimates.parquet")
+    whole = sum(sum(kinds.values()) for kinds in made.kernels.values())
+    assert table["measured_s"].sum() == pytest.approx(whole)
+    done = calib(*asked, "workload.batch=2", folder=tmp_path, run=tmp_path / "other")
+    assert done.returncode == 0, done.stderr
+    assert "The trace is not taken for decode of this model" in " ".join(done.stdout.split())
+    table = pd.read_parquet(tmp_path / "other" / "estimates.parquet")
+    assert table["measured_s"].isna().all()
+    data = json.loads((tmp_path / "other" / "report.json").read_text())
+    Draft202012Validator(json.loads(report_schema())).validate(data)
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,10 @@ def _compared(card: Card, hardware: Hardware, trace: TraceFile) -> str | None:
 
 
 def _alike(card: Card, hardware: Hardware) -> bool:
+    makers = {name.split()[0] for name in hardware.device_names if name.strip()}
     return (
-        card.capability == hardware.compute_capability
+        bool(makers.intersection(card.name.split()[:1]))
+        and card.capability == hardware.compute_capability
         and card.multiprocessors == hardware.sm_count
         and card.memory_bytes is not None
         and abs(card.memory_bytes / hardware.memory_bytes - 1) < ALIKE_MEMORY

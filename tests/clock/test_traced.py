@@ -133,7 +133,9 @@ def test_a_gradient_is_refused(tmp_path: Path) -> None:
     [
         ({"name": "NVIDIA H200"}, "expected NVIDIA H100 80GB HBM3, .*; or give \\+hw=h200"),
         ({"name": "Some A100", "numSms": 108}, "was recorded on Some A100: expected NVIDIA H100"),
-        ({"name": "Unknown", "totalGlobalMem": None}, "was recorded on Unknown"),
+        ({"name": "NVIDIA Unknown", "totalGlobalMem": None}, "was recorded on NVIDIA Unknown"),
+        ({"name": "AMD Unknown"}, "was recorded on AMD Unknown"),
+        ({"name": " "}, "was recorded on"),
     ],
 )
 def test_another_card_is_refused(card: dict[str, Any], reason: str, tmp_path: Path) -> None:
