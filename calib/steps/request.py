@@ -80,6 +80,7 @@ class ReportRequest(_Part):
     pictures: Flag = True
     trace: Flag = True
     layers: Flag | None = None
+    html: Flag = True
 
 
 class Request(_Part):
