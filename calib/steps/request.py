@@ -7,6 +7,7 @@ and figures of a card are checked by the classes that they belong to.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -83,6 +84,17 @@ class ReportRequest(_Part):
     html: Flag = True
 
 
+class LimitRequest(_Part):
+    """``tpot``: the most that an output token may take [s]; None: nothing is asked."""
+
+    tpot: float | None = Field(default=None, description="a time above 0, such as 20ms or 0.02")
+
+    @field_validator("tpot", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> Any:
+        return seconds_of(value)
+
+
 class Request(_Part):
     """``hw`` None: the device found."""
 
@@ -99,6 +111,7 @@ class Request(_Part):
     measured: str | None = Field(default=None, description="a trace of torch.profiler")
     samples: SamplesRequest = SamplesRequest()
     report: ReportRequest = ReportRequest()
+    limit: LimitRequest = LimitRequest()
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
@@ -164,6 +177,21 @@ def workload_of(given: Mapping[str, Any]) -> Workload:
         return Workload(**{**given, "tiles": tuple(tiles) if isinstance(tiles, list) else tiles})
     except (TypeError, ValueError) as error:
         raise ValueError(f"workload: {error}") from None
+
+
+def seconds_of(value: Any) -> Any:
+    """ "20ms" -> 0.02, 0.02 as it is; None stays. Raises ``ValueError`` for what is no time."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*(s|ms|us)?\s*", str(value))
+    scale = {None: 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
+    try:
+        seconds = float(found[1]) * scale[found[2]] if found else 0.0
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise ValueError(f"limit.tpot = {value!r}: expected a time above 0, such as 20ms or 0.02")
+    return seconds
 
 
 # What is wrong, said in a sentence

@@ -9,6 +9,7 @@ from calib.report.layers.build import build_model, tokens_prefilled
 from calib.report.lines import BOUND_BY, WORTH_SAYING
 from calib.report.page.cells import BY, DASH, HOW, readable, span
 from calib.report.page.certainty import certainty_of, worst_known
+from calib.report.page.what_if import first_that_fits
 from calib.report.record import RunRecord, known
 from calib.report.units import digits, figure, nbytes, percent, seconds
 
@@ -117,6 +118,8 @@ def facts(record: RunRecord, operators: pd.DataFrame) -> list[Fact]:
         found += [*bound_facts(record), sure_fact(record)]
         worst = worst_known(operators)
         found += [_worst(worst)] if worst else []
+    elif not fits(record):
+        found.append(Fact("What would fit?", first_that_fits(record).capitalize()))
     return [fact for fact in found if fact.answer]
 
 

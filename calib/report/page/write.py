@@ -15,6 +15,7 @@ from calib.report.page.figures.style import kind_scale
 from calib.report.page.figures.timeline import timeline
 from calib.report.page.library import vega_script
 from calib.report.page.sums import distinct
+from calib.report.page.what_if import what_if_grid
 from calib.report.record import RunRecord
 from calib.report.terminal import remarks
 from calib.report.units import seconds
@@ -71,8 +72,7 @@ def contents(record: RunRecord, tree: list[Branch]) -> dict[str, Any]:
         "pass_kinds": key([] if record.launches is None else record.launches["kind"]),
         "cached": record.ceilings is not None and LAST_CACHE in set(record.ceilings["name"]),
         "last_pass": last_pass(record),
-        "alternatives": None,
-        "alternatives_note": "",
+        "alternatives": what_if_grid(record),
         **how_good(record, operators, times),
         "notes": [str(note) for note in remarks(record)],
         "about": about(record),
