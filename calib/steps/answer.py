@@ -133,7 +133,8 @@ def what_if(
     """What else it could have been; None where no page shows it or no time is known."""
     if not request.report.html or target.hardware.unprobed:
         return None
-    from calib.steps.alternatives.table import Run, alternatives
+    from calib.steps.alternatives.cases import Run
+    from calib.steps.alternatives.table import alternatives
 
     return alternatives(Run(request, target, model, phases, calibration, costs, host_s))
 

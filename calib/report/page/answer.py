@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from calib.report.layers.build import build_model, tokens_prefilled
 from calib.report.lines import BOUND_BY, WORTH_SAYING
-from calib.report.page.cells import BY, DASH, HOW, readable, span
+from calib.report.page.cells import BY, DASH, HOW, plain, readable, sentence, span
 from calib.report.page.certainty import certainty_of, worst_known
-from calib.report.page.what_if import first_that_fits
+from calib.report.page.what_if import token_seconds, what_fits
 from calib.report.record import RunRecord, known
-from calib.report.units import digits, figure, nbytes, percent, seconds
+from calib.report.units import figure, nbytes, percent, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,9 +105,9 @@ def _tile(name: str, row: dict[Any, Any]) -> Tile:
 
 def _tokens(row: dict[Any, Any], batch: int) -> Tile:
     """Output tokens a second of all sequences together: batch / time per token."""
-    ends = [digits(batch / row[end]) for end in ("high", "low") if known(row[end])]
+    ends = [plain(batch / row[end]) for end in ("high", "low") if known(row[end])]
     between = DASH.join(dict.fromkeys(ends))
-    value = digits(batch / row["estimate"])
+    value = plain(batch / row["estimate"])
     return Tile("tokens per second", value, "", between if DASH in between else "")
 
 
@@ -119,7 +119,7 @@ def facts(record: RunRecord, operators: pd.DataFrame) -> list[Fact]:
         worst = worst_known(operators)
         found += [_worst(worst)] if worst else []
     elif not fits(record):
-        found.append(Fact("What would fit?", first_that_fits(record).capitalize()))
+        found.append(Fact("What would fit?", sentence(what_fits(record))))
     return [fact for fact in found if fact.answer]
 
 
@@ -145,15 +145,16 @@ def bound_facts(record: RunRecord) -> list[Fact]:
         return []
     rows = record.timeline.to_dict("records")
     first, *others = sorted(rows, key=lambda row: -row["passes"] * row["wall_s"])
-    by = f"{readable(first['phase']).capitalize()} is bound by {limit(first, record.execution)}"
+    by = f"{sentence(readable(first['phase']))} is bound by {limit(first, record.execution)}"
     each = "a step" if first["passes"] > 1 else "in all"
     more = [f"{readable(row['phase'])} by {limit(row, record.execution)}" for row in others]
     bound = Fact(
         "What bounds it?",
         f"{by}: {seconds(first['kernel_s'])} of {seconds(first['wall_s'])} {each} are kernels.",
-        (", ".join(more).capitalize() + ".") if more else "",
+        (sentence(", ".join(more)) + ".") if more else "",
     )
-    return [bound, graph_fact(first, record.execution)]
+    eager_s = token_seconds(record, "eager")
+    return [bound, graph_fact(first, record.execution, eager_s)]
 
 
 def limit(row: dict[Any, Any], execution: str) -> str:
@@ -162,19 +163,26 @@ def limit(row: dict[Any, Any], execution: str) -> str:
     return "the gaps between a graph's nodes" if execution == "graph" else "the host"
 
 
-def graph_fact(row: dict[Any, Any], execution: str) -> Fact:
-    """Of the phase ``row``, seconds of a pass."""
+def graph_fact(row: dict[Any, Any], execution: str, eager_s: float | None) -> Fact:
+    """Of the phase ``row``, seconds of a pass; ``eager_s``: the same, eager, where it is known."""
     question = "What would a CUDA graph save?"
     if not known(row["graph_s"]):
         return Fact(question, "")
     if execution == "graph":
-        return Fact(question, "It runs as one already.", "See what if, below, for eager.")
+        return Fact(question, "It runs as one already.", _than_eager(row, eager_s))
     saved = 1 - row["graph_s"] / row["wall_s"]
     each = f"{seconds(row['graph_s'])} in place of {seconds(row['wall_s'])}"
     each += " a step" if row["passes"] > 1 else ""
     if saved < WORTH_SAYING:
         return Fact(question, f"Little: {percent(saved)} of {readable(row['phase'])}.", f"{each}.")
     return Fact(question, f"{percent(saved)} of {readable(row['phase'])}: {each}.")
+
+
+def _than_eager(row: dict[Any, Any], eager_s: float | None) -> str:
+    if eager_s is None or row["phase"] != DECODE:
+        return ""
+    saved = percent(1 - row["wall_s"] / eager_s)
+    return f"Eager, a step would take {seconds(eager_s)}; the graph saves {saved} of that."
 
 
 def sure_fact(record: RunRecord) -> Fact:

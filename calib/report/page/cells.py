@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calib.report.record import known
-from calib.report.units import UNKNOWN, flops, interval, nbytes, percent, seconds
+from calib.report.units import UNKNOWN, digits, flops, interval, nbytes, percent, seconds
 
 DASH, BY = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 HOW = {
@@ -80,6 +80,11 @@ class Grid:
         return any(r.cells[column].text != UNKNOWN or r.cells[column].bars for r in self.rows)
 
 
+def plain(value: float) -> str:
+    """Three digits, or all of them before the point: 1.23, 15,822."""
+    return f"{value:,.0f}" if value >= 1000 else digits(value)
+
+
 def number(value: Any) -> float | None:
     return float(value) if known(value) else None
 
@@ -135,6 +140,11 @@ def words_cell(text: str, hint: str = "") -> Cell:
 def readable(name: Any) -> str:
     """ "grouped_matmul" -> "grouped matmul"."""
     return str(name).replace("_", " ")
+
+
+def sentence(text: str) -> str:
+    """With a capital first letter, the rest as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def longest(values: Sequence[Any]) -> float:

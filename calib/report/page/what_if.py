@@ -11,12 +11,13 @@ from calib.report.page.cells import (
     Row,
     bytes_cell,
     how_cell,
-    span,
+    interval_cell,
+    plain,
     time_cell,
     words_cell,
 )
 from calib.report.record import RunRecord, known
-from calib.report.units import UNKNOWN, digits, nbytes
+from calib.report.units import UNKNOWN, nbytes
 
 ASKED, CARD = "asked", "card"
 DIFFERS = 0.03
@@ -33,6 +34,7 @@ def what_if_grid(record: RunRecord) -> Grid | None:
         Column("what if", words=True),
         Column("to first token" if decodes else "a pass", "90% interval where a pointer rests"),
         Column("per output token", "90% interval where a pointer rests"),
+        Column("interval", "90%, of the same", spare=True),
         Column("tokens/s" if decodes else "inputs/s", "of all sequences together"),
         Column("against now", "the same, as a factor"),
         Column("memory", "that it needs"),
@@ -49,6 +51,7 @@ def _row(row: dict[Any, Any], now: Any) -> Row:
             words_cell(name_of(row)),
             _time(row, "first"),
             _time(row, "token"),
+            _ends(row, "token" if known(row.get("token_s")) else "first"),
             _rate(rate),
             _factor(row, rate, now),
             bytes_cell(row["needed_bytes"] or None),
@@ -58,8 +61,12 @@ def _row(row: dict[Any, Any], now: Any) -> Row:
     )
 
 
+def _ends(row: dict[Any, Any], name: str) -> Cell:
+    return interval_cell(row.get(f"{name}_low_s"), row.get(f"{name}_high_s"))
+
+
 def _rate(rate: Any) -> Cell:
-    return Cell(digits(rate), float(rate)) if known(rate) else Cell(UNKNOWN)
+    return Cell(plain(rate), float(rate)) if known(rate) else Cell(UNKNOWN)
 
 
 def name_of(row: dict[Any, Any]) -> str:
@@ -71,8 +78,7 @@ def name_of(row: dict[Any, Any]) -> str:
 
 
 def _time(row: dict[Any, Any], name: str) -> Cell:
-    cell = time_cell(row.get(f"{name}_s"))
-    between = span(row.get(f"{name}_low_s"), row.get(f"{name}_high_s"))
+    cell, between = time_cell(row.get(f"{name}_s")), _ends(row, name).text
     return Cell(cell.text, cell.value, "" if between == UNKNOWN else between)
 
 
@@ -81,21 +87,36 @@ def _factor(row: dict[Any, Any], rate: Any, now: Any) -> Cell:
         return Cell(UNKNOWN)
     factor = rate / now
     mark = "better" if factor > 1 + DIFFERS else "worse" if factor < 1 - DIFFERS else ""
-    return Cell(f"{digits(factor)}x", factor, mark=mark)
+    text = f"{factor:.2f}" if factor < 10 else plain(factor)
+    return Cell(f"{text}x", factor, mark=mark)
 
 
 def _how(row: dict[Any, Any]) -> Cell:
     """How its time is known, or why there is none."""
     if not row["fits"]:
-        return Cell(f"does not fit {nbytes(row['memory_bytes'])}", mark="bad-word")
+        return Cell(f"does not fit in {nbytes(row['memory_bytes'])}", mark="bad-word")
     if not known(row.get("provenance")):
         return words_cell(str(row["why"]))
     return how_cell(row["provenance"])
 
 
-def first_that_fits(record: RunRecord) -> str:
+def token_seconds(record: RunRecord, name: str) -> float | None:
+    """Of the case of that name, a decode step, or a pass where nothing is decoded; None: no such
+    case."""
+    if record.alternatives is None:
+        return None
+    rows = record.alternatives[record.alternatives["name"] == name].to_dict("records")
+    times = (row.get(column) for row in rows for column in ("token_s", "first_s"))
+    return next((float(time) for time in times if time is not None and known(time)), None)
+
+
+def what_fits(record: RunRecord) -> str:
     """What a run that does not fit could be instead, in words; nothing where no case fits."""
     if record.alternatives is None:
         return ""
-    fitting = [row for row in record.alternatives.to_dict("records") if row["fits"]]
+    fitting = [
+        row
+        for row in record.alternatives.to_dict("records")
+        if row["fits"] and row["group"] != ASKED
+    ]
     return ", ".join(name_of(row) for row in fitting)

@@ -20,6 +20,7 @@ from calib.report.page.cells import (
     interval_cell,
     longest,
     readable,
+    sentence,
     share_cell,
     time_cell,
     words_cell,
@@ -230,4 +231,4 @@ def phase_words(record: RunRecord) -> str:
             f"{readable(row['phase'])} is {many} of {seconds(row['wall_s'])} "
             f"({row['launches']:,} launches)"
         )
-    return ("; ".join(texts) + ".").capitalize()
+    return sentence("; ".join(texts)) + "."

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from calib.estimates.alternatives import DECODE, case_calls, outcomes
 from calib.estimates.memory import working_bytes
-from calib.steps.alternatives.table import Row, Run, batch_row
+from calib.steps.alternatives.cases import Row, Run, batch_row
 
 AT_ONCE = 7
 """Batches that are asked for together, since asking costs more than a batch more."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 AT_FIRST = 60
 """Launches that are in view before a reader moves."""
+WORTH_A_TRACK = 0.02
+"""Part of a pass that the host must be busy to be drawn."""
 MOST = 4000
 """Launches of a pass that is drawn: beyond it the page would grow past two megabytes."""
 
@@ -83,12 +85,15 @@ def view(launches: pd.DataFrame) -> tuple[float, float]:
     """Seconds, of ``AT_FIRST`` launches from the middle of the pass."""
     middle = max(len(launches) // 2 - AT_FIRST // 2, 0)
     part = launches.iloc[middle : middle + AT_FIRST]
-    return float(min(part["issue_s"].min(), part["start_s"].min())), float(part["end_s"].max())
+    return float(part["start_s"].min()), float(part["end_s"].max())
 
 
 def _has_host(launches: pd.DataFrame) -> bool:
-    """False where the device issues its own work: both tracks are then the same."""
-    return not np.allclose(launches["issue_s"], launches["start_s"])
+    """False where the device issues its own work, so that both tracks are the same, and where one
+    launch stands for all."""
+    busy = float((launches["issued_s"] - launches["issue_s"]).sum())
+    idle = busy < WORTH_A_TRACK * float(launches["end_s"].max())
+    return not idle and not np.allclose(launches["issue_s"], launches["start_s"])
 
 
 def _rows(launches: pd.DataFrame, factor: float) -> list[dict[str, Any]]:
