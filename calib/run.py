@@ -47,9 +47,10 @@ def run(request: Request, folder: Path) -> None:
     observed = measure_model(request, target)
     phases = model.phases(request.workload, routing(observed))
     record = answer(request, target, model, phases, calibrations, observed, host_s)
-    write_report(record, folder, request.report.pictures, request.report.layers)
+    asked = request.report
+    write_report(record, folder, asked.pictures, asked.layers, html=asked.html)
     print_report(record)
-    print(f"report: {folder / 'report.md'}")
+    print(f"report: {folder / ('report.html' if asked.html else 'report.md')}")
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")

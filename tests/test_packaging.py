@@ -246,7 +246,7 @@ def test_the_wheel_holds_all_code_and_configuration_and_nothing_else(wheel: Path
     shipped = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     code = {p for top in ("calib", "model", "kernels") for p in (ROOT / top).rglob("*.py")}
     expected = code | set((ROOT / "conf").rglob("*.yaml"))
-    data = {".parquet", ".json", ".npz", ".md"}
+    data = {".parquet", ".json", ".npz", ".md", ".html", ".css", ".js"}
     also = {p for top in ("calib", "kernels") for p in (ROOT / top).rglob("*") if p.suffix in data}
     assert shipped == {p.relative_to(ROOT).as_posix() for p in expected | also}
 

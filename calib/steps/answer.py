@@ -116,9 +116,28 @@ def answer(
         if target.hardware.memory_bytes
         else None,
         ceilings=ceiling_table(target),
+        alternatives=what_if(request, target, model, phases, calibration, costs, host_s),
         notes=notes,
         environment={**versions(), "config": request.given, "device": target.device},
     )
+
+
+def what_if(
+    request: Request,
+    target: Target,
+    model: Any,
+    phases: dict[str, Phase],
+    calibration: Estimator,
+    costs: HostCosts | None,
+    host_s: float,
+) -> pd.DataFrame | None:
+    """What else it could have been; None where no page shows it or no time is known."""
+    if not request.report.html or target.hardware.unprobed:
+        return None
+    from calib.steps.alternatives.cases import Run
+    from calib.steps.alternatives.table import alternatives
+
+    return alternatives(Run(request, target, model, phases, calibration, costs, host_s))
 
 
 def estimated(

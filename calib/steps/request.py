@@ -8,6 +8,7 @@ names the key, its value and what is accepted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -103,6 +104,18 @@ class ReportRequest(Part):
     pictures: Flag = True
     trace: Flag = True
     layers: Flag | None = None
+    html: Flag = True
+
+
+class LimitRequest(Part):
+    """``tpot``: the most that an output token may take [s]; None: nothing is asked."""
+
+    tpot: float | None = Field(default=None, description="a time above 0, such as 20ms or 0.02")
+
+    @field_validator("tpot", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> Any:
+        return seconds_of(value)
 
 
 class Request(Part):
@@ -122,6 +135,7 @@ class Request(Part):
     measured_step: Name | None = described("a phase of the model")
     samples: SamplesRequest = SamplesRequest()
     report: ReportRequest = ReportRequest()
+    limit: LimitRequest = LimitRequest()
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
@@ -186,3 +200,18 @@ def read_request(config: Mapping[str, Any]) -> Request:
     request = checked(Request, config)
     request._given = dict(config)
     return request
+
+
+def seconds_of(value: Any) -> Any:
+    """ "20ms" -> 0.02, 0.02 as it is; None stays. Raises ``ValueError`` for what is no time."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*(s|ms|us)?\s*", str(value))
+    scale = {None: 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
+    try:
+        seconds = float(found[1]) * scale[found[2]] if found else 0.0
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise ValueError(f"limit.tpot = {value!r}: expected a time above 0, such as 20ms or 0.02")
+    return seconds
