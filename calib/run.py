@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from calib.checkout import CONF, check_packages
 from calib.errors import FAILED, LOST_STATUS, CalibError, DeviceLost
+from calib.steps.module.source import note_named
 
 if TYPE_CHECKING:
     from calib.steps.request import Request
@@ -31,10 +32,10 @@ def run(request: Request, folder: Path) -> None:
     from calib.steps.answer import answer
     from calib.steps.fitting import fit_samples
     from calib.steps.measuring import measure_host, measure_model, measure_operators, routing
-    from calib.steps.subject import build_model, shapes_of
+    from calib.steps.subject import find_subject, shapes_of
     from calib.steps.target import find_target
 
-    model = build_model(request.model, request.hf)
+    request, model = find_subject(request)
     target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
     phases = model.phases(request.workload)
     if target.here:
@@ -122,6 +123,7 @@ def cli() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for them reads every package
     gc.set_threshold(50_000, 20, 20)  # what imports and tables create stays: a search is in vain
+    note_named(sys.argv[1:])
     first = (i for i, word in enumerate(sys.argv) if "=" in word and not word.startswith("-"))
     sys.argv.insert(next(first, len(sys.argv)), MERGE)  # overrides must stand beside one another
     try:

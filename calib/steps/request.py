@@ -56,6 +56,19 @@ class Traced(_Part):
     dtype: str | None = None
 
 
+class OwnRequest(_Part):
+    """Of an architecture that is a module of one's own: a file and a function in it."""
+
+    path: str | None = Field(default=None, description="my_file.py:make_model")
+
+
+class TrainingRequest(_Part):
+    """Of ``pass=train``: the types of what AdamW keeps (``model.training.AdamW``)."""
+
+    state_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    master_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+
+
 class SweepRequest(_Part):
     """How long operators are measured, and when one is done (``calib.measure.clock.StopRule``);
     ``card_``: in place of the same on a card."""
@@ -90,6 +103,9 @@ class Request(_Part):
     workload: Workload = Field(description="what conf/workload has")
     sweep: SweepRequest
     hf: Traced = Traced()
+    module: OwnRequest = OwnRequest()
+    pass_: Literal["inference", "train"] = Field(default="inference", alias="pass")
+    training: TrainingRequest = TrainingRequest()
     mode: Literal["run", "analytic", "calibrate"] = "run"
     implementation: Literal["torch", "triton", "vllm"] = "torch"
     execution: Literal["eager", "graph", "compiled"] = "eager"
@@ -99,6 +115,10 @@ class Request(_Part):
     samples: SamplesRequest = SamplesRequest()
     report: ReportRequest = ReportRequest()
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def trains(self) -> bool:
+        return self.pass_ == "train"
 
     @property
     def given(self) -> dict[str, Any]:
@@ -175,8 +195,8 @@ def _sentence(fault: Mapping[str, Any]) -> str:
     key = ".".join(names)
     if fault["type"] == "extra_forbidden":
         part = _part(names[:-1])
-        return f"{key} = {fault['input']!r}: expected {one_of(names[-1], list(part.model_fields))}"
-    field = _part(names[:-1]).model_fields.get(names[-1])
+        return f"{key} = {fault['input']!r}: expected {one_of(names[-1], list(keys_of(part)))}"
+    field = keys_of(_part(names[:-1])).get(names[-1])
     accepted = _accepted(field) if field else "no such part"
     if fault["type"] == "missing":
         return f"{key} is missing: expected {accepted}"
@@ -187,8 +207,13 @@ def _part(names: list[str]) -> type[BaseModel]:
     """The model that the keys ``names`` lead to."""
     part: type[BaseModel] = Request
     for name in names:
-        part = part.model_fields[name].annotation  # type: ignore[assignment]
+        part = keys_of(part)[name].annotation  # type: ignore[assignment]
     return part
+
+
+def keys_of(part: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields by the keys that a configuration has for them: ``pass``, a word of Python's."""
+    return {field.alias or name: field for name, field in part.model_fields.items()}
 
 
 def _accepted(field: FieldInfo) -> str:

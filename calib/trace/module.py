@@ -8,7 +8,8 @@ is one :class:`~model.ops.Norm` of several launches, as in our own layers. Views
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,12 +72,28 @@ def trace(
 
     Raises ``CalibError`` where the code asks for values that tensors without contents do not have.
     """
-    if real or not any(is_real(t) for t in held(module, inputs, named)):
+    return recorded(module, inputs, named, backward=backward, real=real, path=path).calls
+
+
+def recorded(
+    module: torch.nn.Module,
+    inputs: tuple[Any, ...],
+    named: Mapping[str, Any],
+    *,
+    backward: bool = False,
+    real: bool = False,
+    path: str = "",
+) -> Recording:
+    """As :func:`trace`, the whole recording: memory and modules too."""
+    given = held(module, inputs, named)
+    if real or not any(is_real(t) for t in given):
 
         def run() -> Any:
             return module(*inputs, **named)
 
-        return record(module, run, backward=backward, path=path).calls
+        modes = (t.fake_mode for t in given if isinstance(t, FakeTensor))
+        with next(modes, nullcontext()):  # in which what the code itself makes is fake too
+            return record(module, run, backward=backward, path=path)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     fakes: dict[str, torch.Tensor] = {
@@ -88,7 +105,7 @@ def trace(
         return torch.func.functional_call(module, fakes, inputs, named)
 
     with mode:
-        return record(module, call, backward=backward, path=path, state=fakes).calls
+        return record(module, call, backward=backward, path=path, state=fakes)
 
 
 def record(
