@@ -12,22 +12,26 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from calib.checkout import CONF, check_packages
 from calib.errors import FAILED, LOST_STATUS, CalibError, DeviceLost
+from calib.steps.many.members import member_name, note_parent
+from calib.steps.many.merging import MERGE, merge_what_is_done
 from calib.steps.module.source import note_named
 
 if TYPE_CHECKING:
     from calib.steps.request import Request
 
 
-def run(request: Request, folder: Path) -> None:
-    """One run: everything that it learns goes into ``folder``."""
-    from calib.report.terminal import print_report
+def run(request: Request, folder: Path, member: str | None = None) -> None:
+    """One run: everything that it learns goes into ``folder``.
+
+    ``member``: what it is called as one of many, of which a line is said and no more; "": nothing.
+    """
+    from calib.report.terminal import print_member, print_report
     from calib.report.write import write_report
     from calib.steps.answer import answer
     from calib.steps.fitting import fit_samples
@@ -48,6 +52,9 @@ def run(request: Request, folder: Path) -> None:
     phases = model.phases(request.workload, routing(observed))
     record = answer(request, target, model, phases, calibrations, observed, host_s)
     write_report(record, folder, request.report.pictures, request.report.layers)
+    if member is not None:
+        print_member(member, record)
+        return
     print_report(record)
     print(f"report: {folder / 'report.md'}")
 
@@ -62,8 +69,10 @@ def main(config: DictConfig) -> None:
         check_packages()
         from calib.steps.request import read_request
 
-        run(read_request(plain), folder)
+        run(read_request(plain), folder, member_name(job))
     except KeyboardInterrupt:
+        if job.mode == RunMode.MULTIRUN:
+            raise
         print("interrupted: what was measured is kept; run again to go on", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
@@ -82,40 +91,15 @@ def fail(folder: Path, error: Exception, expected: bool) -> None:
 
     Said in a file, since the runs of a launcher may be other processes on other machines.
     """
-    said = f"{error}\n" if expected else "".join(traceback.format_exception(error))
+    said = f"{error}\n"
+    if not expected:
+        said = f"{type(error).__name__}: {error}".splitlines()[0] + "\n"
+        trace = "".join(traceback.format_exception(error))
+        (folder / FAILED).write_text(f"{trace}{said}", encoding="utf-8")
+        print(f"error: {said.strip()} ({folder / FAILED} has more)", file=sys.stderr)
+        return
     print(f"error: {said}", end="", file=sys.stderr)
     (folder / FAILED).write_text(said, encoding="utf-8")
-
-
-class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
-    """Hydra calls it once all runs of ``-m`` are done, in whatever process each was."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Raises ``SystemExit``: of other errors Hydra makes a warning."""
-        from calib.report.runs.merge import merge_runs, outcome
-        from calib.report.runs.table import run_cells
-        from calib.report.terminal import print_cells
-
-        folder, status = Path(config.hydra.sweep.dir), 0
-        runs, failed = outcome(folder)
-        try:
-            if runs:
-                written, table = merge_runs(folder, runs, config.report.pictures)
-                print_cells(run_cells(table))
-                print("all runs: " + ", ".join(str(path) for path in written))
-        except CalibError as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 2
-        if failed:
-            print(f"{len(failed)} of {len(failed) + len(runs)} runs failed:", file=sys.stderr)
-        for path, why in failed.items():
-            print(f"  {path}: {why}", file=sys.stderr)
-        if failed or status:
-            sys.exit(2)
-
-
-MERGE = "+hydra.callbacks.merge_runs._target_=calib.run.MergeRuns"
-"""Names the class here, since nothing in the configuration is code."""
 
 
 def cli() -> None:
@@ -123,11 +107,14 @@ def cli() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for them reads every package
     gc.set_threshold(50_000, 20, 20)  # what imports and tables create stays: a search is in vain
+    note_parent(sys.argv[1:])
     note_named(sys.argv[1:])
     first = (i for i, word in enumerate(sys.argv) if "=" in word and not word.startswith("-"))
     sys.argv.insert(next(first, len(sys.argv)), MERGE)  # overrides must stand beside one another
     try:
         main()
+    except KeyboardInterrupt:
+        sys.exit(merge_what_is_done())
     except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
         from calib.steps.command_line import explain
 
