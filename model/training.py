@@ -159,7 +159,7 @@ def step_phases(forward: Mapping[str, Phase], optimizer: AdamW) -> dict[str, Pha
     alone = len(forward) == 1
     names = {name: "" if alone else f"{name} " for name in forward}
     passes = {f"{names[n]}{FORWARD}": p for n, p in forward.items()}
-    for name, phase in reversed(forward.items()):
+    for name, phase in reversed(list(forward.items())):
         passes[f"{names[name]}{BACKWARD}"] = Phase(Backward(phase.layer), phase.repeat)
     parts = tuple(phase.layer for phase in forward.values())
     return {**passes, OPTIMIZER: Phase(Optimizer(parts, optimizer))}

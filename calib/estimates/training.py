@@ -2,8 +2,8 @@
 
     MFU = sum over products of (FLOPs / peak of their type) / time of the step
 
-Model FLOPs utilisation (Chowdhery et al., arXiv:2204.02311, appendix B): FLOPs of the matrix products
-of forward and backward, no activation computed twice. Masked work counts, as there.
+Model FLOPs utilisation (Chowdhery et al., arXiv:2204.02311, appendix B): FLOPs of the matrix
+products of forward and backward, no activation computed twice. Masked work counts, as there.
 """
 
 from __future__ import annotations

@@ -176,13 +176,13 @@ def beside_clock(
     """The tables with measured columns: of the model that was run here, or of a recorded trace."""
     blind = (found.operators, found.modules, found.components)
     if observed:
-        from calib.clock.compare import compare
+        from calib.compare.clock.compare import compare
 
         joined = compare(*blind, observed.measurement, observed.speeds, target.samples)
         return Tables(*joined, (*found.notes, *observed.measurement.notes))
     if request.measured:
-        from calib.clock.compare import compare_recorded
-        from calib.clock.recorded import read_trace
+        from calib.compare.clock.compare import compare_recorded
+        from calib.compare.clock.recorded import read_trace
 
         asked = asdict(request.workload)
         recorded = read_trace(request.measured, found.modules, repeats, asked, target.on_card)

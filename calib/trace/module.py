@@ -8,7 +8,7 @@ is one :class:`~model.ops.Norm` of several launches, as in our own layers. Views
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +78,7 @@ def trace(
 def recorded(
     module: torch.nn.Module,
     inputs: tuple[Any, ...],
-    named: Mapping[str, Any],
+    named: dict[str, Any],
     *,
     backward: bool = False,
     real: bool = False,

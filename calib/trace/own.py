@@ -71,10 +71,10 @@ class OwnModel:
         """Of one run; another only where the gradient was not asked for before."""
         if backward not in self.known:
             ready = trainable(self.module) if backward else self.module
-            how = {"backward": backward, "real": self.real}
+            given = (ready, self.inputs, dict(self.named))
             try:
                 with unsaid("torch._subclasses.fake_tensor"):
-                    found = recorded(ready, self.inputs, self.named, **how)
+                    found = recorded(*given, backward=backward, real=self.real)
             except CalibError:
                 raise
             except Exception as error:  # of code that is not ours, on inputs that are not ours
@@ -205,9 +205,7 @@ class TrainedHF:
     def training_phases(self, workload: Workload, optimizer: AdamW) -> dict[str, Phase]:
         return self.own(workload).training_phases(workload, optimizer)
 
-    def training_memory(
-        self, workload: Workload, optimizer: AdamW
-    ) -> tuple[float, float, str]:
+    def training_memory(self, workload: Workload, optimizer: AdamW) -> tuple[float, float, str]:
         """From a pass of the same workload at another batch, where one was traced."""
         alike = (w for w in self.known if replace(w, batch=workload.batch) == workload)
         known = self.own(next(alike, workload))

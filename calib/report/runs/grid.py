@@ -1,7 +1,7 @@
 """The last table of a grid: a column for every swept key, whether a run fits, what a user asks.
 
-It is at most 100 columns wide. Where it would be wider it loses, in this order, how times are known,
-the interval and the whole time; then heads are abbreviated; then the longest words are cut.
+It is at most 100 columns wide. Where it would be wider it loses, in this order, how times are
+known, the interval and the whole time; then heads are abbreviated; then the longest words are cut.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ def with_keys(table: pd.DataFrame, asked: Sequence[Mapping[str, str]]) -> pd.Dat
 
 def key_columns(table: pd.DataFrame) -> list[Column]:
     """Of the swept keys; where nobody noted them, of what tells the runs apart. Words first."""
-    names = [SAME.get(key, key) for key in table.attrs.get("swept", ())]
-    names = [n if n in table else key for n, key in zip(names, table.attrs.get("swept", ()))]
-    names = list(dict.fromkeys(names)) or varied(table)
+    named = ((SAME.get(key, key), key) for key in table.attrs.get("swept", ()))
+    names = list(dict.fromkeys(same if same in table else key for same, key in named))
+    names = names or varied(table)
     columns = [Column(head_of(n), words_of(table[n]), True) for n in names]
     numbers = numeric(table) | set(NUMBERS)
     return sorted(columns, key=lambda c: c.head in numbers)
@@ -109,7 +109,9 @@ def head_of(name: str) -> str:
 
 def words_of(values: pd.Series) -> list[str]:
     """Cells of a key; of paths what they have in common is left out."""
-    texts = [UNKNOWN if not known(v) else f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+    texts = [
+        UNKNOWN if not known(v) else f"{v:g}" if isinstance(v, float) else str(v) for v in values
+    ]
     if all("/" in text for text in texts) and len(set(texts)) > 1:
         parts = [Path(text).parts for text in texts]
         while len({p[0] for p in parts}) == 1 and min(map(len, parts)) > 1:
@@ -149,13 +151,15 @@ FIGURES = (
     ("requests_per_second", "requests/s", rate),
     ("MFU", "MFU %", rate),
 )
-"""Column of the table of runs, its head, its cell. Of the rates the first that is known is shown."""
+"""Column of the table of runs, its head, its cell; of the rates the first that is known."""
 
 
 def fitting(table: pd.DataFrame, name: str) -> list[Any]:
     """A column with nothing where the run does not fit."""
     values = table[name].astype(float)
-    return [None if fits is False else v for v, fits in zip(values, table["fits"].tolist(), strict=True)]
+    return [
+        None if fits is False else v for v, fits in zip(values, table["fits"].tolist(), strict=True)
+    ]
 
 
 def time_columns(table: pd.DataFrame) -> list[Column]:

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib.report.record import known
 from calib.report.units import BYTES, FLOPS, TIMES, Scale
 from calib.report.write import ReportError
 
@@ -35,6 +34,7 @@ COSTS: dict[str, tuple[str, Scale]] = {
 }
 """What a run costs: column, its name, its units."""
 
+
 def varied(table: pd.DataFrame) -> list[str]:
     """The columns that tell the runs of ``runs_table`` apart, names before numbers."""
     # Image modes and prompts show in the tokens, unless two of them make the same number.
@@ -48,7 +48,8 @@ def runs_table(runs: Iterable[Path]) -> pd.DataFrame:
 
     ``tokens``: prefilled for one page, image and prompt; ``predicted_s`` is of kernels alone,
     with its interval ``low_s`` to ``high_s``; ``wall_s`` with the host, ``wall_low_s`` to
-    ``wall_high_s``. ``fits``: whether the device's memory holds ``needed_bytes``. Raises ``ReportError`` for a report that cannot be read.
+    ``wall_high_s``; ``fits``: whether the device's memory holds ``needed_bytes``. Raises
+    ``ReportError`` for a report that cannot be read.
     """
     import pandas as pd
 

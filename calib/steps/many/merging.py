@@ -61,11 +61,13 @@ class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
 
 def merge_what_is_done() -> int:
     """After Ctrl-C: the runs that are done as one, and a line. Returns the exit status."""
+    from calib.report.runs.merge import outcome
+
     sweep = MergeRuns.begun
     if sweep is None:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     sweep.finish()
-    print("interrupted: the runs that were done are merged above, the others are left out",
-          file=sys.stderr)
+    done = len(outcome(sweep.folder, sweep.before)[0])
+    print(f"interrupted: {done} runs were done and are merged", file=sys.stderr)
     return INTERRUPTED

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from calib.clock.measured import join_modules, join_operators
-from calib.clock.recorded import load, match_modules, read_trace
+from calib.compare.clock.measured import join_modules, join_operators
+from calib.compare.clock.recorded import load, match_modules, read_trace
 from calib.errors import CalibError
 from calib.estimates.modules import module_table
 from calib.estimates.tables import operator_table
