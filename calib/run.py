@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from calib.checkout import CONF, check_packages
 from calib.errors import FAILED, LOST_STATUS, CalibError, DeviceLost
+from calib.steps.manners.order import options_first
 from calib.steps.many.members import member_name, note_parent
 from calib.steps.many.merging import MERGE, merge_what_is_done
 from calib.steps.module.source import note_named
@@ -36,12 +37,14 @@ def run(request: Request, folder: Path, member: str | None = None) -> None:
     from calib.steps.answer import answer
     from calib.steps.fitting import fit_samples
     from calib.steps.measuring import measure_host, measure_model, measure_operators, routing
+    from calib.steps.progress import stage
     from calib.steps.subject import find_subject, shapes_of
     from calib.steps.target import find_target
 
-    request, model = find_subject(request)
     target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
-    phases = model.phases(request.workload)
+    with stage("reading the model"):
+        request, model = find_subject(request)
+        phases = model.phases(request.workload)
     if target.here:
         target = measure_operators(target, phases, request.sweep, request.seed)
     if request.mode == "calibrate":
@@ -50,7 +53,8 @@ def run(request: Request, folder: Path, member: str | None = None) -> None:
     host_s = measure_host(target, calibrations[0], request.execution)
     observed = measure_model(request, target)
     phases = model.phases(request.workload, routing(observed))
-    record = answer(request, target, model, phases, calibrations, observed, host_s)
+    with stage("estimating"):
+        record = answer(request, target, model, phases, calibrations, observed, host_s)
     write_report(record, folder, request.report.pictures, request.report.layers)
     if member is not None:
         print_member(member, record)
@@ -109,8 +113,12 @@ def cli() -> None:
     gc.set_threshold(50_000, 20, 20)  # what imports and tables create stays: a search is in vain
     note_parent(sys.argv[1:])
     note_named(sys.argv[1:])
-    first = (i for i, word in enumerate(sys.argv) if "=" in word and not word.startswith("-"))
-    sys.argv.insert(next(first, len(sys.argv)), MERGE)  # overrides must stand beside one another
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        from calib.steps.manners.help import help_text
+
+        print(help_text(), end="")
+        return
+    sys.argv[1:] = options_first(sys.argv[1:], MERGE)
     try:
         main()
     except KeyboardInterrupt:

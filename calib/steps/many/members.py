@@ -10,8 +10,8 @@ from typing import Any
 
 from hydra.types import RunMode
 
-PARENT = "CALIB_PARENT"
-"""In the environment: the process that the command line started."""
+from calib.steps.progress import PARENT, in_worker
+
 SWEPT = "CALIB_SWEPT"
 """In the environment: the keys that have several values on the command line."""
 SPEAKING = ("BasicLauncher", "JoblibLauncher")
@@ -38,11 +38,6 @@ def swept_in(words: Iterable[str]) -> Iterator[str]:
             continue
         if override.is_sweep_override():
             yield override.key_or_group
-
-
-def in_worker() -> bool:
-    """Whether another process is the one that the user interrupts."""
-    return os.environ.get(PARENT, str(os.getpid())) != str(os.getpid())
 
 
 def member_name(job: Any) -> str | None:
