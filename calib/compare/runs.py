@@ -145,7 +145,7 @@ def ends(run: Run, basis: str, value: Any, low: Any, high: Any) -> tuple[float, 
 
 
 def joined(before: pd.DataFrame, after: pd.DataFrame, on: list[str]) -> pd.DataFrame:
-    """Rows of both, in the order of the later run; those of one alone too."""
+    """Rows of both in the order of the later run, after those that only the earlier one has."""
     times = ["s", "low_s", "high_s"]
     first, second = (
         table.rename(columns={name: f"{side}_{name}" for name in times}).rename(
@@ -154,9 +154,11 @@ def joined(before: pd.DataFrame, after: pd.DataFrame, on: list[str]) -> pd.DataF
         for side, table in (("before", before), ("after", after))
     )
     both = second.merge(first, on=on, how="outer", sort=False)
-    order = {tuple(key): i for i, key in enumerate([*after[on].values, *before[on].values][::-1])}
-    both = both.iloc[sorted(range(len(both)), key=lambda i: -order[tuple(both[on].values[i])])]
-    both = both.reset_index(drop=True)
+    lists = [[tuple(key) for key in table[on].itertuples(index=False)] for table in (before, after)]
+    gone = [key for key in lists[0] if key not in set(lists[1])]
+    order = {key: i for i, key in enumerate([*gone, *lists[1]])}
+    places = [order[tuple(key)] for key in both[on].itertuples(index=False)]
+    both = both.iloc[sorted(range(len(both)), key=places.__getitem__)].reset_index(drop=True)
     both["ratio"] = both["after_s"] / both["before_s"]
     both["change"] = [change(row) for row in both.to_dict("records")]
     return both

@@ -33,7 +33,9 @@ MORE = (
     ("--hydra-help", "what else Hydra's command line can do"),
     ("python -m calib.compare RUN RUN", "what changed between two runs"),
 )
-_LINE = re.compile(r"^(?P<indent> *)(?:- )?(?P<key>\w+):(?: (?P<value>[^#]*?))?(?: *# (?P<said>.*))?$")
+_LINE = re.compile(
+    r"^(?P<indent> *)(?:- )?(?P<key>\w+):(?: (?P<value>[^#]*?))?(?: *# (?P<said>.*))?$"
+)
 
 
 @dataclass(frozen=True)

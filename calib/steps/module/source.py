@@ -48,9 +48,9 @@ def named_in(words: Iterable[str]) -> Iterator[str]:
             override = OverridesParser.create().parse_override(word)
         except HydraException:  # which Hydra says better itself
             continue
-        swept = override.is_sweep_override()
-        values = override.sweep_string_iterator() if swept else [override.value()]
-        yield from (str(value).strip("'\"") for value in values)
+        value = override.value()
+        for each in getattr(value, "list", [value]):
+            yield str(getattr(each, "text", each))  # quoted, an element of a sweep has a type
 
 
 def own_of(path: str | None, workload: Workload) -> OwnModel:
