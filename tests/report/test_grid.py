@@ -68,7 +68,7 @@ def test_it_never_is_wider_than_a_hundred_columns(
 ) -> None:
     names = ("decode_steps", "implementation", "execution", "logits", "seed", "layers", "heads")
     more = dict.fromkeys([f"model.{n}" for n in (*names, "a_very_long_name")][:count], "v")
-    asked = [dict(hw="h200", **more), dict(hw="rtx5090", **{k: "w" * 20 for k in more})]
+    asked = [dict(hw="h200", **more), dict(hw="rtx5090", **dict.fromkeys(more, "w" * 20))]
     table = with_keys(runs(), asked)
     print_cells(run_cells(table))
     lines = capsys.readouterr().out.splitlines()

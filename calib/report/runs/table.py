@@ -39,7 +39,10 @@ def varied(table: pd.DataFrame) -> list[str]:
     """The columns that tell the runs of ``runs_table`` apart, names before numbers."""
     # Image modes and prompts show in the tokens, unless two of them make the same number.
     modes = ["workload"] if table.groupby("tokens")["workload"].nunique().max() > 1 else []
-    names = (*NAMES, *modes, *NUMBERS)
+    # Swept keys that show in no column of ours have their own, named in full.
+    own = [key for key in table.attrs.get("swept", ()) if "." in key and key in table]
+    own = [key for key in own if key.rpartition(".")[2] not in table]
+    names = (*NAMES, *modes, *own, *NUMBERS)
     return [n for n in names if table[n].nunique(dropna=False) > 1]
 
 
