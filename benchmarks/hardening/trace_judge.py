@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hardening.made_trace import Made, Subject
-from calib.clock.recorded import Recording, read_trace
-from calib.clock.traced import compare_recorded
+from calib.compare.clock.recorded import Recording, read_trace
+from calib.compare.clock.traced import compare_recorded
 from calib.errors import CalibError
 from calib.report.layers.build import plain
 from calib.report.measurement import fact_cells, how, phase_cells

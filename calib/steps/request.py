@@ -38,8 +38,8 @@ Budget = Annotated[float, Field(strict=True, gt=0, le=7 * 86400)]
 Cap = Annotated[float, Field(strict=True, gt=0, le=3600)]
 MISSING = "???"
 """What Hydra puts where a key has no value: of ``hw`` it means the device found."""
-HF = "hf"
-"""The architecture that is a configuration of ``transformers``, and traced."""
+HF, OWN = "hf", "module"
+"""The architectures that are traced: a configuration of ``transformers``, a module of one's own."""
 
 
 class Subject(Part):
@@ -71,6 +71,19 @@ class WorkloadRequest(Part):
     batch: Annotated[int, Field(strict=True, ge=1, le=2**20)] = 1
     decode_steps: Annotated[int, Field(strict=True, ge=1, le=2**24)] = 16
     logits: Literal["all", "last"] = "all"
+
+
+class OwnRequest(Part):
+    """Of an architecture that is a module of one's own: a file and a function in it."""
+
+    path: str | None = Field(default=None, description="my_file.py:make_model")
+
+
+class TrainingRequest(Part):
+    """Of ``pass=train``: the types of what AdamW keeps (``model.training.AdamW``)."""
+
+    state_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    master_dtype: Literal["float32", "bfloat16", "float16"] | None = None
 
 
 class SweepRequest(Part):
@@ -126,6 +139,9 @@ class Request(Part):
     workload: Workload = Field(description="what conf/workload has")
     sweep: SweepRequest
     hf: Traced = Traced()
+    module: OwnRequest = OwnRequest()
+    pass_: Literal["inference", "train"] = Field(default="inference", alias="pass")
+    training: TrainingRequest = TrainingRequest()
     mode: Literal["run", "analytic", "calibrate"] = "run"
     implementation: Literal["torch", "triton", "vllm"] = "torch"
     execution: Literal["eager", "graph", "compiled"] = "eager"
@@ -137,6 +153,10 @@ class Request(Part):
     report: ReportRequest = ReportRequest()
     limit: LimitRequest = LimitRequest()
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def trains(self) -> bool:
+        return self.pass_ == "train"
 
     @property
     def given(self) -> dict[str, Any]:
@@ -177,18 +197,19 @@ class Request(Part):
 
 def subject_of(given: Mapping[str, Any]) -> Subject:
     """Raises ``CalibError`` that names the key, its value and what is accepted."""
-    known = [*ARCHITECTURES, HF]
+    known = [*ARCHITECTURES, HF, OWN]
     architecture = given.get("architecture")
     if not isinstance(architecture, str) or architecture not in known:
         accepted = one_of(str(architecture), known)
         raise CalibError(wrong("model.architecture", architecture, accepted))
     own = {key: given[key] for key in ("architecture", "name") if key in given}
     dimensions = {key: value for key, value in given.items() if key not in own}
-    if architecture != HF:
+    if architecture in ARCHITECTURES:
         checked(dimensions_of(architecture), dimensions, "model")
     elif dimensions:
         key, value = next(iter(dimensions.items()))
-        raise CalibError(wrong(f"model.{key}", value, "no dimension: hf.config has them"))
+        where = "hf.config has" if architecture == HF else "the module has"
+        raise CalibError(wrong(f"model.{key}", value, f"no dimension: {where} them"))
     return checked(Subject, {**own, "dimensions": dimensions}, "model")
 
 

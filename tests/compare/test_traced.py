@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.hardening.made_trace import Event, make, subject
-from calib.clock.recorded import read_trace
-from calib.clock.traced import compare_recorded
+from calib.compare.clock.recorded import read_trace
+from calib.compare.clock.traced import compare_recorded
 from calib.errors import CalibError
 from calib.hardware.datasheet import load_hardware
 from calib.steps.notes import trace_notes

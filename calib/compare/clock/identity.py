@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from calib.clock.events import Card, TraceFile, shown
-from calib.clock.measured import Joined
+from calib.compare.clock.events import Card, TraceFile, shown
+from calib.compare.clock.measured import Joined
 from calib.errors import CalibError
 from calib.hardware.datasheet import Hardware, hardware_names, load_hardware
 

@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from calib.clock.align import Match, Slot, align_kinds, match, of_whole_rows, row_slots, slots_of
+from calib.compare.clock.align import (
+    Match,
+    Slot,
+    align_kinds,
+    match,
+    of_whole_rows,
+    row_slots,
+    slots_of,
+)
 from calib.errors import CalibError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib.clock.align import MOST_CELLS, align
+from calib.compare.clock.align import MOST_CELLS, align
 
 WORDS = st.lists(st.sampled_from("abc"), max_size=9)
 

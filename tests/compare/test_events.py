@@ -13,7 +13,7 @@ from events_made import event, pair, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from calib.clock.events import TraceFile, overload, read_events, shown
+from calib.compare.clock.events import TraceFile, overload, read_events, shown
 from calib.errors import CalibError
 
 SPAN = event("user_annotation", "vision", 0.0, 100.0)

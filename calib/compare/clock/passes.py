@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from calib.clock.events import OPERATOR, RANGE, Recorded, TraceFile, shown
-from calib.clock.links import Links
+from calib.compare.clock.events import OPERATOR, RANGE, Recorded, TraceFile, shown
+from calib.compare.clock.links import Links
 from calib.errors import CalibError
 
 STEP = "ProfilerStep#"

@@ -10,9 +10,9 @@ from events_made import Event, event, pair, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from calib.clock.events import Recorded, TraceFile, read_events
-from calib.clock.links import Links, link
-from calib.clock.passes import Passes, how_found, phase_ranges
+from calib.compare.clock.events import Recorded, TraceFile, read_events
+from calib.compare.clock.links import Links, link
+from calib.compare.clock.passes import Passes, how_found, phase_ranges
 from calib.errors import CalibError
 
 PHASES = ["prefill", "decode"]

@@ -1,8 +1,8 @@
 """Estimates beside a trace that was recorded elsewhere: no probes, no drift, and doubts.
 
 A phase that the recording lacks stays unknown, and so does then the total; likewise a phase whose
-operators are not the model's (:mod:`calib.clock.identity`), and wall times that were recorded with
-Python's frames. What the device did is a clock of its own: that of the kernels.
+operators are not the model's (:mod:`calib.compare.clock.identity`), and wall times that were
+recorded with Python's frames. What the device did is a clock of its own: that of the kernels.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from calib.clock.identity import judge
-from calib.clock.measured import join_modules, match_operators, with_operators
-from calib.clock.recorded import Recording
+from calib.compare.clock.identity import judge
+from calib.compare.clock.measured import join_modules, match_operators, with_operators
+from calib.compare.clock.recorded import Recording
 from calib.estimates.sums import COMPONENTS
 
 if TYPE_CHECKING:

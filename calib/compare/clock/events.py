@@ -2,8 +2,8 @@
 
 Times, categories and names are checked once, here; below nobody asks again. What is wrong is one
 sentence with the file, the event, its key, the value and what is accepted. Events of categories
-that nobody reads are left out unread. Ids may be missing or null: :mod:`calib.clock.links` says
-what follows from that.
+that nobody reads are left out unread. Ids may be missing or null:
+:mod:`calib.compare.clock.links` says what follows from that.
 """
 
 from __future__ import annotations

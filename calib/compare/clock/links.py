@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from calib.clock.events import CALLS, NONE, OPERATOR, Recorded
+from calib.compare.clock.events import CALLS, NONE, OPERATOR, Recorded
 
 GRAPH, LAUNCH = "GraphLaunch", "LaunchKernel"
 """In the names of the driver's calls."""

@@ -38,7 +38,7 @@ def compare(
     ``speeds``: what the probes said before each pass, under the names that ``measure_reference``
     gives its passes, in order.
     """
-    from calib.clock.measured import join_modules, join_operators, phase_gaps
+    from calib.compare.clock.measured import join_modules, join_operators, phase_gaps
 
     slowdown = slowdowns(operators, measurement, speeds, samples)
     steady = steady_seconds(measurement, slowdown)

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from calib.clock.events import read_events
-from calib.clock.measured import join_modules, join_operators
-from calib.clock.recorded import match_modules, read_trace
-from calib.clock.traced import compare_recorded
+from calib.compare.clock.events import read_events
+from calib.compare.clock.measured import join_modules, join_operators
+from calib.compare.clock.recorded import match_modules, read_trace
+from calib.compare.clock.traced import compare_recorded
 from calib.errors import CalibError
 from calib.estimates.modules import module_table
 from calib.estimates.sums import component_table

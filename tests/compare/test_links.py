@@ -9,8 +9,8 @@ from events_made import Event, event, pair, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from calib.clock.events import NONE, read_events
-from calib.clock.links import Links, link
+from calib.compare.clock.events import NONE, read_events
+from calib.compare.clock.links import Links, link
 
 MANY = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

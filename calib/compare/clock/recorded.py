@@ -26,11 +26,11 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from calib.clock.align import align
-from calib.clock.events import NN_MODULE, OPERATOR, RANGE, Recorded, TraceFile, read_events
-from calib.clock.identity import check_card
-from calib.clock.links import link
-from calib.clock.passes import Pass, Passes, how_found, phase_ranges
+from calib.compare.clock.align import align
+from calib.compare.clock.events import NN_MODULE, OPERATOR, RANGE, Recorded, TraceFile, read_events
+from calib.compare.clock.identity import check_card
+from calib.compare.clock.links import link
+from calib.compare.clock.passes import Pass, Passes, how_found, phase_ranges
 from calib.hardware.datasheet import Hardware
 from calib.measure.reference.measurement import Measurement
 from calib.measure.reference.operators import MARK, Profile, operators_of
