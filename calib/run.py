@@ -92,6 +92,7 @@ class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Raises ``SystemExit``: of other errors Hydra makes a warning."""
+        from calib.report.page.explorer import write_explorer
         from calib.report.runs.merge import merge_runs, outcome
         from calib.report.runs.table import run_cells
         from calib.report.terminal import print_cells
@@ -101,6 +102,7 @@ class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
         try:
             if runs:
                 written, table = merge_runs(folder, runs, config.report.pictures)
+                written += [write_explorer(table, folder)] if config.report.html else []
                 print_cells(run_cells(table))
                 print("all runs: " + ", ".join(str(path) for path in written))
         except CalibError as error:
