@@ -110,13 +110,14 @@ class Sums:
 
     ``limited_by``: the host (or the nodes of a graph) where issuing alone would take longer than
     the kernels do by themselves, so that faster kernels gain nothing; else what most kernel time
-    is bound by, compute or memory.
+    is bound by, compute or memory. ``at_least``: a part is of an operator that no rule knows.
     """
 
     def __init__(self, operators: pd.DataFrame):
         self.columns = [*SUMMED, *WALL]
         self.values = operators[self.columns].to_numpy(dtype=float)  # [rows, columns]
         self.ends = Ends(operators)
+        self.unknown = operators["unknown"].to_numpy(dtype=bool)
         computes = (operators["bound"] == "compute").to_numpy()
         seconds = operators["estimate_s"].to_numpy(dtype=float)
         known = operators["provenance"].to_numpy()
@@ -125,7 +126,10 @@ class Sums:
         self.by_limit = np.stack([issue, seconds * computes, seconds * ~computes], axis=1)
 
     def over(self, rows: Any) -> dict[str, Any]:
-        totals = dict(zip(self.columns, self.values[rows].sum(axis=0).tolist(), strict=True))
+        totals: dict[str, Any] = dict(
+            zip(self.columns, self.values[rows].sum(axis=0).tolist(), strict=True)
+        )
+        totals["at_least"] = bool(self.unknown[rows].any())
         carried = self.by_provenance[rows].sum(axis=0)
         if np.isnan(totals["estimate_s"]):
             return {**totals, "provenance": UNKNOWN, "limited_by": None}

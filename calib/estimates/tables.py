@@ -16,7 +16,7 @@ from calib.estimates.sums import UNKNOWN, WALL, WALL_OF
 from calib.fit.calibration import ROOFLINE, Estimates, Estimator, dtype_of
 from calib.hardware.datasheet import Hardware, arithmetic_intensity, bound
 from model.layer import Call
-from model.ops import GroupedMatmul, MoeMlp, Operator
+from model.ops import GroupedMatmul, MoeMlp, Operator, Other
 from model.workload import Phase
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def seconds_of(
 OPERATOR_COLUMNS = [
     *("phase", "path", "kind", "shape", "dtype", "count", "launches", "sync", "flops", "bytes"),
     *("arithmetic_intensity", "bound", "roofline_s", "efficiency", "estimate_s", "low_s"),
-    *("high_s", "provenance", "estimate_unseen_s", "triton_s", "measured_s", "error"),
+    *("high_s", "provenance", "unknown", "estimate_unseen_s", "triton_s", "measured_s", "error"),
     *("error_unseen", *WALL),
     *("hardware", "implementation", "model", "workload"),
 ]
@@ -129,6 +129,7 @@ def _columns(op: Operator, hardware: Hardware) -> dict[str, Any]:
         "bytes": float(op.bytes),
         "arithmetic_intensity": arithmetic_intensity(op),
         "bound": UNKNOWN if hardware.unprobed else bound(op, hardware),
+        "unknown": isinstance(op, Other) and op.unknown,
     }
 
 
@@ -156,5 +157,5 @@ def describe(op: Operator) -> str:
         elif isinstance(value, str) and name not in ("dtype", "weight_dtype"):
             words.append(value)
         elif isinstance(value, int | float) and value not in (0, 1):
-            words.append(f"{name}={value:g}")
+            words.append(f"{name}={value:g}" if value < 1e6 else f"{name}={value:.0f}")
     return " ".join(words)

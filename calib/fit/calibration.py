@@ -12,7 +12,7 @@ import pandas as pd
 from calib.fit.kind import KindFit
 from calib.fit.physics.features import Features, features, features_of_list, whole
 from calib.hardware.datasheet import Hardware, least_seconds
-from model.ops import Conv2d, Convolution, Operator, Other, is_grid
+from model.ops import Conv2d, Convolution, Counted, Operator, Other, is_grid
 
 MEASURED, INTERPOLATED, EXTRAPOLATED = "measured", "interpolated", "extrapolated"
 
@@ -200,7 +200,7 @@ def kind_of(op: Operator) -> str:
     """What a fit is for: the operator's kind; each operator without a formula is its own kind."""
     if isinstance(op, Convolution):
         return Conv2d.operator  # one rule, whatever the number of dimensions
-    return f"{op.operator}: {op.name}" if isinstance(op, Other) else op.operator
+    return f"{op.operator}: {op.name}" if isinstance(op, Other | Counted) else op.operator
 
 
 def dtype_of(op: Operator) -> str:

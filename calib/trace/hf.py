@@ -9,14 +9,22 @@ routing.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib.errors import CalibError
+from calib.errors import CalibError, shown, wrong
+from calib.trace.guard import (
+    KEY,
+    check_sizes,
+    offline,
+    one_line,
+    quantised,
+    read,
+    without_loaders,
+)
 from model.architectures import build
 from model.causal_lm import mean_context
 from model.workload import Phase, Workload
@@ -29,7 +37,7 @@ ROUTING = (
     "Experts touched are the expectation under uniform routing; real routing touches fewer, so "
     "a batch's experts are read at most as often as said."
 )
-KEY = "hf.config"
+QUANTISED = "The file's quantization is left out: the model is estimated in its dtype."
 SIZES = {
     "hidden": ("hidden_size", "d_model"),
     "layers": ("num_hidden_layers",),
@@ -45,13 +53,16 @@ SIZES = {
 
 @dataclass(frozen=True, eq=False)
 class HFModel:
-    """A class of ``transformers`` and its configuration. ``name``: as :func:`name_of` says."""
+    """A class of ``transformers`` and its configuration. ``name``: as :func:`name_of` says;
+    ``card``: the compute capability of the card whose kernels are asked; None: a CPU's."""
 
     name: str
     kind: type
     config: Any
     dtype: str
+    card: str | None = None
     traced: dict[Workload, dict[str, Phase]] = field(default_factory=dict, repr=False)
+    quantised: bool = False
 
     @property
     def dimensions(self) -> dict[str, Any]:
@@ -67,7 +78,8 @@ class HFModel:
 
     @property
     def notes(self) -> list[str]:
-        return [ROUTING] if self.dimensions.get("experts") else []
+        routed = [ROUTING] if self.dimensions.get("experts") else []
+        return [*routed, *([QUANTISED] if self.quantised else [])]
 
     def phases(self, workload: Workload, routing: None = None) -> dict[str, Phase]:
         """The passes of ``workload``, traced once: of text, ``prefill`` and a ``decode`` step at
@@ -78,7 +90,8 @@ class HFModel:
         if workload not in self.traced:
             from calib.trace.passes import traced_phases
 
-            self.traced[workload] = traced_phases(self, workload)
+            with one_line(f"{self.name}: {self.kind.__name__}"):
+                self.traced[workload] = traced_phases(self, workload)
         return self.traced[workload]
 
     def working(self, workload: Workload) -> tuple[float, float, str]:
@@ -103,7 +116,10 @@ class HFModel:
         """The same passes by our own layers, where they have the architecture; else nothing."""
         if self.config.model_type not in FORMULAS:
             return {}
-        ours = FORMULAS[self.config.model_type](self.config, self.dtype)
+        try:
+            ours = FORMULAS[self.config.model_type](self.config, self.dtype)
+        except (AttributeError, TypeError, ValueError, ZeroDivisionError):
+            return {}  # the file has what our layers have not
         found: dict[str, Phase] = ours.phases(workload)
         if "decode" in found:  # at the context that is traced
             mean = mean_context(ours.prompt_length(workload), workload.decode_steps)
@@ -254,12 +270,18 @@ def load(path: str | Path | None, dtype: str | None = None) -> HFModel:
     kind_name = given.get("model_type")
     if not isinstance(kind_name, str):
         raise CalibError(f"{KEY} = {file}: it has no model_type: expected a transformers config")
-    config = configuration(file, kind_name, given)
-    kind = model_class(file, config, given)
-    chosen = dtype or given.get("dtype") or given.get("torch_dtype") or "float32"
-    if chosen not in ("bfloat16", "float16", "float32"):
-        raise CalibError(f"hf.dtype = {chosen!r}: expected bfloat16, float16 or float32")
-    return HFModel(name_of(file), kind, config, chosen)
+    offline()
+    with one_line(f"{file}: {kind_name}"):
+        plain = without_loaders(given)
+        check_sizes(plain)
+        config = configuration(file, kind_name, plain, "auto_map" in given)
+        kind = model_class(file, config, plain)
+        chosen = dtype or given.get("dtype") or given.get("torch_dtype") or "float32"
+        if chosen not in ("bfloat16", "float16", "float32"):
+            raise CalibError(wrong("hf.dtype", chosen, "bfloat16, float16 or float32"))
+        model = HFModel(name_of(file), kind, config, chosen, quantised=quantised(given))
+        _ = model.dimensions  # which a report says
+    return model
 
 
 def name_of(file: Path) -> str:
@@ -273,39 +295,23 @@ def name_of(file: Path) -> str:
     return folder.name
 
 
-def read(file: Path) -> dict[str, Any]:
-    try:
-        given = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise CalibError(
-            f"{KEY} = {file}: {error.strerror or error}: expected the path of a config.json"
-        ) from None
-    except ValueError as error:
-        raise CalibError(f"{KEY} = {file}: not JSON ({error})") from None
-    if not isinstance(given, dict):
-        raise CalibError(f"{KEY} = {file}: expected a JSON object")
-    return given
-
-
-def configuration(file: Path, kind: str, given: dict[str, Any]) -> Any:
+def configuration(file: Path, kind: str, given: dict[str, Any], remote: bool = False) -> Any:
+    """``remote``: the file names code of its own."""
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     if kind not in CONFIG_MAPPING_NAMES:
-        if "auto_map" in given:
+        if remote:
             raise CalibError(
-                f"{KEY} = {file}: model_type {kind!r} needs code from the hub (auto_map), which "
-                "is never run: expected a model_type that transformers has"
+                f"{KEY} = {file}: model_type {shown(kind)} needs code from the hub (auto_map), "
+                "which is never run: expected a model_type that transformers has"
             )
         raise CalibError(
-            f"{KEY} = {file}: model_type = {kind!r}: expected one of the "
+            f"{KEY} = {file}: model_type = {shown(kind)}: expected one of the "
             f"{len(CONFIG_MAPPING_NAMES)} that transformers has, such as llama, vit or whisper"
         )
-    plain = {k: v for k, v in given.items() if k not in ("model_type", "auto_map", "architectures")}
-    try:
-        return AutoConfig.for_model(kind, **plain)
-    except Exception as error:  # whatever its validation raises, the file is what is wrong
-        raise CalibError(f"{KEY} = {file}: {str(error).strip().splitlines()[-1]}") from None
+    plain = {k: v for k, v in given.items() if k not in ("model_type", "architectures")}
+    return AutoConfig.for_model(kind, **plain)
 
 
 TASKS = (
@@ -326,11 +332,13 @@ def model_class(file: Path, config: Any, given: dict[str, Any]) -> type:
     for table in tables:
         found = getattr(auto, table, {}).get(config.model_type, ())
         names += [found] if isinstance(found, str) else list(found)
-    wanted = (given.get("architectures") or [None])[0] or (names[0] if names else None)
+    listed = given.get("architectures") or [None]
+    first = listed[0] if isinstance(listed, list) else listed
+    wanted = first or (names[0] if names else None)
     if wanted not in names:
-        known = ", ".join(dict.fromkeys(names)) or "none"
+        known = ", ".join(list(dict.fromkeys(names))[:20]) or "none"
         raise CalibError(
-            f"{KEY} = {file}: architectures = [{wanted!r}]: transformers has for "
+            f"{KEY} = {file}: architectures = [{shown(wanted)}]: transformers has for "
             f"{config.model_type}: {known}"
         )
     kind: type = getattr(transformers, str(wanted))

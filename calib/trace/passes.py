@@ -24,6 +24,9 @@ class Buildable(Protocol):
     @property
     def dtype(self) -> str: ...
 
+    @property
+    def card(self) -> str | None: ...
+
     def build(self) -> torch.nn.Module: ...
 
 
@@ -44,11 +47,11 @@ def traced_phases(source: Buildable, workload: Workload) -> dict[str, Phase]:
     with FakeTensorMode(), torch.no_grad():
         module = source.build()
         passes = passes_of(module, source.dtype, workload)
-        return {p.name: Phase(traced(module, p), p.repeat) for p in passes}
+        return {p.name: Phase(traced(module, p, source.card), p.repeat) for p in passes}
 
 
-def traced(module: Any, one: Pass) -> TracedLayer:
-    recording = record(module, one.run, before=one.cache())
+def traced(module: Any, one: Pass, card: str | None = None) -> TracedLayer:
+    recording = record(module, one.run, before=one.cache(), card=card)
     held = sum(t.nbytes for t in one.cache())
     return layer_of(recording.events, recording.used, module, held)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from calib.clock.measured import join_modules, join_operators, phase_gaps
+from calib.compare.clock.measured import join_modules, join_operators, phase_gaps
 from calib.errors import CalibError
 from calib.measure.reference.measurement import Measurement
 from calib.measure.reference.tables import MODULE_COLUMNS, OPERATOR_COLUMNS

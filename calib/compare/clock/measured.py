@@ -4,7 +4,9 @@ Operators: within one path the profiler's operators and our calls are two sequen
 execution. Where they are equally long, they are matched by order: a row takes as many operators as
 its launches. Where they are not, the longest common subsequence by kind is matched (a row of
 several launches a call takes operators of any kind), and a row that does not find all of its own
-keeps a null. What is left over on either side is counted and reported, never dropped.
+keeps a null. What is left over on either side is counted and reported, never dropped. A recording
+may name modules otherwise than we do, or not at all: of a phase for which paths find less than half
+of the time, all operators may be matched as one sequence by kind, and else what paths left over.
 
 Times in the tables are totals of the whole phase: of one pass through it times its ``repeat``;
 ``count`` and ``launches`` are those of one pass. Measured times stay as they were; errors are
@@ -13,14 +15,22 @@ against the time brought to the machine's speed during the sweep, measured / slo
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from calib.compare.clock.align import (
+    Match,
+    Slot,
+    align_kinds,
+    match,
+    of_whole_rows,
+    row_slots,
+    slots_of,
+)
 from calib.errors import CalibError
 
 if TYPE_CHECKING:
@@ -31,20 +41,18 @@ _UNMATCHED_SHOWN = 20
 
 
 @dataclass(frozen=True)
-class _Slot:
-    """A place for one measured operator: a launch of a row of estimates. ``kind`` None: any."""
+class Joined:
+    """Tables of estimates and of a measurement, and which row each operator went to.
 
-    row: Any
-    kind: str | None
+    ``matches``: operator, row, seconds, kind_differs, with the labels of the other two;
+    ``operators``: those measured, with ``total_s`` of the whole phase. ``times``: phase ->
+    operators measured over launches estimated, of the paths that both have.
+    """
 
-
-@dataclass(frozen=True)
-class _Match:
-    """Position of a measured operator within its path, and the row it went to."""
-
-    position: int
-    row: Any
-    kind_differs: bool
+    estimates: pd.DataFrame
+    matches: pd.DataFrame
+    operators: pd.DataFrame
+    times: dict[str, float]
 
 
 def join_operators(
@@ -52,18 +60,26 @@ def join_operators(
     measurement: Measurement,
     slowdown: Mapping[str, float] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """A copy of ``estimates`` with ``measured_s`` and the errors filled, and its coverage.
+    """A copy of ``estimates`` with ``measured_s`` and the errors filled, and its coverage, as
+    :func:`with_operators` of what was measured here, where every path is known.
+    """
+    return with_operators(match_operators(estimates, measurement), slowdown)
+
+
+def with_operators(
+    joined: Joined, slowdown: Mapping[str, float] | None = None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows of estimates with ``measured_s`` and the errors filled, and the coverage.
 
     ``slowdown``: by phase, how much slower the machine was than during the sweep (None: as fast).
     A row is null where not all of its operators were found. The coverage, ready for JSON:
     ``share`` of measured operator time that went to a row, the same by phase with counts, and the
-    operators that no row took. Raises ``CalibError`` for a missing column.
+    operators that no row took.
     """
-    _require(estimates, ("phase", "path", "kind", "count", "launches", "estimate_s"))
-    matched, operators = _matched(estimates, measurement)
-    joined = estimates.copy()
-    joined["measured_s"] = matched.groupby("row")["seconds"].sum().reindex(estimates.index)
-    return _with_errors(joined, slowdown), _coverage(estimates, matched, operators)
+    table = joined.estimates.copy()
+    table["measured_s"] = joined.matches.groupby("row")["seconds"].sum().reindex(table.index)
+    coverage = _coverage(joined.estimates, joined.matches, joined.operators)
+    return _with_errors(table, slowdown), coverage
 
 
 def _coverage(
@@ -106,9 +122,10 @@ def join_modules(
     modules: pd.DataFrame,
     measurement: Measurement,
     slowdown: Mapping[str, float] | None = None,
+    of_kernels: bool = False,
 ) -> pd.DataFrame:
     """A copy of ``modules`` with ``measured_s``, its quartiles, ``steady_s`` (the median with the
-    machine's drift taken out) and the errors filled.
+    machine's drift taken out) and the errors filled. ``of_kernels``: the clock saw kernels only.
 
     The empty path is the phase as a whole, timed without hooks. A path that is never called itself
     (a list of layers) gets the sum of the outermost modules below it.
@@ -129,7 +146,7 @@ def join_modules(
     joined[columns] = np.array(quartiles, dtype=float).reshape(len(modules), 3)
     joined["steady_s"] = _steady_seconds(joined, slowdown)
     walls = {"estimate_s": "wall_s", "estimate_unseen_s": "wall_unseen_s"}
-    named = {k: v if v in modules else k for k, v in walls.items()}
+    named = {k: v if v in modules and not of_kernels else k for k, v in walls.items()}
     return _with_errors(joined, slowdown, **named)
 
 
@@ -199,69 +216,74 @@ def _steady_seconds(table: pd.DataFrame, slowdown: Mapping[str, float] | None) -
     return table["measured_s"].where(table["measured_s"] > 0) / factors
 
 
-def _matched(
-    estimates: pd.DataFrame, measurement: Measurement
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Matches (operator, row, seconds, kind_differs); the operators with ``total_s``."""
+def match_operators(
+    estimates: pd.DataFrame, measurement: Measurement, by_order: bool = False
+) -> Joined:
+    """``by_order``: paths are another's, so that what they do not find is matched as one sequence.
+    Raises ``CalibError`` for a missing column.
+    """
+    _require(estimates, ("phase", "path", "kind", "count", "launches", "estimate_s"))
     operators = measurement.operators.copy()
     operators["total_s"] = operators["seconds"] * operators["phase"].map(measurement.repeat)
-    # Labels by (phase, path), each list in the order of the table, which is that of execution.
-    theirs: dict[Any, Any] = operators.groupby(["phase", "path"], sort=False).groups
-    ours: dict[Any, Any] = estimates.groupby(["phase", "path"], sort=False).groups
-    found = []
-    for key, rows in ours.items():
-        if key not in theirs:
-            continue
-        places = theirs[key]
-        kinds = operators.loc[places, "kind"].tolist()
-        for match in _match(_slots(estimates.loc[rows]), kinds):
-            place = places[match.position]
-            seconds = operators.at[place, "total_s"]
-            found.append((place, match.row, seconds, match.kind_differs))
+    found, times = [], {}
+    for phase, theirs in operators.groupby("phase", sort=False):
+        ours = estimates[estimates["phase"] == phase]
+        best, ratio = _by_path(ours, theirs)
+        if by_order and 2 * sum(m[2] for m in best) < theirs["total_s"].sum():
+            other = _aligned(ours, theirs)
+            if sum(m[2] for m in other) > sum(m[2] for m in best):
+                best, ratio = other, len(theirs) / max(len(slots_of(ours)), 1)
+        if by_order:
+            best += _aligned(*_left(ours, theirs, best))
+        found += best
+        times[str(phase)] = ratio
     columns = ["operator", "row", "seconds", "kind_differs"]
-    return pd.DataFrame(found, columns=columns), operators
+    return Joined(estimates, pd.DataFrame(found, columns=columns), operators, times)
 
 
-def _slots(rows: pd.DataFrame) -> list[_Slot]:
-    """A slot for each launch of one pass; of a call of several launches they are of any kind."""
-    slots: list[_Slot] = []
-    columns = (rows.index, rows["kind"], rows["count"], rows["launches"])
-    for row, kind, count, launches in zip(*columns, strict=True):
-        slots += [_Slot(row, kind if launches == 1 else None)] * int(count * launches)
-    return slots
+Found = list[tuple[Any, Any, float, bool]]
+"""Operator, row, seconds of the whole phase, whether their kinds differ."""
 
 
-def _match(slots: Sequence[_Slot], kinds: Sequence[str]) -> list[_Match]:
-    """Operators matched to slots, only those of rows whose slots are all filled."""
-    by_order = [(i, i) for i in range(len(kinds))]
-    pairs = by_order if len(slots) == len(kinds) else _align(slots, kinds)
-    wanted = Counter(slot.row for slot in slots)
-    filled = Counter(slots[i].row for i, _ in pairs)
+def _by_path(estimates: pd.DataFrame, operators: pd.DataFrame) -> tuple[Found, float]:
+    """Matches of a phase, and operators over launches of the paths that both have."""
+    theirs: dict[Any, list[int]] = {}  # positions, in the order of the table: that of execution
+    for position, path in enumerate(operators["path"]):
+        theirs.setdefault(path, []).append(position)
+    ours: dict[Any, list[Slot]] = {}
+    for path, slots in zip(estimates["path"], row_slots(estimates), strict=True):
+        ours.setdefault(path, []).extend(slots)
+    kinds = operators["kind"].tolist()
+    found: list[Match] = []
+    measured, launches = 0, 0
+    for path, slots in ours.items():
+        if places := theirs.get(path):
+            matches = match(slots, [kinds[position] for position in places])
+            found += [replace(m, position=places[m.position]) for m in matches]
+            measured, launches = measured + len(places), launches + len(slots)
+    return _placed(operators, found), measured / max(launches, 1)
+
+
+def _aligned(estimates: pd.DataFrame, operators: pd.DataFrame) -> Found:
+    """Matches of a phase as one sequence, whatever the paths are."""
+    slots, kinds = slots_of(estimates), operators["kind"].tolist()
+    return _placed(operators, of_whole_rows(slots, kinds, align_kinds(slots, kinds)))
+
+
+def _left(
+    estimates: pd.DataFrame, operators: pd.DataFrame, found: Found
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows and operators that found no counterpart."""
+    places, rows = {m[0] for m in found}, {m[1] for m in found}
+    return estimates[~estimates.index.isin(rows)], operators[~operators.index.isin(places)]
+
+
+def _placed(operators: pd.DataFrame, matches: Sequence[Match]) -> Found:
+    seconds = operators["total_s"].to_numpy()
     return [
-        _Match(position, slots[i].row, slots[i].kind not in (None, kinds[position]))
-        for i, position in pairs
-        if filled[slots[i].row] == wanted[slots[i].row]
+        (operators.index[m.position], m.row, float(seconds[m.position]), m.kind_differs)
+        for m in matches
     ]
-
-
-def _align(slots: Sequence[_Slot], kinds: Sequence[str]) -> list[tuple[int, int]]:
-    """The longest common subsequence of slots and operators by kind, as pairs of indices."""
-    longest = np.zeros((len(slots) + 1, len(kinds) + 1), dtype=int)
-    for i in range(len(slots) - 1, -1, -1):
-        for j in range(len(kinds) - 1, -1, -1):
-            fits = slots[i].kind in (None, kinds[j])
-            taken = longest[i + 1, j + 1] + 1 if fits else 0
-            longest[i, j] = max(taken, longest[i + 1, j], longest[i, j + 1])
-    pairs, i, j = [], 0, 0
-    while i < len(slots) and j < len(kinds):
-        if slots[i].kind in (None, kinds[j]) and longest[i, j] == longest[i + 1, j + 1] + 1:
-            pairs.append((i, j))
-            i, j = i + 1, j + 1
-        elif longest[i + 1, j] >= longest[i, j + 1]:
-            i += 1
-        else:
-            j += 1
-    return pairs
 
 
 def _module_seconds(measured: Mapping[str, np.ndarray], path: str) -> np.ndarray | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from calib.clock.compare import compare, host_drift, slowdowns
+from calib.compare.clock.compare import compare, host_drift, slowdowns
 from calib.estimates.sums import COMPONENTS
 from calib.measure.probes import Speed
 from calib.measure.reference.measurement import Measurement

@@ -38,7 +38,7 @@ def compare(
     ``speeds``: what the probes said before each pass, under the names that ``measure_reference``
     gives its passes, in order.
     """
-    from calib.clock.measured import join_modules, join_operators, phase_gaps
+    from calib.compare.clock.measured import join_modules, join_operators, phase_gaps
 
     slowdown = slowdowns(operators, measurement, speeds, samples)
     steady = steady_seconds(measurement, slowdown)
@@ -229,42 +229,3 @@ def hooked_share(measurement: Measurement, phase: str, path: str) -> float:
     table = measurement.modules
     row = table[(table["phase"] == phase) & (table["path"] == path)].iloc[0]
     return float(sum(row["seconds"])) * measurement.repeat[phase] / sum(measurement.hooked[phase])
-
-
-def compare_recorded(
-    operators: pd.DataFrame,
-    modules: pd.DataFrame,
-    components: pd.DataFrame,
-    measurement: Measurement,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """As :func:`compare`, for a run that was recorded elsewhere: no probes, no drift.
-
-    A phase that the recording lacks stays unknown, and so does then the total.
-    """
-    from calib.clock.measured import join_modules, join_operators
-
-    operators, coverage = join_operators(operators, measurement)
-    modules = join_modules(modules, measurement)
-    seconds = {phase: measurement.phase_seconds(phase) for phase in measurement.phases}
-    for name, (phase, path) in COMPONENTS.items():
-        rows = modules[(modules["phase"] == phase) & (modules["path"] == path)]
-        if len(rows):
-            seconds[name] = float(rows["measured_s"].iloc[0])
-    if "vision" in seconds:
-        parts = [seconds[n] for n, (p, _) in COMPONENTS.items() if p == "vision" and n in seconds]
-        seconds["vision (rest)"] = seconds["vision"] - sum(parts)
-    table = components.copy()
-    known = [seconds.get(name, float("nan")) for name in table["component"]]
-    table["measured_s"] = [*known[:-1], sum(known[:-1])]
-    for error, estimate_s in (
-        ("error", "estimate_s"),
-        ("error_unseen", "estimate_unseen_s"),
-        ("roofline_error", "roofline_s"),
-    ):
-        table[error] = table[estimate_s] / table["measured_s"] - 1
-    about = {
-        "trace": measurement.device,
-        "repeats": {phase: list(s) for phase, s in measurement.phases.items()},
-        "coverage": coverage,
-    }
-    return operators, modules, table, about

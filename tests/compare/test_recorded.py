@@ -14,10 +14,13 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from calib.clock.measured import join_modules, join_operators
-from calib.clock.recorded import load, match_modules, read_trace
+from calib.compare.clock.events import read_events
+from calib.compare.clock.measured import join_modules, join_operators
+from calib.compare.clock.recorded import match_modules, read_trace
+from calib.compare.clock.traced import compare_recorded
 from calib.errors import CalibError
 from calib.estimates.modules import module_table
+from calib.estimates.sums import component_table
 from calib.estimates.tables import operator_table
 from calib.fit.calibration import uncalibrated
 from calib.hardware.datasheet import load_hardware
@@ -80,11 +83,13 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 REPEAT = {"vision": 1, "prefill": 1, "decode": 2}
+CPU, CARD = load_hardware("cpu"), load_hardware("h100")
 
 
 def test_a_real_trace_fills_the_measured_columns(trace: Path, tables: Any) -> None:
     operators, modules = tables
-    measurement = read_trace(trace, modules, REPEAT, {})
+    recording = read_trace(trace, modules, REPEAT, {}, CPU)
+    measurement = recording.measurement
     assert {p: len(s) for p, s in measurement.phases.items()} == {**REPEAT, "decode": 2}
     joined, coverage = join_operators(operators, measurement)
     assert coverage["share"] > 0.9
@@ -102,10 +107,22 @@ def test_a_real_trace_fills_the_measured_columns(trace: Path, tables: Any) -> No
     assert 0.3 * whole < decoder["measured_s"].sum() < whole
 
 
+def test_a_real_trace_is_taken_for_its_model(trace: Path, tables: Any) -> None:
+    """Of a CPU's; with frames (the profiler's own modules) the host's times are no measurement."""
+    operators, modules = tables
+    recording = read_trace(trace, modules, REPEAT, {}, CPU)
+    components = component_table(operators)
+    joined, named, table, about = compare_recorded(operators, modules, components, recording)
+    assert not about["refused"] and not about["remarks"], about
+    assert joined["measured_s"].notna().mean() > 0.9
+    assert table["measured_s"].notna().all() == (not recording.stacked)
+    assert named["measured_s"].notna().any() == (not recording.stacked)
+
+
 def test_gzip_and_plain_are_the_same(trace: Path, tmp_path: Path) -> None:
     packed = tmp_path / "trace.json.gz"
     packed.write_bytes(gzip.compress(trace.read_bytes()))
-    assert load(packed) == load(trace)
+    assert read_events(packed).events == read_events(trace).events
 
 
 def kernel_trace() -> list[dict[str, Any]]:
@@ -130,7 +147,10 @@ def test_kernels_are_the_time_of_a_card(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     path.write_text(json.dumps({"traceEvents": kernel_trace()}))
     modules = pd.DataFrame({"phase": ["decode"] * 2, "path": ["", "m"], "mirrors": ["", ""]})
-    measurement = read_trace(path, modules, {"decode": 3}, {})
+    recording = read_trace(path, modules, {"decode": 3}, {}, CARD)
+    measurement = recording.measurement
+    assert recording.device_s == {"decode": pytest.approx(3 * 45e-6)}
+    assert recording.notes == ("trace.json: It does not say which card it was recorded on.",)
     assert measurement.phases["decode"] == pytest.approx([3 * 55e-6])
     assert measurement.modules["path"].tolist() == ["m"]
     assert measurement.modules["seconds"].iloc[0] == pytest.approx([45e-6])
@@ -154,7 +174,7 @@ def test_modules_are_matched_by_order_and_class() -> None:
 
 def test_a_trace_of_a_cpu_is_none_of_a_card(trace: Path, tables: Any) -> None:
     with pytest.raises(CalibError, match="holds no kernels of a card"):
-        read_trace(trace, tables[1], REPEAT, {}, on_card=True)
+        read_trace(trace, tables[1], REPEAT, {}, CARD)
 
 
 @pytest.mark.parametrize(
@@ -162,8 +182,9 @@ def test_a_trace_of_a_cpu_is_none_of_a_card(trace: Path, tables: Any) -> None:
     [
         ("{", "is none"),
         ('{"events": []}', "is none"),
-        ('{"traceEvents": []}', "is none"),
+        ('{"traceEvents": []}', "holds no operators"),
         (json.dumps({"traceEvents": [kernel_trace()[0]]}), "holds no operators"),
+        (json.dumps({"traceEvents": kernel_trace()[:-2]}), "holds no kernels of a card"),
         (json.dumps({"traceEvents": kernel_trace()[1:]}), "names no phase: expected record_func"),
     ],
 )
@@ -172,6 +193,6 @@ def test_a_bad_file_is_one_clear_error(content: str, reason: str, tmp_path: Path
     path.write_text(content)
     modules = pd.DataFrame({"phase": [], "path": [], "mirrors": []})
     with pytest.raises(CalibError, match=f"measured = .*trace.json.*{reason}"):
-        read_trace(path, modules, {"prefill": 1, "decode": 2}, {})
+        read_trace(path, modules, {"prefill": 1, "decode": 2}, {}, CARD)
     with pytest.raises(CalibError, match="cannot be read"):
-        read_trace(tmp_path / "none.json", modules, {"decode": 2}, {})
+        read_trace(tmp_path / "none.json", modules, {"decode": 2}, {}, CARD)
