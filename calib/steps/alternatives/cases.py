@@ -144,7 +144,7 @@ def weight_rows(run: Run) -> Iterator[Row]:
     kernels that decode them on the way were never timed."""
     asked = run.request.model
     dimensions = asked.dimensions
-    if "weight_dtype" not in dimensions:
+    if "weight_dtype" not in dimensions or run.request.trains:
         return
     for dtype, name in STORED.items():
         if dimensions["weight_dtype"] == dtype:
