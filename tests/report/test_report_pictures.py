@@ -148,7 +148,7 @@ def test_kinds_differ_in_colour_and_shape() -> None:
 
 def test_no_display_and_no_global_state(tmp_path: Path) -> None:
     code = (
-        "import sys\nsys.path.insert(0, 'tests')\nfrom pathlib import Path\n"
+        "import sys\nsys.path.insert(0, 'tests/report')\nfrom pathlib import Path\n"
         "from report_record import run\nfrom calib.report.pictures.of_run import draw_pictures\n"
         "assert 'matplotlib' not in sys.modules\n"
         f"draw_pictures(run('measured'), Path({str(tmp_path)!r}))\n"

@@ -158,7 +158,7 @@ def test_a_run_without_estimates_is_named(tmp_path: Path) -> None:
 def test_no_heavy_import_without_pictures() -> None:
     """Whoever wants tables and texts alone does not wait for matplotlib or sympy."""
     code = (
-        "import sys, tempfile\nsys.path.insert(0, 'tests')\n"
+        "import sys, tempfile\nsys.path.insert(0, 'tests/report')\n"
         "from report_record import run\n"
         "from calib.report.write import write_report\n"
         "from calib.report.terminal import print_report\n"

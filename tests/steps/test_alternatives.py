@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -138,15 +137,6 @@ def test_neighbours_are_the_nearest_by_the_peaks() -> None:
     assert work.at_peaks(own) == pytest.approx(3 * Elementwise(1 << 30).bytes / own.bandwidth)
 
 
-<<<<<<< HEAD
-def test_a_card_without_the_dtype_is_no_neighbour() -> None:
-    work = Work({"a": [Call("", Matmul(64, 64, 64, dtype="bfloat16"), 1, 1)]}, {"a": 1})
-    bare = replace(load_hardware("p100"), peak_flops={"float32": 1e13})
-    assert work.at_peaks(bare) == float("inf")
-
-
-=======
->>>>>>> b18a
 @pytest.mark.parametrize(("text", "seconds"), [("20ms", 0.02), ("0.5 s", 0.5), (0.02, 0.02)])
 def test_a_limit_is_a_time(text: Any, seconds: float) -> None:
     assert seconds_of(text) == pytest.approx(seconds)
