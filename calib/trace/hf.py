@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib.errors import CalibError
-from model.architectures import build
 from model.causal_lm import mean_context
 from model.workload import Phase, Workload
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
+
+    from calib.trace.passes import Traced
 
 ROUTING = (
     "Experts touched are the expectation under uniform routing; real routing touches fewer, so "
@@ -45,18 +45,20 @@ SIZES = {
 
 @dataclass(frozen=True, eq=False)
 class HFModel:
-    """A class of ``transformers`` and its configuration. ``name``: as :func:`name_of` says."""
+    """A class of ``transformers`` and its configuration. ``name``: as :func:`name_of` says.
+    ``assumed``: the file names no dtype."""
 
     name: str
     kind: type
     config: Any
     dtype: str
-    traced: dict[Workload, dict[str, Phase]] = field(default_factory=dict, repr=False)
+    assumed: bool = False
+    traced: dict[Workload, Traced] = field(default_factory=dict, repr=False)
 
     @property
     def dimensions(self) -> dict[str, Any]:
         """What the report says of the model."""
-        text = self.config.get_text_config()
+        text = self.config.get_text_config(decoder=True)
         found: dict[str, Any] = {"model_type": self.config.model_type, "class": self.kind.__name__}
         for ours, theirs in SIZES.items():
             values = (getattr(text, name, None) for name in theirs)
@@ -67,40 +69,54 @@ class HFModel:
 
     @property
     def notes(self) -> list[str]:
-        return [ROUTING] if self.dimensions.get("experts") else []
+        """What a reader must know, of the workloads that were traced too."""
+        found = [ROUTING] if self.dimensions.get("experts") else []
+        if self.assumed:
+            found.append(f"{KEY} names no dtype: {self.dtype} is assumed (hf.dtype=... to choose).")
+        return found + [note for traced in self.traced.values() for note in traced.notes]
 
     def phases(self, workload: Workload, routing: None = None) -> dict[str, Phase]:
         """The passes of ``workload``, traced once: of text, ``prefill`` and a ``decode`` step at
-        the mean context, rounded up; of images ``vision``; of speech ``encoder`` before them.
+        the mean context, rounded up; of images ``vision``; of what is only read ``encode``; of
+        an encoder that is decoded from, ``encoder`` before them.
 
         Raises ``CalibError`` for a kind of model, or a side of an image, that cannot be traced.
         """
+        return self.trace(workload).phases
+
+    def trace(self, workload: Workload) -> Traced:
+        """The passes, and what they leave in memory."""
         if workload not in self.traced:
             from calib.trace.passes import traced_phases
 
             self.traced[workload] = traced_phases(self, workload)
         return self.traced[workload]
 
-    def working(self, workload: Workload) -> tuple[float, float, str]:
-        """KV cache and activations [bytes] of the phase that needs most, and its name.
+    def weight_bytes(self, workload: Workload) -> float:
+        """Of all parameters, those that no pass of ``workload`` touches included."""
+        return float(self.trace(workload).weight_bytes)
+
+    def working(self, workload: Workload) -> dict[str, tuple[float, float]]:
+        """KV cache at the end, and activations at the peak [bytes], of each phase.
 
         From a traced pass of the same workload at another batch: both grow with it, at most in
-        proportion. The cache of decoding is brought from the mean context to the last.
+        proportion.
         """
         alike = (w for w in self.traced if replace(w, batch=workload.batch) == workload)
         known = next(alike, workload)
-        times = workload.batch / known.batch
-        found = []
-        for name, phase in self.phases(known).items():
+        traced, times = self.trace(known), workload.batch / known.batch
+        found = {}
+        for name, phase in traced.phases.items():
             cache = float(phase.layer.kv_cache_bytes())
             if name == "decode":
-                steps, prompt = workload.decode_steps, workload.prompt_tokens
-                cache *= (prompt + steps) / mean_context(prompt, steps)
-            found.append((cache * times, float(phase.layer.activation_bytes()) * times, name))
-        return max(found, key=lambda one: one[0] + one[1])
+                cache = float(traced.growth.bytes(traced.length + workload.decode_steps))
+            found[name] = (cache * times, float(phase.layer.activation_bytes()) * times)
+        return found
 
     def formulas(self, workload: Workload) -> dict[str, Phase]:
         """The same passes by our own layers, where they have the architecture; else nothing."""
+        from calib.trace.formulas import FORMULAS
+
         if self.config.model_type not in FORMULAS:
             return {}
         ours = FORMULAS[self.config.model_type](self.config, self.dtype)
@@ -128,120 +144,9 @@ class HFModel:
         return built
 
 
-def _llama(config: Any, dtype: str) -> Any:
-    return build("llama", **_text(config), dense_layers=config.num_hidden_layers, dtype=dtype)
-
-
-def _qwen3_moe(config: Any, dtype: str) -> Any:
-    return build(
-        "qwen3_moe",
-        **{**_text(config), "intermediate": 0},
-        experts=config.num_experts,
-        top_k=config.num_experts_per_tok,
-        expert_intermediate=config.moe_intermediate_size,
-        dtype=dtype,
-    )
-
-
-def _text(config: Any) -> dict[str, int]:
-    heads = config.num_attention_heads
-    return {
-        "hidden": config.hidden_size,
-        "layers": config.num_hidden_layers,
-        "heads": heads,
-        "kv_heads": config.num_key_value_heads,
-        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // heads,
-        "intermediate": config.intermediate_size,
-        "vocabulary": config.vocab_size,
-    }
-
-
-def _vit(config: Any, dtype: str) -> Any:
-    return build(
-        "vit",
-        hidden=config.hidden_size,
-        layers=config.num_hidden_layers,
-        heads=config.num_attention_heads,
-        intermediate=config.intermediate_size,
-        side=config.image_size,
-        patch=config.patch_size,
-        channels=config.num_channels,
-        classes=config.num_labels,
-        dtype=dtype,
-    )
-
-
-def _deepseek_ocr2(config: Any, dtype: str) -> Any:
-    text, sees = config.text_config, config.vision_config
-    tower, encoder = sees.sam_config, sees.encoder_config
-    dense = sum(kind == "dense" for kind in text.mlp_layer_types)
-    return build(
-        "deepseek_ocr_2",
-        **_text(text),
-        dense_layers=dense,
-        experts=text.n_routed_experts,
-        top_k=text.num_experts_per_tok,
-        expert_intermediate=text.moe_intermediate_size,
-        shared_experts=text.n_shared_experts,
-        sam_hidden=tower.hidden_size,
-        sam_layers=tower.num_hidden_layers,
-        sam_heads=tower.num_attention_heads,
-        sam_intermediate=tower.mlp_dim,
-        sam_global_layers=tuple(tower.global_attn_indexes),
-        sam_downsample=tuple(tower.downsample_channels),
-        encoder_layers=encoder.num_hidden_layers,
-        encoder_heads=encoder.num_attention_heads,
-        encoder_kv_heads=encoder.num_key_value_heads,
-        encoder_intermediate=encoder.intermediate_size,
-        dtype=dtype,
-    )
-
-
-FORMULAS: dict[str, Callable[[Any, str], Any]] = {
-    "llama": _llama,
-    "qwen3_moe": _qwen3_moe,
-    "vit": _vit,
-    "deepseek_ocr2": _deepseek_ocr2,
-}
-"""Our model of a configuration, by its ``model_type``."""
-
-
-def formula_columns(modules: pd.DataFrame, formulas: Mapping[str, Phase]) -> pd.DataFrame:
-    """``modules`` with ``formula_flops`` and ``formula_bytes``: of the same module by our layers,
-    inclusive, of the whole phase. Null where they have no such module."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for phase, passed in formulas.items():
-        for call in passed.layer.calls():
-            times = call.count * passed.repeat
-            parts = call.path.split(".") if call.path else []
-            for depth in range(len(parts) + 1):
-                sums = found.setdefault((phase, ".".join(parts[:depth])), [0.0, 0.0])
-                sums[0] += float(call.op.flops) * times
-                sums[1] += float(call.op.bytes) * times
-    nothing = [float("nan")] * 2
-    keys = zip(modules["phase"], modules["path"], strict=True)
-    flops, moved = zip(*(found.get(key, nothing) for key in keys), strict=True)
-    return modules.assign(formula_flops=flops, formula_bytes=moved)
-
-
-def agreement(modules: pd.DataFrame) -> list[str]:
-    """One line a phase that our layers have too: how far the trace is from them."""
-    found = []
-    for phase, path, *costs in modules[["phase", "path", *_COMPARED]].itertuples(index=False):
-        flops, moved, our_flops, our_bytes = (float(cost) for cost in costs)
-        if path == "" and our_flops > 0:
-            found.append(
-                f"{phase}: traced FLOPs / those of our formulas = {flops / our_flops:.6f}, "
-                f"bytes {moved / our_bytes:.6f}."
-            )
-    return found
-
-
-_COMPARED = ("flops", "bytes", "formula_flops", "formula_bytes")
-
-
-def load(path: str | Path | None, dtype: str | None = None) -> HFModel:
-    """The model of a ``config.json``. ``dtype``: of its tensors, in place of the file's.
+def load(path: str | Path | None, dtype: str | None = None, assumed: str = "float32") -> HFModel:
+    """The model of a ``config.json``. ``dtype``: of its tensors, in place of the file's;
+    ``assumed``: where neither names one.
 
     Raises ``CalibError`` naming ``hf.config``, for a file that is missing or broken, a
     ``model_type`` or class that ``transformers`` does not have, and one that needs remote code.
@@ -256,10 +161,22 @@ def load(path: str | Path | None, dtype: str | None = None) -> HFModel:
         raise CalibError(f"{KEY} = {file}: it has no model_type: expected a transformers config")
     config = configuration(file, kind_name, given)
     kind = model_class(file, config, given)
-    chosen = dtype or given.get("dtype") or given.get("torch_dtype") or "float32"
+    named = dtype or named_dtype(given)
+    chosen = named or assumed
     if chosen not in ("bfloat16", "float16", "float32"):
         raise CalibError(f"hf.dtype = {chosen!r}: expected bfloat16, float16 or float32")
-    return HFModel(name_of(file), kind, config, chosen)
+    return HFModel(name_of(file), kind, config, chosen, assumed=named is None)
+
+
+def named_dtype(given: Mapping[str, Any]) -> str | None:
+    """That of the file; else of its text, then of the first part that names one."""
+    parts = [given, given.get("text_config"), *given.values()]
+    for part in parts:
+        if isinstance(part, Mapping):
+            name = part.get("dtype") or part.get("torch_dtype")
+            if isinstance(name, str) and name != "auto":
+                return name.removeprefix("torch.")
+    return None
 
 
 def name_of(file: Path) -> str:
@@ -308,30 +225,53 @@ def configuration(file: Path, kind: str, given: dict[str, Any]) -> Any:
         raise CalibError(f"{KEY} = {file}: {str(error).strip().splitlines()[-1]}") from None
 
 
-TASKS = (
-    *("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "SPEECH_SEQ_2_SEQ", "SEQ_TO_SEQ_CAUSAL_LM"),
-    *("IMAGE_CLASSIFICATION", "MASK_GENERATION"),
-)
-"""What a class is looked for by, where the file names none, in this order."""
+TASKS = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "IMAGE_CLASSIFICATION", "MASK_GENERATION", "CTC")
+PAIRS = ("SPEECH_SEQ_2_SEQ", "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_TEXT_TO_TEXT")
+"""What a class is looked for by, where the file names none: in this order, of an encoder that is
+decoded from in the second. A model whose text is masked is an encoder, unless told to decode."""
 
 
 def model_class(file: Path, config: Any, given: dict[str, Any]) -> type:
-    """The class that the file names, if it is registered for its ``model_type``; else the first."""
+    """The class that the file names, if it is registered for its ``model_type``, however it is
+    spelled; else the first."""
     import transformers
-    from transformers.models.auto import modeling_auto as auto
 
-    names: list[str] = []
-    tables = [f"MODEL_FOR_{task}_MAPPING_NAMES" for task in TASKS]
-    tables += sorted(t for t in vars(auto) if t.endswith("MAPPING_NAMES") and "CONFIG" not in t)
-    for table in tables:
-        found = getattr(auto, table, {}).get(config.model_type, ())
-        names += [found] if isinstance(found, str) else list(found)
+    names = class_names(config)
     wanted = (given.get("architectures") or [None])[0] or (names[0] if names else None)
-    if wanted not in names:
+    alike = {plain_name(name): name for name in names}
+    name = wanted if wanted in names else alike.get(plain_name(str(wanted)))
+    if name is None:
         known = ", ".join(dict.fromkeys(names)) or "none"
         raise CalibError(
             f"{KEY} = {file}: architectures = [{wanted!r}]: transformers has for "
             f"{config.model_type}: {known}"
         )
-    kind: type = getattr(transformers, str(wanted))
+    kind: type = getattr(transformers, name)
     return kind
+
+
+def class_names(config: Any) -> list[str]:
+    """The classes that are registered for a configuration, the likeliest first."""
+    from transformers.models.auto import modeling_auto as auto
+
+    encodes = getattr(config, "is_encoder_decoder", False)
+    masked = config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    first = (
+        [*PAIRS]
+        if encodes
+        else ["MASKED_LM"]
+        if masked and not getattr(config, "is_decoder", False)
+        else []
+    )
+    tables = [f"MODEL_FOR_{task}_MAPPING_NAMES" for task in [*first, *TASKS]]
+    tables += ["MODEL_MAPPING_NAMES"]
+    tables += sorted(t for t in vars(auto) if t.endswith("MAPPING_NAMES") and "CONFIG" not in t)
+    names: list[str] = []
+    for table in tables:
+        found = getattr(auto, table, {}).get(config.model_type, ())
+        names += [found] if isinstance(found, str) else list(found)
+    return names
+
+
+def plain_name(name: str) -> str:
+    return name.replace("_", "").lower()

@@ -22,9 +22,11 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._pytree import tree_map
 
 from calib.errors import CalibError
+from calib.trace.alike import Replays
 from calib.trace.recorder import Event, Recorder
 from calib.trace.rules.rows import Row, tensors
 from calib.trace.rules.table import calls_of, unknown
+from calib.trace.values import KnownValues
 from model.layer import Call
 
 __all__ = ["Recording", "record", "trace", "unknown"]
@@ -77,7 +79,7 @@ def trace(
             return module(*inputs, **named)
 
         return record(module, run, backward=backward, path=path).calls
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = KnownValues(allow_non_fake_inputs=True)
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     fakes: dict[str, torch.Tensor] = {
         name: mode.from_tensor(t, static_shapes=True) for name, t in state.items()
@@ -99,14 +101,17 @@ def record(
     path: str = "",
     before: Iterable[torch.Tensor] = (),
     state: dict[str, torch.Tensor] | None = None,
+    once: bool = False,
 ) -> Recording:
     """As :func:`trace`, of whatever ``run`` does with ``module``, on the tensors that it uses.
 
     Without ``backward`` no gradient is prepared. ``path``: where operators are that no module of
     ``module`` runs. ``before``: tensors that count as memory from the start, such as a cache.
-    ``state``: the tensors that stand for the module's parameters during the run.
+    ``state``: the tensors that stand for the module's parameters during the run. ``once``: of
+    layers that are alike only the first are run, and of the others it is said that they are.
     """
     recorder = Recorder(module, path, before, state)
+    replays = Replays(recorder, module) if once else None
     try:
         with torch.set_grad_enabled(backward), recorder:
             result = run()
@@ -121,8 +126,19 @@ def record(
         raise _asks_for_values(module, str(error).splitlines()[0]) from None
     finally:
         recorder.close()
-    events = recorder.events
-    return Recording(tuple(events[:split]), tuple(events[split:]), tuple(recorder.used), result)
+        if replays:
+            replays.close()
+    forward, backwards = (
+        tuple(event for event in part if not is_empty(event))
+        for part in (recorder.events[:split], recorder.events[split:])
+    )
+    return Recording(forward, backwards, tuple(recorder.used), result)
+
+
+def is_empty(event: Event) -> bool:
+    """Whether an operator made tensors without elements, which no kernel is started for."""
+    outputs = event.outputs if isinstance(event, Row) else ()
+    return bool(outputs) and not any(size.numel for size in outputs)
 
 
 def _run_backward(recorder: Recorder, result: Any) -> None:

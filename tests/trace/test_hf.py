@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from calib.errors import CalibError
 from calib.steps.request import Subject, Traced
 from calib.steps.subject import build_model
-from calib.trace.hf import HFModel, agreement, formula_columns, load, name_of
+from calib.trace.formulas import agreement, formula_columns
+from calib.trace.hf import HFModel, load, name_of
 from calib.trace.module import unknown
 from model.layer import total
 from model.ops import GroupedMatmul
