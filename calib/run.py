@@ -34,8 +34,8 @@ def run(request: Request, folder: Path) -> None:
     from calib.steps.subject import build_model, shapes_of
     from calib.steps.target import find_target
 
-    model = build_model(request.model, request.hf)
     target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
+    model = build_model(request.model, request.hf, target.hardware)
     phases = model.phases(request.workload)
     if target.here:
         target = measure_operators(target, phases, request.sweep, request.seed)

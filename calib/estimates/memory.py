@@ -3,10 +3,11 @@
     needed = weights + max over phases (KV cache at its end + activations at their peak)
 
 Beside it stand the largest KV cache and the largest activations of any phase, which are not of one
-phase as a rule: a prompt's activations are many, the cache is full when decoding ends. Weights are those of the whole model, also while a phase uses a part of them. Activations are the
-peak of the layers' own formula: eager, without gradients, each tensor freed where the
-implementation drops it. Not counted: the CUDA context (some 0.5 GB), what the allocator holds back,
-and the workspaces of libraries.
+phase as a rule: a prompt's activations are many, the cache is full when decoding ends. Weights are
+those of the whole model, also while a phase uses a part of them. Activations are the peak of the
+layers' own formula: eager, without gradients, each tensor freed where the implementation drops it.
+Not counted: the CUDA context (some 0.5 GB), what the allocator holds back, and the workspaces of
+libraries.
 """
 
 from __future__ import annotations

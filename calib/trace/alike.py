@@ -277,6 +277,6 @@ def forms_of(tree: Any, leaves: list[Any]) -> tuple[list[Any], Any] | None:
                 return None
             number = storages.setdefault(storage._cdata, len(storages))
             shape, stride = tuple(value.shape), value.stride()
-            offset, nbytes = value.storage_offset(), storage.nbytes()
+            offset, nbytes = int(value.storage_offset()), storage.nbytes()
             found.append(Form(shape, stride, offset, value.dtype, number, nbytes))
     return found, spec

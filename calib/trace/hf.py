@@ -30,6 +30,8 @@ ROUTING = (
     "a batch's experts are read at most as often as said."
 )
 KEY = "hf.config"
+FURTHER = 4
+"""How much longer the prompt is whose activations tell how they grow."""
 SIZES = {
     "hidden": ("hidden_size", "d_model"),
     "layers": ("num_hidden_layers",),
@@ -54,6 +56,7 @@ class HFModel:
     dtype: str
     assumed: bool = False
     traced: dict[Workload, Traced] = field(default_factory=dict, repr=False)
+    further: dict[Workload, Traced] = field(default_factory=dict, repr=False)
 
     @property
     def dimensions(self) -> dict[str, Any]:
@@ -96,22 +99,45 @@ class HFModel:
         """Of all parameters, those that no pass of ``workload`` touches included."""
         return float(self.trace(workload).weight_bytes)
 
+    def prompt_length(self, workload: Workload) -> int | None:
+        """Tokens before the first that is decoded; None of a model whose text does not grow."""
+        known = self._alike(workload)
+        traced = self.trace(known)
+        if not traced.is_text:
+            return None
+        return traced.length + workload.prompt_tokens - known.prompt_tokens
+
     def working(self, workload: Workload) -> dict[str, tuple[float, float]]:
         """KV cache at the end, and activations at the peak [bytes], of each phase.
 
-        From a traced pass of the same workload at another batch: both grow with it, at most in
-        proportion.
+        From a traced pass of the same workload at another batch and prompt: both grow with the
+        batch, at most in proportion; with the prompt a cache as it is laid out, and activations
+        as :meth:`calib.trace.passes.Traced.working` says.
         """
-        alike = (w for w in self.traced if replace(w, batch=workload.batch) == workload)
-        known = next(alike, workload)
-        traced, times = self.trace(known), workload.batch / known.batch
-        found = {}
-        for name, phase in traced.phases.items():
-            cache = float(phase.layer.kv_cache_bytes())
-            if name == "decode":
-                cache = float(traced.growth.bytes(traced.length + workload.decode_steps))
-            found[name] = (cache * times, float(phase.layer.activation_bytes()) * times)
-        return found
+        known = self._alike(workload)
+        traced = self.trace(known)
+        more = workload.prompt_tokens - known.prompt_tokens
+        further = self._further(known) if more else None
+        parts = traced.working(more, workload.decode_steps, further)
+        times = workload.batch / known.batch
+        return {name: (c * times, a * times) for name, (c, a) in parts.items()}
+
+    def _alike(self, workload: Workload) -> Workload:
+        """One that was traced, equal but for its batch and, where text grows, its prompt."""
+        for known, traced in self.traced.items():
+            prompt = workload.prompt_tokens if traced.is_text else known.prompt_tokens
+            if replace(known, batch=workload.batch, prompt_tokens=prompt) == workload:
+                return known
+        return workload
+
+    def _further(self, known: Workload) -> Traced:
+        """The passes up to a prompt several times as long."""
+        from calib.trace.passes import traced_phases
+
+        if known not in self.further:
+            longer = replace(known, prompt_tokens=FURTHER * max(known.prompt_tokens, 1))
+            self.further[known] = traced_phases(self, longer, last="prefill")
+        return self.further[known]
 
     def formulas(self, workload: Workload) -> dict[str, Phase]:
         """The same passes by our own layers, where they have the architecture; else nothing."""

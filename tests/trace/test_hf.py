@@ -199,10 +199,11 @@ def test_dimensions_for_the_report(shortened: dict[str, HFModel]) -> None:
 
 def test_memory_grows_with_the_batch_without_another_trace(shortened: dict[str, HFModel]) -> None:
     model = shortened["llama_3_1_8b"]
-    cache, activations, phase = model.working(TEXT)
-    assert phase == "prefill" and cache == 2 * 2 * 83 * 8 * 128 * 2
+    parts = model.working(TEXT)
+    assert parts["prefill"][0] == 2 * 2 * 83 * 8 * 128 * 2
+    assert parts["decode"][0] == 2 * 2 * 89 * 8 * 128 * 2
     many = model.working(replace(TEXT, batch=7))
-    assert many == (7 * cache, 7 * activations, phase)
+    assert many == {name: (7 * cache, 7 * held) for name, (cache, held) in parts.items()}
     assert list(model.traced) == [TEXT]
 
 

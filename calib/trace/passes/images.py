@@ -51,7 +51,10 @@ def pixel_forms(
     names = names_of(function, inner)
     for side in made.sides():
         if any(grid in names for grid in GRIDS):
-            yield grid_rows(made, names, side, name), side
+            rows = grid_rows(made, names, side, name)
+            yield rows, side
+            patch, _ = pair(found(made.config, "patch_size") or 14)
+            yield {**rows, name: rows[name].unflatten(1, (-1, patch, patch))}, side
         if "spatial_shapes" in names or any(n in names for n in POSITIONS):
             yield patches(made, names, side, name), side
         plain = ((), *((n,) for n in frames(made)))
@@ -88,7 +91,7 @@ def beside(made: Inputs, names: dict[str, bool], side: tuple[int, int]) -> dict[
     for name in ("image_sizes", "target_sizes"):
         if name in names:
             given[name] = torch.tensor([list(side)] * made.batch)
-    if "vision_feature_layer" in names and names["vision_feature_layer"]:
+    if names.get("vision_feature_layer"):
         given["vision_feature_layer"] = found(made.config, "vision_feature_layer")
     return given
 

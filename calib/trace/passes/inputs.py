@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -12,6 +13,10 @@ import torch
 from calib.errors import CalibError
 from model.workload import Workload
 
+WORDS = 1 << 15
+"""Of a vocabulary that prompts are drawn from."""
+FRAMES_PER_SECOND = 100
+"""Of a spectrogram, hops of 10 ms."""
 SECONDS = 30
 """Of sound, where a model has no window of its own."""
 
@@ -85,11 +90,22 @@ class Inputs:
     def ones(self, *shape: int) -> torch.Tensor:
         return torch.ones(self.batch, *shape, dtype=torch.long)
 
-    def tokens(self, count: int) -> torch.Tensor:
-        """[batch, count]."""
+    def tokens(self, count: int, ends: bool = False) -> torch.Tensor:
+        """[batch, count] of words, none of which means an image, an end or nothing; ``ends``: but
+        the last, which ends the text."""
+        special = {
+            v
+            for k, v in vars(self.config).items()
+            if k.endswith(("_token_id", "_index")) and isinstance(v, int)
+        }
         vocabulary = found(self.config, "vocab_size")
         vocabulary = vocabulary if isinstance(vocabulary, int) and vocabulary > 0 else 1000
-        return torch.randint(vocabulary, (self.batch, count))
+        words = [n for n in range(min(vocabulary, WORDS)) if n not in special] or [0]
+        ids = random.Random(0).choices(words, k=self.batch * count)
+        last = found(self.config, "eos_token_id")
+        if ends and isinstance(last, int) and last >= 0:
+            ids[count - 1 :: count] = [last] * self.batch
+        return torch.tensor(ids).view(self.batch, count)
 
     def shortened(self, tokens: int, config: Any) -> int:
         """As many as the model has positions for, which is said where they are fewer."""
@@ -127,3 +143,39 @@ class Inputs:
             self.note(
                 f"An image of {asked} pixels does not fit the model: its own {side} is taken."
             )
+
+
+# Sound
+
+
+def sound_forms(made: Inputs) -> Iterator[torch.Tensor]:
+    """A window of sound in the forms it may have, the likeliest first."""
+    mels = mel_bins(made)
+    lengths = window(made)
+    if mels:
+        for frames in lengths:
+            yield made.noise(mels, frames)
+            yield made.noise(frames, mels)
+            yield made.noise(1, frames, mels)
+    samples = SECONDS * (found(made.config, "sampling_rate", "sample_rate") or 16_000)
+    yield made.noise(samples)
+    yield made.noise(found(made.config, "audio_channels") or 1, samples)
+    width = found(made.config, "feature_size", "input_dim", "hidden_size")
+    if isinstance(width, int):
+        yield made.noise(SECONDS * FRAMES_PER_SECOND, width)
+
+
+def mel_bins(made: Inputs) -> int | None:
+    given = found(made.config, "num_mel_bins", "n_mels", "feature_projection_input_dim")
+    given = given or found(made.config, "input_feat_per_channel", "num_freq_bins")
+    return given if isinstance(given, int) else None
+
+
+def window(made: Inputs) -> list[int]:
+    """Frames: those of the model's own window, whose encoder halves them, then of 30 s."""
+    own = getattr(made.config, "max_source_positions", None)
+    fixed = found(made.config, "max_length", "spec_size")
+    lengths = [2 * own] if isinstance(own, int) else []
+    lengths += [SECONDS * FRAMES_PER_SECOND]
+    lengths += [fixed] if isinstance(fixed, int) and fixed > 64 else []
+    return lengths

@@ -11,7 +11,7 @@ from calib.trace.passes.forms import Pass
 from calib.trace.passes.inputs import Inputs
 from calib.trace.passes.pair import encode_then_decode
 from calib.trace.passes.text import read_and_decode
-from calib.trace.passes.whole import forward_once, two_towers
+from calib.trace.passes.whole import forward_once, towers_of, two_towers
 from model.workload import Workload
 
 
@@ -28,7 +28,7 @@ def passes_of(
         return read_and_decode(made)
     if workload.task in ("decode", "generate"):
         made.refuse(f"workload.task = {workload.task}", "generates no text", "encode, or none")
-    if hasattr(module, "get_text_features") and hasattr(module, "get_image_features"):
+    if towers_of(module):
         return two_towers(made)
     return forward_once(made)
 

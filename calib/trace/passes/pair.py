@@ -41,20 +41,24 @@ def encode_then_decode(made: Inputs) -> Iterator[Pass]:
     length = 1 if reads else made.shortened(max(w.prompt_tokens, 1), config)
     made.check_length(length + w.decode_steps, config)
     prompt, one, memory = made.tokens(length), made.tokens(1), seen.memory
-    kept = {"cache": memory.held, "growth": memory.growth}
 
     def prefill() -> Any:
         memory.cache = None
         return decoded(module, prompt, seen)
 
-    yield Pass("prefill", [prefill], **kept, tokens=length)
+    yield Pass("prefill", [prefill], cache=memory.held, growth=memory.growth, tokens=length)
     if memory.cache is None:
         made.refuse("hf.config", "keeps nothing that a decode step could go on from", "task encode")
     ahead = step_length(length, w.decode_steps)
     lengthen(memory.cache, ahead)
     tokens = length + max(ahead, 0) + 1
     yield Pass(
-        "decode", [lambda: decoded(module, one, seen)], w.decode_steps, **kept, tokens=tokens
+        "decode",
+        [lambda: decoded(module, one, seen)],
+        w.decode_steps,
+        cache=memory.held,
+        growth=memory.growth,
+        tokens=tokens,
     )
 
 

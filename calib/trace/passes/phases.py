@@ -28,29 +28,51 @@ class Buildable(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """The passes of a workload. ``growth``: bytes kept by length; ``length``: at the first token.
-
-    ``weight_bytes``: of all parameters, those that no pass touches included. ``notes``: what the
-    reader must know of how the workload was taken.
-    """
+    """The passes of a workload. ``growth``: bytes kept by length; ``length``: at the first token
+    decoded. ``weight_bytes``: of all parameters, those that no pass touches included. ``notes``:
+    what the reader must know of how the workload was taken."""
 
     phases: dict[str, Phase]
     growth: Growth
     length: int
+    is_text: bool
     weight_bytes: int
     notes: tuple[str, ...]
 
+    def working(
+        self, more: int, steps: int, further: Traced | None
+    ) -> dict[str, tuple[float, float]]:
+        """KV cache at the end and activations at the peak [bytes] of each phase, were the prompt
+        ``more`` tokens longer and ``steps`` decoded. ``further``: the same passes of a longer
+        prompt; those of the prefill are taken to grow as b * n + c * n^2 through both."""
+        found, length = {}, self.length + more
+        for name, phase in self.phases.items():
+            cache = float(phase.layer.kv_cache_bytes())
+            activations = float(phase.layer.activation_bytes())
+            if self.is_text and name in ("prefill", "decode"):
+                cache = float(self.growth.bytes(length + steps * (name == "decode")))
+            if further is not None and name == "prefill":
+                far = float(further.phases[name].layer.activation_bytes())
+                activations = grown(length, (self.length, activations), (further.length, far))
+            found[name] = (cache, activations)
+        return found
 
-def traced_phases(source: Buildable, workload: Workload) -> Traced:
-    """Raises ``CalibError``, in one line, for whatever a model's own code raises."""
+
+def grown(n: int, near: tuple[int, float], far: tuple[int, float]) -> float:
+    """b * n + c * n^2 through two points (n, value), neither coefficient below 0."""
+    each, each_far = near[1] / near[0], far[1] / far[0]
+    square = max(each_far - each, 0.0) / (far[0] - near[0])
+    return n * (max(each - square * near[0], 0.0) + square * n)
+
+
+def traced_phases(source: Buildable, workload: Workload, last: str | None = None) -> Traced:
+    """``last``: the pass that is the last to be asked for.
+
+    Raises ``CalibError``, in one line, for whatever a model's own code raises.
+    """
     notes = list[str]()
     with without_values(), torch.no_grad():
-        try:
-            module = source.build()
-        except CalibError:
-            raise
-        except Exception as error:
-            raise refused(source, "cannot be built", error) from error
+        module = built(source)
         found, growth, length = dict[str, Phase](), Growth(), 0
         for one in passes_of(module, source.dtype, workload, notes):
             try:
@@ -62,8 +84,22 @@ def traced_phases(source: Buildable, workload: Workload) -> Traced:
                 raise refused(module, f"was built and fails in {one.name}{after}", error) from error
             found[one.name] = Phase(layer, one.repeat)
             growth, length = one.growth(), length or one.tokens
+            if one.name == last:
+                break
         stored = sum(p.nbytes for p in module.parameters())
-    return Traced(found, growth, length, stored, tuple(notes))
+    is_text = "encoder" not in found and "prefill" in found
+    if workload.task == "decode":
+        found = {name: phase for name, phase in found.items() if name == "decode"}
+    return Traced(found, growth, length, is_text, stored, tuple(notes))
+
+
+def built(source: Buildable) -> torch.nn.Module:
+    try:
+        return source.build()
+    except CalibError:
+        raise
+    except Exception as error:
+        raise refused(source, "cannot be built", error) from error
 
 
 def traced(module: torch.nn.Module, one: Pass) -> TracedLayer:

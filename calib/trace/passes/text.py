@@ -11,7 +11,7 @@ import torch
 
 from calib.trace.passes.forms import Form, Pass
 from calib.trace.passes.images import image_forms
-from calib.trace.passes.inputs import Inputs, found, parameters
+from calib.trace.passes.inputs import Inputs, parameters
 from calib.trace.passes.states import Growth, growth_of, kept, lengthen, states
 from model.causal_lm import mean_context
 
@@ -34,9 +34,9 @@ class Memory:
 
     def keep(self, result: Any) -> Any:
         """``result``, whose cache replaces the last one."""
-        found = kept(result)
-        if found is not None:
-            self.name, self.cache = found
+        left = kept(result)
+        if left is not None:
+            self.name, self.cache = left
         return result
 
     def held(self) -> Iterator[torch.Tensor]:
@@ -128,14 +128,26 @@ def read_and_decode(made: Inputs) -> Iterator[Pass]:
         hidden = reader.decoder.get_input_embeddings().weight.shape[-1]
         wide = made.noise(length, hidden) * EMBEDDING_DEVIATION
         prompts.insert(0, {"inputs_embeds": wide})
-    kept_by = {"cache": memory.held, "growth": memory.growth}
-    yield Pass("prefill", reader.forms(prompts, w.logits), **kept_by, tokens=length)
+    yield Pass(
+        "prefill",
+        reader.forms(prompts, w.logits),
+        cache=memory.held,
+        growth=memory.growth,
+        tokens=length,
+    )
     if memory.cache is None:
         made.refuse("hf.config", "keeps nothing that a decode step could go on from", "task encode")
     ahead = step_length(length, w.decode_steps)
     lengthen(memory.cache, ahead)
     steps = reader.step_forms(made.tokens(1))
-    yield Pass("decode", steps, w.decode_steps, **kept_by, tokens=length + max(ahead, 0) + 1)
+    yield Pass(
+        "decode",
+        steps,
+        w.decode_steps,
+        cache=memory.held,
+        growth=memory.growth,
+        tokens=length + max(ahead, 0) + 1,
+    )
 
 
 def seeing(module: Any) -> Any:
