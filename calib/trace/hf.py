@@ -280,15 +280,13 @@ def class_names(config: Any) -> list[str]:
     """The classes that are registered for a configuration, the likeliest first."""
     from transformers.models.auto import modeling_auto as auto
 
-    encodes = getattr(config, "is_encoder_decoder", False)
-    masked = config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    first = (
-        [*PAIRS]
-        if encodes
-        else ["MASKED_LM"]
-        if masked and not getattr(config, "is_decoder", False)
-        else []
-    )
+    first: list[str] = []
+    if config.model_type in auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        first = ["ZERO_SHOT_IMAGE_CLASSIFICATION"]  # two towers, and not one of them
+    elif getattr(config, "is_encoder_decoder", False):
+        first = [*PAIRS]
+    elif config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        first = [] if getattr(config, "is_decoder", False) else ["MASKED_LM"]
     tables = [f"MODEL_FOR_{task}_MAPPING_NAMES" for task in [*first, *TASKS]]
     tables += ["MODEL_MAPPING_NAMES"]
     tables += sorted(t for t in vars(auto) if t.endswith("MAPPING_NAMES") and "CONFIG" not in t)
