@@ -34,6 +34,7 @@ SHORT = Workload("short", prompt_tokens=64, decode_steps=16)
 KEPT_LAYERS = 2
 DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "decoder_layers", "encoder_layers")
 """How configurations call a number of layers."""
+ATTENDS = ("full_attention", "attention", "hybrid", "sliding_attention")
 PER_LAYER = ("layer_types", "mlp_layer_types", "layers_block_type", "attention_types")
 """Lists with an entry a layer."""
 
@@ -126,15 +127,19 @@ def of_types(names: list[str], limit: int) -> Iterator[Outcome]:
 
 
 def shortened(given: dict[str, Any]) -> dict[str, Any]:
-    """``given`` with two layers, and those of what it holds, where there is text."""
+    """``given`` with two layers, and those of what it holds, where there is text; with one more of
+    those that come up to the first that attends, where the first two do not."""
     found = {k: shortened(v) if isinstance(v, dict) else v for k, v in given.items()}
     if "vocab_size" in given:
+        kinds = next((given[k] for k in PER_LAYER if isinstance(given.get(k), list)), [])
+        attends = (n for n, kind in enumerate(kinds, 1) if str(kind) in ATTENDS)
+        kept = max(KEPT_LAYERS, next(attends, 0))
         for key in DEPTHS:
             if isinstance(found.get(key), int):
-                found[key] = min(found[key], KEPT_LAYERS)
+                found[key] = min(found[key], kept)
         for key in PER_LAYER:
             if isinstance(found.get(key), list):
-                found[key] = found[key][:KEPT_LAYERS]
+                found[key] = found[key][:kept]
     return found
 
 

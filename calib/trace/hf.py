@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib.errors import CalibError
+from calib.trace.backbones import with_own_backbone
 from model.causal_lm import mean_context
 from model.workload import Phase, Workload
 
@@ -185,7 +186,7 @@ def load(path: str | Path | None, dtype: str | None = None, assumed: str = "floa
     kind_name = given.get("model_type")
     if not isinstance(kind_name, str):
         raise CalibError(f"{KEY} = {file}: it has no model_type: expected a transformers config")
-    config = configuration(file, kind_name, given)
+    config = with_own_backbone(configuration(file, kind_name, given))
     kind = model_class(file, config, given)
     named = dtype or named_dtype(given)
     chosen = named or assumed
