@@ -34,11 +34,12 @@ def with_own_backbone(config: Any) -> Any:
     kind, depths = RESNETS[name]
     stages = [f"stage{n}" for n in range(1, 5)]
     indices = [n % 5 for n in (inner.out_indices or [-1])]
-    config.backbone_config = ResNetConfig(
-        num_channels=getattr(inner, "num_channels", 3),
-        layer_type=kind,
-        depths=depths,
-        hidden_sizes=WIDTHS[kind],
-        out_features=[stages[n - 1] for n in indices if n > 0] or stages[-1:],
-    )
+    given: dict[str, Any] = {
+        "num_channels": getattr(inner, "num_channels", 3),
+        "layer_type": kind,
+        "depths": depths,
+        "hidden_sizes": WIDTHS[kind],
+        "out_features": [stages[n - 1] for n in indices if n > 0] or stages[-1:],
+    }
+    config.backbone_config = ResNetConfig(**given)
     return config

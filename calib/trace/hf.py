@@ -184,6 +184,11 @@ def load(path: str | Path | None, dtype: str | None = None, assumed: str = "floa
     file = file / "config.json" if file.is_dir() else file
     given = read(file)
     kind_name = given.get("model_type")
+    if not isinstance(kind_name, str) and "_class_name" in given:
+        raise CalibError(
+            f"{KEY} = {file}: {given['_class_name']} is a model of diffusers: expected one of "
+            "transformers, or calib.trace.trace(module, *inputs) of the module itself"
+        )
     if not isinstance(kind_name, str):
         raise CalibError(f"{KEY} = {file}: it has no model_type: expected a transformers config")
     config = with_own_backbone(configuration(file, kind_name, given))

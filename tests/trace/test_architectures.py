@@ -145,6 +145,14 @@ def test_a_latent_is_kept_as_it_is(tmp_path: Path, steps: int) -> None:
     assert kept == 2 * (32 + 8) * 2 * (24 + steps)  # layers, latent and rotary part, bfloat16
 
 
+def test_a_decoder_keeps_what_it_sees_of_the_encoder(tmp_path: Path) -> None:
+    model = load(written(tmp_path, MODELS["t5"][0]), "bfloat16")
+    kept, _ = model.working(TEXT)["decode"]
+    each = 2 * 2 * 4 * 16 * 2  # layers, keys and values of 4 heads of 16
+    assert kept == each * 24 + each * (1 + 4)
+    assert model.prompt_length(TEXT) is None
+
+
 def test_a_state_does_not_grow(tmp_path: Path) -> None:
     model = load(written(tmp_path, hf.MambaConfig(hidden_size=32, num_hidden_layers=2)), "bfloat16")
     short, long = (model.working(replace(TEXT, decode_steps=n))["decode"][0] for n in (1, 400))

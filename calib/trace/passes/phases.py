@@ -49,7 +49,7 @@ class Traced:
         for name, phase in self.phases.items():
             cache = float(phase.layer.kv_cache_bytes())
             activations = float(phase.layer.activation_bytes())
-            if self.is_text and name in ("prefill", "decode"):
+            if name in ("prefill", "decode"):
                 cache = float(self.growth.bytes(length + steps * (name == "decode")))
             if further is not None and name == "prefill":
                 far = float(further.phases[name].layer.activation_bytes())
