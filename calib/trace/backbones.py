@@ -23,7 +23,7 @@ WIDTHS = {"basic": [64, 128, 256, 512], "bottleneck": [256, 512, 1024, 2048]}
 
 def with_own_backbone(config: Any) -> Any:
     """``config`` with a network of ``transformers`` in place of timm's, if that cannot be had."""
-    inner = getattr(config, "backbone_config", None)
+    inner: Any = getattr(config, "backbone_config", None)
     if getattr(inner, "model_type", None) != "timm_backbone" or find_spec("timm"):
         return config
     name = str(inner.backbone).split(".")[0]

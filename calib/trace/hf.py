@@ -287,7 +287,8 @@ def class_names(config: Any) -> list[str]:
     from transformers.models.auto import modeling_auto as auto
 
     first: list[str] = []
-    if config.model_type in auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+    towers = auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    if config.model_type in set(towers) - set(auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES):
         first = ["ZERO_SHOT_IMAGE_CLASSIFICATION"]  # two towers, and not one of them
     elif getattr(config, "is_encoder_decoder", False):
         first = [*PAIRS]
