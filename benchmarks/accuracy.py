@@ -36,8 +36,17 @@ from calib.samples.public_tables import TABLES
 Scores = Callable[[Setting], Iterator[dict[str, Any]]]
 _SCORING = tuple(f"benchmarks/scoring/{n}.py" for n in ("baselines", "rows", "score", "splits"))
 PARTS: dict[str, tuple[Scores, tuple[str, ...]]] = {
-    "baselines": (baseline_scores, (*_SCORING, "calib/public.py")),
-    "calib": (calib_scores, (*_SCORING, "calib/*.py", "calib/measure/choice.py")),
+    "baselines": (baseline_scores, (*_SCORING, "calib/samples/public*.py")),
+    "calib": (
+        calib_scores,
+        (
+            *_SCORING,
+            "calib/fit/**/*.py",
+            "calib/hardware/*.py",
+            "calib/measure/sweep/choice.py",
+            "calib/samples/*.py",
+        ),
+    ),
 }
 """Part of a case -> what scores it, and the files that its rows depend on."""
 

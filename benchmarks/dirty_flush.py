@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from calib.errors import CalibError
 from calib.hardware.datasheet import Hardware, floor, load_hardware, peak
 from calib.samples.faults import ByEvents
 from calib.samples.files import read_samples
@@ -69,7 +70,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dirty_flush")
     parser.add_argument("--samples", type=Path, nargs="+", required=True)
     options = parser.parse_args(arguments)
-    samples = [s for path in options.samples for s in read_samples(path)]
+    try:
+        samples = [s for path in options.samples for s in read_samples(path)]
+    except (CalibError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    if not samples:
+        sys.stderr.write(f"error: no samples in {', '.join(map(str, options.samples))}\n")
+        return 2
     found = by_events(samples, load_hardware(samples[0].hardware))
     if found is None:
         sys.stderr.write(f"fewer than {FEWEST} products by events, or by a graph\n")

@@ -28,3 +28,22 @@ def one_of(name: str, accepted: Iterable[str]) -> str:
     """ "one of h100, h200; did you mean h200?"."""
     accepted = list(accepted)
     return f"one of {', '.join(accepted)}{did_you_mean(name, accepted)}"
+
+
+_SHOWN = 80
+"""Characters of a wrong value that are repeated: enough to find it."""
+
+
+def shown(value: object) -> str:
+    """``value`` on one line, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a nest without end
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def wrong(key: str, value: object, accepted: str) -> str:
+    """The sentence of a wrong setting."""
+    named = key if key.isprintable() and len(key) <= _SHOWN else shown(key)
+    return f"{named} = {shown(value)}: expected {accepted}"

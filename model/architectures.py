@@ -17,16 +17,22 @@ ARCHITECTURES = {
 """Name -> module and class; only the one that is asked for is loaded."""
 
 
+def class_of(architecture: str) -> type[Any]:
+    """The class of ``architecture``. Raises ``ValueError`` for one that does not exist."""
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise ValueError(f"architecture = {architecture!r}: expected one of {known}")
+    module, _, name = ARCHITECTURES[architecture].rpartition(".")
+    found: type[Any] = getattr(import_module(module), name)
+    return found
+
+
 def build(architecture: str, **dimensions: Any) -> Any:
     """The model of ``architecture`` with the given ``dimensions``, published ones elsewhere.
 
     Raises ``ValueError`` for an architecture or a dimension that does not exist.
     """
-    if architecture not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise ValueError(f"architecture = {architecture!r}: expected one of {known}")
-    module, _, name = ARCHITECTURES[architecture].rpartition(".")
-    cls = getattr(import_module(module), name)
+    cls = class_of(architecture)
     known_dimensions = [field.name for field in fields(cls)]
     for dimension in dimensions:
         if dimension not in known_dimensions:

@@ -7,7 +7,7 @@ it. The passes are those of the library's eager implementation with SDPA and a `
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from model.decoder import DecoderLayer, SelfAttention, TextModel
@@ -50,6 +50,8 @@ class CausalLM:
     """Whether a prefill is given features (of images and text) in place of token indices."""
     head_norm: ClassVar[bool] = False
     normalised_routing: ClassVar[bool] = False
+    divided: ClassVar[tuple[tuple[str, str], ...]] = (("heads", "kv_heads"),)
+    """What must be whole: the first over the second."""
 
     hidden: int
     layers: int
@@ -83,6 +85,10 @@ class CausalLM:
         for name in needed:
             if getattr(self, name) == 0:
                 raise ValueError(f"{name} = 0: expected a number >= 1 for the layers that have it")
+        for name, most in (("dense_layers", "layers"), ("top_k", "experts")):
+            found, limit = getattr(self, name), getattr(self, most)
+            if found > limit:
+                raise ValueError(f"{name} = {found}: expected at most {most} = {limit}")
 
     # What runs
 
@@ -275,17 +281,22 @@ def mean_context(prefilled: Any, steps: int) -> Any:
 
 
 def check_dimensions(model: Any, may_be_zero: tuple[str, ...]) -> None:
-    """Raises ``ValueError`` for a dimension that is not positive or a dtype that is not known;
-    lists, as configurations give them, become tuples."""
-    for name, value in vars(model).items():
+    """Raises ``ValueError`` for a dimension that is not positive or does not divide, or a dtype
+    that is not known; lists, as configurations give them, become tuples."""
+    for entry in fields(model):
+        name, value = entry.name, getattr(model, entry.name)
         if name.endswith("dtype"):
             if value is not None:
                 item_bytes(value)
             continue
         least = 0 if name in may_be_zero else 1
-        numbers = value if isinstance(value, tuple | list) else (value,)
-        for number in numbers:
+        listed = isinstance(value, tuple | list) and "tuple" in str(entry.type)
+        for number in value if listed else (value,):
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
                 raise ValueError(f"{name} = {value!r}: expected an integer >= {least}")
         if isinstance(value, list):
             object.__setattr__(model, name, tuple(value))
+    for whole, part in getattr(model, "divided", ()):
+        parts, of = getattr(model, part), getattr(model, whole)
+        if of % parts:
+            raise ValueError(f"{part} = {parts}: expected a divisor of {whole} = {of}")

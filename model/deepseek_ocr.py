@@ -121,6 +121,10 @@ class OcrModel(CausalLM):
     path: ClassVar[str] = "model.language_model"
     reads_features: ClassVar[bool] = True
     may_be_zero: ClassVar[tuple[str, ...]] = (*CausalLM.may_be_zero, "sam_global_layers")
+    divided: ClassVar[tuple[tuple[str, str], ...]] = (
+        *CausalLM.divided,
+        ("sam_hidden", "sam_heads"),
+    )
 
     sam_hidden: int = 768
     sam_layers: int = 12
@@ -142,6 +146,13 @@ class OcrModel(CausalLM):
     expert_intermediate: int = 896
     shared_experts: int = 2
     vocabulary: int = 129280
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        beyond = [index for index in self.sam_global_layers if index >= self.sam_layers]
+        if beyond:
+            indices = f"indices below sam_layers = {self.sam_layers}"
+            raise ValueError(f"sam_global_layers = {self.sam_global_layers}: expected {indices}")
 
     def vision(
         self, side: int = 1024, tiles: Tiles = None, tile_side: int = 640, batch: int = 1
@@ -186,6 +197,11 @@ class OcrModel(CausalLM):
 @dataclass(frozen=True, kw_only=True)
 class DeepseekOCRModel(OcrModel):
     """DeepSeek-OCR; by default its published dimensions."""
+
+    divided: ClassVar[tuple[tuple[str, str], ...]] = (
+        *OcrModel.divided,
+        ("clip_hidden", "clip_heads"),
+    )
 
     clip_hidden: int = 1024
     clip_layers: int = 24

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from model.decoder import DecoderLayer, SelfAttention, TextModel
 from model.deepseek_ocr import OcrModel, Tiles, Vision, image_queries
@@ -109,6 +109,12 @@ class QueryFeatures(Layer):
 @dataclass(frozen=True, kw_only=True)
 class DeepseekOCR2Model(OcrModel):
     """DeepSeek-OCR-2; by default its published dimensions."""
+
+    divided: ClassVar[tuple[tuple[str, str], ...]] = (
+        *OcrModel.divided,
+        ("encoder_hidden", "encoder_heads"),
+        ("encoder_heads", "encoder_kv_heads"),
+    )
 
     sam_downsample: tuple[int, int] = (512, 896)
     encoder_layers: int = 24

@@ -297,9 +297,21 @@ class VendorLanguage(Language):
             yield free(logits, head.dtype)
 
 
+MOST_EXPERTS = 4096
+"""Of all layers together."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class VendorDeepseekOCR(DeepseekOCRModel):
     """DeepSeek-OCR by the vendor's code; the number of tokens and the batch are whole numbers."""
+
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` where experts, each of which is operators of its own, are too many
+        to be listed within a minute."""
+        super().__post_init__()
+        most = MOST_EXPERTS // max(self.layers - self.dense_layers, 1)
+        if self.experts > most:
+            raise ValueError(f"experts = {self.experts}: expected at most {most} in so many layers")
 
     def masks(self, batch: Any, tokens: Any, context: Any) -> Masks:
         return PaddingMask(batch, context)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from model.causal_lm import check_dimensions
 from model.clip import ClipLayer
@@ -87,6 +87,8 @@ class VitClassifier(Layer):
 @dataclass(frozen=True, kw_only=True)
 class Vit:
     """Dimensions; by default those of ViT-L/16 on images of 224 pixels, 1000 classes."""
+
+    divided: ClassVar[tuple[tuple[str, str], ...]] = (("hidden", "heads"),)
 
     hidden: int = 1024
     layers: int = 24

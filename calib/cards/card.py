@@ -26,6 +26,7 @@ from calib.fit.calibration import (
     TRANSFERRED,
     WEAKEST_FIRST,
     Calibration,
+    Estimates,
     Key,
     KindFit,
     dtype_of,
@@ -221,8 +222,17 @@ class Card:
         Implementations other than torch are those of the tables, ``vllm`` whichever of its kernels
         serves an operator best; all else is the roofline.
         """
+        return self.estimates(ops, implementation, hot).table()
+
+    def estimates(
+        self,
+        ops: Sequence[Operator] | Operator,
+        implementation: str = TORCH,
+        hot: Sequence[bool] | np.ndarray | bool | None = None,
+    ) -> Estimates:
+        """The columns of ``estimate``."""
         if implementation == TORCH and self.torch is not None:
-            return self.torch.estimate(ops, implementation, hot)
+            return self.torch.estimates(ops, implementation, hot)
         if isinstance(ops, Operator):
             ops = [ops] if not is_grid(ops) else ops
         grids: list[tuple[Operator, np.ndarray]]
@@ -237,7 +247,7 @@ class Card:
             known = self._alike(grid, implementation, flags[rows])
             floors[rows] = floor(grid, self.hardware)
             columns[:, rows] = np.broadcast_arrays(*vars(known).values()) if known else np.nan
-        return _table(floors, columns)
+        return _estimates(floors, columns)
 
     def _alike(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
         """Times of a grid of one kind; ``None`` where no table tells."""
@@ -310,10 +320,9 @@ class Card:
     def _fitted(self, op: Operator, implementation: str) -> Times | None:
         if (implementation, kind_of(op), dtype_of(op)) not in self.figures.kinds:
             return None
-        table = self.calibration.estimate(op if is_grid(op) else [op], implementation, True)
-        rank = np.array([WEAKEST_FIRST.index(p) for p in table["provenance"]])
-        seconds, low, high = (table[n].to_numpy() for n in ("estimate_s", "low_s", "high_s"))
-        return Times(seconds, low, high, rank)
+        found = self.calibration.estimates(op if is_grid(op) else [op], implementation, True)
+        rank = np.array([WEAKEST_FIRST.index(p) for p in found.known_as])
+        return Times(found.seconds, found.low, found.high, rank)
 
 
 def _better(first: Times | None, other: Times) -> Times:
@@ -326,21 +335,15 @@ def _better(first: Times | None, other: Times) -> Times:
     return Times(*(np.where(take, b, a) for a, b in pairs))
 
 
-def _table(floors: np.ndarray, columns: np.ndarray) -> pd.DataFrame:
+def _estimates(floors: np.ndarray, columns: np.ndarray) -> Estimates:
     """``columns``: [4, n] seconds, low, high, rank; NaN where nothing is known."""
-    import pandas as pd
-
     seconds, low, high, rank = columns
     unknown = np.isnan(seconds)
-    seconds = np.where(unknown, floors, seconds)
     names = np.array([*WEAKEST_FIRST, ROOFLINE], dtype=object)
-    return pd.DataFrame(
-        {
-            "floor_s": floors,
-            "estimate_s": seconds,
-            "low_s": np.where(unknown, floors, low),
-            "high_s": high,
-            "efficiency": floors / np.where(seconds > 0, seconds, np.nan),
-            "provenance": names[np.where(unknown, -1, rank).astype(int)],
-        }
+    return Estimates(
+        floors,
+        np.where(unknown, floors, seconds),
+        np.where(unknown, floors, low),
+        high,
+        names[np.where(unknown, -1, rank).astype(int)],
     )

@@ -26,10 +26,10 @@ from calib.fit.calibration import (
     ROOFLINE,
     TRANSFERRED,
     Calibration,
+    Estimates,
     Estimator,
     kind_of,
     least_of,
-    table_of,
 )
 from calib.hardware.datasheet import Hardware
 from model.ops import Operator, is_grid
@@ -66,49 +66,12 @@ class Said:
         return Said(self.centre[keep], self.spread[keep])
 
 
-@dataclass(frozen=True)
-class Columns:
-    """[n] the columns of a table of estimates, to be written to."""
-
-    floor: np.ndarray
-    seconds: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    provenance: np.ndarray
-
-    @classmethod
-    def of(cls, table: pd.DataFrame) -> Columns:
-        numbers = ("floor_s", "estimate_s", "low_s", "high_s")
-        floor, seconds, low, high = (table[n].to_numpy(dtype=float, copy=True) for n in numbers)
-        known_as = table["provenance"]
-        return cls(floor, seconds, low, high, known_as.to_numpy(dtype=object, copy=True))
-
-    @property
-    def said(self) -> Said:
-        known = (self.provenance != ROOFLINE) & (self.low > 0) & np.isfinite(self.high)
-        ends = (self.low, self.seconds, self.high)
-        low, seconds, high = (np.log(np.where(known, end, np.nan)) for end in ends)
-        return Said(seconds, (high - low) / 2 / NORMAL)
-
-    def take(self, other: Columns, rows: np.ndarray) -> None:
-        for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
-            mine[rows] = theirs[rows]
-
-    def put(
-        self,
-        base: Columns,
-        rows: np.ndarray,
-        centre: np.ndarray,
-        half: np.ndarray,
-        weight: np.ndarray,
-    ) -> None:
-        """An estimate is known as the source is that it takes more of."""
-        found = np.isfinite(centre)
-        leans, where = rows[found & (weight < 0.5)], rows[found]
-        self.provenance[leans] = base.provenance[leans]
-        centre, half = centre[found], half[found]
-        self.seconds[where] = np.exp(centre)
-        self.low[where], self.high[where] = np.exp(centre - half), np.exp(centre + half)
+def said(found: Estimates) -> Said:
+    known = (found.known_as != ROOFLINE) & (found.low > 0) & np.isfinite(found.high)
+    low, seconds, high = (
+        np.log(np.where(known, end, np.nan)) for end in (found.low, found.seconds, found.high)
+    )
+    return Said(seconds, (high - low) / 2 / NORMAL)
 
 
 @dataclass(frozen=True)
@@ -153,32 +116,43 @@ class Corrected:
         hot: Sequence[bool] | np.ndarray | bool | None = None,
     ) -> pd.DataFrame:
         """As ``Calibration.estimate``; what samples know nothing of is as the base says."""
+        return self.estimates(ops, implementation, hot).table()
+
+    def estimates(
+        self,
+        ops: Sequence[Operator] | Operator,
+        implementation: str = "torch",
+        hot: Sequence[bool] | np.ndarray | bool | None = None,
+    ) -> Estimates:
+        """The columns of ``estimate``."""
         if isinstance(ops, Operator) and not is_grid(ops):
             ops = [ops]
         flags = self._flags(ops, implementation, hot)
-        told = Columns.of(self._fits.estimate(ops, implementation, flags))
-        base = Columns.of(self.base.estimate(ops, implementation, flags))
-        own, known = told.said, base.said
-        unknown = told.provenance == ROOFLINE
-        if self.away:
-            told.provenance[:] = TRANSFERRED
-        told.take(base, unknown)
+        told = self._fits.estimates(ops, implementation, flags)
+        base = self.base.estimates(ops, implementation, flags)
+        own, known = said(told), said(base)
+        unknown = told.known_as == ROOFLINE
+        known_as = np.where(unknown | (self.away is None), told.known_as, TRANSFERRED)
+        pairs = zip(
+            vars(replace(told, known_as=known_as)).values(), vars(base).values(), strict=True
+        )
+        found = Estimates(*(np.where(unknown, theirs, mine) for mine, theirs in pairs))
         for kind, rows in _by_kind(ops, len(unknown)).items():
             blend = self.blends.get((implementation, kind))
             if blend is not None:
                 some = ops if isinstance(ops, Operator) else [ops[i] for i in rows]
                 columns = columns_of(some, self.own.hardware, flags[rows])
                 away = self.away(some) if self.away else None
-                found = blended(blend, columns, own.rows(rows), known.rows(rows), away)
-                told.put(base, rows, *found)
+                mix = blended(blend, columns, own.rows(rows), known.rows(rows), away)
+                _put(found, base, rows, *mix)
         least = least_of(ops, self.hardware)
-        seconds, low, high = (np.maximum(s, least) for s in (told.seconds, told.low, told.high))
+        seconds, low, high = (np.maximum(s, least) for s in (found.seconds, found.low, found.high))
         # A card may clock above its rating: its floor does not.
-        table = table_of(base.floor, seconds, low, high, told.provenance)
-        if isinstance(ops, Operator) or not self.own.measured:
-            return table
-        given = flags if hot is not None else [None] * len(ops)
-        return self.own.with_measured(table, ops, implementation, list(given))
+        found = Estimates(base.floor, seconds, low, high, found.known_as)
+        if not isinstance(ops, Operator):
+            given = flags if hot is not None else [None] * len(ops)
+            self.own.put_measured(found, ops, implementation, list(given))
+        return found
 
     def _flags(self, ops: Sequence[Operator] | Operator, implementation: str, hot: Any) -> Any:
         """[n] bool: not said means as the samples were, and where there are none, hot."""
@@ -198,6 +172,23 @@ class Corrected:
             return blend.hot
         own = [f for key, f in self.own.kinds.items() if key[:2] == (implementation, kind)]
         return all(fitted.low["hot"] == 1.0 for fitted in own)
+
+
+def _put(
+    found: Estimates,
+    base: Estimates,
+    rows: np.ndarray,
+    centre: np.ndarray,
+    half: np.ndarray,
+    weight: np.ndarray,
+) -> None:
+    """An estimate is known as the source is that it takes more of."""
+    some = np.isfinite(centre)
+    leans, where = rows[some & (weight < 0.5)], rows[some]
+    found.known_as[leans] = base.known_as[leans]
+    centre, half = centre[some], half[some]
+    found.seconds[where] = np.exp(centre)
+    found.low[where], found.high[where] = np.exp(centre - half), np.exp(centre + half)
 
 
 def _by_kind(ops: Sequence[Operator] | Operator, count: int) -> dict[str, np.ndarray]:

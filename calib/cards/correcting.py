@@ -10,11 +10,11 @@ import numpy as np
 from calib.cards.corrected import (
     NORMAL,
     Blend,
-    Columns,
     Corrected,
     Said,
     mixed,
     mixed_spread,
+    said,
     weight_of,
 )
 from calib.cards.correction import Correction, columns_of, fit_correction, matrix
@@ -90,7 +90,7 @@ def _fit_blend(
 ) -> Blend | None:
     """None where the base knows nothing of the kind: then the own fit stands alone."""
     shapes = _shapes(key, samples, own)
-    known = Columns.of(base.estimate(shapes.ops, key[0], shapes.hot)).said
+    known = said(base.estimates(shapes.ops, key[0], shapes.hot))
     told = np.isfinite(known.centre)
     if not told.any():
         return None

@@ -161,7 +161,8 @@ def _attention(op: Attention) -> StandIn:
 
 
 def _attention_backward(op: AttentionBackward) -> StandIn:
-    names = ("batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim", "causal", "window")
+    sizes = ("batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim", "v_head_dim")
+    names = (*sizes, "causal", "window")
     return StandIn((Attention(**{n: getattr(op, n) for n in names}),))
 
 

@@ -67,8 +67,7 @@ def memory(model: Any, workload: Workload, memory_bytes: float) -> Memory:
     take: a pass of every batch that is looked at would take minutes.
     """
     working = getattr(model, "working", partial(_working, model))
-    weighs = getattr(model, "weight_bytes", None)
-    weights = weighs(workload) if weighs else weight_bytes(model.phases(workload))
+    weights = weights_of(model, workload)
 
     def need(asked: Workload) -> float:
         return float(weights + max(map(sum, working(asked).values())))
@@ -98,6 +97,18 @@ def _largest_context(
         return None
     tokens = largest(lambda n: need(replace(workload, prompt_tokens=n)), available)
     return _context(model, replace(workload, prompt_tokens=tokens)) if tokens else 0
+
+
+def working_bytes(model: Any, workload: Workload) -> float:
+    """KV cache and activations of the phase that needs most."""
+    working = getattr(model, "working", partial(_working, model))
+    return float(max(map(sum, working(workload).values())))
+
+
+def weights_of(model: Any, workload: Workload) -> float:
+    """Bytes of all weights: those that a traced model has, else those of the phases."""
+    weighs = getattr(model, "weight_bytes", None)
+    return float(weighs(workload) if weighs else weight_bytes(model.phases(workload)))
 
 
 def weight_bytes(phases: dict[str, Phase]) -> float:

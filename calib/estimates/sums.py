@@ -78,10 +78,12 @@ class Ends:
         estimate = operators["estimate_s"].to_numpy(dtype=float)
         self.low = estimate - operators["low_s"].to_numpy(dtype=float)
         self.high = operators["high_s"].to_numpy(dtype=float) - estimate
-        names = operators["kind"].astype(str) + " " + operators["dtype"].astype(str)
-        shapes = names + " " + operators["shape"].astype(str)
         self.kinds = _numbers(operators["kind"])
-        self.shapes = _numbers(shapes)
+        dtypes, shapes = _numbers(operators["dtype"]), _numbers(operators["shape"])
+        # One number for each (kind, dtype, shape): positions in a box of all that could be.
+        box = (self.kinds.max(initial=0) + 1, dtypes.max(initial=0) + 1, shapes.max(initial=0) + 1)
+        place = np.ravel_multi_index((self.kinds, dtypes, shapes), box)
+        self.shapes = np.unique(place, return_inverse=True)[1]
 
     def distances(self, rows: Any, known: tuple[float, float] | None = None) -> tuple[float, float]:
         """How far below and above the sum of the estimates its ends lie; NaN where one is."""
@@ -100,8 +102,7 @@ class Ends:
 
 
 def _numbers(names: pd.Series) -> np.ndarray:
-    found: np.ndarray = np.unique(names.astype(str).to_numpy(dtype=str), return_inverse=True)[1]
-    return found
+    return names.factorize()[0]
 
 
 class Sums:
@@ -109,13 +110,14 @@ class Sums:
 
     ``limited_by``: the host (or the nodes of a graph) where issuing alone would take longer than
     the kernels do by themselves, so that faster kernels gain nothing; else what most kernel time
-    is bound by, compute or memory.
+    is bound by, compute or memory. ``at_least``: a part is of an operator that no rule knows.
     """
 
     def __init__(self, operators: pd.DataFrame):
         self.columns = [*SUMMED, *WALL]
         self.values = operators[self.columns].to_numpy(dtype=float)  # [rows, columns]
         self.ends = Ends(operators)
+        self.unknown = operators["unknown"].to_numpy(dtype=bool)
         computes = (operators["bound"] == "compute").to_numpy()
         seconds = operators["estimate_s"].to_numpy(dtype=float)
         known = operators["provenance"].to_numpy()
@@ -124,7 +126,10 @@ class Sums:
         self.by_limit = np.stack([issue, seconds * computes, seconds * ~computes], axis=1)
 
     def over(self, rows: Any) -> dict[str, Any]:
-        totals = dict(zip(self.columns, self.values[rows].sum(axis=0).tolist(), strict=True))
+        totals: dict[str, Any] = dict(
+            zip(self.columns, self.values[rows].sum(axis=0).tolist(), strict=True)
+        )
+        totals["at_least"] = bool(self.unknown[rows].any())
         carried = self.by_provenance[rows].sum(axis=0)
         if np.isnan(totals["estimate_s"]):
             return {**totals, "provenance": UNKNOWN, "limited_by": None}

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib.estimates.sums import UNKNOWN, WALL, WALL_OF
-from calib.fit.calibration import ROOFLINE, Estimator, dtype_of
+from calib.fit.calibration import ROOFLINE, Estimates, Estimator, dtype_of
 from calib.hardware.datasheet import Hardware, arithmetic_intensity, bound
 from model.layer import Call
-from model.ops import GroupedMatmul, MoeMlp, Operator
+from model.ops import GroupedMatmul, MoeMlp, Operator, Other
 from model.workload import Phase
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def operator_table(
     hot = [found_in_cache(op, hardware) for op in different]
     row = {op: i for i, op in enumerate(different)}
     index = [row[c.op] for _, _, c in calls]
-    seconds = seconds_of(calibration, different, implementation, hot).iloc[index]
+    seconds = seconds_of(calibration, different, implementation, hot)
     known = [_columns(op, hardware) for op in different]
     table = pd.DataFrame(
         [
@@ -67,15 +67,15 @@ def operator_table(
         ]
     )
     times = table.pop("times").to_numpy()
-    for target in ("estimate_s", "low_s", "high_s"):
-        table[target] = seconds[target].to_numpy() * times
-    table["roofline_s"] = seconds["floor_s"].to_numpy() * times
+    table["estimate_s"] = seconds.seconds[index] * times
+    table["low_s"], table["high_s"] = seconds.low[index] * times, seconds.high[index] * times
+    table["roofline_s"] = seconds.floor[index] * times
     table["efficiency"] = table["roofline_s"] / table["estimate_s"].where(table["estimate_s"] > 0)
-    table["provenance"] = seconds["provenance"].to_numpy()
+    table["provenance"] = seconds.known_as[index]
     table["estimate_unseen_s"] = float("nan")
     if unseen is not None:
-        blind = unseen.estimate(different, implementation, hot).iloc[index]
-        table["estimate_unseen_s"] = blind["estimate_s"].to_numpy() * times
+        blind = unseen.estimates(different, implementation, hot)
+        table["estimate_unseen_s"] = blind.seconds[index] * times
     table["triton_s"] = triton_seconds(calibration, different, hot)[index] * times
     for of_kernels, of_wall in WALL_OF.items():
         table[of_wall] = table[of_kernels]
@@ -92,9 +92,8 @@ def triton_seconds(
     nothing = np.full(len(ops), np.nan)
     if not (calibration.held_out["implementation"] == TRITON).any():
         return nothing
-    table = calibration.estimate(ops, TRITON, hot)
-    known = (table["provenance"] != ROOFLINE).to_numpy()
-    return np.where(known, table["estimate_s"].to_numpy(), nothing)
+    found = calibration.estimates(ops, TRITON, hot)
+    return np.where(found.known_as != ROOFLINE, found.seconds, nothing)
 
 
 TRITON = "triton"
@@ -102,21 +101,19 @@ TRITON = "triton"
 
 def seconds_of(
     calibration: Estimator, ops: list[Operator], implementation: str, hot: list[bool]
-) -> pd.DataFrame:
-    """What ``Calibration.estimate`` says, or nulls for a device whose peaks nobody knows."""
-    import pandas as pd
-
+) -> Estimates:
+    """What ``Calibration.estimates`` says, or nulls for a device whose peaks nobody knows."""
     if not calibration.hardware.unprobed:
-        return calibration.estimate(ops, implementation, hot)
-    names = ("floor_s", "estimate_s", "low_s", "high_s")
-    unknown = {**dict.fromkeys(names, float("nan")), "provenance": UNKNOWN}
-    return pd.DataFrame(unknown, index=range(len(ops)))
+        return calibration.estimates(ops, implementation, hot)
+    nothing = Estimates.nothing_of(len(ops))
+    nothing.known_as[:] = UNKNOWN
+    return nothing
 
 
 OPERATOR_COLUMNS = [
     *("phase", "path", "kind", "shape", "dtype", "count", "launches", "sync", "flops", "bytes"),
     *("arithmetic_intensity", "bound", "roofline_s", "efficiency", "estimate_s", "low_s"),
-    *("high_s", "provenance", "estimate_unseen_s", "triton_s", "measured_s", "error"),
+    *("high_s", "provenance", "unknown", "estimate_unseen_s", "triton_s", "measured_s", "error"),
     *("error_unseen", *WALL),
     *("hardware", "implementation", "model", "workload"),
 ]
@@ -132,6 +129,7 @@ def _columns(op: Operator, hardware: Hardware) -> dict[str, Any]:
         "bytes": float(op.bytes),
         "arithmetic_intensity": arithmetic_intensity(op),
         "bound": UNKNOWN if hardware.unprobed else bound(op, hardware),
+        "unknown": isinstance(op, Other) and op.unknown,
     }
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from calib.fit.kind import KindFit
 from calib.fit.physics.features import Features, features, features_of_list, whole
 from calib.hardware.datasheet import Hardware, least_seconds
-from model.ops import Conv2d, Convolution, Operator, Other, is_grid
+from model.ops import Conv2d, Convolution, Counted, Operator, Other, is_grid
 
 MEASURED, INTERPOLATED, EXTRAPOLATED = "measured", "interpolated", "extrapolated"
 
@@ -22,6 +22,40 @@ WEAKEST_FIRST = (ROOFLINE, TRANSFERRED, EXTRAPOLATED, INTERPOLATED, MEASURED)
 
 Key = tuple[str, str, str]
 """(implementation, kind, dtype)"""
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """[n] what is known of operators, in order; the ends are those of a 90% interval, NaN where
+    nothing is known. ``known_as``: the provenance."""
+
+    floor: np.ndarray
+    seconds: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    known_as: np.ndarray
+
+    @classmethod
+    def nothing_of(cls, count: int) -> Estimates:
+        """To be written to, row by row."""
+        floor, seconds, low, high = np.full((4, count), np.nan)
+        return cls(floor, seconds, low, high, np.full(count, ROOFLINE, dtype=object))
+
+    def put(self, rows: np.ndarray, other: Estimates) -> None:
+        for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
+            mine[rows] = theirs
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame(
+            {
+                "floor_s": self.floor,
+                "estimate_s": self.seconds,
+                "low_s": self.low,
+                "high_s": self.high,
+                "efficiency": self.floor / np.where(self.seconds > 0, self.seconds, np.nan),
+                "provenance": self.known_as,
+            }
+        )
 
 
 class Estimator(Protocol):
@@ -39,6 +73,14 @@ class Estimator(Protocol):
         implementation: str = ...,
         hot: Sequence[bool] | np.ndarray | bool | None = ...,
     ) -> pd.DataFrame: ...
+
+    def estimates(
+        self,
+        ops: Sequence[Operator] | Operator,
+        implementation: str = ...,
+        hot: Sequence[bool] | np.ndarray | bool | None = ...,
+    ) -> Estimates:
+        """The columns of ``estimate``, without the cost of a data frame."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +114,15 @@ class Calibration:
 
         Raises ``HardwareError`` for a dtype that the device has no peak for.
         """
+        return self.estimates(ops, implementation, hot).table()
+
+    def estimates(
+        self,
+        ops: Sequence[Operator] | Operator,
+        implementation: str = "torch",
+        hot: Sequence[bool] | np.ndarray | bool | None = None,
+    ) -> Estimates:
+        """The columns of ``estimate``."""
         if isinstance(ops, Operator) and is_grid(ops):
             return self._alike(ops, implementation, hot)
         ops = [ops] if isinstance(ops, Operator) else list(ops)
@@ -79,19 +130,17 @@ class Calibration:
         rows: dict[tuple[str, str, bool], list[int]] = {}
         for i, op in enumerate(ops):
             rows.setdefault((kind_of(op), dtype_of(op), flags[i] is None), []).append(i)
-        parts = []
+        found = Estimates.nothing_of(len(ops))
         for (_, _, unset), some in rows.items():
             known = None if unset else np.array([bool(flags[i]) for i in some])
             part = self._alike([ops[i] for i in some], implementation, known)
-            parts.append(part.set_index(pd.Index(some)))
-        if not parts:
-            none = np.zeros(0)
-            return table_of(none, none, none, none, none.astype(object))
-        return self.with_measured(pd.concat(parts).sort_index(), ops, implementation, flags)
+            found.put(np.array(some), part)
+        self.put_measured(found, ops, implementation, flags)
+        return found
 
     def _alike(
         self, ops: Sequence[Operator] | Operator, implementation: str, hot: Any
-    ) -> pd.DataFrame:
+    ) -> Estimates:
         """Estimates of operators of one kind and dtype."""
         first = ops if isinstance(ops, Operator) else ops[0]
         fitted = self.kinds.get((implementation, kind_of(first), dtype_of(first)))
@@ -104,29 +153,28 @@ class Calibration:
         if fitted is None:
             unknown = np.full(len(x), np.nan)
             known_as = np.full(len(x), ROOFLINE, dtype=object)
-            return table_of(x.floor_s, x.floor_s, x.floor_s, unknown, known_as)
+            return Estimates(x.floor_s, x.floor_s, x.floor_s, unknown, known_as)
         sides, least = fitted.log_ends(x), least_of(ops, self.hardware)
         middle, low, high = (np.maximum(np.exp(side), least) for side in sides)
-        return table_of(x.floor_s, middle, low, high, _known_as(fitted, x))
+        return Estimates(x.floor_s, middle, low, high, _known_as(fitted, x))
 
-    def with_measured(
+    def put_measured(
         self,
-        table: pd.DataFrame,
+        found: Estimates,
         ops: Sequence[Operator],
         implementation: str,
         flags: Sequence[Any],
-    ) -> pd.DataFrame:
+    ) -> None:
         """Put the median of this very shape, where it was sampled, in place of the fit's figure."""
-        columns = {name: table[name].to_numpy(copy=True) for name in table.columns}
+        if not self.measured:
+            return
         for i, op in enumerate(ops):
             caches = ("cold", "hot") if flags[i] is None else ("hot",) if flags[i] else ("cold",)
-            found = (self.measured.get((implementation, whole(op), cache)) for cache in caches)
-            seen = next((f for f in found if f), None)
+            known = (self.measured.get((implementation, whole(op), cache)) for cache in caches)
+            seen = next((f for f in known if f), None)
             if seen:
-                columns["estimate_s"][i], columns["low_s"][i], columns["high_s"][i] = seen
-                columns["provenance"][i] = MEASURED
-        order = ("floor_s", "estimate_s", "low_s", "high_s", "provenance")
-        return table_of(*(columns[name] for name in order))
+                found.seconds[i], found.low[i], found.high[i] = seen
+                found.known_as[i] = MEASURED
 
 
 def _known_as(fitted: KindFit, x: Features) -> np.ndarray:
@@ -134,25 +182,6 @@ def _known_as(fitted: KindFit, x: Features) -> np.ndarray:
     elsewhere = TRANSFERRED if fitted.base else EXTRAPOLATED
     inside = np.where(fitted.inside(x), INTERPOLATED, elsewhere).astype(object)
     return np.full(len(x), TRANSFERRED, dtype=object) if fitted.transferred else inside
-
-
-def table_of(
-    floor_s: np.ndarray,
-    estimate_s: np.ndarray,
-    low_s: np.ndarray,
-    high_s: np.ndarray,
-    provenance: np.ndarray,
-) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "floor_s": floor_s,
-            "estimate_s": estimate_s,
-            "low_s": low_s,
-            "high_s": high_s,
-            "efficiency": floor_s / np.where(estimate_s > 0, estimate_s, np.nan),
-            "provenance": provenance,
-        }
-    )
 
 
 def least_of(ops: Sequence[Operator] | Operator, hardware: Hardware) -> np.ndarray:
@@ -171,7 +200,7 @@ def kind_of(op: Operator) -> str:
     """What a fit is for: the operator's kind; each operator without a formula is its own kind."""
     if isinstance(op, Convolution):
         return Conv2d.operator  # one rule, whatever the number of dimensions
-    return f"{op.operator}: {op.name}" if isinstance(op, Other) else op.operator
+    return f"{op.operator}: {op.name}" if isinstance(op, Other | Counted) else op.operator
 
 
 def dtype_of(op: Operator) -> str:

@@ -29,7 +29,8 @@ HALF = ("bfloat16", "float16")
 @dataclass(frozen=True)
 class Backend:
     """What a family takes. ``bias``: a bias or mask; ``offset_causal``: a causal mask where queries
-    and keys are not equally many; ``most_head_dim``: infinite where any will do."""
+    and keys are not equally many; ``most_head_dim``: infinite where any will do;
+    ``narrow_values``: heads of values of another width than those of keys."""
 
     name: str
     dtypes: tuple[str, ...]
@@ -38,11 +39,12 @@ class Backend:
     bias: bool
     offset_causal: bool
     least_kv_len: int
+    narrow_values: bool = True
 
 
 CUDNN = Backend("cudnn", HALF, 8, 128, True, True, 2)
 CUDNN_HOPPER = Backend("cudnn", HALF, 8, 256, True, True, 2)
-FLASH = Backend("flash", HALF, 1, 256, False, False, 1)
+FLASH = Backend("flash", HALF, 1, 256, False, False, 1, narrow_values=False)
 EFFICIENT = Backend("efficient", HALF, 8, math.inf, True, True, 1)
 EFFICIENT_FLOAT32 = Backend("efficient", ("float32",), 4, math.inf, True, True, 1)
 MATH = "math"
@@ -61,10 +63,12 @@ def order(compute_capability: str | None) -> tuple[Backend, ...]:
 def takes(backend: Backend, op: Attention) -> bool:
     masked = bool(op.bias or op.mask or op.window is not None)
     offset = bool(op.causal) and 1 < op.q_len != op.kv_len
+    widths = {op.head_dim, op.value_dim}
     return (
         op.dtype in backend.dtypes
-        and op.head_dim % backend.head_dim_multiple == 0
-        and op.head_dim <= backend.most_head_dim
+        and all(width % backend.head_dim_multiple == 0 for width in widths)
+        and max(widths) <= backend.most_head_dim
+        and (backend.narrow_values or len(widths) == 1)
         and op.kv_len >= backend.least_kv_len
         and (backend.bias or not masked)
         and (backend.offset_causal or not offset)
@@ -95,7 +99,7 @@ def growing(step: Iterable[Operator], before: Iterable[Operator]) -> set[Attenti
 
 
 def _keys(op: Attention) -> tuple[Any, ...]:
-    return (op.kv_len, op.kv_heads, op.head_dim)
+    return (op.kv_len, op.kv_heads, op.head_dim, op.value_dim)
 
 
 def _full(op: Attention) -> bool:

@@ -16,12 +16,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from calib.checkout import CONF, read_yaml
-from calib.errors import CalibError
+from calib.errors import CalibError, one_of, wrong
+from calib.hardware.rates import rate_of
 from model.ops import ITEM_BYTES, Conv2d, Operator, TensorCoreOperator
 
 PROVENANCES = ("datasheet", "derived", "probed")
@@ -87,7 +90,8 @@ def peak(op: Operator, hardware: Hardware) -> float:
 
     float32 on a card is multiplied as torch does by default: products outside the matrix units with
     their factors whole (``torch.backends.cuda.matmul.fp32_precision``), convolutions as tf32
-    (``torch.backends.cudnn.conv.fp32_precision``).
+    (``torch.backends.cudnn.conv.fp32_precision``). A dtype without a line of its own in the card's
+    table runs as :mod:`calib.hardware.rates` says.
     """
     if hardware.unprobed:
         raise HardwareError(
@@ -99,12 +103,15 @@ def peak(op: Operator, hardware: Hardware) -> float:
     dtype = str(vars(op)["dtype"])
     if isinstance(op, Conv2d) and dtype == "float32" and "tf32" in hardware.peak_flops:
         dtype = "tf32"
-    if dtype not in hardware.peak_flops:
+    known = rate_of(
+        dtype, hardware.peak_flops, hardware.compute_capability, hardware.cuda_core_flops
+    )
+    if known is None:
         raise HardwareError(
             f"dtype = {dtype!r}: hardware {hardware.name!r} has no peak for it; "
             f"expected one of {', '.join(hardware.peak_flops)}"
         )
-    return hardware.peak_flops[dtype]
+    return known
 
 
 def multiprocessor_rate(op: Operator, hardware: Hardware) -> Any:
@@ -176,7 +183,14 @@ def load_hardware(name: str) -> Hardware:
     """
     if name not in hardware_names():
         raise HardwareError(f"hw = {name!r}: expected one of {', '.join(hardware_names())}")
-    return hardware_from_config(read_yaml(CONF / "hw" / f"{name}.yaml"))
+    path = CONF / "hw" / f"{name}.yaml"
+    return _read_hardware(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _read_hardware(path: Path, changed: int) -> Hardware:
+    """``changed``: when the file was. A card that is asked for asks for all that are like it."""
+    return hardware_from_config(read_yaml(path))
 
 
 def hardware_from_config(config: Mapping[str, Any]) -> Hardware:
@@ -189,7 +203,7 @@ def hardware_from_config(config: Mapping[str, Any]) -> Hardware:
     """
     for key in config:
         if key not in _KEYS:
-            raise _wrong(key, config[key], f"one of the keys {', '.join(_KEYS)}")
+            raise _wrong(key, config[key], one_of(str(key), _KEYS).replace("of", "of the keys", 1))
     for entry in fields(Hardware):
         required = entry.default is MISSING and entry.default_factory is MISSING
         if required and entry.name not in config:
@@ -202,7 +216,7 @@ def hardware_from_config(config: Mapping[str, Any]) -> Hardware:
 
 
 def _wrong(key: str, value: Any, accepted: str) -> HardwareError:
-    return HardwareError(f"hw.{key} = {value!r}: expected {accepted}")
+    return HardwareError(wrong(f"hw.{key}", value, accepted))
 
 
 def _read(key: str, value: Any, provenance: Any) -> Any:
@@ -225,13 +239,15 @@ def _require(condition: bool) -> None:
 
 
 def _text(value: Any) -> str:
-    _require(isinstance(value, str) and bool(value))
+    """On one line: it is printed."""
+    _require(isinstance(value, str) and bool(value.strip()) and len(value) <= 1000)
+    _require(not re.search(r"[\x00-\x1f\x7f]", value))
     return str(value)
 
 
 def _name(value: Any) -> str:
     """A folder of samples is called so."""
-    _require(re.fullmatch(r"[\w.-]*\w[\w.-]*", _text(value)) is not None)
+    _require(re.fullmatch(r"[\w.-]*\w[\w.-]*", _text(value)) is not None and len(value) <= 100)
     return str(value)
 
 
@@ -240,32 +256,37 @@ def _texts(value: Iterable[Any]) -> tuple[str, ...]:
     return tuple(_text(v) for v in value)
 
 
-def _positive(value: Any) -> float:
+def _positive(value: Any, least: float, most: float) -> float:
     _require(isinstance(value, int | float) and not isinstance(value, bool))
-    _require(math.isfinite(value) and value > 0)
+    _require(least <= value <= most)  # and no NaN
     return float(value)
 
 
-def _whole(value: Any) -> int:
-    _require(_positive(value) == int(value))
+def _whole(value: Any, least: float, most: float) -> int:
+    _require(_positive(value, least, most) == int(value))
     return int(value)
 
 
 def _capability(value: Any) -> str:
-    major, minor = _text(value).split(".")
+    _require(re.fullmatch(r"[0-9]{1,2}\.[0-9]{1,2}", _text(value)) is not None)
+    major, minor = value.split(".")
     return f"{int(major)}.{int(minor)}"
 
 
 def _peaks(value: Any) -> dict[str, float]:
-    _require(bool(value))
-    for dtype, rate in value.items():
+    _require(isinstance(value, Mapping) and bool(value))
+    for dtype in value:
         if dtype not in ITEM_BYTES:
             raise _wrong("peak_flops", dtype, f"dtypes out of {', '.join(ITEM_BYTES)}")
-        try:
-            _positive(rate)
-        except (ValueError, OverflowError):
-            raise _wrong(f"peak_flops.{dtype}", rate, "a positive number [FLOP/s]") from None
-    return {dtype: _positive(rate) for dtype, rate in value.items()}
+    return {dtype: _part(f"peak_flops.{dtype}", rate, _RATE) for dtype, rate in value.items()}
+
+
+def _part(key: str, value: Any, accepted: Accepted) -> Any:
+    """An entry of a mapping."""
+    try:
+        return accepted[0](value)
+    except (TypeError, ValueError, OverflowError):
+        raise _wrong(key, value, accepted[1]) from None
 
 
 def _sources(value: Any) -> dict[str, str]:
@@ -273,39 +294,57 @@ def _sources(value: Any) -> dict[str, str]:
 
 
 def _ceilings(value: Any) -> dict[str, dict[str, Any]]:
-    def ceiling(entry: Any) -> dict[str, Any]:
-        _require(set(entry) == {"low", "high", "source"})
-        low, high = _positive(entry["low"]), _positive(entry["high"])
-        _require(low <= high)
-        return {"low": low, "high": high, "source": _text(entry["source"])}
+    def ceiling(figure: str, entry: Any) -> dict[str, Any]:
+        at = f"measured.{figure}"
+        if not isinstance(entry, Mapping) or set(entry) != {"low", "high", "source"}:
+            raise _wrong(at, entry, "low, high and source")
+        low, high = (_part(f"{at}.{end}", entry[end], _CEILING) for end in ("low", "high"))
+        if low > high:
+            raise _wrong(f"{at}.low", low, f"low <= high = {high:g}")
+        source = _part(f"{at}.source", entry["source"], (_text, "a text"))
+        return {"low": low, "high": high, "source": source}
 
-    return {_text(figure): ceiling(entry) for figure, entry in value.items()}
+    return {_text(figure): ceiling(figure, entry) for figure, entry in value.items()}
 
 
 def _provenance(value: Any) -> str:
-    _require(value in PROVENANCES)
+    _require(_text(value) in PROVENANCES)
     return str(value)
 
 
-_KEYS: dict[str, tuple[Callable[[Any], Any], str]] = {
+Accepted = tuple[Callable[[Any], Any], str]
+"""How a value is read, and what is accepted, in words."""
+
+
+def _figure(
+    unit: str, least: float, most: float, whole: bool = False, null: bool = False
+) -> Accepted:
+    """A figure within what a device can have, by orders of magnitude: a wrong unit is seen."""
+    number = f"a positive {'whole ' if whole else ''}number{f' [{unit}]' if unit else ''}"
+    words = f"{number}{', or null' if null else ''}; from {least:g} to {most:g}"
+    return partial(_whole if whole else _positive, least=least, most=most), words
+
+
+_RATE = _figure("FLOP/s", 1e6, 1e20)
+_CEILING = _figure("", 1e-6, 1e20)
+_KEYS: dict[str, Accepted] = {
     "name": (_name, "the card's name, as the file is called"),
     "device_names": (_texts, "a list of names as the driver reports them"),
     "compute_capability": (_capability, 'a quoted "major.minor", or null'),
-    "sm_count": (_whole, "a positive whole number"),
-    "clock_hz": (_positive, "a positive number [Hz]"),
+    "sm_count": _figure("", 1, 1e5, whole=True),
+    "clock_hz": _figure("Hz", 1e6, 1e12),
     "peak_flops": (_peaks, "a mapping from dtype to a positive number [FLOP/s]"),
-    "cuda_core_flops": (_positive, "a positive number [FLOP/s]"),
-    "bandwidth": (_positive, "a positive number [bytes/s]"),
-    "memory_bytes": (_whole, "a positive whole number [bytes]"),
-    "l2_bytes": (_whole, "a positive whole number [bytes]"),
-    "shared_memory_per_block": (_whole, "a positive whole number [bytes], or null"),
-    "threads_per_sm": (_whole, "a positive whole number, or null"),
-    "power_w": (_positive, "a positive number [W], or null"),
+    "cuda_core_flops": _RATE,
+    "bandwidth": _figure("bytes/s", 1e6, 1e17),
+    "memory_bytes": _figure("bytes", 1e6, 1e18, whole=True),
+    "l2_bytes": _figure("bytes", 1e3, 1e15, whole=True),
+    "shared_memory_per_block": _figure("bytes", 1e3, 1e9, whole=True, null=True),
+    "threads_per_sm": _figure("", 32, 1e5, whole=True, null=True),
+    "power_w": _figure("W", 0.1, 1e6, null=True),
     "sources": (_sources, "a mapping from figure to the source it is from"),
     "measured": (_ceilings, "a mapping from figure to low, high (low <= high) and source"),
     "provenance": (_provenance, f"one of {', '.join(PROVENANCES)}"),
 }
-"""How each key is read, and what it accepts, in words."""
 
 MAY_BE_NULL = ("compute_capability", "shared_memory_per_block", "threads_per_sm", "power_w")
 MAY_BE_PROBED: dict[str, Any] = {

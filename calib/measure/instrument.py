@@ -13,12 +13,10 @@ from typing import Any, Protocol
 
 from calib.measure.clock import StopRule
 from calib.measure.probes import Speed
-from calib.samples.sample import Kernel
+from calib.samples.sample import STATUSES, Kernel
 from model.ops import Operator
 
-OK, UNSUPPORTED, OUT_OF_MEMORY = "ok", "unsupported", "out of memory"
-WRONG, THROTTLED, LOST = "wrong", "throttled", "lost"
-STATUSES = (OK, UNSUPPORTED, OUT_OF_MEMORY, WRONG, THROTTLED, LOST)
+OK, UNSUPPORTED, OUT_OF_MEMORY, WRONG, THROTTLED, LOST = STATUSES
 """``wrong``: the output is not that of the float32 reference; ``throttled``: the card stayed under
 a thermal or hardware slowdown after all attempts (the seconds are kept, a fit leaves them out);
 ``lost``: the process lost the device over it, and can measure nothing more."""

@@ -1,10 +1,11 @@
-"""Sentences of the report: what bounds each phase, what would help, and whether it fits."""
+"""Sentences of the report: what the clock says, what bounds each phase, what would help, and
+whether it fits."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from calib.report.record import RunRecord, known
+from calib.report.record import TOTAL, RunRecord, known
 from calib.report.units import nbytes, percent, seconds
 
 BOUND_BY = {"host": "host", "compute": "compute", "memory": "bandwidth"}
@@ -33,6 +34,26 @@ def _phase(row: dict[Any, Any], execution: str) -> str:
     if execution != "graph" and saved > WORTH_SAYING * row["wall_s"]:
         text += f"; a CUDA graph would save {seconds(saved)} ({percent(saved / row['wall_s'])})"
     return text + "."
+
+
+def unknown_lines(record: RunRecord) -> list[str]:
+    """What no rule knows, and how much of the whole it is; nothing where all is known."""
+    operators = record.operators.assign(times=record.executions)
+    some = operators[operators["unknown"]] if "unknown" in operators else operators[:0]
+    if some.empty:
+        return []
+    launched = (some["launches"] * some["times"]).sum()
+    share = launched / max((operators["launches"] * operators["times"]).sum(), 1)
+    moved = some["bytes"].sum() / (operators["bytes"].sum() or 1)
+    names = some["shape"].str.split(" ").str[0]
+    counts = some["times"].groupby(names).sum().sort_values(ascending=False)
+    listed = ", ".join(f"{name} {count:,.0f}" for name, count in counts.items())
+    return [
+        f"No rule knows what these operators compute: {listed}. They are {percent(share)} of the "
+        f"launches and {percent(moved)} of the bytes, those that they are given and return; their "
+        "time is that of the bytes. A total that holds any of them is at least what it says. A "
+        "formula of your own counts them: calib.trace.formula."
+    ]
 
 
 def memory_lines(record: RunRecord) -> list[str]:
@@ -67,3 +88,45 @@ def _why(memory: dict[str, Any]) -> str:
     batch = memory["largest_batch"]
     fits = f"batch {batch:,} would fit" if batch else "not even one page would fit"
     return f"In {memory['phase']} it needs most: {_parts(memory)}; {fits}."
+
+
+def verdict(record: RunRecord) -> str:
+    total = record.total
+    if not known(total["measured_s"]):
+        return parts_verdict(record)
+    text = f"The clock says {seconds(total['measured_s'])}: "
+    if known((record.measurement or {}).get("drift")):
+        text += "against that, brought to the machine's speed during the sweep, "
+    text += f"the estimate is {_off(total['error'])}"
+    if known(total.get("error_unseen")):
+        text += f" ({_off(total['error_unseen'])} with a fit that never saw the model's own shapes)"
+    if known(total.get("roofline_error")):
+        text += f", the plain roofline {_off(total['roofline_error'])}"
+    return text + "."
+
+
+def parts_verdict(record: RunRecord) -> str:
+    """Where no clock saw the whole: what it says of parts, or of kernels."""
+    parts = record.components[record.components["component"] != TOTAL]
+    seen = parts[parts["measured_s"].notna()]
+    if len(seen):
+        names = ", ".join(str(name) for name in seen["component"])
+        clock = seen["measured_s"].sum()
+        off = _off(seen["estimate_s"].sum() / clock - 1)
+        return f"The clock knows {names} only, {seconds(clock)}: their estimate is {off}."
+    found = record.measurement or {}
+    clocks = [c for c in found.get("clocks", ()) if c["what"] == "operators" and c["measured_s"]]
+    if clocks:
+        names = ", ".join(str(c["phase"]) for c in clocks)
+        clock, estimate = (sum(c[k] for c in clocks) for k in ("measured_s", "estimate_s"))
+        return (
+            f"Of {names} the clock knows what the device did, {seconds(clock)}: the estimate of "
+            f"the kernels, {seconds(estimate)}, is {_off(estimate / clock - 1)}."
+        )
+    if found.get("refused"):
+        return "A trace was given, and is not taken for this model's."
+    return "Nothing was measured in this run."
+
+
+def _off(error: float) -> str:
+    return f"{percent(abs(error))} too {'low' if error < 0 else 'high'}"

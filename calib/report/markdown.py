@@ -7,10 +7,11 @@ from typing import Any
 
 from calib.report.ceilings import INTRODUCTION, ceiling_cells, ceiling_rows
 from calib.report.layers.tree import Branch
-from calib.report.measurement import RAN, TRACED, fact_cells, phase_cells
-from calib.report.record import TOTAL, RunRecord, known
+from calib.report.lines import verdict
+from calib.report.measurement import fact_cells, how, phase_cells
+from calib.report.record import TOTAL, RunRecord, known, literal, with_literal_names
 from calib.report.terminal import ERROR_HEADERS, Cells, component_cells, figure_cells, remarks
-from calib.report.units import UNKNOWN, flops, interval, nbytes, percent, seconds
+from calib.report.units import UNKNOWN, escaped, flops, interval, least, nbytes, percent, seconds
 
 LEAST_SHARE = 0.01
 """Part of the time below which a module is left to ``modules.parquet``."""
@@ -29,6 +30,7 @@ def report_markdown(
     layers: str | None = None,
 ) -> str:
     """The text of ``report.md``. ``pictures``: (file name, caption); ``layers``: their folder."""
+    record = with_literal_names(record)
     images = {name: f"![{alt(name)}]({name})\n\n*{caption}*" for name, caption in pictures}
     sections = [
         f"# {record.model}, {record.workload['name']} on {record.hardware['name']}",
@@ -90,8 +92,10 @@ def answer(record: RunRecord) -> str:
 
 def how_much(record: RunRecord) -> str:
     total, kinds = record.total, record.operators.groupby("kind", sort=False)["bytes"].sum()
+    at_least = total.get("at_least")
     return (
-        f"**{flops(total['flops'])}** and **{nbytes(total['bytes'])}** moved is what "
+        f"**{least(flops(total['flops']), at_least)}** and "
+        f"**{least(nbytes(total['bytes']), at_least)}** moved is what "
         f"`{record.model}` costs with the workload `{record.workload['name']}`. Of the bytes, "
         f"{largest(kinds.index, kinds)}. No time is known: no card was given."
     )
@@ -110,25 +114,6 @@ def _name(name: Any) -> str:
     return str(name).replace("_", " ")
 
 
-def verdict(record: RunRecord) -> str:
-    total = record.total
-    if not record.measured:
-        return "Nothing was measured in this run."
-    text = f"The clock says {seconds(total['measured_s'])}: "
-    if known((record.measurement or {}).get("drift")):
-        text += "against that, brought to the machine's speed during the sweep, "
-    text += f"the estimate is {_off(total['error'])}"
-    if known(total.get("error_unseen")):
-        text += f" ({_off(total['error_unseen'])} with a fit that never saw the model's own shapes)"
-    if known(total.get("roofline_error")):
-        text += f", the plain roofline {_off(total['roofline_error'])}"
-    return text + "."
-
-
-def _off(error: float) -> str:
-    return f"{percent(abs(error))} too {'low' if error < 0 else 'high'}"
-
-
 def grounds(record: RunRecord) -> str:
     """How the estimates are known, by their part of the time."""
     by = record.operators.groupby("provenance", sort=False)["estimate_s"].sum()
@@ -143,7 +128,7 @@ def grounds(record: RunRecord) -> str:
 
 
 def remark_list(record: RunRecord) -> list[str]:
-    found = remarks(record)
+    found = [escaped(remark) for remark in remarks(record)]
     return ["\n".join(f"> - {remark}" for remark in found)] if found else []
 
 
@@ -154,7 +139,7 @@ def table(cells: Cells, bold_last: bool = False) -> str:
     if bold_last and rows:
         rows[-1] = [f"**{cell}**" for cell in rows[-1]]
     lines = [list(cells.headers), align, *rows]
-    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    escaped = ([" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
@@ -171,6 +156,7 @@ def kind_cells(record: RunRecord) -> Cells:
     sums = operators.groupby("kind", sort=False)[columns].sum(min_count=1)
     whole = sums["estimate_s"].sum(skipna=False) or 1
     ordered = sums.sort_values(["estimate_s", "bytes"], ascending=False).to_dict("index")
+    at_least = kinds_not_known(record)
     clock, ours = measured_by_kind(record), triton_by_kind(record)
     headers = ["kind", "calls", "launches", "FLOPs", "bytes", "memory-bound", "roofline"]
     headers += ["calibrated", "share", "efficiency"]
@@ -178,13 +164,22 @@ def kind_cells(record: RunRecord) -> Cells:
     for kind, row in ordered.items():
         estimate = row["estimate_s"]
         cells = [_name(kind), f"{row['calls']:,.0f}", f"{row['launches']:,.0f}"]
-        cells += [flops(row["flops"]), nbytes(row["bytes"])]
+        cells += [
+            least(text, kind in at_least) for text in (flops(row["flops"]), nbytes(row["bytes"]))
+        ]
         cells += [percent(row["memory_s"] / estimate) if estimate else UNKNOWN]
         cells += [seconds(row["roofline_s"]), seconds(estimate), percent(estimate / whole)]
         cells += [percent(row["roofline_s"] / estimate) if estimate else UNKNOWN]
         rows.append(tuple(cells + ours.get(str(kind), []) + clock.get(str(kind), [])))
     headers += [*(["by Triton"] if ours else []), *(["measured", "error"] if clock else [])]
     return Cells(tuple(headers), rows)
+
+
+def kinds_not_known(record: RunRecord) -> set[str]:
+    """Kinds that hold an operator which no rule knows."""
+    operators = record.operators
+    some = operators[operators["unknown"]] if "unknown" in operators else operators[:0]
+    return set(some["kind"])
 
 
 def triton_by_kind(record: RunRecord) -> dict[str, list[str]]:
@@ -200,14 +195,19 @@ def triton_by_kind(record: RunRecord) -> dict[str, list[str]]:
 
 
 def measured_by_kind(record: RunRecord) -> dict[str, list[str]]:
-    """Time and error of the operators that have a measured time; empty where none has."""
+    """Time and error of the operators that have a measured time; empty where none has. Errors are
+    against steady times, as everywhere."""
     operators = record.operators[record.operators["measured_s"].notna()]
     if operators.empty:
         return {}
-    sums = operators.groupby("kind")[["estimate_s", "measured_s"]].sum().to_dict("index")
+    # estimate / (1 + error) is the steady time, and all of a phase were slowed down alike.
+    slower = operators["measured_s"] * (1 + operators["error"].astype(float))
+    slower = (slower / operators["estimate_s"]).groupby(operators["phase"]).transform("median")
+    operators = operators.assign(steady_s=operators["measured_s"] / slower.fillna(1.0))
+    sums = operators.groupby("kind")[["estimate_s", "measured_s", "steady_s"]].sum()
     kinds = {str(k): [UNKNOWN, UNKNOWN] for k in record.operators["kind"].unique()}
-    for kind, row in sums.items():
-        error = row["estimate_s"] / row["measured_s"] - 1 if row["measured_s"] else None
+    for kind, row in sums.to_dict("index").items():
+        error = row["estimate_s"] / row["steady_s"] - 1 if row["steady_s"] else None
         kinds[str(kind)] = [seconds(row["measured_s"]), percent(error, signed=True)]
     return kinds
 
@@ -255,8 +255,9 @@ def module_section(record: RunRecord, tree: list[Branch]) -> str:
     least = LEAST_SHARE * (tree[0].costs[cost] or 0)
     shown = [b for b in tree if (b.costs[cost] or 0) >= least]
     headers = ["module", "class", "instances", "FLOPs", "bytes", "weights", "roofline"]
-    headers += ["calibrated", "share"] + (["measured", "error"] if record.measured else [])
-    rows = [module_row(branch, record.measured, tree[0]) for branch in shown]
+    clock = record.clock_of_modules
+    headers += ["calibrated", "share"] + (["measured", "error"] if clock else [])
+    rows = [module_row(branch, clock, tree[0]) for branch in shown]
     return (
         f"Sums over all instances and everything below them; identical siblings are folded. "
         f"Modules below {percent(LEAST_SHARE)} of the {of_what} are in `modules.parquet` only."
@@ -267,7 +268,9 @@ def module_section(record: RunRecord, tree: list[Branch]) -> str:
 def kernels_only(record: RunRecord) -> str:
     """That modules sum kernels, where the whole takes longer than its kernels do; and of measured
     times, that errors are against steady ones."""
-    if record.measured:
+    if record.clock_of_modules == "kernels":
+        return " *Measured* is the time of the kernels that a module launched, as is *calibrated*."
+    if record.clock_of_modules:
         return (
             " *Measured* is what the clock showed; errors have the machine's drift taken out, as "
             "in the table above."
@@ -281,22 +284,23 @@ def kernels_only(record: RunRecord) -> str:
     )
 
 
-def module_row(branch: Branch, measured: bool, whole: Branch) -> tuple[str, ...]:
-    """Beside a clock the wall time, else that of the kernels; the share is of what is shown."""
-    costs, column = branch.costs, "wall_s" if measured else "estimate_s"
+def module_row(branch: Branch, clock: str | None, whole: Branch) -> tuple[str, ...]:
+    """Beside a clock of the wall that time, else that of the kernels; the share is of what is
+    shown."""
+    costs, column = branch.costs, "wall_s" if clock == "wall" else "estimate_s"
     shown, of = costs[column], whole.costs[column]
     cells = [
-        "&nbsp;" * 3 * branch.depth + f"`{branch.name}`",
-        branch.class_name,
+        "&nbsp;" * 3 * branch.depth + f"`{literal(branch.name)}`",
+        literal(branch.class_name),
         str(branch.count),
-        flops(costs["flops"]),
-        nbytes(costs["bytes"]),
+        least(flops(costs["flops"]), branch.at_least),
+        least(nbytes(costs["bytes"]), branch.at_least),
         nbytes(costs["weight_bytes"]),
         seconds(costs["roofline_s"]),
         seconds(shown),
         percent(shown / of if of and shown is not None else None),
     ]
-    if measured:
+    if clock:
         steady = costs["steady_s"]
         error = shown / steady - 1 if steady and shown is not None else None
         cells += [seconds(costs["measured_s"]), percent(error, signed=True)]
@@ -308,7 +312,7 @@ def measurement_section(record: RunRecord) -> str:
     if found is None:
         return "It was not: nothing ran on this hardware."
     facts = fact_cells(found)
-    parts = [TRACED if "trace" in found else RAN]
+    parts = [how(found)]
     parts += [table(phase_cells(found))] if found.get("repeats") else []
     parts += [table(facts)] if facts.rows else []
     return "\n\n".join(parts)

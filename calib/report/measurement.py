@@ -12,7 +12,7 @@ from typing import Any
 from calib.report.ceilings import rate
 from calib.report.record import known
 from calib.report.terminal import Cells
-from calib.report.units import TIMES, UNKNOWN, digits, nbytes, percent, pick, seconds
+from calib.report.units import TIMES, UNKNOWN, digits, escaped, nbytes, percent, pick, seconds
 
 RAN = (
     "The model ran with random weights, its modules under a clock. Probes (a fixed matmul and a "
@@ -22,6 +22,19 @@ RAN = (
 )
 TRACED = "A trace of torch.profiler was read; what recording costs is in its times."
 LONGEST_UNMATCHED = 3
+MOST_LISTED = 20
+"""Repeats that are written out: a trace may hold a thousand steps."""
+
+
+def how(found: Mapping[str, Any]) -> str:
+    """In words, what was measured with."""
+    if "trace" not in found:
+        return RAN
+    text = f"{TRACED} It is of {escaped(found['card'])}." if found.get("card") else TRACED
+    if found.get("refused"):
+        phases = ", ".join(found["refused"])
+        text += f" Of {phases} this is what the trace holds, which was not taken for the model's."
+    return text
 
 
 def phase_cells(found: Mapping[str, Any]) -> Cells:
@@ -38,10 +51,12 @@ def _phase_row(phase: str, found: Mapping[str, Any]) -> dict[str, str]:
     gaps = {gap["phase"]: gap for gap in found.get("gaps", ())}
     clocks = {c["what"]: c for c in found.get("clocks", ()) if c["phase"] == phase}
     taken = f"{joined['matched']:,} of {joined['operators']:,}" if joined else UNKNOWN
+    slowed = found.get("stacked")  # by what recorded it, so that its wall times say nothing
     return {
         "phase": phase,
-        "median": seconds(statistics.median(repeats)),
-        "repeats": several(repeats),
+        "median": UNKNOWN if slowed else seconds(statistics.median(repeats)),
+        "repeats": UNKNOWN if slowed else several(repeats),
+        "on the device": seconds((found.get("device_s") or {}).get(phase)),
         "slower by": ", ".join(percent(s, signed=True) for s in slower) or UNKNOWN,
         "operators matched": taken,
         "of their time": percent(joined.get("share")),
@@ -62,7 +77,10 @@ def beside(clock: Mapping[str, Any] | None) -> str:
 def several(values: Sequence[float]) -> str:
     """Seconds in one unit: "1.38, 1.08, 1.06 s"."""
     factor, unit = pick(max(values), TIMES)
-    return f"{', '.join(digits(value / factor) for value in values)} {unit}"
+    listed = [digits(value / factor) for value in values]
+    if len(listed) > MOST_LISTED:
+        listed = [*listed[: MOST_LISTED - 2], "...", listed[-1]]
+    return f"{', '.join(listed)} {unit}"
 
 
 def fact_cells(found: Mapping[str, Any]) -> Cells:
@@ -132,7 +150,7 @@ def experts(found: Mapping[str, Sequence[float]]) -> str:
 def unmatched(found: Sequence[Mapping[str, Any]]) -> str:
     """The longest, with their time."""
     texts = [
-        f"{row['count']:,} x {row['aten']} in {row['phase']}, {seconds(row['seconds'])}"
+        f"{row['count']:,} x {escaped(row['aten'])} in {row['phase']}, {seconds(row['seconds'])}"
         for row in found[:LONGEST_UNMATCHED]
     ]
     more = len(found) - len(texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class RunRecord:
     hardware           the fields of ``calib.hardware.datasheet.Hardware``
     operators          one row a call: phase, path, kind, shape, dtype, count, launches, sync,
                        flops, bytes, arithmetic_intensity, bound, roofline_s, efficiency,
-                       estimate_s, low_s, high_s, provenance, estimate_unseen_s, triton_s,
+                       estimate_s, low_s, high_s, provenance, unknown, estimate_unseen_s, triton_s,
                        measured_s, error, error_unseen, hardware, implementation, model, workload,
                        and the columns of ``calib.estimates.sums.WALL``; ``triton_s``: by our
                        Triton kernels, null where the card has no samples of them; FLOPs, bytes and
@@ -41,7 +41,9 @@ class RunRecord:
     figures            name, unit, roofline, estimate, low, high, measured
     fits               one row a fit, with its held-out errors; may be empty
     ceilings           one row a figure, the fields of ``calib.samples.ceilings.Ceiling``; None: no
-    samples measurement        how it was measured and what the machine did; None where nothing was
+    samples
+    alternatives       one row a case, as ``calib.steps.alternatives.table`` makes it; None: none
+    measurement        how it was measured and what the machine did; None where nothing was
     """
 
     run_id: str
@@ -66,6 +68,7 @@ class RunRecord:
     memory: dict[str, Any] | None = None
     launches: pd.DataFrame | None = None
     ceilings: pd.DataFrame | None = None
+    alternatives: pd.DataFrame | None = None
 
     @property
     def total(self) -> dict[str, Any]:
@@ -87,8 +90,20 @@ class RunRecord:
 
     @property
     def measured(self) -> bool:
-        """Whether a measured time of the whole is known."""
-        return known(self.total["measured_s"])
+        """Whether a measured wall time is known, of the whole or of a part of it."""
+        return any(known(seconds) for seconds in self.components["measured_s"])
+
+    @property
+    def clocked(self) -> bool:
+        """Whether a measured time of any operator is known."""
+        return bool(self.operators["measured_s"].notna().any())
+
+    @property
+    def clock_of_modules(self) -> str | None:
+        """``wall``, or ``kernels`` where a trace says only what a card did; None: not measured."""
+        if not self.modules["measured_s"].notna().any():
+            return None
+        return str((self.measurement or {}).get("modules", "wall"))
 
 
 def known(value: Any) -> bool:
@@ -96,3 +111,33 @@ def known(value: Any) -> bool:
     if isinstance(value, float):
         return not math.isnan(value)
     return value is not None and type(value).__name__ not in ("NAType", "NaTType")
+
+
+def with_literal_names(record: RunRecord) -> RunRecord:
+    """Names come from files and from users: none of them may be read as markup."""
+    workload, hardware = record.workload, record.hardware
+    names = [literal(name) for name in hardware["device_names"]]
+    told = {k: literal(v) if isinstance(v, str) else v for k, v in record.environment.items()}
+    return replace(
+        record,
+        run_id=literal(record.run_id),
+        model=literal(record.model),
+        workload={**workload, "name": literal(workload["name"])},
+        hardware={**hardware, "name": literal(hardware["name"]), "device_names": names},
+        environment=told,
+        notes=[_one_line(note).replace("<", "&lt;") for note in record.notes],
+    )
+
+
+_MARKUP: dict[str, str | int | None] = {mark: f"&#{ord(mark)};" for mark in "<>|`"}
+
+
+def literal(text: object) -> str:
+    """A name that somebody else gave, on one line, with nothing that Markdown or HTML would read
+    as markup."""
+    return _one_line(str(text)).translate(str.maketrans(_MARKUP))
+
+
+def _one_line(text: str) -> str:
+    """Without a link, which no name and no note has."""
+    return " ".join(text.split()).replace("](", "]&#40;")

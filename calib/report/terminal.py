@@ -7,9 +7,18 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from calib.report.lines import BOUND_BY, memory_lines, timeline_lines
+from calib.report.lines import BOUND_BY, memory_lines, timeline_lines, unknown_lines
 from calib.report.record import RunRecord, known
-from calib.report.units import UNKNOWN, figure, flops, interval, nbytes, percent, seconds
+from calib.report.units import (
+    UNKNOWN,
+    figure,
+    flops,
+    interval,
+    least,
+    nbytes,
+    percent,
+    seconds,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,6 +67,24 @@ def print_report(record: RunRecord, stream: TextIO | None = None) -> None:
         console.print(f"The plain roofline is {percent(roofline, signed=True)} off in total.")
     for remark in remarks(record):
         console.print(Text(remark))
+
+
+def print_member(name: str, record: RunRecord) -> None:
+    """One line of one of many runs: its time, or that it does not fit; of one without a ``name``
+    nothing."""
+    if not name:
+        return
+    total, memory = record.total, record.memory
+    if memory and not memory["fits"]:
+        needs, has = nbytes(memory["needed_bytes"]), nbytes(memory["memory_bytes"])
+        told = f"does not fit, needs {needs} of {has}"
+    elif not record.timed:
+        told = f"{flops(total['flops'])}, {nbytes(total['bytes'])}"
+    else:
+        told = seconds(total["estimate_s"])
+        span = interval(total["low_s"], total["high_s"])
+        told += f" ({span})" if span != UNKNOWN else ""
+    print(f"{name}: {told}", flush=True)
 
 
 def wide_console(out: TextIO) -> Console:
@@ -110,8 +137,8 @@ def _component(row: dict[Any, Any], errors: list[str], measured: bool) -> tuple[
         ]
     return (
         str(row["component"]),
-        flops(row["flops"]),
-        nbytes(row["bytes"]),
+        least(flops(row["flops"]), row.get("at_least")),
+        least(nbytes(row["bytes"]), row.get("at_least")),
         seconds(row["roofline_s"]),
         seconds(row["estimate_s"]),
         interval(row["low_s"], row["high_s"]),
@@ -150,6 +177,7 @@ def remarks(record: RunRecord) -> list[str]:
         apart = measurement.get("spread")
         why = f"its repeats lie {percent(apart)} apart; " if apart else ""
         found.append(f"This run is unstable: {why}repeat it on a machine that does nothing else.")
+    found += unknown_lines(record)
     return found + timeline_lines(record) + memory_lines(record) + list(record.notes)
 
 

@@ -52,6 +52,11 @@ def nbytes(value: Any) -> str:
     return scaled(value, BYTES)
 
 
+def least(text: str, is_least: Any) -> str:
+    """A quantity of which some part is not known."""
+    return f"\u2265 {text}" if known(is_least) and is_least else text
+
+
 def interval(low: Any, high: Any, unit: str = "s") -> str:
     """Both ends in the unit of the upper one, "0.71-0.93 s"; unknown where they are the same."""
     if not (known(low) and known(high)) or low == high:
@@ -73,3 +78,11 @@ def figure(value: Any, unit: str) -> str:
     if not known(value):
         return UNKNOWN
     return seconds(value) if unit == "s" else f"{digits(value)} {unit}"
+
+
+ESCAPES = {"<": "&lt;", ">": "&gt;", "|": "&#124;", "`": "&#96;", "[": "&#91;", "]": "&#93;"}
+
+
+def escaped(name: str) -> str:
+    """A name that a file brought along, for Markdown: in one line, and nothing in it is markup."""
+    return "".join(ESCAPES.get(c, c) if c.isprintable() else " " for c in name)

@@ -7,6 +7,7 @@ not see is left in a sample, and averages out over visits to the same shape that
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,11 @@ def drift_corrected(samples: Sequence[Sample], hardware: Hardware) -> np.ndarray
     A block whose probes ran slower than the median of all blocks had a slower machine: its times
     are divided by that factor, the compute probe's and the bandwidth probe's blended by the share
     of each floor. A hot sample found its inputs in a cache, so it goes by the compute probe alone:
-    the other reads main memory. Samples without probes are taken as they are.
+    the other reads main memory. Samples without probes, or whose probes cannot be, are taken as
+    they are.
     """
     expected = np.array([s.expected for s in samples])
-    probed = np.array(
-        [s.probe_flops is not None and s.probe_bandwidth is not None for s in samples]
-    )
+    probed = np.array([_is_speed(s.probe_flops) and _is_speed(s.probe_bandwidth) for s in samples])
     if not probed.any():
         return expected
     some = [s for s, known in zip(samples, probed, strict=True) if known]
@@ -45,6 +45,11 @@ def drift_corrected(samples: Sequence[Sample], hardware: Hardware) -> np.ndarray
         bandwidth
     )
     return np.asarray(expected * speed)
+
+
+def _is_speed(probe: float | None) -> bool:
+    """Not so of a sample by hand, which passed no gate."""
+    return probe is not None and 0 < probe < inf
 
 
 def visits(samples: Sequence[Sample]) -> list[list[int]]:

@@ -1,109 +1,78 @@
-"""Samples in Parquet files that open in pandas: the table's schema, and its history."""
+"""Samples in Parquet files that open in pandas, through one gate on both ways."""
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
+import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from calib.errors import CalibError
 from calib.samples.faults import recorded_faults
-from calib.samples.sample import Kernel, Sample
-from model.ops import OPERATORS, Copy, Elementwise, Operator
+from calib.samples.parts.columns import Rows, decode
+from calib.samples.parts.folder import snapshot, standing
+from calib.samples.parts.parquet import read_bytes, save
+from calib.samples.parts.schema import READABLE, SCHEMA_VERSION, schema, table_of, version_of
+from calib.samples.parts.shapes import laid_out, op_from_json, op_to_json
+from calib.samples.sample import Sample
 
-SCHEMA_VERSION = 3
-"""Version of the table below. History: 1, the first; 2, with ``method`` and ``discarded``; 3, with
-``probe_host``, ``fault``, ``backend``, ``kernels``, the axes of maps and copies, and seconds that
-are a device's busy time."""
+__all__ = ["laid_out", "op_from_json", "op_to_json", "read_samples", "write_samples"]
 
-_SINCE_3 = ("probe_host", "fault", "backend", "kernels")
-_READABLE = {"1": ("method", "discarded", *_SINCE_3), "2": _SINCE_3, "3": ()}
-"""Versions that can be read, and the columns they lack: such samples get the defaults, and the
-faults that how they were timed tells."""
+RAISE, SKIP = "raise", "skip"
 
-
-def op_to_json(op: Operator) -> str:
-    """All fields of an operator as JSON, in a fixed order."""
-    return json.dumps(asdict(op))
+log = logging.getLogger(__name__)
 
 
-def op_from_json(kind: str, text: str) -> Operator:
-    if kind not in OPERATORS:
-        raise CalibError(f"samples: kind = {kind!r}: expected one of {', '.join(OPERATORS)}")
-    return OPERATORS[kind](**json.loads(text))
+class Read(list[Sample]):
+    """Samples that were read, and how many rows were ``left_out``."""
 
-
-_PLAIN = [f.name for f in fields(Sample) if f.name not in ("op", "seconds", "kernels", "versions")]
-
-
-def _schema() -> Any:
-    import pyarrow as pa
-
-    text, number = pa.string(), pa.float64()
-    types = dict.fromkeys(_PLAIN, text)
-    types |= {n: number for n in _PLAIN if n.startswith(("probe_", "sm_", "memory_", "power_"))}
-    types |= {"temperature_c": number, "threads": pa.int64(), "discarded": pa.int64()}
-    three = pa.list_(pa.int64())
-    kernel = [("name", text), ("grid", three), ("block", three), ("share", number)]
-    columns = {"kind": text, "shape": text, "seconds": pa.list_(number), **types}
-    columns |= {"kernels": pa.list_(pa.struct(kernel)), "versions": text}
-    return pa.schema(list(columns.items()), metadata={"calib_schema": str(SCHEMA_VERSION)})
-
-
-def _row(sample: Sample) -> dict[str, Any]:
-    plain = {name: getattr(sample, name) for name in _PLAIN}
-    return {
-        "kind": sample.op.operator,
-        "shape": op_to_json(sample.op),
-        "seconds": [float(s) for s in sample.seconds],
-        "kernels": [asdict(kernel) for kernel in sample.kernels],
-        "versions": json.dumps(sample.versions),
-        **plain,
-    }
+    left_out: int = 0
 
 
 def write_samples(path: str | Path, samples: Iterable[Sample]) -> Path:
-    """Write ``samples`` as one Parquet file, whole or not at all.
+    """Write ``samples`` as one Parquet file, whole or not at all; then it is on disk.
 
-    Raises ``CalibError`` where the folder cannot be written or the disk is full.
+    Raises ``CalibError`` where the folder cannot be written or the disk is full, and for a sample
+    that could not be read again.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     path = Path(path)
-    table = pa.Table.from_pylist([_row(s) for s in samples], schema=_schema())
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=".tmp")
-        os.close(handle)
-        pq.write_table(table, temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise CalibError(f"samples: cannot write {path}: {reason}; earlier samples are intact")
+    save(path, checked_table(samples, path))
     return path
 
 
+def checked_table(samples: Iterable[Sample], path: Path) -> Any:
+    """``samples`` as a table. Raises ``CalibError`` for one that could not be read again."""
+    table = table_of(list(samples), path)
+    refused = decode(table, SCHEMA_VERSION).refused
+    if refused:
+        raise CalibError(f"samples: cannot write {path}: {_first(refused)}")
+    return table
+
+
 def read_samples(
-    path: str | Path, hardware: str | None = None, device: str | None = None
-) -> list[Sample]:
+    path: str | Path,
+    hardware: str | None = None,
+    device: str | None = None,
+    *,
+    on_error: str = RAISE,
+) -> Read:
     """The samples of a Parquet file, or of every part in a folder, oldest part first.
 
-    Raises ``CalibError`` for a file that is missing, truncated or of another schema version, and,
-    where ``hardware`` or ``device`` is given, for samples of another one.
+    A row that cannot be is refused by file, row (from 0), column, value and what is accepted;
+    ``on_error="skip"`` leaves such rows out, says so in the log and counts them (``left_out`` of
+    the result). Raises ``CalibError`` for that, for a file that is missing, truncated or of another
+    schema version, and, where ``hardware`` or ``device`` is given, for samples of another one.
     """
+    if on_error not in (RAISE, SKIP):
+        raise CalibError(f"on_error = {on_error!r}: expected {RAISE} or {SKIP}")
     path = Path(path)
-    if not path.exists():
+    try:
+        parts = snapshot(path) if path.is_dir() else [(path, read_bytes(path))]
+    except FileNotFoundError:
         raise CalibError(f"samples: {path} does not exist: expected a Parquet file or a folder")
-    parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    samples = [sample for part in parts for sample in _read_part(part)]
+    samples = samples_of(standing(parts), on_error == SKIP)
     for name, expected in (("hardware", hardware), ("device", device)):
         found = {getattr(s, name) for s in samples}
         if expected is not None and found - {expected}:
@@ -114,58 +83,51 @@ def read_samples(
     return samples
 
 
-def _read_part(path: Path) -> list[Sample]:
+def samples_of(tables: Sequence[tuple[Path, Any]], skip: bool = False) -> Read:
+    """The rows of all ``tables``, in order; those of one version are checked together."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise CalibError(
-            f"samples: {path} is not a whole Parquet file ({error}); move it away and run again"
-        )
-    version = (table.schema.metadata or {}).get(b"calib_schema", b"none").decode()
-    if version not in _READABLE:
-        raise CalibError(
-            f"samples: {path} has schema version {version}: expected {SCHEMA_VERSION}; "
-            "measure again or use the version of calib that wrote it"
-        )
-    lacks = _READABLE[version]
-    names = [name for name in _PLAIN if name not in lacks]
-    samples = [_sample(row, names) for row in table.to_pylist()]
-    if "fault" not in lacks:
+    read = Read()
+    versions = [version_of(table.schema, path) for path, table in tables]
+    pairs = zip(versions, tables, strict=True)
+    for version, group in groupby(pairs, key=lambda pair: pair[0]):
+        some = [pair[1] for pair in group]
+        # columns that no version has are not carried on, nor is any metadata
+        names = [n for n in schema().names if n not in READABLE[version]]
+        bare = [table.select(names).replace_schema_metadata() for _, table in some]
+        rows = decode(pa.concat_tables(bare), version)
+        _answer_for(rows, some, skip)
+        read.left_out += len(rows.refused)
+        read += _built(rows, version)
+    return read
+
+
+def _answer_for(rows: Rows, tables: Sequence[tuple[Path, Any]], skip: bool) -> None:
+    """Say which rows of ``tables`` are refused. Raises ``CalibError`` unless they are skipped."""
+    start = 0
+    for path, table in tables if rows.refused else ():
+        mine = {r - start: why for r, why in rows.refused.items() if 0 <= r - start < len(table)}
+        start += len(table)
+        if mine and not skip:
+            raise CalibError(f"samples: {path}: {_first(mine)}")
+        if mine:
+            log.warning("samples: %s: %d rows are left out: %s", path, len(mine), _first(mine))
+
+
+def _first(refused: dict[int, str]) -> str:
+    row = min(refused)
+    more = f" (and {len(refused) - 1} more rows)" if len(refused) > 1 else ""
+    return f"row {row}: {refused[row]}{more}"
+
+
+def _built(rows: Rows, version: str) -> list[Sample]:
+    names = list(rows.values)
+    columns = zip(*rows.values.values(), strict=True)
+    samples = [
+        Sample(**dict(zip(names, values, strict=True)))
+        for row, values in enumerate(columns)
+        if row not in rows.refused
+    ]
+    if "fault" not in READABLE[version]:
         return samples
-    return [replace(s, op=laid_out(s.op), fault=recorded_faults(s)) for s in samples]
-
-
-def laid_out(op: Operator) -> Operator:
-    """``op`` of an older file with the axes that its tensors had when it was measured: an even copy
-    put two halves side by side, of a multiple of 128 in rows of 64; a sum with fewer elements
-    repeated rows; one of two short ones was an outer sum."""
-    if isinstance(op, Copy) and op.out_dtype in (None, op.dtype):
-        odd = op.elements % 2
-        return replace(
-            op, axes=1 if odd or op.elements == 2 else 3 if op.elements % 128 == 0 else 2
-        )
-    if not isinstance(op, Elementwise):
-        return op
-    if op.inputs == 0 and op.broadcast:
-        return replace(op, axes=3)
-    repeated = op.inputs == 1 and 0 < op.broadcast < op.elements
-    return replace(op, axes=1 + op.transposed + repeated)
-
-
-def _sample(row: dict[str, Any], names: Sequence[str]) -> Sample:
-    plain = {name: row[name] for name in names}
-    op = op_from_json(row["kind"], row["shape"])
-    return Sample(
-        op=op,
-        seconds=row["seconds"],
-        kernels=tuple(_kernel(k) for k in row.get("kernels") or ()),
-        versions=json.loads(row["versions"]),
-        **plain,
-    )
-
-
-def _kernel(row: dict[str, Any]) -> Kernel:
-    return Kernel(row["name"], tuple(row["grid"]), tuple(row["block"]), row["share"])
+    return [replace(s, fault=recorded_faults(s)) for s in samples]

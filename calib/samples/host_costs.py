@@ -70,7 +70,7 @@ CLASS_OPERATORS: dict[str, Other] = {
 """Class of operator -> the cost under which seconds of the host for one of it are stored."""
 _CLASS_OF = {
     **dict.fromkeys(("copy", "gather", "reduction", "softmax"), MOVE),
-    **dict.fromkeys(("matmul", "grouped_matmul", "moe_mlp"), PRODUCT),
+    **dict.fromkeys(("matmul", "grouped_matmul", "moe_mlp", "counted"), PRODUCT),
     **dict.fromkeys(("norm", "channel_norm"), NORM),
     **dict.fromkeys(("attention",), ATTENTION),
     **dict.fromkeys(("conv2d", "convolution"), CONVOLUTION),

@@ -12,7 +12,11 @@ from typing import Any
 
 from model.ops import Operator
 
-COLD, HOT = "cold", "hot"
+CACHES = COLD, HOT = "cold", "hot"
+ORIGINS = ("design", "model", "public", "host", "ceiling")
+STATUSES = ("ok", "unsupported", "out of memory", "wrong", "throttled", "lost")
+TIMED = ("ok", "throttled")
+"""Those of ``STATUSES`` under which there are seconds."""
 
 
 @dataclass(frozen=True)

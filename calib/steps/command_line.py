@@ -30,8 +30,24 @@ def explain(error: Exception, words: Sequence[str]) -> str:
     if isinstance(error, OverrideParseException):
         detail = str(error).split("\nSee ")[0].replace("\n", ": ")
         return f"{error.override!r}: expected key=value, such as workload.batch=2 ({detail})"
-    found = next(_faults(words), None)
-    return found or str(error).split("\nTo append to your")[0].strip()
+    return next(_faults(words), None) or _said(error, words)
+
+
+_ADVICE = ("\nTo append to your", "\nEither remove", "\nConfig search path", "\nSee ")
+
+
+def _said(error: Exception, words: Sequence[str]) -> str:
+    """What Hydra says, on one line and without its advice: that of the cause too, since it often
+    names the value. Words alone where it says nothing."""
+    found = []
+    for one in (error, error.__cause__):
+        text = str(one or "")
+        for advice in _ADVICE:
+            text = text.partition(advice)[0]
+        lines = [line.strip() for line in text.splitlines() if "full_key:" not in line]
+        found += [line for line in lines if line and line not in found]
+    named = f"Hydra cannot read {' '.join(words)} ({type(error).__name__})"
+    return "; ".join(found[:4]) or named
 
 
 def _faults(words: Sequence[str]) -> Iterator[str]:
@@ -74,8 +90,11 @@ def _all_keys(words: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list
     chosen = {name: value.split(",")[0] for name, _, value in given}
     plus = {"hw": "+"}  # no member of the defaults list
     options = [f"{plus.get(k, '')}{k}={v}" for k, v in chosen.items() if v in groups.get(k, ())]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", options, return_hydra_config=True)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("config", options, return_hydra_config=True)
+    except Exception:  # what else is wrong with the words is said otherwise
+        return []
     plain = OmegaConf.to_container(composed, resolve=False, throw_on_missing=False)
     return list(_dotted(cast("dict[str, Any]", plain)))
 

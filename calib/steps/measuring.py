@@ -132,8 +132,10 @@ def measure_costs(target: Target, instrument: Instrument) -> None:
 def store_costs(
     target: Target, costs: Mapping[Operator, list[float]], probe_host: float | None = None
 ) -> list[Sample]:
-    """Append the raw seconds of each cost to the target's store."""
+    """Append the raw seconds of each cost to the target's store; of a difference that came out as
+    what cannot be there is no sample."""
     from calib.samples.host_costs import ORIGIN
+    from calib.samples.parts.columns import HOUR_S
 
     samples = [
         Sample(
@@ -147,6 +149,7 @@ def store_costs(
             versions=versions(target.on_card),
         )
         for op, seconds in costs.items()
+        if seconds and all(0 <= s < HOUR_S for s in seconds)
     ]
     if samples:
         target.store.append(samples)
@@ -168,7 +171,7 @@ def measure_model(request: Request, target: Target) -> Observed | None:
     """
     if not target.here or request.model.architecture != "deepseek_ocr":
         return None
-    if request.execution != EAGER or request.measured:
+    if request.execution != EAGER or request.measured or request.trains:
         return None
     from calib.measure.reference.measurement import measure_reference
 

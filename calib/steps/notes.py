@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calib.hardware.attention_backend import growing, planned
 from calib.hardware.datasheet import hardware_names
@@ -144,6 +144,29 @@ def host_drift_notes(drift: Mapping[str, float] | None) -> list[str]:
         f"The host issued operators at {drift['slowest']:.0%} to {drift['fastest']:.0%} of the "
         "speed that it had when its costs were measured; what it bounds is brought to that speed."
     ]
+
+
+def trace_notes(about: Mapping[str, Any]) -> list[str]:
+    """Why a recorded trace gives no measured time of a phase, or none of the host."""
+    notes = [
+        f"The trace is not taken for {phase} of this model: {'; '.join(reasons)}. What it holds is "
+        "under How it was measured."
+        for phase, reasons in about["refused"].items()
+    ]
+    notes += about["remarks"]
+    if about["stacked"]:
+        notes.append(
+            "The trace was recorded with Python's frames (with_stack), which slows the host down "
+            "several times: its wall times are no measurement. For those record without, modules "
+            "as record_function ranges named by their path."
+        )
+        notes += [
+            f"By the trace the device was busy with {c['phase']} for {_ms(c['measured_s'])}: the "
+            f"estimate of its kernels is {_ms(c['estimate_s'])} ({c['error']:+.0%})."
+            for c in about["clocks"]
+            if c["what"] == "operators" and c["measured_s"]
+        ]
+    return notes
 
 
 def image_notes(model: str, workload: Workload) -> list[str]:

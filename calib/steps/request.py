@@ -1,104 +1,163 @@
 """What a run is asked: the configuration, read once, checked, and typed from here on.
 
-Below the entry nobody sees a dictionary or a dotted key. Types and ranges are the fields' own; what
-is wrong is one sentence that names the key, its value and what is accepted. Dimensions of a model
-and figures of a card are checked by the classes that they belong to.
+Below the entry nobody sees a dictionary or a dotted key. Every key has a type and a range here
+(:mod:`calib.steps.settings` has those of paths, of dimensions, and the words); figures of a card
+are read as its file is, by :mod:`calib.hardware.datasheet`. What is wrong is one sentence that
+names the key, its value and what is accepted.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import fields
-from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from calib.errors import CalibError, one_of
-from calib.hardware.datasheet import Hardware, hardware_from_config
+from calib.errors import CalibError, one_of, wrong
+from calib.hardware.datasheet import Hardware, HardwareError, hardware_from_config
+from calib.steps.settings.dimensions import dimensions_of
+from calib.steps.settings.paths import AnyPath, File, Folder, described
+from calib.steps.settings.words import Part, checked
+from model.architectures import ARCHITECTURES
 from model.workload import Workload
 
-AtLeastOne = Annotated[int, Field(strict=True, ge=1)]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Name = Annotated[
+    str,
+    Field(
+        strict=True,
+        pattern=r"^[^\x00-\x1f\x7f]{1,100}$",
+        description="a text of at most 100 characters on one line",
+    ),
+]
 Flag = Annotated[bool, Field(strict=True)]
+Side = Annotated[int, Field(strict=True, ge=1, le=2**16)]
+Tiles = Annotated[int, Field(strict=True, ge=1, le=1024)]
+Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]
+Budget = Annotated[float, Field(strict=True, gt=0, le=7 * 86400)]
+Cap = Annotated[float, Field(strict=True, gt=0, le=3600)]
 MISSING = "???"
 """What Hydra puts where a key has no value: of ``hw`` it means the device found."""
-MOST = {
-    "batch": 2**20,
-    "side": 2**16,
-    "tile_side": 2**16,
-    "prompt_tokens": 2**24,
-    "decode_steps": 2**24,
-}
-"""The largest that a workload may ask for: beyond it nothing is a forecast any more."""
-MOST_TILES = 1024
+HF, OWN = "hf", "module"
+"""The architectures that are traced: a configuration of ``transformers``, a module of one's own."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class Subject(_Part):
+class Subject(Part):
     """The model: an architecture by name and its dimensions, as ``conf/model`` has them."""
 
-    architecture: Any = None
-    name: str | None = None
-    dimensions: dict[str, Any] = {}
+    architecture: str
+    name: Name | None = None
+    dimensions: dict[str, Any] = Field(default_factory=dict)
 
 
-class Traced(_Part):
+class Traced(Part):
     """Of an architecture that is a configuration of ``transformers``: its file and a dtype."""
 
-    config: str | None = None
-    dtype: str | None = None
+    config: AnyPath | None = described("the path of a config.json of transformers")
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
 
 
-class SweepRequest(_Part):
+class WorkloadRequest(Part):
+    """What is asked of the model (``model.workload.Workload``): beyond these ranges nothing is a
+    forecast any more."""
+
+    name: Name
+    side: Side | None = None
+    tiles: tuple[Tiles, Tiles] | None = Field(
+        default=None, description="[rows, columns], each a whole number from 1 to 1,024, or null"
+    )
+    tile_side: Side = 640
+    prompt_tokens: Annotated[int, Field(strict=True, ge=0, le=2**24)] = 10
+    batch: Annotated[int, Field(strict=True, ge=1, le=2**20)] = 1
+    decode_steps: Annotated[int, Field(strict=True, ge=1, le=2**24)] = 16
+    logits: Literal["all", "last"] = "all"
+    task: Literal["encode", "decode", "generate"] | None = None
+
+
+class OwnRequest(Part):
+    """Of an architecture that is a module of one's own: a file and a function in it."""
+
+    path: str | None = Field(default=None, description="my_file.py:make_model")
+
+
+class TrainingRequest(Part):
+    """Of ``pass=train``: the types of what AdamW keeps (``model.training.AdamW``)."""
+
+    state_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    master_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+
+
+class SweepRequest(Part):
     """How long operators are measured, and when one is done (``calib.measure.clock.StopRule``);
     ``card_``: in place of the same on a card."""
 
-    name: str | None = None
-    budget_s: Positive
-    card_budget_s: Positive
-    spread: Positive
-    cap_s: Positive
-    card_cap_s: Positive
-    least: AtLeastOne
-    most: AtLeastOne
+    name: Name | None = None
+    budget_s: Budget
+    card_budget_s: Budget
+    spread: Annotated[float, Field(strict=True, gt=0, le=1)]
+    cap_s: Cap
+    card_cap_s: Cap
+    least: Count
+    most: Count
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SweepRequest:
+        if self.least > self.most:
+            accepted = f"at most sweep.most = {self.most:,}"
+            raise CalibError(wrong("sweep.least", self.least, accepted))
+        return self
 
 
-class SamplesRequest(_Part):
-    dir: Path | None = Field(default=None, description="a folder")
+class SamplesRequest(Part):
+    dir: Folder | None = described("a folder")
 
 
-class ReportRequest(_Part):
+class ReportRequest(Part):
     """``layers`` None: with pictures, and where nothing is measured."""
 
     pictures: Flag = True
     trace: Flag = True
     layers: Flag | None = None
+    html: Flag = True
 
 
-class Request(_Part):
+class LimitRequest(Part):
+    """``tpot``: the most that an output token may take [s]; None: nothing is asked."""
+
+    tpot: float | None = Field(default=None, description="a time above 0, such as 20ms or 0.02")
+
+    @field_validator("tpot", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> Any:
+        return seconds_of(value)
+
+
+class Request(Part):
     """``hw`` None: the device found."""
 
-    hw: Hardware | None = Field(default=None, description="a card, as conf/hw has them")
+    hw: Hardware | None = None
     model: Subject = Field(description="an architecture and its dimensions")
     workload: Workload = Field(description="what conf/workload has")
     sweep: SweepRequest
     hf: Traced = Traced()
+    module: OwnRequest = OwnRequest()
+    pass_: Literal["inference", "train"] = Field(default="inference", alias="pass")
+    training: TrainingRequest = TrainingRequest()
     mode: Literal["run", "analytic", "calibrate"] = "run"
     implementation: Literal["torch", "triton", "vllm"] = "torch"
     execution: Literal["eager", "graph", "compiled"] = "eager"
-    repeats: AtLeastOne = 5
-    seed: Annotated[int, Field(strict=True, ge=0)] = 0
-    measured: str | None = Field(default=None, description="a trace of torch.profiler")
+    repeats: Annotated[int, Field(strict=True, ge=1, le=1000)] = 5
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)] = 0
+    measured: File | None = described("the path of a trace of torch.profiler")
+    measured_step: Name | None = described("a phase of the model")
     samples: SamplesRequest = SamplesRequest()
     report: ReportRequest = ReportRequest()
+    limit: LimitRequest = LimitRequest()
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def trains(self) -> bool:
+        return self.pass_ == "train"
 
     @property
     def given(self) -> dict[str, Any]:
@@ -108,29 +167,51 @@ class Request(_Part):
     @field_validator("model", mode="before")
     @classmethod
     def _subject(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        own = {key: value[key] for key in ("architecture", "name") if key in value}
-        return own | {"dimensions": {k: v for k, v in value.items() if k not in own}}
+        return subject_of(value) if isinstance(value, Mapping) else value
 
     @field_validator("workload", mode="before")
     @classmethod
     def _workload(cls, value: Any) -> Any:
-        return workload_of(value) if isinstance(value, Mapping) else value
+        if not isinstance(value, Mapping):
+            raise CalibError(wrong("workload", value, "what conf/workload has"))
+        return Workload(**dict(checked(WorkloadRequest, value, "workload")))
 
     @field_validator("hw", mode="before")
     @classmethod
     def _hardware(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
-            return hardware_from_config(value)
-        return None if value == MISSING else value
+            try:
+                return hardware_from_config(value)
+            except HardwareError as error:  # which is a ValueError too, and would be wrapped
+                raise CalibError(str(error)) from None
+        if value in (None, MISSING):
+            return None
+        raise CalibError(wrong("hw", value, "a card, as conf/hw has them"))
 
-    @field_validator("measured")
-    @classmethod
-    def _is_file(cls, path: str | None) -> str | None:
-        if path and not Path(path).is_file():
-            raise ValueError(f"measured = {path!r}: expected a trace of torch.profiler")
-        return path or None
+    @model_validator(mode="after")
+    def _step_of_a_trace(self) -> Request:
+        if self.measured_step and not self.measured:
+            accepted = "measured=<a trace> beside it"
+            raise CalibError(wrong("measured_step", self.measured_step, accepted))
+        return self
+
+
+def subject_of(given: Mapping[str, Any]) -> Subject:
+    """Raises ``CalibError`` that names the key, its value and what is accepted."""
+    known = [*ARCHITECTURES, HF, OWN]
+    architecture = given.get("architecture")
+    if not isinstance(architecture, str) or architecture not in known:
+        accepted = one_of(str(architecture), known)
+        raise CalibError(wrong("model.architecture", architecture, accepted))
+    own = {key: given[key] for key in ("architecture", "name") if key in given}
+    dimensions = {key: value for key, value in given.items() if key not in own}
+    if architecture in ARCHITECTURES:
+        checked(dimensions_of(architecture), dimensions, "model")
+    elif dimensions:
+        key, value = next(iter(dimensions.items()))
+        where = "hf.config has" if architecture == HF else "the module has"
+        raise CalibError(wrong(f"model.{key}", value, f"no dimension: {where} them"))
+    return checked(Subject, {**own, "dimensions": dimensions}, "model")
 
 
 def read_request(config: Mapping[str, Any]) -> Request:
@@ -138,77 +219,21 @@ def read_request(config: Mapping[str, Any]) -> Request:
 
     Raises ``CalibError`` that names the key, its value and what is accepted.
     """
-    try:
-        request = Request(**config)
-    except ValidationError as error:
-        raise CalibError(_sentence(error.errors()[0])) from None
+    request = checked(Request, config)
     request._given = dict(config)
     return request
 
 
-def workload_of(given: Mapping[str, Any]) -> Workload:
-    """Raises ``ValueError`` that names the key, its value and what is accepted."""
-    known = [f.name for f in fields(Workload)]
-    for key, value in given.items():
-        if key not in known:
-            raise ValueError(f"workload.{key} = {value!r}: expected {one_of(key, known)}")
-        if isinstance(value, int) and value > MOST.get(key, value):
-            raise ValueError(f"workload.{key} = {value}: expected at most {MOST[key]:,}")
-    if not isinstance(given.get("name"), str):
-        raise ValueError(f"workload.name = {given.get('name')!r}: expected a text")
-    tiles = given.get("tiles")
-    if isinstance(tiles, list) and any(isinstance(n, int) and n > MOST_TILES for n in tiles):
-        raise ValueError(f"workload.tiles = {tiles}: expected at most {MOST_TILES} a side")
+def seconds_of(value: Any) -> Any:
+    """ "20ms" -> 0.02, 0.02 as it is; None stays. Raises ``ValueError`` for what is no time."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*(s|ms|us)?\s*", str(value))
+    scale = {None: 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
     try:
-        return Workload(**{**given, "tiles": tuple(tiles) if isinstance(tiles, list) else tiles})
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"workload: {error}") from None
-
-
-# What is wrong, said in a sentence
-
-
-def _sentence(fault: Mapping[str, Any]) -> str:
-    if fault["type"] == "value_error":  # of a validator of ours, which says it all
-        return str(fault["ctx"]["error"])
-    names = [str(name) for name in fault["loc"]]
-    key = ".".join(names)
-    if fault["type"] == "extra_forbidden":
-        part = _part(names[:-1])
-        return f"{key} = {fault['input']!r}: expected {one_of(names[-1], list(part.model_fields))}"
-    field = _part(names[:-1]).model_fields.get(names[-1])
-    accepted = _accepted(field) if field else "no such part"
-    if fault["type"] == "missing":
-        return f"{key} is missing: expected {accepted}"
-    return f"{key} = {fault['input']!r}: expected {accepted}"
-
-
-def _part(names: list[str]) -> type[BaseModel]:
-    """The model that the keys ``names`` lead to."""
-    part: type[BaseModel] = Request
-    for name in names:
-        part = part.model_fields[name].annotation  # type: ignore[assignment]
-    return part
-
-
-def _accepted(field: FieldInfo) -> str:
-    """In words, read off the field: its description, else its bounds, else its type."""
-    words = [field.description, *map(_bound, field.metadata), _by_type(field.annotation)]
-    return next(word for word in words if word)
-
-
-def _bound(bound: Any) -> str | None:
-    if isinstance(bound, Ge):
-        return f"an integer >= {bound.ge}"
-    return f"a number above {bound.gt}" if isinstance(bound, Gt) else None
-
-
-def _by_type(annotation: Any) -> str:
-    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else [annotation]
-    kinds = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds]
-    if bool in kinds:
-        return f"one of true, false{', null' * (type(None) in kinds)}"
-    if get_origin(annotation) is Literal:
-        return f"one of {', '.join(get_args(annotation))}"
-    parts = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    return f"keys out of {', '.join(parts[0].model_fields)}" if parts else "a text"
+        seconds = float(found[1]) * scale[found[2]] if found else 0.0
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise ValueError(f"limit.tpot = {value!r}: expected a time above 0, such as 20ms or 0.02")
+    return seconds

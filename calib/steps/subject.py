@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+from calib.checkout import CONF, read_yaml
 from calib.errors import CalibError
 from calib.hardware.datasheet import Hardware
-from calib.steps.request import Subject, Traced
+from calib.steps.request import HF, OWN, Request, Subject, Traced
 from model.architectures import build
 from model.ops import Operator
-from model.workload import Phase
+from model.workload import Phase, Workload
 
-HF = "hf"
-"""The architecture that is a configuration of ``transformers``, and traced."""
+
+def find_subject(request: Request, hardware: Hardware) -> tuple[Request, Any]:
+    """The model that is meant, and the request with the workload that a module of one's own has.
+
+    Raises ``CalibError`` that names the wrong key.
+    """
+    if request.model.architecture == OWN:
+        from calib.steps.module.source import own_of
+
+        model = own_of(request.module.path, request.workload)
+        request = request.model_copy(update={"workload": model.workload})
+    else:
+        model = meant_for(build_model(request.model, request.hf, hardware), hardware)
+    return request, trained(model, request) if request.trains else model
+
+
+def trained(model: Any, request: Request) -> Any:
+    """``model`` as a training step of the request runs it."""
+    from model.training import AdamW, Training
+
+    if request.model.architecture == HF:
+        from calib.trace.own import TrainedHF
+
+        model = TrainedHF(model)
+    asked = request.training
+    return Training(model, AdamW(asked.state_dtype, asked.master_dtype))
 
 
 def build_model(subject: Subject, traced: Traced, hardware: Hardware | None = None) -> Any:
@@ -25,8 +51,57 @@ def build_model(subject: Subject, traced: Traced, hardware: Hardware | None = No
         return load(traced.config, traced.dtype, usual_dtype(hardware))
     try:
         return build(subject.architecture, **subject.dimensions)
-    except (TypeError, ValueError) as error:
-        raise CalibError(f"model: {error}") from None
+    except ValueError as error:  # of dimensions that do not go together
+        raise CalibError(f"model.{error}") from None
+
+
+def phases_of(model: Any, workload: Workload) -> dict[str, Phase]:
+    """The passes of ``workload``. Raises ``CalibError`` that names the key, and the workloads of
+    ``conf`` that the model takes."""
+    try:
+        found: dict[str, Phase] = model.phases(workload)
+        _check_countable(found)
+    except ValueError as error:
+        known = str(error).split(" ", 1)[0] in vars(workload)
+        named = f"workload.{error}" if known else f"workload: {error}"
+        fit = " or ".join(_fitting(model))
+        raise CalibError(f"{named}{f'; workload={fit} would do' if fit else ''}") from None
+    return found
+
+
+def _check_countable(phases: Mapping[str, Phase]) -> None:
+    """Raises ``CalibError`` for an operator whose FLOPs or bytes exceed whole numbers of 64 bits:
+    no device does that within a month, and tables could not hold it."""
+    for name, phase in phases.items():
+        for call in phase.layer.calls():
+            most = max(call.op.flops, call.op.bytes) * call.count * phase.repeat
+            if most >= _COUNTABLE:
+                raise CalibError(
+                    f"workload and model: {call.op.operator} of {name}, {call.path or 'the root'}: "
+                    f"{float(most):.3g} FLOPs or bytes: expected less than {_COUNTABLE:.3g}; make "
+                    "the batch, the prompt, the image or the model smaller"
+                )
+
+
+_COUNTABLE = 2**63
+
+
+def _fitting(model: Any) -> Iterator[str]:
+    for path in sorted((CONF / "workload").glob("*.yaml")):
+        given = read_yaml(path)
+        tiles = given["tiles"] and tuple(given["tiles"])
+        try:
+            model.phases(Workload(**{**given, "tiles": tiles}))
+        except ValueError:
+            continue
+        yield path.stem
+
+
+def meant_for(model: Any, hardware: Hardware) -> Any:
+    """A traced model with the kernels that ``hardware`` would choose; any other as it is."""
+    if not hasattr(model, "card"):
+        return model
+    return replace(model, card=hardware.compute_capability, traced={}, further={})
 
 
 def usual_dtype(hardware: Hardware | None) -> str:

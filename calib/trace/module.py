@@ -9,6 +9,7 @@ is one :class:`~model.ops.Norm` of several launches, as in our own layers. Views
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +19,19 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
+    UnsupportedOperatorException,
 )
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import tree_map
 
 from calib.errors import CalibError
 from calib.trace.alike import Replays
+from calib.trace.card import card_of, on_card, uncompiled
 from calib.trace.recorder import Event, Recorder
-from calib.trace.rules.rows import Row, tensors
+from calib.trace.refusals import refuse
+from calib.trace.rules.rows import Row, is_real, tensors
 from calib.trace.rules.table import calls_of, unknown
-from calib.trace.values import KnownValues
+from calib.trace.values import known_values
 from model.layer import Call
 
 __all__ = ["Recording", "record", "trace", "unknown"]
@@ -59,13 +64,16 @@ def trace(
     backward: bool = False,
     real: bool = False,
     path: str = "",
+    card: str | None = None,
     **named: Any,
 ) -> list[Call]:
     """The calls of ``module(*inputs, **named)`` in order, then, with ``backward``, of its gradient.
 
     Tensors are made fake unless they are so or on ``meta`` already, so nothing is computed and
     no memory taken. ``real``: run on the tensors as they are, for code that looks at values.
-    ``path``: the name of the module in the paths of its calls.
+    ``path``: the name of the module in the paths of its calls. ``card``: the compute capability of
+    a card whose choice of kernels is asked, such as "9.0"; tensors on a CPU are run as a CPU would
+    otherwise, those on ``meta`` as any card does (:mod:`calib.trace.card`).
 
     A gradient is that of every floating-point result with a gradient of its own form; the module
     is not run again. Routing of a grouped product is not known from shapes: its experts touched
@@ -73,13 +81,36 @@ def trace(
 
     Raises ``CalibError`` where the code asks for values that tensors without contents do not have.
     """
-    if real or not any(is_real(t) for t in held(module, inputs, named)):
+    how: dict[str, Any] = {"backward": backward, "real": real, "path": path, "card": card}
+    return recorded(module, inputs, named, **how).calls
+
+
+def recorded(
+    module: torch.nn.Module,
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    *,
+    backward: bool = False,
+    real: bool = False,
+    path: str = "",
+    card: str | None = None,
+) -> Recording:
+    """As :func:`trace`, the whole recording: memory and modules too."""
+    refuse(module, tensors((inputs, named)), real)
+    everything = held(module, inputs, named)
+    card = card_of(everything, card)
+    how: dict[str, Any] = {"backward": backward, "path": path, "card": card}
+    if real or not any(is_real(t) for t in everything):
 
         def run() -> Any:
             return module(*inputs, **named)
 
-        return record(module, run, backward=backward, path=path).calls
-    mode = KnownValues(allow_non_fake_inputs=True)
+        modes = (t.fake_mode for t in everything if isinstance(t, FakeTensor))
+        with next(modes, nullcontext()):  # in which what the code itself makes is fake too
+            return record(module, run, **how)
+    ragged = any(tensor.is_nested for tensor in everything)
+    shapes = ShapeEnv() if ragged else None  # lengths of nested tensors are symbols
+    mode = known_values(allow_non_fake_inputs=True, shape_env=shapes)
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     fakes: dict[str, torch.Tensor] = {
         name: mode.from_tensor(t, static_shapes=True) for name, t in state.items()
@@ -90,7 +121,7 @@ def trace(
         return torch.func.functional_call(module, fakes, inputs, named)
 
     with mode:
-        return record(module, call, backward=backward, path=path, state=fakes).calls
+        return record(module, call, state=fakes, **how)
 
 
 def record(
@@ -102,6 +133,7 @@ def record(
     before: Iterable[torch.Tensor] = (),
     state: dict[str, torch.Tensor] | None = None,
     once: bool = False,
+    card: str | None = None,
 ) -> Recording:
     """As :func:`trace`, of whatever ``run`` does with ``module``, on the tensors that it uses.
 
@@ -109,19 +141,20 @@ def record(
     ``module`` runs. ``before``: tensors that count as memory from the start, such as a cache.
     ``state``: the tensors that stand for the module's parameters during the run. ``once``: of
     layers that are alike only the first are run, and of the others it is said that they are.
+    ``card``: as in :func:`trace`.
     """
-    recorder = Recorder(module, path, before, state)
+    recorder = Recorder(module, path, before, state, card is not None)
     replays = Replays(recorder, module) if once else None
     try:
-        with torch.set_grad_enabled(backward), recorder:
+        with torch.set_grad_enabled(backward), on_card(card), uncompiled(), recorder:
             result = run()
             split = len(recorder.events)
             if backward:
                 _run_backward(recorder, result)
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+    except _NEED_VALUES as error:
         raise _asks_for_values(module, str(error.func)) from None
     except (NotImplementedError, RuntimeError) as error:
-        if "meta" not in str(error):
+        if not any(word in str(error) for word in ("meta", "NestedTensorImpl")):
             raise
         raise _asks_for_values(module, str(error).splitlines()[0]) from None
     finally:
@@ -139,6 +172,11 @@ def is_empty(event: Event) -> bool:
     """Whether an operator made tensors without elements, which no kernel is started for."""
     outputs = event.outputs if isinstance(event, Row) else ()
     return bool(outputs) and not any(size.numel for size in outputs)
+
+
+_NEED_VALUES = (
+    *(DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException),
+)
 
 
 def _run_backward(recorder: Recorder, result: Any) -> None:
@@ -161,10 +199,6 @@ def _asks_for_values(module: torch.nn.Module, what: str) -> CalibError:
 
 def held(module: torch.nn.Module, *trees: Any) -> Sequence[torch.Tensor]:
     return [*module.parameters(), *module.buffers(), *tensors(trees)]
-
-
-def is_real(tensor: torch.Tensor) -> bool:
-    return not isinstance(tensor, FakeTensor) and tensor.device.type != "meta"
 
 
 def _fake(mode: FakeTensorMode, leaf: Any) -> Any:

@@ -1,8 +1,9 @@
 """Listens to the dispatcher while a module runs: operators, modules, and memory, in order.
 
 The mode sits below autograd, where a composite function has become its parts, so what it sees is
-what is executed. Module hooks say whose operators these are; a tensor's end is seen by a weak
-reference to its storage.
+what is executed. Whose operators these are is seen where modules are called, and not by hooks: some
+modules take another way where they have any. A tensor's end is seen by a weak reference to its
+storage.
 """
 
 from __future__ import annotations
@@ -11,21 +12,27 @@ import bisect
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    is_traceable_wrapper_subclass_type,
+)
 
 from calib.trace.rules.rows import (
     Row,
     allocates,
     asks_only,
+    counted_by_torch,
     decomposes,
     is_view,
     name_of,
     row_of,
     tensors,
 )
+from calib.trace.rules.table import has_rule
 from model.layer import join
 
 
@@ -83,12 +90,49 @@ class Marks:
         return self.paths[max(bisect.bisect_right(self.numbers, number) - 1, 0)]
 
 
+wraps = cache(is_traceable_wrapper_subclass_type)
+"""Whether a class of tensors is made of others, and says itself what is done with them."""
+
+
+@dataclass
+class Calls:
+    """Says of every call of a module of ``paths`` that it starts and ends, until it is removed.
+
+    ``paths``: by the module's identity. The calls of all modules go through it meanwhile.
+    """
+
+    paths: dict[int, str]
+    enter: Callable[[str, Any, Any], None]
+    leave: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self.before = before = torch.nn.Module.__call__
+
+        def call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            path = self.paths.get(id(module))
+            if path is None:
+                return before(module, *args, **kwargs)
+            self.enter(path, args, kwargs)
+            try:
+                return before(module, *args, **kwargs)
+            finally:
+                self.leave()
+
+        torch.nn.Module.__call__ = call  # type: ignore[method-assign]
+
+    def remove(self) -> None:
+        torch.nn.Module.__call__ = self.before  # type: ignore[method-assign]
+
+
 class Recorder(TorchDispatchMode):
-    """Records while it is entered; hooks stay on ``module`` until :meth:`close`.
+    """Records while it is entered; modules are watched until :meth:`close`.
 
     ``path``: where the recording starts, before any module is called. ``before``: tensors that
-    count as live from the start, such as a cache that the run replaces.
+    count as live from the start, such as a cache that the run replaces. ``on_card``: that what a
+    card would run is asked.
     """
+
+    supports_higher_order_operators = True
 
     def __init__(
         self,
@@ -96,8 +140,10 @@ class Recorder(TorchDispatchMode):
         path: str = "",
         before: Iterable[torch.Tensor] = (),
         state: dict[str, torch.Tensor] | None = None,
+        on_card: bool = False,
     ) -> None:
         super().__init__()
+        self.on_card = on_card
         self.events: list[Event] = []
         self.frames = [Frame(path, 0)]
         self.calls = 0
@@ -111,32 +157,25 @@ class Recorder(TorchDispatchMode):
         for tensor in held.values():
             self.known[tensor.untyped_storage()._cdata] = 0
         self.follow(before)
-        self.hooks: list[Any] = []
-        for name, part in module.named_modules():
-            self.hooks += [
-                part.register_forward_pre_hook(self.entering(join(path, name)), with_kwargs=True),
-                part.register_forward_hook(self.leave, always_call=True),
-            ]
+        paths = {id(part): join(path, name) for name, part in module.named_modules()}
+        self.hooks: list[Any] = [Calls(paths, self.enter_module, self.leave_module)]
 
     def close(self) -> None:
-        """Take the hooks off, and forget tensors that still live."""
+        """Watch no longer, and forget tensors that still live."""
         self.recording = False
         for hook in self.hooks:
             hook.remove()
 
     # Modules
 
-    def entering(self, path: str) -> Callable[..., None]:
-        def enter(module: Any, args: Any, kwargs: Any) -> None:
-            self.calls += 1
-            indices = (t for t in tensors((args, kwargs)) if t.dtype == torch.int64 and t.ndim == 2)
-            self.frames.append(Frame(path, self.calls, tuple(tuple(t.shape) for t in indices)))
-            self.events.append(Enter(path, self.calls))
-            self.marks.note(path)
+    def enter_module(self, path: str, args: Any, kwargs: Any) -> None:
+        self.calls += 1
+        indices = (t for t in tensors((args, kwargs)) if t.dtype == torch.int64 and t.ndim == 2)
+        self.frames.append(Frame(path, self.calls, tuple(tuple(t.shape) for t in indices)))
+        self.events.append(Enter(path, self.calls))
+        self.marks.note(path)
 
-        return enter
-
-    def leave(self, module: Any, args: Any, out: Any) -> None:
+    def leave_module(self) -> None:
         self.frames.pop()
         self.events.append(Leave())
         self.marks.note(self.frames[-1].path)
@@ -147,9 +186,13 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if any(wraps(kind) for kind in types):
+            return NotImplemented  # it says itself what of its parts is computed with
         if asks_only(func):
             return func(*args, **kwargs)
-        if decomposes(func):  # an inference mode hands composite functions down whole
+        # An inference mode hands composite functions down whole. Those of nested tensors are other
+        # functions than they are made of elsewhere.
+        if decomposes(func) and not any(t.is_nested for t in tensors((args, kwargs))):
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
@@ -165,6 +208,9 @@ class Recorder(TorchDispatchMode):
         if name_of(func) != "empty":
             frame = self.frames[-1]
             more: dict[str, Any] = {"module": frame.number, "routed": frame.routed}
+            if not has_rule(name_of(func)):
+                more["counted"] = counted_by_torch(func, args, kwargs, out)
+            more["on_card"] = self.on_card
             self.events.append(row_of(func, frame.path, args, kwargs, out, **more))
         if allocates(func):
             self.follow(tensors(out))

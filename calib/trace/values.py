@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,56 +41,75 @@ LIKE = frozenset(
 """What makes them in the form of another tensor."""
 
 
-class KnownValues(FakeTensorMode):
-    """A fake mode that keeps the values of small tensors of numbers."""
+def known_values(**how: Any) -> FakeTensorMode:
+    """A fake mode that keeps the values of small tensors of numbers. ``how``: as of any.
 
-    def may_turn_const(self, t: torch.Tensor) -> bool:
-        small = t.numel() <= (MOST_FLOATS if t.is_floating_point() else MOST_INDICES)
-        plain = t.layout == torch.strided and t.device.type == "cpu"
-        return small and plain and not self.is_our_fake(t)
+    It is an instance that answers differently, and no subclass: operators of higher order look up
+    the very class of a mode.
+    """
+    mode = FakeTensorMode(**how)
+    vars(mode).update(dispatch=partial(_dispatch, mode), may_turn_const=partial(_is_kept, mode))
+    return mode
 
-    def dispatch(
-        self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        given: Mapping[str, Any] = kwargs or {}
-        if func in FACTORIES:
-            known = self._computed(func, args, given)
-        elif func in LIKE:
-            known = self._like(func, args, given)
-        elif func is torch.ops.aten._grouped_mm.default:
-            with self:
-                known = _grouped(args, given)
-        else:
-            known = None
-        return super().dispatch(func, types, args, given) if known is None else known
 
-    def _computed(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """The fake with its values; None where it would be large or lies on a device."""
-        if str(kwargs.get("device") or "cpu") != "cpu" or _elements(func, args) > MOST_INDICES:
-            return None
-        with _disable_current_modes():
-            made = func(*args, **{**kwargs, "device": torch.device("cpu")})
-        if not self.may_turn_const(made):
-            return None
-        return self.fake_tensor_converter.from_real_tensor(self, made, make_constant=True)
+def _is_kept(mode: FakeTensorMode, t: torch.Tensor) -> bool:
+    small = t.numel() <= (MOST_FLOATS if t.is_floating_point() else MOST_INDICES)
+    plain = t.layout == torch.strided and t.device.type == "cpu"
+    return small and plain and not mode.is_our_fake(t)
 
-    def _like(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        first, *rest = args
-        name = str(func).split(".")[1]
-        size = first.shape if name.endswith("_like") else rest.pop(0)
-        plain = {"dtype": first.dtype, **kwargs}
-        plain = {k: v for k, v in plain.items() if k in ("dtype", "device") and v is not None}
-        if first.device.type != "cpu" or isinstance(first.dtype, type(None)):
-            return None
-        base = getattr(torch.ops.aten, name.removeprefix("new_").removesuffix("_like")).default
-        return self._computed(base, [list(size), *rest], plain)
+
+def _dispatch(
+    mode: FakeTensorMode,
+    func: Any,
+    types: Sequence[Any],
+    args: Sequence[Any] = (),
+    kwargs: Any = None,
+) -> Any:
+    given: Mapping[str, Any] = kwargs or {}
+    if func in FACTORIES:
+        known = _computed(mode, func, args, given)
+    elif func in LIKE:
+        known = _like(mode, func, args, given)
+    elif func is torch.ops.aten._grouped_mm.default:
+        with mode:
+            known = _grouped(args, given)
+    else:
+        known = None
+    return FakeTensorMode.dispatch(mode, func, types, args, given) if known is None else known
+
+
+def _computed(
+    mode: FakeTensorMode, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    """The fake with its values; None where it would be large or lies on a device."""
+    if str(kwargs.get("device") or "cpu") != "cpu" or _elements(func, args) > MOST_INDICES:
+        return None
+    with _disable_current_modes():
+        made = func(*args, **{**kwargs, "device": torch.device("cpu")})
+    if not _is_kept(mode, made):
+        return None
+    return mode.fake_tensor_converter.from_real_tensor(mode, made, make_constant=True)
+
+
+def _like(mode: FakeTensorMode, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    first, *rest = args
+    if first.device.type != "cpu" or first.layout != torch.strided or first.is_nested:
+        return None
+    name = str(func).split(".")[1]
+    size = first.shape if name.endswith("_like") else rest.pop(0)
+    if not all(isinstance(n, int) for n in size):  # lengths that are symbols
+        return None
+    plain = {"dtype": first.dtype, **kwargs}
+    plain = {k: v for k, v in plain.items() if k in ("dtype", "device") and v is not None}
+    base = getattr(torch.ops.aten, name.removeprefix("new_").removesuffix("_like")).default
+    return _computed(mode, base, [list(size), *rest], plain)
 
 
 def _elements(func: Any, args: Sequence[Any]) -> float:
     """How many a factory is asked for, roughly: of a size, their product; else the largest end."""
     first = args[0] if args else 0
     if isinstance(first, list | tuple | torch.Size):
-        return math.prod(first)
+        return math.prod(first) if all(isinstance(n, int) for n in first) else math.inf
     if func is torch.ops.aten.scalar_tensor.default:
         return 1
     return max([abs(a) for a in args if isinstance(a, int | float)] or [0])
@@ -114,7 +134,7 @@ def without_values() -> Iterator[FakeTensorMode]:
     before = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        with KnownValues() as mode:
+        with known_values() as mode:
             yield mode
     finally:
         log.setLevel(before)

@@ -28,6 +28,7 @@ from model.ops.norms import ChannelNorm, Norm, Softmax
 from model.ops.operator import Operator, TensorCoreOperator
 from model.ops.pointwise import Copy, Elementwise, Gather, Other, Reduction
 from model.ops.products import (
+    Counted,
     GroupedMatmul,
     GroupedMatmulWeightGradient,
     Matmul,
@@ -41,6 +42,7 @@ OPERATORS: dict[str, type[Operator]] = {
         Matmul,
         GroupedMatmul,
         GroupedMatmulWeightGradient,
+        Counted,
         MoeMlp,
         Attention,
         AttentionBackward,
@@ -67,6 +69,7 @@ __all__ = [
     "Conv2d",
     "Convolution",
     "Copy",
+    "Counted",
     "Elementwise",
     "Gather",
     "GroupedMatmul",

@@ -23,6 +23,7 @@ class Attention(TensorCoreOperator):
     ``causal`` aligns the last query with the last key. ``window`` (with ``causal``) is the number
     of keys that a query sees, itself included. ``bias`` is a dense [batch, heads, q_len, kv_len];
     ``mask`` an added [batch, q_len, kv_len] that all heads share, of whatever pattern.
+    ``v_head_dim``: the width of values and of the result, where it is not that of the keys.
     """
 
     operator: ClassVar[str] = "attention"
@@ -37,11 +38,22 @@ class Attention(TensorCoreOperator):
     window: int | None = None
     bias: bool = False
     mask: bool = False
+    v_head_dim: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.window is not None and not np.all(self.causal):
             raise ValueError(f"Attention.window = {self.window}: expected causal=True beside it")
+
+    @property
+    def value_dim(self) -> Any:
+        return self.head_dim if self.v_head_dim is None else self.v_head_dim
+
+    @property
+    def both_dims(self) -> Any:
+        """Widths of a head of keys and of one of values, together: a score is one product with the
+        first, and one with the second."""
+        return self.head_dim + self.value_dim
 
     @property
     def scores(self) -> Any:
@@ -66,11 +78,11 @@ class Attention(TensorCoreOperator):
 
     @property
     def tensor_core_flops(self) -> Any:
-        return 4 * self.scores * self.head_dim
+        return 2 * self.scores * self.both_dims
 
     @property
     def min_flops(self) -> Any:
-        return 4 * self.batch * self.heads * self.keys_seen * self.head_dim
+        return 2 * self.batch * self.heads * self.keys_seen * self.both_dims
 
     @property
     def cuda_core_flops(self) -> Any:
@@ -87,17 +99,17 @@ class Attention(TensorCoreOperator):
     @property
     def bytes_read(self) -> Any:
         queries = self.q_len * self.heads * self.head_dim
-        keys_and_values = 2 * self.keys_read * self.kv_heads * self.head_dim
+        keys_and_values = self.keys_read * self.kv_heads * self.both_dims
         elements = self.batch * (queries + keys_and_values) + +self.bias * self.scores
         shared = +self.mask * self.batch * self.q_len * self.kv_len
         return (elements + shared) * item_bytes(self.dtype)
 
     @property
     def bytes_written(self) -> Any:
-        return self.batch * self.q_len * self.heads * self.head_dim * item_bytes(self.dtype)
+        return self.batch * self.q_len * self.heads * self.value_dim * item_bytes(self.dtype)
 
     def backward(self) -> tuple[Operator, ...]:
-        """dV, dP, dQ and dK: four products for two."""
+        """dV and dP, as wide as values; dQ and dK, as wide as keys: four products for two."""
         return (AttentionBackward(**{f.name: getattr(self, f.name) for f in fields(self)}),)
 
 
@@ -114,16 +126,16 @@ class AttentionBackward(Attention):
     recompute: bool = False
 
     @property
-    def products(self) -> Any:
-        return 4 + +self.recompute
+    def flops_of_a_score(self) -> Any:
+        return 2 * (2 * self.both_dims + +self.recompute * self.head_dim)
 
     @property
     def tensor_core_flops(self) -> Any:
-        return 2 * self.products * self.scores * self.head_dim
+        return self.flops_of_a_score * self.scores
 
     @property
     def min_flops(self) -> Any:
-        return 2 * self.products * self.batch * self.heads * self.keys_seen * self.head_dim
+        return self.flops_of_a_score * self.batch * self.heads * self.keys_seen
 
     @property
     def bytes_read(self) -> Any:
@@ -133,5 +145,6 @@ class AttentionBackward(Attention):
     @property
     def bytes_written(self) -> Any:
         """dQ, dK, dV."""
-        keys_and_values = 2 * self.batch * self.kv_len * self.kv_heads * self.head_dim
-        return super().bytes_written + keys_and_values * item_bytes(self.dtype)
+        queries = self.batch * self.q_len * self.heads * self.head_dim
+        keys_and_values = self.batch * self.kv_len * self.kv_heads * self.both_dims
+        return (queries + keys_and_values) * item_bytes(self.dtype)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-ITEM_BYTES = {
-    "float64": 8,
-    "int64": 8,
-    "float32": 4,
-    "tf32": 4,
-    "int32": 4,
-    "complex64": 8,
-    "bfloat16": 2,
-    "float16": 2,
-    "int16": 2,
-    "float8_e4m3fn": 1,
-    "float8_e5m2": 1,
-    "int8": 1,
-    "uint8": 1,
-    "bool": 1,
-    "int4": 0.5,
-    "float4_e2m1fn": 0.5,
+ITEM_BYTES: dict[str, int | float] = {
+    **dict.fromkeys(("float64", "int64", "uint64", "complex64"), 8),
+    "complex128": 16,
+    **dict.fromkeys(("float32", "tf32", "int32", "uint32", "qint32", "complex32"), 4),
+    **dict.fromkeys(("bfloat16", "float16", "int16", "uint16", "bits16"), 2),
+    **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"), 1),
+    **dict.fromkeys(("float8_e8m0fnu", "float4_e2m1fn_x2"), 1),
+    **dict.fromkeys(("int8", "uint8", "bool", "qint8", "quint8", "quint4x2", "quint2x4"), 1),
+    **dict.fromkeys(("bits8", "bits1x8", "bits2x4", "bits4x2"), 1),
+    **dict.fromkeys(("int4", "uint4", "float4_e2m1fn"), 0.5),
 }
-"""Bytes of one element by dtype name. ``tf32`` is float32 in memory, multiplied on tensor cores."""
+"""Bytes of one element by dtype name. ``tf32`` is float32 in memory, multiplied on tensor cores;
+``float4_e2m1fn_x2`` is torch's pair of ``float4_e2m1fn`` in one byte."""
 
 
 def item_bytes(dtype: str) -> int | float:
@@ -32,4 +26,4 @@ def item_bytes(dtype: str) -> int | float:
 
 def is_floating(dtype: str) -> bool:
     """Whether a gradient can flow through tensors of ``dtype``."""
-    return "float" in dtype or dtype == "tf32"
+    return "float" in dtype or "complex" in dtype or dtype == "tf32"

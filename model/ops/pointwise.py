@@ -150,7 +150,11 @@ class Copy(Operator):
 
 @dataclass(frozen=True)
 class Other(Operator):
-    """An operator that no formula here describes, with the bytes that it was seen to touch."""
+    """An operator that no formula here describes, with the bytes that it was seen to touch.
+
+    ``unknown``: nobody has said that these bytes and this arithmetic are all of its work, so that
+    whatever it is a part of costs at least so much.
+    """
 
     operator: ClassVar[str] = "other"
     may_be_zero: ClassVar[tuple[str, ...]] = ("read", "written", "arithmetic")
@@ -159,6 +163,7 @@ class Other(Operator):
     written: float = 0
     arithmetic: int = 0
     dtype: str = "bfloat16"
+    unknown: bool = False
 
     @property
     def cuda_core_flops(self) -> Any:

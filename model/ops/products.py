@@ -128,6 +128,37 @@ class GroupedMatmulWeightGradient(GroupedMatmul):
 
 
 @dataclass(frozen=True)
+class Counted(TensorCoreOperator):
+    """A kernel of which only the sums are known, by somebody's formula for the operator ``name``:
+    FLOPs of its ``products`` in ``dtype``, bytes, arithmetic beside the products."""
+
+    operator: ClassVar[str] = "counted"
+    may_be_zero: ClassVar[tuple[str, ...]] = ("products", "read", "written", "arithmetic")
+    name: str
+    products: int
+    read: float = 0
+    written: float = 0
+    arithmetic: int = 0
+    dtype: str = "bfloat16"
+
+    @property
+    def tensor_core_flops(self) -> Any:
+        return self.products
+
+    @property
+    def cuda_core_flops(self) -> Any:
+        return self.arithmetic
+
+    @property
+    def bytes_read(self) -> Any:
+        return self.read
+
+    @property
+    def bytes_written(self) -> Any:
+        return self.written
+
+
+@dataclass(frozen=True)
 class MoeMlp(TensorCoreOperator):
     """A whole SwiGLU mixture of experts as one fused operator, the way public tables measure it.
 

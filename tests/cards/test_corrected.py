@@ -9,7 +9,7 @@ import pytest
 from calib.cards.corrected import Away, Said, blended, weight_of
 from calib.cards.correcting import correct, quantile
 from calib.cards.correction import columns_of, fit_correction, matrix
-from calib.fit.calibration import uncalibrated
+from calib.fit.calibration import Estimates, uncalibrated
 from calib.fit.fitting import fit
 from calib.hardware.datasheet import floor, load_hardware
 from calib.samples.sample import Sample
@@ -31,11 +31,14 @@ class Known:
     held_out = pd.DataFrame()
 
     def estimate(self, ops_, implementation="torch", hot=None):
+        return self.estimates(ops_, implementation, hot).table()
+
+    def estimates(self, ops_, implementation="torch", hot=None):
         seconds = np.array([law(op) for op in ops_])
-        ends = {"low_s": seconds * np.exp(-HALF), "high_s": seconds * np.exp(HALF)}
-        floors = [float(floor(op, H200)) for op in ops_]
-        table = pd.DataFrame({"floor_s": floors, "estimate_s": seconds, **ends})
-        return table.assign(efficiency=0.8, provenance="transferred")
+        floors = np.array([float(floor(op, H200)) for op in ops_])
+        known_as = np.full(len(ops_), "transferred", dtype=object)
+        low, high = seconds * np.exp(-HALF), seconds * np.exp(HALF)
+        return Estimates(floors, seconds, low, high, known_as)
 
 
 def products(count, seed=0):

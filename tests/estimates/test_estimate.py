@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -16,11 +17,12 @@ from calib.fit.fitting import fit
 from calib.hardware.datasheet import floor, load_hardware
 from calib.samples.host_costs import host_costs
 from calib.samples.sample import Sample
+from calib.trace.tree import TracedLayer
 from model.deepseek_ocr import DeepseekOCRModel
-from model.layer import total
-from model.ops import Matmul
+from model.layer import Call, Child, total
+from model.ops import Matmul, Other
 from model.vit import Vit
-from model.workload import Workload
+from model.workload import Phase, Workload
 
 NAMES = {"model": "deepseek_ocr", "workload": "tiled"}
 
@@ -43,6 +45,23 @@ def test_a_module_that_runs_twice_is_one_row_of_both_runs() -> None:
     assert '"hidden": 1024' in clip["params_json"] and '"batch"' not in clip["params_json"]
     steps = modules.loc["decode", "calls"]
     assert (steps[[p != "" for p in steps.index]] % 5 == 0).all() and steps[""] == 5
+
+
+def test_sums_over_what_no_rule_knows_are_marked() -> None:
+    """A step of two modules, one of which calls an operator without a rule."""
+    known, odd = Call("a", Matmul(8, 8, 8)), Call("b", Other("odd", 64, 64, unknown=True))
+    layer = TracedLayer("", (Child("a", one(known)), Child("b", one(odd))))
+    calibration = uncalibrated(load_hardware("h200"))
+    phases = {"prefill": Phase(layer, 1)}
+    operators = operator_table(phases, calibration, None, "torch", NAMES)
+    assert operators["unknown"].tolist() == [False, True]
+    modules = module_table(phases, operators).set_index("path")
+    assert modules["at_least"].to_dict() == {"": True, "a": False, "b": True}
+    assert component_table(operators)["at_least"].tolist() == [True, True]
+
+
+def one(call: Call) -> TracedLayer:
+    return TracedLayer("", (replace(call, path=""),))
 
 
 def products(implementation: str, slower: float) -> list[Sample]:

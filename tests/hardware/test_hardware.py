@@ -112,9 +112,38 @@ def test_floor_of_a_copy_scales_with_bandwidth(faster: float, elements: int) -> 
 
 
 def test_a_dtype_without_a_peak_is_refused() -> None:
-    op = Matmul(64, 64, 64, dtype="float8_e4m3fn")
-    with pytest.raises(ValueError, match=r"'float8_e4m3fn'.*'a100'.*bfloat16, float16, tf32"):
+    op = Matmul(64, 64, 64, dtype="bool")
+    with pytest.raises(ValueError, match=r"'bool'.*'a100'.*bfloat16, float16, tf32"):
         floor(op, load_hardware("a100"))
+
+
+@pytest.mark.parametrize(
+    ("card", "dtype", "like", "times"),
+    [
+        ("h100", "float8_e5m2", "float8_e4m3fn", 1.0),
+        ("h100", "uint8", "int8", 1.0),
+        ("h100", "int4", "int8", 1.0),
+        ("a100", "float8_e4m3fn", "bfloat16", 1.0),  # unpacked: no units of its own
+        ("h100", "float4_e2m1fn", "float8_e4m3fn", 1.0),
+        ("h100", "complex64", "float32", 0.25),
+        ("h100", "complex32", "float16", 0.25),
+        ("rtx4090", "float64", "float32", 1 / 64),
+        ("rtx4090", "complex128", "float32", 1 / 256),
+        ("a100", "int64", "float32", 1.0),
+        ("p100", "int8", "bfloat16", 1.0),
+    ],
+)
+def test_a_dtype_without_a_line_takes_the_way_of_a_library(
+    card: str, dtype: str, like: str, times: float
+) -> None:
+    hardware = load_hardware(card)
+    assert peak(Matmul(8, 8, 8, dtype=dtype), hardware) == times * hardware.peak_flops[like]
+
+
+def test_a_cpu_multiplies_half_as_many_float64() -> None:
+    cpu = replace(ROUND, compute_capability=None, peak_flops={"float32": 8.0}, cuda_core_flops=8.0)
+    assert peak(Matmul(8, 8, 8, dtype="float64"), cpu) == 4.0
+    assert peak(Matmul(8, 8, 8, dtype="int8"), cpu) == 8.0
 
 
 def test_a_cpu_has_no_floor_before_it_is_probed() -> None:
@@ -231,10 +260,13 @@ def test_an_unknown_card_lists_what_exists() -> None:
         ("measured", {"bandwidth": 4.3e12}, "low, high"),
         ("sources", ["a datasheet"], "a mapping from figure"),
         ("bandwith", 4.8e12, "one of the keys name, device_names"),
+        ("sm_count", 1e300, r"a positive whole number; from 1 to 100000"),
+        ("clock_hz", 1980, r"a positive number \[Hz\]; from 1e\+06 to 1e\+12"),
+        ("measured", {"bandwidth": {"low": "x", "high": 1.0, "source": "x"}}, "a positive number"),
     ],
 )
 def test_a_wrong_figure_is_named(key: str, value: object, accepted: str) -> None:
-    with pytest.raises(CalibError, match=rf"^hw\.{key} = .*: expected .*{accepted}"):
+    with pytest.raises(CalibError, match=rf"^hw\.{key}[.\w]* = .*: expected .*{accepted}"):
         hardware_from_config({**config("h200"), key: value})
 
 

@@ -6,78 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from simulated_machine import PROBE_S, SAMPLE_S, Machine, given, products, sweep
 
 from calib.errors import CalibError, DeviceLost
-from calib.measure.clock import StopRule
-from calib.measure.instrument import LOST, OUT_OF_MEMORY, UNSUPPORTED, Reading, Telemetry
+from calib.measure.instrument import LOST, OUT_OF_MEMORY, UNSUPPORTED, Reading
 from calib.measure.probes import Speed, steady
-from calib.measure.sweep.attempts import Attempts
 from calib.measure.sweep.design import adaptive, design, in_shares, most_useful, plain
 from calib.measure.sweep.plan import MODEL, Point, State, interleave, spent_s
-from calib.measure.sweep.sweep import BLOCK_S, STRETCH_SHARE, Sweep
+from calib.measure.sweep.sweep import BLOCK_S, STRETCH_SHARE
 from calib.samples.store import SampleStore
 from model import ops
-
-RULE = StopRule(0.5, 0.01, 2, 3)
-SAMPLE_S, PROBE_S = 0.2, 0.05
-
-
-class Machine:
-    """A device and its clock [s]. ``kill_at``: the measurement that is broken off;
-    ``speeds``: what the probes say, one after another, the last for good."""
-
-    implementations: tuple[str, ...] = ("torch",)
-    threads = None
-
-    def __init__(self, now=1e9, kill_at=None, speeds=(1.0,), visits=1):
-        self.now, self.kill_at, self.speeds, self.visits = now, kill_at, list(speeds), visits
-        self.measured, self.warm = [], 0
-
-    def clock(self):
-        return self.now
-
-    def warm_up(self):
-        self.warm += 1
-
-    def rule(self, limits):
-        return RULE
-
-    def finish(self, taken):
-        return [one.reading for one in taken]
-
-    def measure(self, op, implementation, cache, rule):
-        if self.kill_at == len(self.measured):
-            raise KeyboardInterrupt
-        self.now += SAMPLE_S
-        self.measured.append((op, implementation, cache))
-        if op.bytes > 2**34:
-            return Reading(status=OUT_OF_MEMORY, reason="too large")
-        if implementation == "triton" and isinstance(op, ops.Other):
-            return Reading(status=UNSUPPORTED, reason="no such kernel")
-        return Reading((1e-3, 1.1e-3), method="events", telemetry=Telemetry(power_w=300.0))
-
-    def speed(self):
-        self.now += PROBE_S
-        factor = self.speeds.pop(0) if len(self.speeds) > 1 else self.speeds[0]
-        return Speed(1e12 * factor, 1e11)
 
 
 @pytest.fixture
 def store(tmp_path):
     return SampleStore(tmp_path / "samples", "card", "a card")
-
-
-def sweep(machine, store, budget_s=60.0, **some):
-    return Sweep(machine, store, budget_s, RULE, clock=machine.clock, **some)
-
-
-def products(count, origin="design"):
-    return [Point(ops.Matmul(m, 64, 64), "cold", origin) for m in range(1, count + 1)]
-
-
-def given(points):
-    """A plan that is a list."""
-    return lambda state: iter(points)
 
 
 def test_budget_is_kept_and_used(store):
@@ -364,48 +307,3 @@ def test_adaptive_plan_counts_shapes_and_not_visits(store):
     found = visits_of(store.samples())
     assert set(found.values()) == {3}
     assert len(found) == pytest.approx(60.0 / (SAMPLE_S + PROBE_S / 4) / 3, rel=0.1)
-
-
-def left_behind(store, point, times):
-    """The file that so many processes leave, each killed while it measured ``point``."""
-    for _ in range(times):
-        Attempts(store.folder).begin(point.op, "torch", point.cache, point.origin)
-
-
-def test_a_shape_that_a_process_was_killed_over_is_tried_once_more(store):
-    machine, points = Machine(), products(4)
-    left_behind(store, points[2], 1)
-    sweep(machine, store).run([], given(points))
-    assert [s.status for s in store.samples()] == ["ok"] * 4
-    assert Attempts(store.folder).before is None
-
-
-def test_a_shape_that_two_processes_were_killed_over_is_lost(store):
-    machine, points = Machine(), products(4)
-    left_behind(store, points[2], 2)
-    sweep(machine, store).run([], given(points))
-    by_size = {s.op.m: s.status for s in store.samples()}
-    assert by_size == {1: "ok", 2: "ok", 3: LOST, 4: "ok"}
-    assert points[2].op not in [op for op, _, _ in machine.measured]
-    again = Machine()
-    sweep(again, store).run([], given(points))
-    assert again.measured == []
-
-
-def test_kills_over_different_shapes_are_not_added_up(store):
-    first, second = products(2)
-    left_behind(store, first, 1)
-    left_behind(store, second, 1)
-    assert Attempts(store.folder).before.times == 1
-
-
-def test_an_end_that_was_chosen_leaves_no_attempt(store):
-    with pytest.raises(KeyboardInterrupt):
-        sweep(Machine(kill_at=2), store).run([], plain())
-    assert Attempts(store.folder).before is None
-
-
-def test_a_torn_file_of_attempts_is_none(store):
-    store.folder.mkdir(parents=True)
-    (store.folder / "measuring.json").write_text('["matmul", "{')
-    assert Attempts(store.folder).before is None

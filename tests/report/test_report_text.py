@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from report_record import RUNS, run
 
 from calib.report.layers.tree import branches
+from calib.report.lines import unknown_lines
 from calib.report.markdown import answer, kind_cells, largest, report_markdown
 from calib.report.record import RunRecord, known
 from calib.report.terminal import WIDTH, Cells, component_cells, figure_cells, print_report
@@ -195,6 +196,65 @@ def test_kinds_are_summed() -> None:
     assert row["error"] == percent(error, signed=True)
 
 
+def test_errors_of_kinds_are_against_steady_times_too() -> None:
+    """The machine was a quarter slower beside the model than in the sweep: no error changes."""
+    record = run("measured")
+    slower = record.operators.assign(measured_s=1.25 * record.operators["measured_s"])
+    rows = {r[0]: r for r in kind_cells(replace(record, operators=slower)).rows}
+    for name, *cells in kind_cells(record).rows:
+        assert rows[name][-1] == cells[-1]
+        clock = slower.loc[slower["kind"] == name.replace(" ", "_"), "measured_s"].sum()
+        assert rows[name][-2] == seconds(clock)
+
+
+def traced(**found: Any) -> RunRecord:
+    """A run beside a trace: no wall time is known, ``found`` of it is."""
+    record = run("measured")
+    blank = record.components.assign(measured_s=float("nan"), error=float("nan"))
+    about = {"trace": "t.json", "repeats": {"decode": [1.0]}, "refused": {}, "clocks": [], **found}
+    return replace(record, components=blank, measurement=about)
+
+
+def test_what_the_clock_says_of_kernels_only() -> None:
+    clock = {"phase": "decode", "what": "operators", "estimate_s": 0.9, "measured_s": 1.0}
+    text = answer(traced(clocks=[clock, {**clock, "what": "wall", "measured_s": None}]))
+    assert "Of decode the clock knows what the device did, 1.00 s: the estimate" in text
+    assert re.search(r"of the kernels, 900 ms, is 10(.0)?% too low\.", text)
+
+
+def test_what_the_clock_says_of_a_part() -> None:
+    record = traced()
+    components = record.components.copy()
+    prefill = components["component"] == "prefill"
+    components.loc[prefill, "measured_s"] = components.loc[prefill, "estimate_s"] / 1.1
+    record = replace(record, components=components)
+    assert "The clock knows prefill only" in answer(record)
+    assert "their estimate is 10% too high." in answer(record)
+    cells = component_cells(record)
+    assert "measured" in cells.headers
+    shown = dict(zip((row[0] for row in cells.rows), cells.rows, strict=True))
+    column = cells.headers.index("measured")
+    assert shown["prefill"][column] != UNKNOWN and shown["total"][column] == UNKNOWN
+
+
+def test_a_trace_of_something_else_is_no_clock() -> None:
+    record = traced(refused={"decode": ["it is of something else"]})
+    assert "A trace was given, and is not taken for this model's." in answer(record)
+    section = report_markdown(record, branches(record), []).split("## How it was measured")[1]
+    assert "Of decode this is what the trace holds, which was not taken" in section
+
+
+HOSTILE = "<b>x</b>|`y`\n# [z](http://u)"
+
+
+def test_names_from_a_trace_are_no_markup() -> None:
+    row = {"phase": "decode", "path": "", "aten": HOSTILE, "count": 1, "seconds": 1.0}
+    record = traced(coverage={"unmatched": [row]}, card=HOSTILE)
+    text = report_markdown(replace(record, notes=[HOSTILE]), branches(record), [])
+    safe = "&lt;b&gt;x&lt;/b&gt;&#124;&#96;y&#96; # &#91;z&#93;(http://u)"
+    assert text.count(safe) == 3 and "<b>" not in text and "[z](" not in text
+
+
 def test_our_kernels_have_a_column_where_they_were_sampled() -> None:
     """Of a kind whose operators were not all sampled there is no sum to compare."""
     record = run("predicted")
@@ -274,3 +334,51 @@ def test_links_are_to_files_of_the_run() -> None:
         "layers/index.md",
         "trace.json",
     }
+
+
+def test_names_are_no_markup() -> None:
+    """Of a model, a workload and a card, as files and users give them."""
+    evil = "a\n# b|c`d<script>![x](http://e)"
+    record = run("measured")
+    record = replace(
+        record,
+        model=evil,
+        run_id=evil,
+        workload={**record.workload, "name": evil},
+        hardware={**record.hardware, "device_names": [evil]},
+        notes=[f"of {evil}"],
+    )
+    text = report_markdown(record, branches(record), [])
+    assert "<script>" not in text and "](http" not in text
+    assert not any(line.startswith("# b") for line in text.splitlines())
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    assert "<script" not in html and "<img" not in html
+
+
+def with_unknown(record: RunRecord) -> RunRecord:
+    """A run whose last operator nobody knows, a decode step's."""
+    operators, components = record.operators.copy(), record.components.copy()
+    last = operators.index[-1]
+    operators.loc[last, ["kind", "shape", "unknown"]] = ["other", "mine::sort read=8", True]
+    components["at_least"] = components["component"].isin(["decode", "total"])
+    modules = record.modules.assign(at_least=record.modules["phase"] == "decode")
+    return replace(record, operators=operators, components=components, modules=modules)
+
+
+def test_totals_that_hold_what_nobody_knows_say_at_least() -> None:
+    whole = run("predicted")
+    assert not any("No rule knows" in line for line in unknown_lines(whole))
+    record = with_unknown(whole)
+    rows = {row[0]: row for row in component_cells(record).rows}
+    assert rows["decode"][1].startswith("\u2265 ") and rows["total"][2].startswith("\u2265 ")
+    assert not rows["prefill"][1].startswith("\u2265")
+    (said,) = unknown_lines(record)
+    row = record.operators.iloc[-1]
+    times = int(record.executions.iloc[-1])
+    assert f"mine::sort {times:,}" in said
+    assert percent(row["bytes"] / record.operators["bytes"].sum()) in said
+    text = report_markdown(record, branches(record), [])
+    assert said in text
+    assert "| other | " in text and "\u2265" in text.split("## Modules")[1]
+    untimed = replace(record, components=record.components.assign(estimate_s=float("nan")))
+    assert answer(untimed).startswith("**\u2265 ")

@@ -19,7 +19,8 @@ from calib.samples.faults import (
     clean,
     kernels_of,
 )
-from calib.samples.files import _SINCE_3, read_samples, write_samples
+from calib.samples.files import read_samples, write_samples
+from calib.samples.parts.schema import SINCE_3
 from calib.samples.sample import Kernel, Sample
 from model import ops
 
@@ -31,7 +32,7 @@ H200_S = BY_EVENTS_ON["h200"]
 
 def stored_as_version_2(path, samples):
     write_samples(path, samples)
-    table = pq.read_table(path).drop_columns(list(_SINCE_3))
+    table = pq.read_table(path).drop_columns(list(SINCE_3))
     pq.write_table(table.replace_schema_metadata({"calib_schema": "2"}), path)
     return read_samples(path)
 

@@ -14,6 +14,7 @@ from calib.checkout import CONF
 from calib.errors import CalibError
 from calib.steps.command_line import explain
 from calib.steps.request import read_request
+from calib.steps.subject import build_model, phases_of
 
 
 def composed(*words: str) -> Any:
@@ -68,16 +69,103 @@ def test_what_cannot_be_explained_is_passed_on() -> None:
         ("mode=guess", "mode = 'guess': expected one of run, analytic, calibrate"),
         ("implementation=jax", "implementation = 'jax': expected one of torch, triton, vllm"),
         ("execution=fast", "execution = 'fast': expected one of eager, graph, compiled"),
-        ("repeats=0", "repeats = 0: expected an integer >= 1"),
-        ("seed=x", "seed = 'x': expected an integer >= 0"),
-        ("workload.batch=1000000000", "workload.batch = 1000000000: expected at most 1,048,576"),
-        ("workload.prompt_tokens=10000000000", "workload.prompt_tokens = .*: expected at most"),
+        ("repeats=0", "repeats = 0: expected a whole number from 1 to 1,000"),
+        ("seed=x", "seed = 'x': expected a whole number from 0 to 4,294"),
+        ("workload.batch=1000000000", "workload.batch = 1000000000: .* from 1 to 1,048,576"),
+        (
+            "workload.prompt_tokens=10000000000",
+            "workload.prompt_tokens = .*: expected a whole .* from 0",
+        ),
         ("sweep.budget_s=-1", "sweep.budget_s = -1: expected a number above 0"),
         ("sweep.spread=wide", "sweep.spread = 'wide': expected a number above 0"),
-        ("measured=/no/trace.json", "measured = '/no/trace.json': expected a trace"),
+        ("measured_step=decode", "measured_step = 'decode': expected measured=<a trace> beside it"),
+        ("measured=/no/trace.json", "measured = '/no/trace.json': expected the path of a trace"),
+        ("measured=5", "measured = 5: expected the path of a trace of torch.profiler, or null"),
+        ("hf=1", "hf = 1: expected keys out of config, dtype"),
+        ("hf.dtype=int8", "hf.dtype = 'int8': expected one of bfloat16, float16, float32, null"),
+        ("samples.dir=5", "samples.dir = 5: expected a folder, or null"),
+        ("samples.dir=/dev/null", "samples.dir = '/dev/null': expected a folder"),
+        ("samples.dir=/dev/null/below", "samples.dir = '/dev/null/below': expected a folder"),
+        ("workload.tiles=2", r"workload.tiles = 2: expected \[rows, columns\], each"),
+        ("workload.tiles=[1,x]", r"workload.tiles = \[1, 'x'\]: expected \[rows, columns\]"),
+        ("~workload.name", "workload.name is missing: expected a text of at most 100"),
+        ("model.heads=[8]", r"model.heads = \[8\]: expected a whole number from 1 to 4,096"),
+        ("model.layers=1e22", r"model.layers = 1e\+22: expected a whole number from 1 to 256"),
+        ("model.architecture=[1]", r"model.architecture = \[1\]: expected one of deepseek_ocr, "),
+        ("model.sam_downsample=[1]", r"model.sam_downsample = \[1\]: expected a list of two whole"),
+        ("sweep.least=60", "sweep.least = 60: expected at most sweep.most = 50"),
+        ("sweep.spread=nan", "sweep.spread = nan: expected a number above 0, at most 1"),
+        ("seed=4294967296", "seed = 4294967296: expected a whole number from 0 to 4,294,967,295"),
+        ("+sweep.foo=1", "sweep.foo = 1: expected one of name, budget_s"),
     ],
 )
 def test_a_key_that_is_not_read_or_cannot_be_is_named(word: str, said: str) -> None:
     read_request(composed())
     with pytest.raises(CalibError, match=f"^{said}"):
         read_request(composed(word))
+
+
+def test_a_card_is_read_as_its_file_is() -> None:
+    with pytest.raises(
+        CalibError, match=r"^hw.sm_count = 1e\+300: expected a positive whole number"
+    ):
+        read_request(composed("+hw=h200", "hw.sm_count=1e300"))
+    with pytest.raises(
+        CalibError, match=r"^hw.measured = 3: expected a mapping from figure to low"
+    ):
+        read_request({**composed(), "hw": composed("+hw=h200")["hw"] | {"measured": 3}})
+
+
+def test_a_long_value_is_cut() -> None:
+    with pytest.raises(CalibError) as caught:
+        read_request({**composed(), "repeats": ["x" * 10_000] * 5})
+    assert len(str(caught.value)) < 200
+
+
+def test_a_path_prints_on_one_line() -> None:
+    with pytest.raises(
+        CalibError, match=r"^hf.config = 'a\\nb': expected the path of a config.json"
+    ):
+        read_request({**composed(), "hf": {"config": "a\nb"}})
+
+
+@pytest.mark.parametrize("word", ["sweep=[1]", "model=[1]"])
+def test_hydra_fails_over_a_list_and_the_word_is_named(word: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        composed(word)
+    name = word.partition("=")[0]
+    assert explain(caught.value, [word]).startswith(f"{name} = '[1]': expected one of ")
+
+
+def test_an_error_of_hydra_without_words_names_those_given() -> None:
+    said = explain(AssertionError(), ["hydra.verbose=7"])
+    assert said == "Hydra cannot read hydra.verbose=7 (AssertionError)"
+
+
+def test_a_workload_that_does_not_fit_names_those_that_do() -> None:
+    request = read_request(composed("model=vit_l"))
+    model = build_model(request.model, request.hf)
+    with pytest.raises(CalibError, match=r"^workload.side = 512: expected 224.*workload=image_224"):
+        phases_of(model, request.workload)
+
+
+def test_work_that_no_table_can_count_is_refused() -> None:
+    words = ["workload.side=65536", "workload.batch=1048576", "workload.tiles=[1024,1024]"]
+    request = read_request(composed(*words))
+    with pytest.raises(CalibError, match=r"^workload and model: conv2d of vision, .* less than"):
+        phases_of(build_model(request.model, request.hf), request.workload)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("model.kv_heads=3", "model.kv_heads = 3: expected a divisor of heads = 10"),
+        ("model.top_k=65", "model.top_k = 65: expected at most experts = 64"),
+        ("model.dense_layers=13", "model.dense_layers = 13: expected at most layers = 12"),
+        ("model.sam_global_layers=[12]", r"model.sam_global_layers = \(12,\): expected indices"),
+    ],
+)
+def test_dimensions_that_do_not_go_together_are_named(word: str, said: str) -> None:
+    request = read_request(composed(word))
+    with pytest.raises(CalibError, match=f"^{said}"):
+        build_model(request.model, request.hf)

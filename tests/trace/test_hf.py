@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from calib.errors import CalibError
 from calib.steps.request import Subject, Traced
 from calib.steps.subject import build_model
-from calib.trace.formulas import agreement, formula_columns
 from calib.trace.hf import HFModel, load, name_of
+from calib.trace.hf.ours import agreement, formula_columns
 from calib.trace.module import unknown
 from model.layer import total
 from model.ops import GroupedMatmul
@@ -215,7 +215,7 @@ GIVEN = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     [
         ([], "expected a JSON object"),
         ({}, "has no model_type"),
-        ({"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel is a model of diffusers"),
+        ({"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel. is a model of diffusers"),
         ({"model_type": "my_llama"}, "'my_llama': expected one of the"),
         (
             {"model_type": "my_llama", "auto_map": {"AutoModel": "modeling.My"}},

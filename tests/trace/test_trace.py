@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from calib.errors import CalibError
-from calib.trace.module import record, trace, unknown
+from calib.trace import formula
+from calib.trace.module import record, rows, trace, unknown
+from calib.trace.rules.rows import dtype_name, row_of
+from calib.trace.rules.table import RULES, operators_of
 from model.layer import Call, total
 from model.ops import (
     Attention,
@@ -21,6 +25,7 @@ from model.ops import (
     Conv2d,
     Convolution,
     Copy,
+    Counted,
     Elementwise,
     Gather,
     GroupedMatmul,
@@ -30,6 +35,7 @@ from model.ops import (
     Other,
     Reduction,
     Softmax,
+    item_bytes,
 )
 
 
@@ -141,11 +147,25 @@ def test_fused_attention_is_one_operator() -> None:
     assert operators(biased, q, k, shared)[-1] == Attention(2, 5, 9, 4, 4, 16, mask=True)
 
 
-def test_attention_on_meta_is_written_out() -> None:
-    q = heads(2, 4, 5).to("meta")
-    calls = trace(Does(lambda q: F.scaled_dot_product_attention(q, q, q)), q)
+def test_attention_on_meta_is_what_a_card_makes_of_it() -> None:
+    attend = Does(lambda q: F.scaled_dot_product_attention(q, q, q))
+    (call,) = trace(attend, heads(2, 4, 5).to("meta"))
+    assert call.op == Attention(2, 5, 5, 4, 4, 16)
+    calls = trace(attend, heads(2, 4, 5).to("meta").double())  # which no fused kernel takes
     assert {"matmul", "softmax"} <= {call.op.operator for call in calls}
-    assert flops(calls) == Attention(2, 5, 5, 4, 4, 16).flops
+    assert flops(calls) == call.op.flops
+
+
+def test_unlike_heads_are_one_kernel_of_a_card_and_ten_of_a_cpu() -> None:
+    q, v = heads(2, 4, 5, 24), heads(2, 4, 5)
+    attend = Does(lambda q, v: F.scaled_dot_product_attention(q, q, v, is_causal=True))
+    (call,) = trace(attend, q, v, card="9.0")
+    assert call.op == Attention(2, 5, 5, 4, 4, 24, causal=True, v_head_dim=16)
+    assert call.op.flops == counted(attend, q, v) == 2 * 2 * 4 * 25 * (24 + 16)
+    assert call.op.bytes == 2 * (2 * q.nbytes + 2 * v.nbytes) / 2
+    on_cpu = trace(attend, q, v)
+    assert len(on_cpu) > 5 and flops(on_cpu) == call.op.flops
+    assert F.scaled_dot_product_attention.__module__ == "torch._C._nn"  # as it was
 
 
 def test_experts_are_those_expected_of_the_routing_that_the_module_was_given() -> None:
@@ -283,7 +303,8 @@ def test_a_transformer_costs_what_the_counter_counts(training: bool) -> None:
     with torch.inference_mode():
         assert flops(trace(model, tokens.to("meta"))) == counted(model, tokens)
     both = trace(model.train(), tokens.to("meta"), backward=True)
-    assert flops(both) == counted(model, tokens, backward=True)
+    again = 2 * 3 * 4 * 7 * 7 * 8  # scores that a card's fused kernel computes once more
+    assert flops(both) == counted(model, tokens, backward=True) + again
 
 
 def test_what_no_rule_knows_is_listed_with_its_bytes() -> None:
@@ -326,3 +347,131 @@ def test_memory_of_tensors_is_followed_until_they_end() -> None:
     assert live == 3 * 4 * 4
     assert peak == 2 * 3 * 16 * 4
     assert set(recording.used) == {name for name, _ in model.named_parameters()}
+
+
+def test_a_module_takes_the_path_that_it_takes_when_nobody_listens() -> None:
+    """Where modules have hooks, torch leaves its fused path."""
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval()
+    tokens = x(3, 7, 32)
+    (row,) = rows(record(layer, lambda: layer(tokens)).events)
+    assert row.name == "_transformer_encoder_layer_fwd"
+    fused = trace(layer, tokens, card="9.0")
+    assert [c.op.operator for c in fused][:3] == ["matmul", "attention", "matmul"]
+
+
+def test_a_recurrent_layer_is_launched_once() -> None:
+    calls = trace(nn.LSTM(8, 16), x(7, 3, 8), card="9.0")
+    products = [c for c in calls if isinstance(c.op, Matmul)]
+    assert [(c.op.m, c.count) for c in products] == [(21, 1), (3, 7)]
+    assert sum(c.launches for c in calls if c not in calls[:2]) == 1  # beside two states of zeros
+
+
+def test_narrow_weights_are_read_at_their_width() -> None:
+    a, b, s = x(32, 64, dtype=torch.bfloat16), x(48, 64, dtype=torch.int8), x(48).bfloat16()
+    product, rest = trace(Does(torch._weight_int8pack_mm), a, b, s)
+    assert product.op == Matmul(32, 48, 64, weight_dtype="int8")
+    assert product.op.weight_bytes_read == b.nbytes
+    assert rest.op.bytes == s.nbytes and rest.launches == 0
+    four, scales = x(48, 32, dtype=torch.uint8), x(2, 48, 2).bfloat16()
+    run = lambda a, b, s: torch._weight_int4pack_mm_for_cpu(a, b, 32, s)  # noqa: E731
+    product, rest = trace(Does(run), a, four, scales)
+    assert product.op.weight_bytes_read == four.nbytes and rest.op.bytes == scales.nbytes
+
+
+def test_lengths_of_sequences_come_from_their_contents_where_there_are_any() -> None:
+    q, starts = x(20, 4, 16).bfloat16(), torch.tensor([0, 8, 14, 20]).int()
+    func = torch.ops.torch_attn._varlen_attn.default
+    row = row_of(func, "", (q, q, q, starts, starts, 8, 8), {}, (q,))
+    alike = {"heads": 4, "kv_heads": 4, "head_dim": 16}
+    assert [(part.op, part.launches) for part in operators_of(row)] == [
+        (Attention(1, 8, 8, **alike), 1),
+        (Attention(2, 6, 6, **alike), 0),
+    ]
+
+
+def test_nested_tensors_are_the_operators_on_what_they_hold() -> None:
+    jagged = torch.nested.nested_tensor([x(3, 8), x(5, 8)], layout=torch.jagged)
+    (call,) = trace(nn.Linear(8, 16), jagged)
+    assert call.op == Matmul(8, 16, 8, dtype="float32", bias=True)
+    strided = torch.nested.nested_tensor([x(3, 8), x(5, 8)])
+    (call,) = trace(nn.Linear(8, 16), strided, real=True)
+    assert call.op == Matmul(8, 16, 8, dtype="float32", bias=True)
+    with pytest.raises(CalibError, match=r"strided layout.*torch.jagged, or real=True"):
+        trace(nn.Linear(8, 16), strided)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (torch.jit.script(nn.Linear(3, 4)), "compiled by torch.jit: expected the module that"),
+        (nn.Sequential(torch.jit.script(nn.Linear(3, 4))), r"trace: 0 \(Recursive"),
+        (nn.DataParallel(nn.Linear(3, 4)), "DataParallel .* its attribute module"),
+        (nn.LazyLinear(4), "LazyLinear has parameters without a shape: .* has run once"),
+        (lambda a: a, "function: expected a torch.nn.Module"),
+    ],
+)
+def test_what_cannot_be_traced_is_refused_in_one_line(module: Any, message: str) -> None:
+    with pytest.raises(CalibError, match=message) as error:
+        trace(module, x(2, 3))
+    assert "\n" not in str(error.value)
+
+
+@torch.library.custom_op("calib_tests::low_rank", mutates_args=())
+def low_rank(a: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    return a @ down @ up
+
+
+@low_rank.register_fake
+def _(a: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    return a.new_empty(a.shape[0], up.shape[1])
+
+
+@torch.library.custom_op("calib_tests::counted", mutates_args=())
+def counted_elsewhere(a: torch.Tensor) -> torch.Tensor:
+    return a.clone()
+
+
+@counted_elsewhere.register_fake
+def _(a: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(a)
+
+
+def test_a_formula_of_the_users_own() -> None:
+    given = (x(3, 8), x(8, 2), x(2, 5))
+    name, run = "calib_tests::low_rank", Does(low_rank)
+    assert unknown(trace(run, *given)) == {name: 1}
+    try:
+
+        @formula(low_rank)
+        def cost(a: Any, down: Any, up: Any, out: Any) -> int:
+            return 2 * (a.numel * down.shape[1] + out.numel * up.shape[0])
+
+        (call,) = trace(run, *given)
+        moved = 4 * (24 + 16 + 10 + 15)
+        assert call.op == Counted(name, 2 * (48 + 30), moved - 60, 60, dtype="float32")
+        assert unknown([call]) == {}
+        with pytest.raises(CalibError, match="low_rank has a rule already"):
+            formula(torch.ops.calib_tests.low_rank)(cost)
+    finally:
+        RULES.pop(name)
+    parts = [Matmul(3, 2, 8, dtype="float32"), Matmul(3, 5, 2, dtype="float32")]
+    try:
+        formula(name)(lambda a, down, up, out: parts)
+        assert [c.op for c in trace(run, *given)] == parts
+    finally:
+        RULES.pop(name)
+    with pytest.raises(CalibError, match=r"expected an operator of torch\.ops"):
+        formula(print)(lambda: 0)
+
+
+def test_a_formula_of_torchs_counter_counts_too() -> None:
+    register_flop_formula(torch.ops.calib_tests.counted)(lambda *a, out_shape=None, **k: 77)
+    (call,) = trace(Does(counted_elsewhere), x(3, 4))
+    assert call.op == Counted("calib_tests::counted", 77, 48, 48, dtype="float32")
+
+
+def test_every_dtype_of_torch_has_its_bytes() -> None:
+    kinds = {d for d in vars(torch).values() if isinstance(d, torch.dtype)}
+    whole = {d for d in kinds if not re.search(r"int[1-7]$", str(d))}  # parts of a byte, in a byte
+    for dtype in whole:
+        assert item_bytes(dtype_name(dtype)) == dtype.itemsize, dtype

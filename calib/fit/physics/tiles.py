@@ -42,7 +42,7 @@ def work(op: Operator) -> Work | None:
         rows = op.tokens * op.top_k / op.experts_read
         return Work(rows, 2 * op.intermediate, op.hidden, op.experts_read)
     if isinstance(op, Attention):
-        return Work(op.q_len, op.head_dim, op.keys_seen / op.q_len, op.batch * op.heads)
+        return Work(op.q_len, op.value_dim, op.keys_seen / op.q_len, op.batch * op.heads)
     if isinstance(op, Conv2d | Convolution):
         depth = op.in_channels / op.groups * window(op)
         rows = op.batch * (op.windows if isinstance(op, Convolution) else op.out_positions)

@@ -84,13 +84,13 @@ def _attention(op: ops.Attention, arena: Arena) -> Case:
     if op.window is not None or (causal and op.q_len != op.kv_len):
         raise Unsupported("scaled_dot_product_attention has no window and no offset causal mask")
 
-    def heads(length: int, count: int) -> torch.Tensor:
-        return arena.take(op.batch, length, count, op.head_dim, dtype=op.dtype).transpose(1, 2)
+    def heads(length: int, count: int, width: int) -> torch.Tensor:
+        return arena.take(op.batch, length, count, width, dtype=op.dtype).transpose(1, 2)
 
     q, k, v = (
-        heads(op.q_len, op.heads),
-        heads(op.kv_len, op.kv_heads),
-        heads(op.kv_len, op.kv_heads),
+        heads(op.q_len, op.heads, op.head_dim),
+        heads(op.kv_len, op.kv_heads, op.head_dim),
+        heads(op.kv_len, op.kv_heads, op.value_dim),
     )
     shape = (op.batch, op.heads if op.bias else 1, op.q_len, op.kv_len)
     bias = arena.take(*shape, dtype=op.dtype) if op.bias or op.mask else None

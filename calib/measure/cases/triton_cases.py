@@ -51,6 +51,8 @@ def _grouped_matmul(op: ops.GroupedMatmul, arena: Arena) -> Case:
 def _attention(op: ops.Attention, arena: Arena) -> Case:
     if op.mask:
         raise Unsupported("our attention takes a bias of [batch, heads, q_len, kv_len], no mask")
+    if op.value_dim != op.head_dim:
+        raise Unsupported("our attention takes values that are as wide as keys")
     _not_cut(op)
     q = arena.take(op.batch, op.heads, op.q_len, op.head_dim, dtype=op.dtype)
     k = arena.take(op.batch, op.kv_heads, op.kv_len, op.head_dim, dtype=op.dtype)

@@ -73,8 +73,8 @@ class Nvml:
         memory = self._ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM)
         bits = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
         return Telemetry(
-            sm_clock_hz=None if sm is None else sm * 1e6,
-            memory_clock_hz=None if memory is None else memory * 1e6,
+            sm_clock_hz=sm * 1e6 if sm else None,
+            memory_clock_hz=memory * 1e6 if memory else None,
             temperature_c=self._ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
             throttle=", ".join(reasons(nvml, bits or 0)),
         )

@@ -96,9 +96,11 @@ class Node:
         return self.event.overload_name()
 
     def below(self) -> Iterator[Node]:
-        for child in self.children:
-            yield child
-            yield from child.below()
+        pending = self.children[::-1]
+        while pending:  # a recorded trace may nest deeper than Python recurses
+            node = pending.pop()
+            yield node
+            pending += node.children[::-1]
 
 
 class Ranges:
@@ -160,8 +162,13 @@ def operators_of(events: Iterable[Any], on_device: bool) -> Iterator[OperatorEve
         else:
             launched_by = event.linked_correlation_id()
             kernels[launched_by] = kernels.get(launched_by, 0) + event.duration_ns()
-    for root in tree(host):
-        yield from _walk(root, "", kernels if on_device else None)
+    pending = [(root, "") for root in tree(host)[::-1]]
+    while pending:
+        node, path = pending.pop()
+        found, path = _read(node, path, kernels if on_device else None)
+        if isinstance(found, OperatorEvent):
+            yield found
+        pending += [(child, path) for child in found[::-1]] if isinstance(found, list) else []
 
 
 def tree(events: Iterable[Any]) -> list[Node]:
@@ -190,15 +197,18 @@ def tree(events: Iterable[Any]) -> list[Node]:
     return roots
 
 
-def _walk(node: Node, path: str, kernels: dict[int, int] | None) -> Iterator[OperatorEvent]:
+def _read(
+    node: Node, path: str, kernels: dict[int, int] | None
+) -> tuple[OperatorEvent | list[Node] | None, str]:
+    """The operator that a node is, or the nodes to look at in its place, and their module; nothing
+    for one that launches nothing."""
     if node.name.startswith(MARK):
         path = node.name.removeprefix(MARK)
     elif "::" in node.name and not node.name.startswith("profiler::") and is_operator(node):
-        if not launches_nothing(node.name, node.overload):
-            yield _operator(node, path, kernels)
-        return
-    for child in node.children:
-        yield from _walk(child, path, kernels)
+        if launches_nothing(node.name, node.overload):
+            return None, path
+        return _operator(node, path, kernels), path
+    return node.children, path
 
 
 def _operator(node: Node, path: str, kernels: dict[int, int] | None) -> OperatorEvent:
@@ -234,8 +244,9 @@ def _overload(name: str, overload: str) -> Any:
     import torch
 
     namespace, _, function = name.partition("::")
-    packet = getattr(getattr(torch.ops, namespace), function, None)
-    return getattr(packet, overload or "default", None)
+    packet = getattr(getattr(torch.ops, namespace, None), function, None)
+    known = isinstance(packet, torch._ops.OpOverloadPacket)  # of a file's names anything may come
+    return getattr(packet, overload or "default", None) if known else None
 
 
 @cache

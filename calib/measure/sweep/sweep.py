@@ -23,7 +23,7 @@ from typing import Any
 
 from calib.errors import DeviceLost
 from calib.measure.clock import StopRule
-from calib.measure.instrument import LOST, OK, Instrument, Reading, Taken
+from calib.measure.instrument import LOST, OK, UNSUPPORTED, Instrument, Reading, Taken
 from calib.measure.probes import Speed, steady
 from calib.measure.sweep.attempts import FATAL, Attempts
 from calib.measure.sweep.plan import (
@@ -39,6 +39,7 @@ from calib.measure.sweep.plan import (
     spent_s,
 )
 from calib.samples.faults import KERNELS_UNKNOWN
+from calib.samples.parts.columns import HOUR_S
 from calib.samples.sample import Sample
 from calib.samples.store import SampleStore
 from model.ops import Operator
@@ -113,15 +114,15 @@ class Sweep:
         return len(self.samples) - already
 
     def _give_up(self) -> None:
-        """Store as lost the shape over which processes were killed again and again."""
-        killed = self._attempts.before
-        if killed and killed.times >= FATAL:
+        """Store as lost the shapes over which processes were killed again and again."""
+        for killed in self._attempts.before.values():
+            if killed.times < FATAL:
+                continue
             log.warning("%s: %d processes were killed over it", killed.op, killed.times)
             point = Point(killed.op, killed.cache, killed.origin)
             lost = self._sample(point, killed.implementation, self.clock(), Reading(status=LOST))
             self.store.append([lost])
             self.samples.append(lost)
-            self._attempts.end()
 
     def _count(self, sample: Sample) -> None:
         """One more visit to the sample's shape; one that failed needs no other."""
@@ -207,9 +208,11 @@ class Sweep:
                     self._store(block, after)
                     block = Block(after, self.clock())
         finally:
-            if block.samples:
-                self._store(block, self._last_speed(block))
-            self._attempts.end()
+            try:
+                if block.samples:
+                    self._store(block, self._last_speed(block))
+            finally:
+                self._attempts.end()
 
     def _last_speed(self, block: Block) -> Speed:
         """Of the machine now; a device that is lost was last seen before the block."""
@@ -253,8 +256,9 @@ class Sweep:
         except DeviceLost as error:  # none of the block's shapes did it: they had been timed
             lost = error
             finished = [replace(r, fault=KERNELS_UNKNOWN) for r in block.readings]
+        finished = [_possible(reading) for reading in finished]
         probed = [
-            replace(sample, **reading.told(), **probes)
+            replace(sample, status=reading.status, **reading.told(), **probes)
             for sample, reading in zip(block.samples, finished, strict=True)
         ]
         self.store.append(probed)
@@ -288,6 +292,14 @@ class Sweep:
             **reading.told(),
             **asdict(reading.telemetry),
         )
+
+
+def _possible(reading: Reading) -> Reading:
+    """A reading that a store takes: one whose seconds cannot be is none."""
+    if all(0 < s < HOUR_S for s in reading.seconds):
+        return reading
+    log.warning("timed by %s as %s s: left out", reading.method, reading.seconds)
+    return replace(reading, seconds=(), status=UNSUPPORTED, reason="seconds that cannot be")
 
 
 def _check(sample: Sample) -> None:

@@ -160,6 +160,7 @@ class ModuleMetricsSnapshot:
     weight_bytes: Annotated[float, Doc("[bytes]", minimum=0)]
     activation_bytes: Annotated[float, Doc("[bytes]", minimum=0)]
     kv_cache_bytes: Annotated[float, Doc("[bytes]", minimum=0)]
+    at_least: Annotated[bool, Doc("whether sums hold an operator that no rule knows")]
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ class Component:
     idle_s: Annotated[float | None, Doc("device waiting for the host [s]", minimum=0)]
     graph_s: Annotated[float | None, Doc("estimate_s if it were a CUDA graph [s]", minimum=0)]
     limited_by: Limit
+    at_least: Annotated[bool | None, Doc("whether sums hold an operator that no rule knows")]
 
 
 @dataclass(frozen=True)

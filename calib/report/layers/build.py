@@ -227,6 +227,7 @@ def module_metrics(branch: Branch, record: RunRecord) -> ModuleMetricsSnapshot:
         weight_bytes=costs["weight_bytes"],
         activation_bytes=costs["activation_bytes"],
         kv_cache_bytes=costs["kv_cache_bytes"],
+        at_least=branch.at_least,
     )
 
 

@@ -32,6 +32,8 @@ OPERATOR_FIELDS = {
     "heads": ("h", "heads"),
     "kv_heads": (r"h_{kv}", "heads of keys and values"),
     "head_dim": ("d", "width of a head"),
+    "v_head_dim": ("d_{v}", "width of a head of values"),
+    "products": (r"f_{p}", "FLOPs of the products"),
     "window": ("w", "keys that a query sees"),
     "in_channels": (r"C_{in}", "channels of the input"),
     "out_channels": (r"C_{out}", "channels of the output"),

@@ -29,7 +29,8 @@ Tally = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Branch:
-    """A node of the folded tree. ``paths``: the modules that it stands for, in order."""
+    """A node of the folded tree. ``paths``: the modules that it stands for, in order;
+    ``at_least``: its sums hold an operator that no rule knows."""
 
     id: str
     name: str
@@ -44,6 +45,7 @@ class Branch:
     params: dict[str, Any]
     provenance: str
     limited_by: str | None
+    at_least: bool
     costs: dict[str, float | None]
     operators: Tally
 
@@ -144,6 +146,7 @@ class _Phase:
             params=shared_params(rows),
             provenance=weakest(r["provenance"] for r in rows),
             limited_by=most((r["limited_by"], r["wall_s"]) for r in rows),
+            at_least=any(r.get("at_least") for r in rows),
             costs=added_costs(rows),
             operators=tally,
         )
@@ -239,6 +242,7 @@ def _model(record: RunRecord, rows: list[dict[Any, Any]], roots: list[Branch]) -
         params=scalars(record.model_config),
         provenance=str(record.total["provenance"]),
         limited_by=record.total["limited_by"],
+        at_least=any(root.at_least for root in roots),
         costs=costs,
         operators=tally,
     )

@@ -19,9 +19,9 @@ def components_picture(record: RunRecord) -> tuple[Figure, str]:
     """Stacked bars: by the roofline, as calibrated and as measured."""
     parts = record.components[record.components["component"] != TOTAL]
     bars = {"roofline": "roofline_s", "calibrated": "estimate_s"}
-    if record.measured:
-        bars["measured"] = "measured_s"
     total = record.total
+    if known(total["measured_s"]):
+        bars["measured"] = "measured_s"
     longest = max(
         float(total[column]) for column in (*bars.values(), "high_s") if known(total[column])
     )

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 def draw_pictures(record: RunRecord, folder: Path) -> list[tuple[str, str]]:
     """Write the three pictures into ``folder``; returns (file name, caption) of each."""
     operators = record.operators
-    if record.measured:  # an operator that the clock did not see has no place beside it
+    if record.clocked:  # an operator that the clock did not see has no place beside it
         operators = operators[operators["measured_s"].notna()]
     distinct = distinct_operators(operators)
     drawn = (
         ("roofline.png", *roofline_picture(record, distinct)),
-        ("accuracy.png", *(against_the_clock if record.measured else by_kind)(distinct)),
+        ("accuracy.png", *(against_the_clock if record.clocked else by_kind)(distinct)),
         ("components.png", *components_picture(record)),
     )
     for name, figure, _ in drawn:

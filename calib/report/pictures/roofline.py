@@ -22,7 +22,7 @@ NEGLIGIBLE = 1e-5
 
 def roofline_picture(record: RunRecord, distinct: pd.DataFrame) -> tuple[Figure, str]:
     """FLOP/s over FLOP/byte; area of a point: its part of the time."""
-    column, how = ("measured_s", "measured") if record.measured else ("estimate_s", "predicted")
+    column, how = ("measured_s", "measured") if record.clocked else ("estimate_s", "predicted")
     whole = distinct[column].sum()
     shown = distinct[(distinct["flops"] > 0) & (distinct["bytes"] > 0)]
     shown = shown[shown[column] > NEGLIGIBLE * whole]

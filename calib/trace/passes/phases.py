@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 from calib.errors import CalibError
-from calib.trace.module import record
+from calib.trace.module import Recording, record
 from calib.trace.passes.forms import Form, Pass
 from calib.trace.passes.kinds import passes_of
 from calib.trace.passes.states import Growth
@@ -22,6 +22,9 @@ class Buildable(Protocol):
 
     @property
     def dtype(self) -> str: ...
+
+    @property
+    def card(self) -> str | None: ...
 
     def build(self) -> torch.nn.Module: ...
 
@@ -76,7 +79,7 @@ def traced_phases(source: Buildable, workload: Workload, last: str | None = None
         found, growth, length = dict[str, Phase](), Growth(), 0
         for one in passes_of(module, source.dtype, workload, notes):
             try:
-                layer = traced(module, one)
+                layer = traced(module, one, source.card)
             except CalibError:
                 raise
             except Exception as error:
@@ -102,14 +105,14 @@ def built(source: Buildable) -> torch.nn.Module:
         raise refused(source, "cannot be built", error) from error
 
 
-def traced(module: torch.nn.Module, one: Pass) -> TracedLayer:
-    recording = one.attempt(lambda form: _recorded(module, one, form))
+def traced(module: torch.nn.Module, one: Pass, card: str | None = None) -> TracedLayer:
+    recording = one.attempt(lambda form: _recorded(module, one, form, card))
     held = one.growth().bytes(one.tokens)
     return layer_of(recording.events, recording.used, module, held)
 
 
-def _recorded(module: torch.nn.Module, one: Pass, form: Form) -> object:
-    return record(module, form, before=one.cache(), once=True)
+def _recorded(module: torch.nn.Module, one: Pass, form: Form, card: str | None) -> Recording:
+    return record(module, form, before=one.cache(), once=True, card=card)
 
 
 def refused(source: object, what: str, error: Exception) -> CalibError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from calib.trace.rules.layouts import axes, is_dense, turned
@@ -100,6 +101,15 @@ def allocated(row: Row) -> Operators:
     return (ops.Other(row.base, dtype=row.out.dtype),)
 
 
+def embedding_bag(row: Row) -> Operators:
+    """Rows picked by index, and added up in bags."""
+    indices: Size = row.given["indices"]
+    table: Size = row.given["weight"]
+    adds = indices.numel * table.shape[1]
+    read = adds * ops.item_bytes(table.dtype) + indices.nbytes + row.given["offsets"].nbytes
+    return (ops.Other("embedding_bag", read, row.written, adds, table.dtype),)
+
+
 def embedding_gradient(row: Row) -> Operators:
     """A table of zeros, and each row's gradient added to that of the row it was picked from."""
     gradient: Size = row.given["grad_output"]
@@ -119,7 +129,7 @@ TAPS = {"upsample_linear1d": 3, "upsample_bilinear2d": 6, "upsample_bicubic2d": 
 """Elementary operations an element of the result, counted on separable filters."""
 
 
-def other(row: Row) -> Operators:
+def other(row: Row) -> tuple[ops.Other, ...]:
     """Bytes as they were seen: every input read once and every result written once."""
     tensors = (*row.inputs, *row.outputs)
     dtype = tensors[0].dtype if tensors else "uint8"
@@ -128,6 +138,11 @@ def other(row: Row) -> Operators:
     if not row.outputs:  # a number for the host
         moved = row.read
     return (ops.Other(row.base, row.read, moved, arithmetic=arithmetic, dtype=dtype),)
+
+
+def unspoken(row: Row) -> Operators:
+    """What no rule knows: its bytes, and that there may be more to it."""
+    return tuple(replace(op, unknown=True) for op in other(row))
 
 
 JOINS = ("cat", "stack")
@@ -139,6 +154,8 @@ COPIES = (
     *("triu", "tril", "contiguous", "pixel_shuffle", "pixel_unshuffle", "im2col", "unfold_copy"),
     *("reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d"),
     *("slice_backward", "select_backward", "unfold_backward", "channel_shuffle", "rot90"),
+    *("_nested_tensor_from_tensor_list", "_nested_tensor_from_mask", "_nested_from_padded"),
+    *("to_padded_tensor", "_jagged_to_padded_dense_forward", "_padded_dense_to_jagged_forward"),
     *("_conj_physical", "lift_fresh_copy", "repeat_interleave", "expand_copy", "permute_copy"),
 )
 SCATTERS = (
@@ -166,6 +183,7 @@ NAMED = (
     *("native_layer_norm_backward", "_fused_rms_norm_backward", "native_group_norm_backward"),
     *("native_batch_norm_backward", "max_pool2d_with_indices_backward", "avg_pool2d_backward"),
     *("masked_select", "unique_dim", "_unique2", "nll_loss_forward", "nll_loss_backward", "equal"),
+    *("_nested_tensor_from_mask_left_aligned", "_linalg_check_errors"),
     *("_fft_r2c", "_fft_c2r", "_fft_c2c", "index", "_adaptive_avg_pool2d_backward"),
 )
 """Operators without a formula whose inputs and results are all that they touch."""
@@ -181,5 +199,6 @@ RULES: dict[str, Rule] = {
     "_unsafe_index": index,
     "index_select": index_select,
     "gather": index_select,
+    **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), embedding_bag),
     "embedding_dense_backward": embedding_gradient,
 }

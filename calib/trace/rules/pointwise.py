@@ -22,6 +22,8 @@ FLOPS = {
         "silu_backward": 2 * ACTIVATION_FLOPS["silu"],
         "gelu_backward": 2 * ACTIVATION_FLOPS["gelu"],
     },
+    **{"addr": 3, "_thnn_fused_lstm_cell": 5 * SIGMOID_FLOPS + 8},
+    "_thnn_fused_gru_cell": 3 * SIGMOID_FLOPS + 6,
     **{"addcmul": 3, "addcdiv": 3, "lerp": 3, "_softmax_backward_data": 4},
 }
 """Elementary operations an element, where it is not one."""
@@ -114,6 +116,7 @@ BATCH_NORMS = (
 MAPS = (
     *("gelu_backward", "silu_backward", "_softmax_backward_data", "native_dropout", "glu"),
     *("floor_divide", "masked_fill", "where", "native_dropout_backward", "hardswish", "rsub"),
+    *("addr", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell"),
     *("log_sigmoid_forward", "polar", "complex", "__and__", "__or__", "__xor__"),
 )
 """Pointwise though torch has no tag that says so."""

@@ -1,4 +1,4 @@
-"""Products: matrix products, grouped ones, attention and convolutions, with their gradients.
+"""Products: matrix products, grouped ones and convolutions, with their gradients.
 
 FLOPs are those of ``torch.utils.flop_counter`` to the integer. Where one operator of ours cannot
 hold the bytes too, a second one holds what is left.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-from calib.trace.rules.rows import Row, Rule, Size
+from calib.trace.rules.rows import Part, Row, Rule, Size, at_least
 from model import ops
 from model.ops import Operator
 
@@ -39,9 +38,25 @@ def baddbmm(row: Row) -> Operators:
     return with_addend(batched(row.given["batch1"], row.given["batch2"]), row.given["self"])
 
 
+def addbmm(row: Row) -> Operators:
+    """The sum over the batch: one product with the batch in its depth."""
+    (batch, m, k), n = row.given["batch1"].shape, row.given["batch2"].shape[2]
+    op = ops.Matmul(m, n, batch * k, dtype=row.given["batch1"].dtype)
+    return with_addend(op, row.given["self"])
+
+
+def addmv(row: Row) -> Operators:
+    """[m, k] x [k]; as many are added."""
+    a, b = row.given["mat"], row.given["vec"]
+    op = ops.Matmul(a.shape[0], 1, b.numel, dtype=a.dtype)
+    addend = row.given["self"]
+    return op, ops.Other(REST, addend.nbytes, arithmetic=op.m, dtype=a.dtype)
+
+
 def linear(row: Row) -> Operators:
     """Of a backend that keeps it whole: [..., k] x [n, k]."""
-    x, w = row.given["input"], row.given["weight"]
+    given = row.given
+    x, w = given["input"] if "input" in given else given["self"], given["weight"]
     bias = row.given.get("bias") is not None
     m, k = x.numel // x.shape[-1], x.shape[-1]
     return (ops.Matmul(m, w.shape[0], k, dtype=x.dtype, weight_dtype=other(w, x), bias=bias),)
@@ -67,6 +82,14 @@ def batched(a: Size, b: Size) -> ops.Matmul:
     return ops.Matmul(m, n, k, batch, dtype=a.dtype, weight_dtype=other(b, a))
 
 
+def nested(row: Row) -> tuple[Operator | Part, ...]:
+    """matmul of nested tensors, by their mean length."""
+    a, b = row.given["self"], row.given["other"]
+    (m, k), n, batch = a.shape[-2:], b.shape[-1], math.prod(a.shape[:-2])
+    op = ops.Matmul(m, n, k, batch, a.dtype, other(b, a))
+    return (op, at_least(row)) if a.ragged and b.ragged else (op,)
+
+
 def other(b: Size, a: Size) -> str | None:
     return b.dtype if b.dtype != a.dtype else None
 
@@ -77,13 +100,6 @@ def with_addend(op: ops.Matmul, addend: Size) -> Operators:
         return (ops.Matmul(**{**vars(op), "bias": True}),)
     added = op.batch * op.m * op.n
     return op, ops.Other(REST, addend.nbytes, arithmetic=added, dtype=op.dtype)
-
-
-def scaled(row: Row) -> Operators:
-    """Narrow factors with scales, the result in a wider type: what is wider is the rest."""
-    op = product(row.given["self"], row.given["mat2"])
-    more = row.read + row.written - op.bytes
-    return (op, ops.Other(REST, more, dtype=row.out.dtype)) if more else (op,)
 
 
 def grouped(row: Row) -> Operators:
@@ -126,40 +142,17 @@ def tokens_and_top_k(row: Row, pairs: int) -> tuple[int, int]:
     return pairs, 1
 
 
-def attention(row: Row) -> Operators:
-    """[batch, heads, q_len, head_dim]; of different widths of keys and values, the mean one."""
-    return (ops.Attention(**attention_shape(row)),)
-
-
-def attention_backward(row: Row) -> Operators:
-    """Torch's fused operators keep no scores: a fifth product computes them again."""
-    return (ops.AttentionBackward(**attention_shape(row), recompute=True),)
-
-
-def attention_shape(row: Row) -> dict[str, Any]:
-    q, k, v = (row.given[name] for name in ("query", "key", "value"))
-    batch, heads, q_len, width = q.shape
-    kv_heads, kv_len = k.shape[1:3]
-    added = row.given.get("attn_mask") or row.given.get("attn_bias")
-    scores = batch * heads * q_len * kv_len
-    return {
-        "batch": batch,
-        "q_len": q_len,
-        "kv_len": kv_len,
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "head_dim": width if width == v.shape[3] else (width + v.shape[3]) / 2,
-        "dtype": q.dtype,
-        "causal": bool(row.given.get("is_causal")),
-        "bias": isinstance(added, Size) and added.distinct == scores,
-        "mask": isinstance(added, Size) and added.distinct != scores,
-    }
-
-
 def convolution(row: Row) -> Operators:
     given = row.given
     x = given["input"] if "input" in given else given["self"]
     return (conv(row, x, given["weight"], row.out.shape),)
+
+
+def convolution_added(row: Row) -> Operators:
+    """Another map is added on the way."""
+    z = row.given["z"]
+    (op,) = convolution(row)
+    return op, ops.Other(REST, z.nbytes, arithmetic=z.numel, dtype=z.dtype)
 
 
 def convolution_backward(row: Row) -> Operators:
@@ -179,14 +172,15 @@ def conv(
 ) -> ops.Conv2d | ops.Convolution:
     """The square kind where it is one; else by the positions of input, output and window."""
     given = row.given
-    transposed, groups = bool(given.get("transposed")), given["groups"]
+    transposed = bool(given.get("transposed")) or row.name in TRANSPOSED
+    groups = x.shape[1] if row.name in BY_CHANNEL else given.get("groups", 1)
     has_bias = given.get("bias") is not None if bias is None else bias
     square = (
         len(x.shape) == 4
         and not transposed
         and weight.shape[2] == weight.shape[3]
         and len(set(given["stride"])) == len(set(given["padding"])) == 1
-        and set(given["dilation"]) == {1}
+        and set(given.get("dilation", (1,))) == {1}
     )
     (batch, channels, *positions), made = x.shape, out[1]
     if square:
@@ -219,28 +213,37 @@ def conv(
     )
 
 
-ATTENTION = (
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_efficient_attention",
-    "_scaled_dot_product_cudnn_attention",
-    "_scaled_dot_product_fused_attention_overrideable",
+TRANSPOSED = (
+    "cudnn_convolution_transpose",
+    "miopen_convolution_transpose",
+    "slow_conv_transpose2d",
+    "slow_conv_transpose3d",
+)
+BY_CHANNEL = ("_conv_depthwise2d", "conv_depthwise3d")
+CONVOLUTIONS = (
+    *("convolution", "_convolution", "convolution_overrideable", "cudnn_convolution"),
+    *("cudnn_convolution_relu", "mkldnn_convolution", "miopen_convolution"),
+    *("miopen_convolution_relu", "miopen_depthwise_convolution", "_slow_conv2d_forward"),
+    *("slow_conv_dilated2d", "slow_conv_dilated3d", "slow_conv3d_forward"),
+    *TRANSPOSED,
+    *BY_CHANNEL,
 )
 RULES: dict[str, Rule] = {
     "mm": matmul,
     "addmm": addmm,
+    "_addmm_activation": addmm,
     "bmm": bmm,
     "baddbmm": baddbmm,
+    "addbmm": addbmm,
+    "matmul": nested,
+    "addmv": addmv,
     "linear": linear,
-    "mv": vector_product,
-    "dot": vector_product,
-    "_scaled_mm": scaled,
-    "_int_mm": scaled,
+    "mkldnn_linear": linear,
+    **dict.fromkeys(("mv", "dot", "vdot"), vector_product),
     "_grouped_mm": grouped,
-    "convolution": convolution,
-    "_convolution": convolution,
-    "cudnn_convolution": convolution,
+    **dict.fromkeys(CONVOLUTIONS, convolution),
     "convolution_backward": convolution_backward,
-    **dict.fromkeys(ATTENTION, attention),
-    **{f"{name}_backward": attention_backward for name in ATTENTION},
+    **dict.fromkeys(
+        ("cudnn_convolution_add_relu", "miopen_convolution_add_relu"), convolution_added
+    ),
 }

@@ -4,28 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from calib.trace.rules import moves, pointwise, products
-from calib.trace.rules.rows import Row, Rule
+from calib.trace.rules import attention, fused, moves, narrow, pointwise, products
+from calib.trace.rules.rows import Part, Row, Rule
 from model.layer import Call
-from model.ops import Operator, Other
+from model.ops import Counted, Operator, Other
 
-RULES: dict[str, Rule] = {**moves.RULES, **pointwise.RULES, **products.RULES}
+_FAMILIES = (moves, pointwise, products, attention, narrow, fused)
+RULES: dict[str, Rule] = {name: rule for one in _FAMILIES for name, rule in one.RULES.items()}
 SYNCS = (
     *("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal"),
-    *("bincount",),
+    *("bincount", "_linalg_check_errors", "_nested_tensor_from_mask_left_aligned"),
 )
 """Operators whose result the host waits for: its value, or how large it is."""
 
 
-def operators_of(row: Row) -> tuple[Operator, ...]:
+def has_rule(name: str) -> bool:
+    """Whether a rule knows an operator by name, in place or not."""
+    return name in RULES or name.rstrip("_") in RULES
+
+
+def operators_of(row: Row) -> tuple[Operator | Part, ...]:
     """Ours for one of theirs; what no rule knows is ``Other`` with its bytes, never nothing."""
     if row.outputs and row.out.numel == 0:
         return moves.allocated(row)
     rule = RULES.get(row.name) or RULES.get(row.base)
+    if rule is None and row.counted is not None:
+        return counted(row, row.counted)
     if rule is None:
-        rule = pointwise.elementwise if row.pointwise else moves.other
-    found: tuple[Operator, ...] = rule(row)
-    return found
+        rule = pointwise.elementwise if row.pointwise else moves.unspoken
+    return rule(row)
+
+
+def counted(row: Row, flops: int) -> tuple[Operator, ...]:
+    """An operator of which somebody's formula says the products, in the type of its first tensor
+    of numbers; every input is read once and every result written once."""
+    known = moves.other(row)[0]
+    numbers = (s.dtype for s in (*row.inputs, *row.outputs) if s.is_floating)
+    return (Counted(row.base, flops, known.read, known.written, dtype=next(numbers, known.dtype)),)
 
 
 def waits(row: Row) -> bool:
@@ -57,9 +72,12 @@ def calls_of(rows: Iterable[Row]) -> Iterator[Call]:
         if first in norms:
             yield Call(row.path, norms[first], launches=end - first)
             continue
-        for op in operators_of(row):
-            belongs = isinstance(op, Other) and op.name == products.REST
-            yield Call(row.path, op, launches=0 if belongs else 1, sync=waits(row))
+        for part in operators_of(row):
+            if isinstance(part, Part):
+                yield Call(row.path, part.op, part.count, part.launches, sync=waits(row))
+                continue
+            belongs = isinstance(part, Other) and part.name == products.REST
+            yield Call(row.path, part, launches=0 if belongs else 1, sync=waits(row))
 
 
 def unknown(calls: Iterable[Call]) -> dict[str, int]:
@@ -67,9 +85,6 @@ def unknown(calls: Iterable[Call]) -> dict[str, int]:
     found: dict[str, int] = {}
     for call in calls:
         op = call.op
-        if isinstance(op, Other) and op.name not in KNOWN:
+        if isinstance(op, Other) and op.unknown:
             found[op.name] = found.get(op.name, 0) + call.count
     return found
-
-
-KNOWN = {*RULES, products.REST}

@@ -63,12 +63,12 @@ def attention_columns(op: Attention, hardware: Hardware, hot: Any) -> dict[str, 
     columns = {"tile group": _log(group), "tile keys": _log(op.keys_seen / op.q_len)}
     for rule, by in (("packed", packed(op, hardware)), ("plain", plain(op, hardware))):
         fill = by.blocks / hardware.sm_count
-        walk = by.waves * by.keys * op.head_dim
+        walk = by.waves * by.keys * op.both_dims / 2
         # Of one query all blocks walk equally far.
-        last = np.where(np.asarray(op.q_len) > 1, _log(by.longest * op.head_dim), _NO_BOUND)
+        last = np.where(np.asarray(op.q_len) > 1, _log(by.longest * op.both_dims / 2), _NO_BOUND)
         columns |= {
             f"serial start {rule}": by.waves,
-            f"serial rows {rule}": by.waves * by.rows * op.head_dim,
+            f"serial rows {rule}": by.waves * by.rows * op.both_dims / 2,
             f"serial walk {rule}": walk,
             f"bound longest {rule}": last,
             f"serial products {rule}": 4 * walk * by.tile / rate,
@@ -157,7 +157,7 @@ def _missed(op: Attention, hardware: Hardware, hot: Any, by: Blocks) -> np.ndarr
     Heads that share keys without being packed come one after the other. Those of one wave read
     together; a later wave reads again, where the keys of one head do not fit.
     """
-    head = 2 * op.batch * op.keys_read * op.head_dim * item_bytes(op.dtype)
+    head = op.batch * op.keys_read * op.both_dims * item_bytes(op.dtype)
     together = np.minimum(hardware.sm_count / op.batch, 1.0) / op.kv_heads
     waves = np.ceil(by.blocks / hardware.sm_count)
     passes = np.clip(waves * together, 1.0, op.heads / op.kv_heads)

@@ -1,0 +1,1 @@
+"""What bad input, kills and crowds do to calib: ``python -m benchmarks.hardening``."""

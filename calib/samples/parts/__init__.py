@@ -1,0 +1,1 @@
+"""What a Parquet file of samples is: its schema, the gate it is read through, files in progress."""
