@@ -172,6 +172,8 @@ class Request(Part):
     @field_validator("workload", mode="before")
     @classmethod
     def _workload(cls, value: Any) -> Any:
+        if isinstance(value, Workload):
+            return value
         if not isinstance(value, Mapping):
             raise CalibError(wrong("workload", value, "what conf/workload has"))
         return Workload(**dict(checked(WorkloadRequest, value, "workload")))
@@ -184,6 +186,8 @@ class Request(Part):
                 return hardware_from_config(value)
             except HardwareError as error:  # which is a ValueError too, and would be wrapped
                 raise CalibError(str(error)) from None
+        if isinstance(value, Hardware):
+            return value
         if value in (None, MISSING):
             return None
         raise CalibError(wrong("hw", value, "a card, as conf/hw has them"))

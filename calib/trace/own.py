@@ -72,6 +72,7 @@ class OwnModel:
         if backward not in self.known:
             ready = trainable(self.module) if backward else self.module
             given = (ready, self.inputs, dict(self.named))
+            before = [(p, p.grad) for p in self.module.parameters()]
             try:
                 with unsaid("torch._subclasses.fake_tensor"):
                     found = recorded(*given, backward=backward, real=self.real)
@@ -80,6 +81,9 @@ class OwnModel:
             except Exception as error:  # of code that is not ours, on inputs that are not ours
                 what = f"{type(error).__name__}: {error}".splitlines()[0]
                 raise CalibError(f"{self.name} does not run on these inputs: {what}") from error
+            finally:
+                for parameter, gradient in before:  # that of the run is of no loss
+                    parameter.grad = gradient
             self.known[backward] = replace(found, result=None)
         return self.known[backward]
 

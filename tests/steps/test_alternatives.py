@@ -138,8 +138,8 @@ def test_neighbours_are_the_nearest_by_the_peaks() -> None:
 
 
 def test_a_card_without_the_dtype_is_no_neighbour() -> None:
-    work = Work({"a": [Call("", Matmul(64, 64, 64, dtype="float8_e4m3fn"), 1, 1)]}, {"a": 1})
-    assert work.at_peaks(load_hardware("a100")) == float("inf")
+    work = Work({"a": [Call("", Matmul(64, 64, 64, dtype="bfloat16"), 1, 1)]}, {"a": 1})
+    assert work.at_peaks(load_hardware("p100")) == float("inf")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("20ms", 0.02), ("0.5 s", 0.5), (0.02, 0.02)])

@@ -84,6 +84,15 @@ def test_what_cannot_be_run_or_trained_is_one_sentence(caplog: pytest.LogCapture
         own_model(3, torch.zeros(3))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_module_is_left_as_it_was(device: str) -> None:
+    module = Block().to(device)
+    kept = module.out.weight.grad = torch.ones(8, 24, device=device)
+    model = own_model(module, torch.zeros(5, 8, device=device), real=True)
+    Training(model, AdamW()).phases(model.workload)
+    assert module.out.weight.grad is kept and module.inner[0].weight.grad is None
+
+
 def test_dropout_that_is_on_is_said() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
     assert own_model(module, torch.zeros(1, 2)).notes
