@@ -64,7 +64,7 @@ class HFModel:
         text = self.config.get_text_config(decoder=True)
         found: dict[str, Any] = {"model_type": self.config.model_type, "class": self.kind.__name__}
         for ours, theirs in SIZES.items():
-            values = (getattr(text, name, None) for name in theirs)
+            values = (number(text, name) for name in theirs)
             value = next((v for v in values if isinstance(v, int)), None)
             if value is not None:
                 found[ours] = value
@@ -174,3 +174,11 @@ class HFModel:
             torch.set_default_dtype(before)
         built: torch.nn.Module = module
         return built
+
+
+def number(config: Any, name: str) -> Any:
+    """None where a configuration has no such, or another for each layer."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # of the library's own, for what differs from layer to layer
+        return None
