@@ -9,7 +9,7 @@ from calib.report.ceilings import INTRODUCTION, ceiling_cells, ceiling_rows
 from calib.report.layers.tree import Branch
 from calib.report.lines import verdict
 from calib.report.measurement import fact_cells, how, phase_cells
-from calib.report.record import TOTAL, RunRecord, escaped, known, with_literal_names
+from calib.report.record import TOTAL, RunRecord, as_code, escaped, known, with_literal_names
 from calib.report.terminal import ERROR_HEADERS, Cells, component_cells, figure_cells, remarks
 from calib.report.units import UNKNOWN, flops, interval, least, nbytes, percent, seconds
 
@@ -290,7 +290,7 @@ def module_row(branch: Branch, clock: str | None, whole: Branch) -> tuple[str, .
     costs, column = branch.costs, "wall_s" if clock == "wall" else "estimate_s"
     shown, of = costs[column], whole.costs[column]
     cells = [
-        "&nbsp;" * 3 * branch.depth + f"`{escaped(branch.name)}`",
+        "&nbsp;" * 3 * branch.depth + as_code(branch.name),
         escaped(branch.class_name),
         str(branch.count),
         least(flops(costs["flops"]), branch.at_least),

@@ -134,3 +134,10 @@ ESCAPES = {"<": "&lt;", ">": "&gt;", "|": "&#124;", "`": "&#96;", "[": "&#91;", 
 def escaped(name: str) -> str:
     """A name that a file brought along, for Markdown: in one line, and nothing in it is markup."""
     return "".join(ESCAPES.get(c, c) if c.isprintable() else " " for c in name)
+
+
+def as_code(name: str) -> str:
+    """The same as code, in which brackets may stand; a sign of HTML is left out even there."""
+    plain = "".join(c if c.isprintable() else " " for c in name)
+    marks = {"`": "'", "|": r"\|", "<": "&lt;"}
+    return f"`{''.join(marks.get(c, c) for c in plain)}`"
