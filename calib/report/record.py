@@ -137,7 +137,7 @@ def escaped(name: str) -> str:
 
 
 def as_code(name: str) -> str:
-    """The same as code, in which brackets may stand; a sign of HTML is left out even there."""
+    """The same as code, in which brackets may stand; no sign of HTML and no link even there."""
     plain = "".join(c if c.isprintable() else " " for c in name)
     marks = {"`": "'", "|": r"\|", "<": "&lt;"}
-    return f"`{''.join(marks.get(c, c) for c in plain)}`"
+    return f"`{''.join(marks.get(c, c) for c in plain.replace('](', '] ('))}`"
