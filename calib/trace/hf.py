@@ -21,10 +21,10 @@ from calib.trace.guard import (
     check_sizes,
     offline,
     one_line,
-    quantised,
     read,
     without_loaders,
 )
+from calib.trace.weights.stored import Weights, weights_of
 from model.architectures import build
 from model.causal_lm import mean_context
 from model.workload import Phase, Workload
@@ -37,7 +37,6 @@ ROUTING = (
     "Experts touched are the expectation under uniform routing; real routing touches fewer, so "
     "a batch's experts are read at most as often as said."
 )
-QUANTISED = "The file's quantization is left out: the model is estimated in its dtype."
 SIZES = {
     "hidden": ("hidden_size", "d_model"),
     "layers": ("num_hidden_layers",),
@@ -62,7 +61,7 @@ class HFModel:
     dtype: str
     card: str | None = None
     traced: dict[Workload, dict[str, Phase]] = field(default_factory=dict, repr=False)
-    quantised: bool = False
+    weights: Weights = field(default_factory=Weights, repr=False)
 
     @property
     def dimensions(self) -> dict[str, Any]:
@@ -79,7 +78,7 @@ class HFModel:
     @property
     def notes(self) -> list[str]:
         routed = [ROUTING] if self.dimensions.get("experts") else []
-        return [*routed, *([QUANTISED] if self.quantised else [])]
+        return [*routed, *self.weights.notes]
 
     def phases(self, workload: Workload, routing: None = None) -> dict[str, Phase]:
         """The passes of ``workload``, traced once: of text, ``prefill`` and a ``decode`` step at
@@ -91,7 +90,8 @@ class HFModel:
             from calib.trace.passes import traced_phases
 
             with one_line(f"{self.name}: {self.kind.__name__}"):
-                self.traced[workload] = traced_phases(self, workload)
+                phases = traced_phases(self, workload)
+                self.traced[workload] = self.weights.lowered(phases, self.dtype, self.card)
         return self.traced[workload]
 
     def working(self, workload: Workload) -> tuple[float, float, str]:
@@ -141,7 +141,7 @@ class HFModel:
         finally:
             torch.set_default_dtype(before)
         built: torch.nn.Module = module
-        return built
+        return self.weights.of(built)
 
 
 def _llama(config: Any, dtype: str) -> Any:
@@ -279,7 +279,7 @@ def load(path: str | Path | None, dtype: str | None = None) -> HFModel:
         chosen = dtype or given.get("dtype") or given.get("torch_dtype") or "float32"
         if chosen not in ("bfloat16", "float16", "float32"):
             raise CalibError(wrong("hf.dtype", chosen, "bfloat16, float16 or float32"))
-        model = HFModel(name_of(file), kind, config, chosen, quantised=quantised(given))
+        model = HFModel(name_of(file), kind, config, chosen, weights=weights_of(file, given))
         _ = model.dimensions  # which a report says
     return model
 

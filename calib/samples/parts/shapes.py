@@ -35,7 +35,7 @@ _LATER = ("axes", "mask", "out_dtype", "out_elements", "planar", "recompute", "t
 MAY_LACK: dict[str, frozenset[str]] = {
     "1": frozenset((*_LATER, "weight_dtype")),
     "2": frozenset((*_LATER, "weight_dtype")),
-    "3": frozenset(),
+    "3": frozenset(("out_dtype",)),  # of products
 }
 """Fields that operators did not have yet when files of a version were written: they get their
 defaults. A field that comes later is added here."""
