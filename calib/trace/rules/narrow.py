@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from calib.trace.rules.products import REST, tokens_and_top_k
+from calib.trace.rules.products import tokens_and_top_k
 from calib.trace.rules.rows import Row, Rule, Size
 from model import ops
-from model.ops import Operator
+from model.ops import REST, Operator
 
 Operators = tuple[Operator, ...]
 

@@ -12,13 +12,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from calib.trace.rules.products import REST
 from calib.trace.tree import TracedLayer
 from calib.trace.weights.formats import Format
 from calib.trace.weights.inventory import Held, Matrices
 from calib.trace.weights.scheme import Scheme
 from model.layer import Call, Child, Live, Step, call, join
-from model.ops import Copy, Elementwise, GroupedMatmul, Matmul, Operator, Other, item_bytes
+from model.ops import (
+    REST,
+    Copy,
+    Elementwise,
+    GroupedMatmul,
+    Matmul,
+    Operator,
+    Other,
+    item_bytes,
+)
 from model.workload import Phase
 
 
