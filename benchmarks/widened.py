@@ -2,7 +2,7 @@
 
 Public timings of int4 and int8 weights beside bfloat16 activations (aiconfigurator-core,
 TensorRT-LLM 1.0.0 on an A100, which timed the plain products too) against the rule of
-``calib.fit.physics.widened``, fed with the plain products' own times, so that only the rule errs. The last
+``calib.fit.physics.widened``, fed with the plain products' own times: only the rule errs. The last
 line is one JSON object.
 """
 

@@ -114,7 +114,7 @@ class HFModel:
 
     def formulas(self, workload: Workload) -> dict[str, Phase]:
         """The same passes by our own layers, where they have the architecture; else nothing."""
-        if self.config.model_type not in FORMULAS:
+        if self.config.model_type not in FORMULAS or self.weights.scheme is not None:
             return {}
         try:
             ours = FORMULAS[self.config.model_type](self.config, self.dtype)
