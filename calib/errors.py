@@ -20,7 +20,8 @@ FAILED = "error.txt"
 
 def did_you_mean(name: str, accepted: Iterable[str]) -> str:
     """ "; did you mean rtx5090?" where something accepted reads like ``name``, else nothing."""
-    close = get_close_matches(name, list(accepted), n=2)
+    close = get_close_matches(name, list(accepted), n=3)
+    close = sorted(close, key=lambda one: sorted(one) != sorted(name))[:2]  # letters swapped first
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 

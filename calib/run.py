@@ -12,32 +12,39 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from calib.checkout import CONF, check_packages
 from calib.errors import FAILED, LOST_STATUS, CalibError, DeviceLost
+from calib.steps.manners.order import options_first
+from calib.steps.many.members import member_name, note_parent
+from calib.steps.many.merging import MERGE, merge_what_is_done
+from calib.steps.module.source import note_named
 
 if TYPE_CHECKING:
     from calib.steps.request import Request
 
 
-def run(request: Request, folder: Path) -> None:
-    """One run: everything that it learns goes into ``folder``."""
-    from calib.report.terminal import print_report
+def run(request: Request, folder: Path, member: str | None = None) -> None:
+    """One run: everything that it learns goes into ``folder``.
+
+    ``member``: what it is called as one of many, of which a line is said and no more; "": nothing.
+    """
+    from calib.report.terminal import print_member, print_report
     from calib.report.write import write_report
     from calib.steps.answer import answer
     from calib.steps.fitting import fit_samples
     from calib.steps.measuring import measure_host, measure_model, measure_operators, routing
-    from calib.steps.subject import build_model, meant_for, phases_of, shapes_of
+    from calib.steps.progress import stage
+    from calib.steps.subject import find_subject, phases_of, shapes_of
     from calib.steps.target import find_target
 
-    model = build_model(request.model, request.hf)
     target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
-    model = meant_for(model, target.hardware)
-    phases = phases_of(model, request.workload)
+    with stage("reading the model"):
+        request, model = find_subject(request, target.hardware)
+        phases = phases_of(model, request.workload)
     if target.here:
         target = measure_operators(target, phases, request.sweep, request.seed)
     if request.mode == "calibrate":
@@ -46,10 +53,15 @@ def run(request: Request, folder: Path) -> None:
     host_s = measure_host(target, calibrations[0], request.execution)
     observed = measure_model(request, target)
     phases = model.phases(request.workload, routing(observed))
-    record = answer(request, target, model, phases, calibrations, observed, host_s)
-    write_report(record, folder, request.report.pictures, request.report.layers)
+    with stage("estimating"):
+        record = answer(request, target, model, phases, calibrations, observed, host_s)
+    asked = request.report
+    write_report(record, folder, asked.pictures, asked.layers, html=asked.html)
+    if member is not None:
+        print_member(member, record)
+        return
     print_report(record)
-    print(f"report: {folder / 'report.md'}")
+    print(f"report: {folder / ('report.html' if asked.html else 'report.md')}")
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -61,8 +73,10 @@ def main(config: DictConfig) -> None:
         check_packages()
         from calib.steps.request import read_request
 
-        run(read_request(resolved(config)), folder)
+        run(read_request(resolved(config)), folder, member_name(job))
     except KeyboardInterrupt:
+        if job.mode == RunMode.MULTIRUN:
+            raise
         print("interrupted: what was measured is kept; run again to go on", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
@@ -91,36 +105,15 @@ def fail(folder: Path, error: Exception, expected: bool) -> None:
 
     Said in a file, since the runs of a launcher may be other processes on other machines.
     """
-    said = f"{error}\n" if expected else "".join(traceback.format_exception(error))
+    said = f"{error}\n"
+    if not expected:
+        said = f"{type(error).__name__}: {error}".splitlines()[0] + "\n"
+        trace = "".join(traceback.format_exception(error))
+        (folder / FAILED).write_text(f"{trace}{said}", encoding="utf-8")
+        print(f"error: {said.strip()} ({folder / FAILED} has more)", file=sys.stderr)
+        return
     print(f"error: {said}", end="", file=sys.stderr)
     (folder / FAILED).write_text(said, encoding="utf-8")
-
-
-class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
-    """Hydra calls it once all runs of ``-m`` are done, in whatever process each was."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Raises ``SystemExit``: of other errors Hydra makes a warning."""
-        from calib.report.runs.merge import merge_runs, outcome
-        from calib.report.runs.table import run_cells
-        from calib.report.terminal import print_cells
-
-        folder, status = Path(config.hydra.sweep.dir), 0
-        runs, failed = outcome(folder)
-        try:
-            if runs:
-                written, table = merge_runs(folder, runs, config.report.pictures)
-                print_cells(run_cells(table))
-                print("all runs: " + ", ".join(str(path) for path in written))
-        except CalibError as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 2
-        if failed:
-            print(f"{len(failed)} of {len(failed) + len(runs)} runs failed:", file=sys.stderr)
-        for path, why in failed.items():
-            print(f"  {path}: {why}", file=sys.stderr)
-        if failed or status:
-            sys.exit(2)
 
 
 INTERRUPTED = 130
@@ -136,23 +129,24 @@ def end_on_signals() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
-MERGE = "+hydra.callbacks.merge_runs._target_=calib.run.MergeRuns"
-"""Names the class here, since nothing in the configuration is code."""
-
-
 def cli() -> None:
     """The command line: what Hydra finds wrong before a run starts is one clear error too."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for them reads every package
     gc.set_threshold(50_000, 20, 20)  # what imports and tables create stays: a search is in vain
-    first = (i for i, word in enumerate(sys.argv) if "=" in word and not word.startswith("-"))
-    sys.argv.insert(next(first, len(sys.argv)), MERGE)  # overrides must stand beside one another
+    note_parent(sys.argv[1:])
+    note_named(sys.argv[1:])
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        from calib.steps.manners.help import help_text
+
+        print(help_text(), end="")
+        return
+    sys.argv[1:] = options_first(sys.argv[1:], MERGE)
     end_on_signals()
     try:
         main()
-    except KeyboardInterrupt:  # before a run began, or between two of them
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        sys.exit(merge_what_is_done())
     except Exception as error:  # Hydra's own, of any kind, where overrides are none
         from calib.steps.command_line import explain
 

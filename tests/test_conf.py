@@ -56,6 +56,7 @@ def test_groups_are_what_the_contract_names() -> None:
 
 
 GROUPS = ("hw", "model", "workload", "sweep")
+TRACED = ("hf", "module")
 
 
 @cache
@@ -78,9 +79,9 @@ def test_a_choice_changes_its_own_key_alone(group: str) -> None:
 def test_every_combination_can_be_run() -> None:
     """One option a group, all combinations, each to a model, a workload and a device.
 
-    ``model=hf`` is tried in ``test_hf``: it wants a file beside it.
+    ``model=hf`` is tried in ``test_hf``, ``model=module`` in ``test_module``: they want a file.
     """
-    parts = {g: {o: chosen(g, o)[g] for o in options(g) if o != "hf"} for g in GROUPS}
+    parts = {g: {o: chosen(g, o)[g] for o in options(g) if o not in TRACED} for g in GROUPS}
     parts["hw"]["found"] = "???"
     base = composed()
     for names in itertools.product(*parts.values()):

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 from jsonschema import Draft202012Validator
 
+from benchmarks.hardening.made_trace import make, subject
 from calib.checkout import ROOT
 from calib.errors import CalibError
 from calib.report.layers.analytic_report import report_schema
@@ -45,6 +48,34 @@ def test_absent_card_without_a_calibration_is_the_roofline_and_says_so(tmp_path)
     assert set(table["provenance"]) == {"roofline"}
     assert table["measured_s"].isna().all() and table["high_s"].isna().all()
     assert (table["estimate_s"] == table["roofline_s"]).all()
+
+
+SMALL = {
+    **{"hidden": 64, "layers": 2, "dense_layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16},
+    **{"intermediate": 128, "vocabulary": 512},
+}
+
+
+def test_a_trace_stands_beside_the_estimate_or_is_said_to_be_of_something_else(tmp_path):
+    """Made of this very model; asked of it, and of one with a batch of two."""
+    path = tmp_path / "trace.json"
+    made = make(subject("llama"))
+    path.write_text(json.dumps(made.trace))
+    asked = [f"model.{key}={value}" for key, value in SMALL.items()]
+    asked += ["workload.prompt_tokens=24", "workload.decode_steps=2", f"measured={path}"]
+    asked += ["+hw=h100", "model=llama_3_1_8b", "workload=text_512", "report.pictures=false"]
+    done = calib(*asked, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(tmp_path / "run" / "estimates.parquet")
+    whole = sum(sum(kinds.values()) for kinds in made.kernels.values())
+    assert table["measured_s"].sum() == pytest.approx(whole)
+    done = calib(*asked, "workload.batch=2", folder=tmp_path, run=tmp_path / "other")
+    assert done.returncode == 0, done.stderr
+    assert "The trace is not taken for decode of this model" in " ".join(done.stdout.split())
+    table = pd.read_parquet(tmp_path / "other" / "estimates.parquet")
+    assert table["measured_s"].isna().all()
+    data = json.loads((tmp_path / "other" / "report.json").read_text())
+    Draft202012Validator(json.loads(report_schema())).validate(data)
 
 
 @pytest.mark.parametrize(
@@ -137,10 +168,15 @@ def test_multirun_ends_with_one_merged_table(tmp_path):
     merged = pd.read_parquet(tmp_path / "all" / "estimates.parquet")
     assert set(merged["workload"]) == {"ocr_tiny", "ocr_base"}
     assert not (tmp_path / "all" / "cost.png").exists()
-    side_by_side = done.stdout.split("report: ")[-1].splitlines()
-    assert [line.split()[:3] for line in side_by_side if line[:3].strip().isdigit()] == [
-        [str(run), tokens, batch]
-        for run, (tokens, batch) in enumerate(itertools.product(("83", "283"), ("1", "4")))
+    assert done.stderr == ""
+    swept = list(itertools.product(("ocr_tiny", "ocr_base"), ("1", "4")))
+    lines = done.stdout.splitlines()
+    assert [line.split(": ")[:2] for line in lines[:4]] == [
+        [str(run), f"workload={name} workload.batch={batch}"]
+        for run, (name, batch) in enumerate(swept)
+    ]
+    assert [line.split()[:4] for line in lines if line[1:3].strip().isdigit()] == [
+        [str(run), name, batch, "yes"] for run, (name, batch) in enumerate(swept)
     ]
     runs = pd.read_parquet(tmp_path / "all" / "runs.parquet").set_index("run")
     assert len(runs) == 4 and runs.index.is_unique
@@ -153,6 +189,52 @@ def test_multirun_ends_with_one_merged_table(tmp_path):
     assert (runs["wall_s"] >= runs["predicted_s"]).all()
     written, _ = merge_runs(tmp_path / "all", [tmp_path / "all" / run for run in runs.index])
     assert {path.name for path in written} == {"estimates.parquet", "runs.parquet", "cost.png"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_ctrl_c_ends_many_runs_in_one_line_and_merges_what_is_done(tmp_path, launcher):
+    """The signal goes to the whole group of processes, as a terminal sends it."""
+    words = ["+hw=h200,rtx5090,l40s,a100", "workload.batch=1,2,4", "model=vit_l"]
+    words += ["workload=image_224", "report.pictures=false", "report.layers=false"]
+    words += [f"hydra.sweep.dir={tmp_path}/all", f"hydra/launcher={launcher}"]
+    command = [sys.executable, "-m", "calib.run", "-m", *words, f"samples.dir={tmp_path}/samples"]
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **piped) as started:
+        first = started.stdout.readline()
+        os.killpg(started.pid, signal.SIGINT)
+        rest, errors = started.communicate(timeout=120)
+    assert started.returncode == 130, errors
+    done = len(pd.read_parquet(tmp_path / "all" / "runs.parquet"))
+    assert 1 <= done < 12 and first.split(":")[0].isdigit()
+    assert errors == f"interrupted: {done} runs were done and are merged\n"
+    assert "all runs: " in rest
+
+
+def test_a_module_of_ones_own_in_one_line(tmp_path):
+    file = tmp_path / "my_file.py"
+    lines = ["import torch", "def make(workload):", "    x = torch.zeros(workload.batch, 64)"]
+    file.write_text("\n".join([*lines, "    return torch.nn.Linear(64, 32), x", ""]), "utf-8")
+    asked = ("+hw=h200", "model=module", f"module.path={file}:make", "workload.batch=5")
+    done = calib(*asked, "pass=train", "report.pictures=false", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Linear, 5x64 float32 on h200 (torch, eager)")
+    assert "MFU" in done.stdout and "samples per second" in done.stdout
+    table = pd.read_parquet(tmp_path / "run" / "estimates.parquet")
+    assert list(dict.fromkeys(table["phase"])) == ["forward", "backward", "optimizer"]
+
+
+def test_a_configuration_from_elsewhere_cannot_have_a_file_run(tmp_path):
+    file, group = tmp_path / "their_file.py", tmp_path / "conf" / "experiment"
+    file.write_text("raise SystemExit('it ran')", "utf-8")
+    group.mkdir(parents=True)
+    named = f"# @package _global_\nmodule:\n  path: {file}:make\n"
+    named += f"hydra:\n  job:\n    env_set:\n      CALIB_NAMED_FILES: {file}:make\n"
+    (group / "theirs.yaml").write_text(named, "utf-8")
+    asked = ("+hw=h200", "model=module", "+experiment=theirs", f"--config-dir={tmp_path}/conf")
+    done = calib(*asked, folder=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert f"module.path = '{file}:make': it is code, so it is run only where" in done.stderr
 
 
 def test_a_run_that_fails_leaves_the_others_alone(tmp_path):

@@ -132,7 +132,7 @@ def change(random: Random, given: dict[str, Any]) -> str:
         return f"~{key}"
     if how < 0.4:
         key = random.choice(list(LOADERS))
-        node[key] = LOADERS[key]
+        node[key] = deepcopy(LOADERS[key])
     elif how < 0.5:
         node[key] = random.choice(architectures())
     elif how < 0.7 and isinstance(node.get(key), int):

@@ -23,6 +23,8 @@ import pyarrow.parquet as pq
 from benchmarks.hardening.outcome import Outcome
 from calib.errors import CalibError
 from calib.samples import Sample, read_samples, write_samples
+from calib.samples.parts.schema import SCHEMA_VERSION
+from calib.samples.parts.shapes import MAY_LACK
 from calib.samples.sample import Kernel
 from model import ops
 
@@ -226,7 +228,12 @@ def dimension(rng: random.Random, base: Base) -> Mutant:
 
 
 def field_missing(rng: random.Random, base: Base) -> Mutant:
-    return _shape(rng, base, lambda shape: shape.pop(rng.choice(list(shape))))
+    """Not one that files of this version may lack: what it is then is its default."""
+
+    def change(shape: dict[str, Any]) -> None:
+        shape.pop(rng.choice([name for name in shape if name not in MAY_LACK[SCHEMA_VERSION]]))
+
+    return _shape(rng, base, change)
 
 
 def field_unknown(rng: random.Random, base: Base) -> Mutant:

@@ -28,6 +28,7 @@ from benchmarks.hardening.outcome import Outcome
 from benchmarks.hardening.tally import LONGEST_LINE, Tally, tried
 from calib.checkout import CONF, ROOT, read_yaml
 from calib.errors import CalibError, shown
+from calib.hardware.datasheet import PROBED
 from calib.run import resolved
 from calib.run import run as run_calib
 from calib.steps.command_line import explain, option_names
@@ -198,6 +199,8 @@ def change(random: Random, config: Any, path: tuple[Any, ...]) -> tuple[str, tup
 
 def is_wrong(old: Any, new: Any) -> bool:
     """Whether ``new`` can be no value of a key that holds ``old``: known without our checks."""
+    if old == PROBED:  # a figure in place of a probe
+        return False
     if isinstance(old, bool):
         return not isinstance(new, bool | None)
     if isinstance(old, int | float):

@@ -62,7 +62,7 @@ def start(work: Callable[..., None], *arguments: Any) -> Child:
 def run(seconds: float, seed: int) -> list[Outcome]:
     """Writers, kills and full disks: as many as the ``seconds`` allow, at least a few of each."""
     end = time.monotonic() + seconds
-    count = int(min(MOST_SAMPLES, max(WRITERS * 10, 60 * seconds)))
+    count = int(min(MOST_SAMPLES, max(WRITERS * 10, 85 * seconds)))
     with tempfile.TemporaryDirectory() as folder:
         return [
             writers(Path(folder) / "writers", count, seed),

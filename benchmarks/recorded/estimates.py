@@ -1,7 +1,8 @@
 """Every recorded phase beside its estimate, by several calibrations.
 
-Ours and theirs are matched within a module path by order (``calib.clock.measured``): a call takes
-as many recorded operators as it launches. Sums compare all kernels of both sides, matched or not.
+Ours and theirs are matched within a module path by order (``calib.compare.clock.measured``): a call
+takes as many recorded operators as it launches. Sums compare all kernels of both sides, matched or
+not.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.recorded.record import Record, Recorded
-from calib.clock.measured import join_operators
+from calib.compare.clock.measured import join_operators
 from calib.estimates.sums import Ends
 from calib.estimates.tables import operator_table
 from calib.estimates.timeline import with_wall

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,17 @@ def load_card(hardware: Hardware, folder: Path = FOLDER, taught: bool = True) ->
 def load_taught(hardware: Hardware, folder: Path = FOLDER) -> Taught | None:
     """What torch's samples tell of ``hardware``: its own, else those of the likest card."""
     name = teacher_of(hardware, folder)
-    return read_record(folder / TORCH / f"{name}.npz", Taught) if name else None
+    if name is None:
+        return None
+    path = folder / TORCH / f"{name}.npz"
+    return _read_taught(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read_taught(path: Path, changed: int) -> Taught:
+    """``changed``: when the file was. Cards that learn from one another share what it holds, and
+    what is found from it once."""
+    return read_record(path, Taught)
 
 
 def teacher_of(hardware: Hardware, folder: Path = FOLDER) -> str | None:

@@ -59,6 +59,14 @@ def fuse(calls: Sequence[Call]) -> Fusion:
     )
 
 
+def with_fused_norms(calls: Sequence[Call]) -> list[Call]:
+    """The calls with each norm that Python writes as several kernels in one, and nothing else."""
+    return [
+        _one_kernel([call]) if isinstance(call.op, Norm) and call.launches > 1 else call
+        for call in calls
+    ]
+
+
 def _chains(calls: Iterable[Call]) -> Iterable[list[Call]]:
     chain: list[Call] = []
     for call in calls:

@@ -71,6 +71,12 @@ def memory(model: Any, workload: Workload, memory_bytes: float) -> Memory:
     return Memory(weights, cache, activations, phase, memory_bytes, batch, context)
 
 
+def working_bytes(model: Any, workload: Workload) -> float:
+    """KV cache and activations of the phase that needs most."""
+    working = getattr(model, "working", partial(_working, model))
+    return float(sum(working(workload)[:2]))
+
+
 def weight_bytes(phases: dict[str, Phase]) -> float:
     """Of the whole model: a module that several phases use counts once, where it is whole."""
     largest_of: dict[str, float] = {}

@@ -78,10 +78,12 @@ class Ends:
         estimate = operators["estimate_s"].to_numpy(dtype=float)
         self.low = estimate - operators["low_s"].to_numpy(dtype=float)
         self.high = operators["high_s"].to_numpy(dtype=float) - estimate
-        names = operators["kind"].astype(str) + " " + operators["dtype"].astype(str)
-        shapes = names + " " + operators["shape"].astype(str)
         self.kinds = _numbers(operators["kind"])
-        self.shapes = _numbers(shapes)
+        dtypes, shapes = _numbers(operators["dtype"]), _numbers(operators["shape"])
+        # One number for each (kind, dtype, shape): positions in a box of all that could be.
+        box = (self.kinds.max(initial=0) + 1, dtypes.max(initial=0) + 1, shapes.max(initial=0) + 1)
+        place = np.ravel_multi_index((self.kinds, dtypes, shapes), box)
+        self.shapes = np.unique(place, return_inverse=True)[1]
 
     def distances(self, rows: Any, known: tuple[float, float] | None = None) -> tuple[float, float]:
         """How far below and above the sum of the estimates its ends lie; NaN where one is."""
@@ -100,8 +102,7 @@ class Ends:
 
 
 def _numbers(names: pd.Series) -> np.ndarray:
-    found: np.ndarray = np.unique(names.astype(str).to_numpy(dtype=str), return_inverse=True)[1]
-    return found
+    return names.factorize()[0]
 
 
 class Sums:

@@ -193,7 +193,7 @@ def with_wall(
         code_s = module_code_s * table["launches"] * table["count"] * passes
         for _, rows in table.groupby("phase", sort=False):
             for kernels, column in WALL_OF.items():
-                seconds = _known(narrowed(rows), kernels)
+                seconds = filled(narrowed(rows), kernels)
                 table.loc[rows.index, column] = seconds + code_s[rows.index]
         return table.assign(graph_s=float("nan"), idle_s=code_s, issue_s=code_s)
     parts = [
@@ -210,7 +210,7 @@ def _phase_columns(
 ) -> dict[str, np.ndarray]:
     """[rows] each of ``WALL``."""
     rows = narrowed(rows)
-    lay = _Layout(rows, repeat)
+    lay = Layout(rows, repeat)
     found = {
         column: lay.wall(kernels, execution, rates(costs, _ENDS.get(kernels, "estimate_s")))
         for kernels, column in WALL_OF.items()
@@ -237,7 +237,7 @@ def narrowed(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _known(rows: pd.DataFrame, column: str) -> np.ndarray:
+def filled(rows: pd.DataFrame, column: str) -> np.ndarray:
     """[rows] of a phase, seconds; what is not known is taken at its estimate where it is little."""
     seconds = rows[column].to_numpy(dtype=float)
     estimates = rows["estimate_s"].to_numpy(dtype=float)
@@ -247,7 +247,7 @@ def _known(rows: pd.DataFrame, column: str) -> np.ndarray:
     return seconds
 
 
-class _Layout:
+class Layout:
     """The launches of a phase's rows, in order."""
 
     def __init__(self, rows: pd.DataFrame, repeat: int):
@@ -256,7 +256,7 @@ class _Layout:
         # A wait for something that launches nothing still has its place in the sequence.
         self.each = np.maximum(rows["launches"].to_numpy(dtype=int), 1)
         self.row = np.repeat(np.arange(len(rows)), counts * self.each)
-        last = np.concatenate([_last_of_each(c, e) for c, e in zip(counts, self.each, strict=True)])
+        last = _last_of_each(counts, self.each)
         self.sync = rows["sync"].to_numpy(dtype=bool)[self.row] & last
         self.generated = rows["kind"].isin(POINTWISE).to_numpy()[self.row]
         kinds = zip(rows["kind"], self.each, strict=True)
@@ -265,7 +265,7 @@ class _Layout:
 
     def kernel_s(self, column: str) -> np.ndarray:
         """[launches] seconds of one kernel; NaN where too much of the phase is not known."""
-        return np.asarray((_known(self.rows, column) / np.maximum(self.times, 1))[self.row])
+        return np.asarray((filled(self.rows, column) / np.maximum(self.times, 1))[self.row])
 
     def wall(self, column: str, execution: str, cost: Rates) -> np.ndarray:
         """[rows] wall time of all passes."""
@@ -278,9 +278,14 @@ class _Layout:
         return np.bincount(self.row, weights=shares, minlength=len(self.rows))
 
 
-def _last_of_each(count: int, launches: int) -> np.ndarray:
-    """[count * launches] whether a launch is the last of its execution."""
-    return np.arange(count * launches) % launches == launches - 1
+def _last_of_each(counts: np.ndarray, launches: np.ndarray) -> np.ndarray:
+    """[sum of counts * launches] whether a launch is the last of its execution."""
+    ends = np.cumsum(counts * launches)
+    place = np.arange(ends[-1] if len(ends) else 0) - np.repeat(
+        ends - counts * launches, counts * launches
+    )
+    each = np.repeat(launches, counts * launches)
+    return np.asarray(place % each == each - 1)
 
 
 def timeline_table(operators: pd.DataFrame, repeats: Mapping[str, int]) -> pd.DataFrame:
@@ -326,7 +331,7 @@ def launch_table(
     import pandas as pd
 
     rows = operators[operators["phase"] == phase]
-    lay = _Layout(rows, repeat)
+    lay = Layout(rows, repeat)
     what = rows[["path", "kind", "shape", "bound"]].iloc[lay.row].reset_index(drop=True)
     if costs is None:
         end = np.cumsum((rows["wall_s"].to_numpy(dtype=float) / lay.times)[lay.row])

@@ -16,7 +16,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,14 @@ def load_hardware(name: str) -> Hardware:
     """
     if name not in hardware_names():
         raise HardwareError(f"hw = {name!r}: expected one of {', '.join(hardware_names())}")
-    return hardware_from_config(read_yaml(CONF / "hw" / f"{name}.yaml"))
+    path = CONF / "hw" / f"{name}.yaml"
+    return _read_hardware(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _read_hardware(path: Path, changed: int) -> Hardware:
+    """``changed``: when the file was. A card that is asked for asks for all that are like it."""
+    return hardware_from_config(read_yaml(path))
 
 
 def hardware_from_config(config: Mapping[str, Any]) -> Hardware:

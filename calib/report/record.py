@@ -41,7 +41,9 @@ class RunRecord:
     figures            name, unit, roofline, estimate, low, high, measured
     fits               one row a fit, with its held-out errors; may be empty
     ceilings           one row a figure, the fields of ``calib.samples.ceilings.Ceiling``; None: no
-    samples measurement        how it was measured and what the machine did; None where nothing was
+    samples
+    alternatives       one row a case, as ``calib.steps.alternatives.table`` makes it; None: none
+    measurement        how it was measured and what the machine did; None where nothing was
     """
 
     run_id: str
@@ -66,6 +68,7 @@ class RunRecord:
     memory: dict[str, Any] | None = None
     launches: pd.DataFrame | None = None
     ceilings: pd.DataFrame | None = None
+    alternatives: pd.DataFrame | None = None
 
     @property
     def total(self) -> dict[str, Any]:

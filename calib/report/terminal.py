@@ -69,6 +69,24 @@ def print_report(record: RunRecord, stream: TextIO | None = None) -> None:
         console.print(Text(remark))
 
 
+def print_member(name: str, record: RunRecord) -> None:
+    """One line of one of many runs: its time, or that it does not fit; of one without a ``name``
+    nothing."""
+    if not name:
+        return
+    total, memory = record.total, record.memory
+    if memory and not memory["fits"]:
+        needs, has = nbytes(memory["needed_bytes"]), nbytes(memory["memory_bytes"])
+        told = f"does not fit, needs {needs} of {has}"
+    elif not record.timed:
+        told = f"{flops(total['flops'])}, {nbytes(total['bytes'])}"
+    else:
+        told = seconds(total["estimate_s"])
+        span = interval(total["low_s"], total["high_s"])
+        told += f" ({span})" if span != UNKNOWN else ""
+    print(f"{name}: {told}", flush=True)
+
+
 def wide_console(out: TextIO) -> Console:
     from rich.console import Console
 

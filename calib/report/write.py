@@ -41,11 +41,13 @@ def write_report(
     pictures: bool = True,
     layers: bool | None = None,
     config: str | None = None,
+    html: bool = True,
 ) -> list[Path]:
     """Write all files of one run into ``folder`` and return their paths.
 
     ``layers``: whether to write the layer documents; by default where there are pictures, and in
-    mode ``analytic``. ``config``: the resolved configuration as YAML.
+    mode ``analytic``. ``config``: the resolved configuration as YAML. ``html``: whether to write
+    the page.
 
     Raises ``ReportError``, an ``OSError``, naming the folder; nothing is then half-written.
     """
@@ -63,6 +65,10 @@ def write_report(
             (staging / "trace.json").write_text(trace, encoding="utf-8")
         text = report_markdown(record, tree, images, LAYERS if documents else None)
         (staging / "report.md").write_text(text, encoding="utf-8")
+        if html:
+            from calib.report.page.write import write_page
+
+            write_page(record, tree, staging)
         (staging / "environment.json").write_text(_json(plain(record.environment)), "utf-8")
         if config is not None:
             (staging / "config.yaml").write_text(config, encoding="utf-8")

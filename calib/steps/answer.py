@@ -62,6 +62,7 @@ def answer(
     from calib.estimates.memory import memory
     from calib.estimates.sums import figure_table
     from calib.estimates.timeline import launch_table, timeline_table
+    from calib.estimates.training import training_table
     from calib.report.record import RunRecord
 
     architecture, execution = request.model.architecture, request.execution
@@ -85,7 +86,12 @@ def answer(
         card, lengths = target.hardware.compute_capability, about.get("lengths")
         notes += plan_notes(costs, card, phases, found.components, lengths)
     sees = workload.side is not None and "vision" in phases
-    notes += [] if sees else image_notes(name, workload)
+    notes += [] if sees or request.trains else image_notes(name, workload)
+    figures = (
+        training_table(found.components, phases, workload, target.hardware)
+        if request.trains
+        else figure_table(found.components, workload, sees)
+    )
     traced = request.report.trace and not target.hardware.unprobed
     calibration, unseen = calibrations
     now = datetime.now(UTC)
@@ -105,7 +111,7 @@ def answer(
         operators=found.operators,
         modules=found.modules,
         components=found.components,
-        figures=figure_table(found.components, workload, sees),
+        figures=figures,
         fits=with_pace((unseen or calibration).held_out, target.store.folder),
         measurement=found.measurement,
         timeline=timeline_table(found.operators, repeats),
@@ -116,9 +122,28 @@ def answer(
         if target.hardware.memory_bytes
         else None,
         ceilings=ceiling_table(target),
+        alternatives=what_if(request, target, model, phases, calibration, costs, host_s),
         notes=notes,
         environment={**versions(), "config": request.given, "device": target.device},
     )
+
+
+def what_if(
+    request: Request,
+    target: Target,
+    model: Any,
+    phases: dict[str, Phase],
+    calibration: Estimator,
+    costs: HostCosts | None,
+    host_s: float,
+) -> pd.DataFrame | None:
+    """What else it could have been; None where no page shows it or no time is known."""
+    if not request.report.html or target.hardware.unprobed:
+        return None
+    from calib.steps.alternatives.cases import Run
+    from calib.steps.alternatives.table import alternatives
+
+    return alternatives(Run(request, target, model, phases, calibration, costs, host_s))
 
 
 def estimated(
@@ -171,13 +196,13 @@ def beside_clock(
     """The tables with measured columns: of the model that was run here, or of a recorded trace."""
     blind = (found.operators, found.modules, found.components)
     if observed:
-        from calib.clock.compare import compare
+        from calib.compare.clock.compare import compare
 
         joined = compare(*blind, observed.measurement, observed.speeds, target.samples)
         return Tables(*joined, (*found.notes, *observed.measurement.notes))
     if request.measured:
-        from calib.clock.recorded import read_trace
-        from calib.clock.traced import compare_recorded
+        from calib.compare.clock.recorded import read_trace
+        from calib.compare.clock.traced import compare_recorded
 
         asked, hardware = asdict(request.workload), target.hardware
         recorded = read_trace(

@@ -8,6 +8,7 @@ names the key, its value and what is accepted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -37,8 +38,8 @@ Budget = Annotated[float, Field(strict=True, gt=0, le=7 * 86400)]
 Cap = Annotated[float, Field(strict=True, gt=0, le=3600)]
 MISSING = "???"
 """What Hydra puts where a key has no value: of ``hw`` it means the device found."""
-HF = "hf"
-"""The architecture that is a configuration of ``transformers``, and traced."""
+HF, OWN = "hf", "module"
+"""The architectures that are traced: a configuration of ``transformers``, a module of one's own."""
 
 
 class Subject(Part):
@@ -72,6 +73,19 @@ class WorkloadRequest(Part):
     logits: Literal["all", "last"] = "all"
 
 
+class OwnRequest(Part):
+    """Of an architecture that is a module of one's own: a file and a function in it."""
+
+    path: str | None = Field(default=None, description="my_file.py:make_model")
+
+
+class TrainingRequest(Part):
+    """Of ``pass=train``: the types of what AdamW keeps (``model.training.AdamW``)."""
+
+    state_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    master_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+
+
 class SweepRequest(Part):
     """How long operators are measured, and when one is done (``calib.measure.clock.StopRule``);
     ``card_``: in place of the same on a card."""
@@ -103,6 +117,18 @@ class ReportRequest(Part):
     pictures: Flag = True
     trace: Flag = True
     layers: Flag | None = None
+    html: Flag = True
+
+
+class LimitRequest(Part):
+    """``tpot``: the most that an output token may take [s]; None: nothing is asked."""
+
+    tpot: float | None = Field(default=None, description="a time above 0, such as 20ms or 0.02")
+
+    @field_validator("tpot", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> Any:
+        return seconds_of(value)
 
 
 class Request(Part):
@@ -113,6 +139,9 @@ class Request(Part):
     workload: Workload = Field(description="what conf/workload has")
     sweep: SweepRequest
     hf: Traced = Traced()
+    module: OwnRequest = OwnRequest()
+    pass_: Literal["inference", "train"] = Field(default="inference", alias="pass")
+    training: TrainingRequest = TrainingRequest()
     mode: Literal["run", "analytic", "calibrate"] = "run"
     implementation: Literal["torch", "triton", "vllm"] = "torch"
     execution: Literal["eager", "graph", "compiled"] = "eager"
@@ -122,7 +151,12 @@ class Request(Part):
     measured_step: Name | None = described("a phase of the model")
     samples: SamplesRequest = SamplesRequest()
     report: ReportRequest = ReportRequest()
+    limit: LimitRequest = LimitRequest()
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def trains(self) -> bool:
+        return self.pass_ == "train"
 
     @property
     def given(self) -> dict[str, Any]:
@@ -137,6 +171,8 @@ class Request(Part):
     @field_validator("workload", mode="before")
     @classmethod
     def _workload(cls, value: Any) -> Any:
+        if isinstance(value, Workload):
+            return value
         if not isinstance(value, Mapping):
             raise CalibError(wrong("workload", value, "what conf/workload has"))
         return Workload(**dict(checked(WorkloadRequest, value, "workload")))
@@ -149,6 +185,8 @@ class Request(Part):
                 return hardware_from_config(value)
             except HardwareError as error:  # which is a ValueError too, and would be wrapped
                 raise CalibError(str(error)) from None
+        if isinstance(value, Hardware):
+            return value
         if value in (None, MISSING):
             return None
         raise CalibError(wrong("hw", value, "a card, as conf/hw has them"))
@@ -163,18 +201,19 @@ class Request(Part):
 
 def subject_of(given: Mapping[str, Any]) -> Subject:
     """Raises ``CalibError`` that names the key, its value and what is accepted."""
-    known = [*ARCHITECTURES, HF]
+    known = [*ARCHITECTURES, HF, OWN]
     architecture = given.get("architecture")
     if not isinstance(architecture, str) or architecture not in known:
         accepted = one_of(str(architecture), known)
         raise CalibError(wrong("model.architecture", architecture, accepted))
     own = {key: given[key] for key in ("architecture", "name") if key in given}
     dimensions = {key: value for key, value in given.items() if key not in own}
-    if architecture != HF:
+    if architecture in ARCHITECTURES:
         checked(dimensions_of(architecture), dimensions, "model")
     elif dimensions:
         key, value = next(iter(dimensions.items()))
-        raise CalibError(wrong(f"model.{key}", value, "no dimension: hf.config has them"))
+        where = "hf.config has" if architecture == HF else "the module has"
+        raise CalibError(wrong(f"model.{key}", value, f"no dimension: {where} them"))
     return checked(Subject, {**own, "dimensions": dimensions}, "model")
 
 
@@ -186,3 +225,18 @@ def read_request(config: Mapping[str, Any]) -> Request:
     request = checked(Request, config)
     request._given = dict(config)
     return request
+
+
+def seconds_of(value: Any) -> Any:
+    """ "20ms" -> 0.02, 0.02 as it is; None stays. Raises ``ValueError`` for what is no time."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*(s|ms|us)?\s*", str(value))
+    scale = {None: 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
+    try:
+        seconds = float(found[1]) * scale[found[2]] if found else 0.0
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise ValueError(f"limit.tpot = {value!r}: expected a time above 0, such as 20ms or 0.02")
+    return seconds

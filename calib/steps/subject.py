@@ -9,10 +9,37 @@ from typing import Any
 from calib.checkout import CONF, read_yaml
 from calib.errors import CalibError
 from calib.hardware.datasheet import Hardware
-from calib.steps.request import HF, Subject, Traced
+from calib.steps.request import HF, OWN, Request, Subject, Traced
 from model.architectures import build
 from model.ops import Operator
 from model.workload import Phase, Workload
+
+
+def find_subject(request: Request, hardware: Hardware) -> tuple[Request, Any]:
+    """The model that is meant, and the request with the workload that a module of one's own has.
+
+    Raises ``CalibError`` that names the wrong key.
+    """
+    if request.model.architecture == OWN:
+        from calib.steps.module.source import own_of
+
+        model = own_of(request.module.path, request.workload)
+        request = request.model_copy(update={"workload": model.workload})
+    else:
+        model = meant_for(build_model(request.model, request.hf), hardware)
+    return request, trained(model, request) if request.trains else model
+
+
+def trained(model: Any, request: Request) -> Any:
+    """``model`` as a training step of the request runs it."""
+    from model.training import AdamW, Training
+
+    if request.model.architecture == HF:
+        from calib.trace.own import TrainedHF
+
+        model = TrainedHF(model)
+    asked = request.training
+    return Training(model, AdamW(asked.state_dtype, asked.master_dtype))
 
 
 def build_model(subject: Subject, traced: Traced) -> Any:

@@ -9,6 +9,7 @@ is one :class:`~model.ops.Norm` of several launches, as in our own layers. Views
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,21 @@ def trace(
 
     Raises ``CalibError`` where the code asks for values that tensors without contents do not have.
     """
+    how: dict[str, Any] = {"backward": backward, "real": real, "path": path, "card": card}
+    return recorded(module, inputs, named, **how).calls
+
+
+def recorded(
+    module: torch.nn.Module,
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    *,
+    backward: bool = False,
+    real: bool = False,
+    path: str = "",
+    card: str | None = None,
+) -> Recording:
+    """As :func:`trace`, the whole recording: memory and modules too."""
     refuse(module, tensors((inputs, named)), real)
     everything = held(module, inputs, named)
     card = card_of(everything, card)
@@ -87,7 +103,9 @@ def trace(
         def run() -> Any:
             return module(*inputs, **named)
 
-        return record(module, run, **how).calls
+        modes = (t.fake_mode for t in everything if isinstance(t, FakeTensor))
+        with next(modes, nullcontext()):  # in which what the code itself makes is fake too
+            return record(module, run, **how)
     ragged = any(tensor.is_nested for tensor in everything)
     shapes = ShapeEnv() if ragged else None  # lengths of nested tensors are symbols
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes)
@@ -101,7 +119,7 @@ def trace(
         return torch.func.functional_call(module, fakes, inputs, named)
 
     with mode:
-        return record(module, call, state=fakes, **how).calls
+        return record(module, call, state=fakes, **how)
 
 
 def record(

@@ -294,7 +294,7 @@ def ceiling_table() -> pd.DataFrame:
 
 
 def measurement() -> dict[str, Any]:
-    """As ``calib.clock.compare.compare`` says it, of two phases."""
+    """As ``calib.compare.clock.compare.compare`` says it, of two phases."""
     probes = {"timed 0 vision": (1.88e12, 20.8e9), "timed 0 decode": (1.84e12, 21.1e9)}
     joined = {"operators": 806, "matched": 805, "share": 0.991, "rows": 806}
     return {

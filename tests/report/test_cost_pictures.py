@@ -97,3 +97,19 @@ def test_where_the_page_is_the_same_the_batch_is_the_axis() -> None:
     axes = cost_picture(table({"batch": 1}, {"batch": 4, "wall_s": 0.2})).axes[-1]
     assert axes.get_xlabel() == "batch"
     assert list(axes.lines[0].get_xdata()) == [1, 4]
+
+
+def test_a_run_that_does_not_fit_is_marked() -> None:
+    cards = CARDS.assign(fits=[True, False, None])
+    texts = [text.get_text() for text in cost_picture(cards).axes[0].texts]
+    assert [("does not fit" in text) for text in texts if "ms" in text].count(True) == 1
+    lines = sweep(83, 283, 903)
+    figure = cost_picture(lines.assign(fits=[i != 2 for i in range(len(lines))]))
+    assert figure.axes[-1].get_xlabel().endswith("(hollow: does not fit)")
+    assert len(figure.axes[0].lines) == len(cost_picture(lines).axes[0].lines) + 1
+
+
+def test_a_key_that_no_column_shows_tells_runs_apart() -> None:
+    layers = table({"model.layers": 4}, {"model.layers": 8})
+    layers.attrs["swept"] = ["model.layers"]
+    assert varied(layers) == ["model.layers"]

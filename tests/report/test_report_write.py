@@ -22,7 +22,7 @@ from calib.errors import CalibError
 from calib.report import write
 from calib.report.write import ReportError, merge_estimates, write_report
 
-TEXTS = {"report.json", "report.yaml", "report.md", "environment.json", "trace.json"}
+TEXTS = {"report.html", "report.json", "report.yaml", "report.md", "environment.json", "trace.json"}
 TABLES = {"estimates.parquet", "modules.parquet"}
 
 

@@ -6,11 +6,12 @@ yesterday, counts as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib.errors import FAILED
+from calib.report.runs.grid import with_keys
 from calib.report.runs.table import runs_table
 from calib.report.write import merge_estimates, renamed_at_the_end
 
@@ -18,13 +19,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+Stamps = Mapping[Path, int]
 TABLE, PICTURE = "runs.parquet", "cost.png"
 
 
-def outcome(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The runs below ``folder`` that have estimates, and of those that failed the reason."""
-    failed = sorted((f.parent for f in folder.glob(f"*/{FAILED}")), key=_in_order)
-    done = {f.parent for f in folder.glob("*/estimates.parquet")} - set(failed)
+def stamps(folder: Path) -> Stamps:
+    """What runs below ``folder`` have left there, and when it was written."""
+    files = [f for name in (FAILED, "estimates.parquet") for f in folder.glob(f"*/{name}")]
+    return {file: file.stat().st_mtime_ns for file in files}
+
+
+def outcome(folder: Path, before: Stamps | None = None) -> tuple[list[Path], dict[str, str]]:
+    """The runs below ``folder`` that have estimates, and of those that failed the reason.
+
+    ``before``: ``stamps`` of the folder as the sweep found it; what is as it was is of another.
+    """
+    new = [file for file, at in stamps(folder).items() if (before or {}).get(file) != at]
+    failed = sorted((f.parent for f in new if f.name == FAILED), key=_in_order)
+    done = {f.parent for f in new} - set(failed)
     runs = sorted(done, key=_in_order)
     common = set[str].intersection(*map(set, map(_asked, [*runs, *failed]))) if failed else set()
     reasons = {}
@@ -46,6 +58,12 @@ def _asked(run: Path) -> list[str]:
     return [str(word) for word in words or ()]
 
 
+def asked_of(run: Path) -> dict[str, str]:
+    """The overrides of a run by key, in the order given."""
+    pairs = (word.lstrip("+").partition("=") for word in _asked(run))
+    return {key: value.strip("'\"") for key, _, value in pairs}
+
+
 def _last_line(path: Path) -> str:
     return (path.read_text("utf-8").strip().splitlines() or ["no reason was noted"])[-1]
 
@@ -59,7 +77,7 @@ def merge_runs(
     or for a file that cannot be read or written.
     """
     written = [merge_estimates(runs, folder / "estimates.parquet")]
-    table = runs_table(runs)
+    table = with_keys(runs_table(runs), [asked_of(run) for run in runs])
     with renamed_at_the_end(folder) as (staging, moved):
         table.to_parquet(staging / TABLE, index=False)
         if pictures:

@@ -109,11 +109,12 @@ def draw_times(axes: Axes, table: pd.DataFrame) -> None:
                 where, rest, left=kernels, color=HOST, height=0.62, label="waiting for the host"
             )
             axes.legend(loc="upper right", ncols=2, fontsize=8.5, frameon=False)
-    sure = ~bound
+    sure, fits = ~bound, fitting(table)
     ends_of = [(wall - low)[sure], (high - wall)[sure]]
     axes.errorbar(wall[sure], where[sure], xerr=ends_of, **WHISKER)
     for y, value in enumerate(wall):
         text = seconds(value * factor) + (", a lower bound" if bound[y] else "")
+        text += "" if fits[y] else ", does not fit"
         beside(axes, text, max(value, high[y]), y)
     reach = max(high.max(), wall.max())
     axes.set_xlim(*(low.min() / 1.3, reach * 2) if apart else (0, reach * (1 + 1.6 * HEAD)))
@@ -139,6 +140,7 @@ def lines_picture(table: pd.DataFrame, axis: str) -> Figure:
     something else changes nothing of a cost, its lines are one."""
     costs, names = known_costs(table), [n for n in varied(table) if n != axis]
     figure, panels = canvas(subject(table), 1.2 + 2.5 * len(costs), (1.0,) * len(costs), left=0.13)
+    misfits = False
     for axes, cost in zip(panels, costs, strict=True):
         matter = [n for n in names if matters(table, cost, n, [axis, *names])]
         groups = list(table.groupby(matter, sort=False)) if matter else [((), table)]
@@ -147,6 +149,7 @@ def lines_picture(table: pd.DataFrame, axis: str) -> Figure:
             values, rows = dict(zip(matter, found, strict=True)), some.sort_values(axis)
             style = line_style(table, names, values)
             axes.plot(rows[axis], rows[cost], label=label(matter, values), **style)
+            misfits |= draw_misfits(axes, rows, axis, cost, style)
             if bands and known(rows["wall_high_s"].max()):
                 ends = rows["wall_low_s"], rows["wall_high_s"]
                 axes.fill_between(rows[axis], *ends, color=style["color"], alpha=0.1, lw=0)
@@ -154,8 +157,25 @@ def lines_picture(table: pd.DataFrame, axis: str) -> Figure:
         axes.tick_params(labelbottom=axes is panels[-1])
         if matter:
             axes.legend(loc="best", ncols=1 + len(groups) // 7, **LEGEND)
-    panels[-1].set_xlabel(NUMBERS[axis])
+    panels[-1].set_xlabel(NUMBERS[axis] + (" (hollow: does not fit)" if misfits else ""))
     return figure
+
+
+def draw_misfits(
+    axes: Axes, rows: pd.DataFrame, axis: str, cost: str, style: dict[str, Any]
+) -> bool:
+    """Runs that do not fit are hollow; whether there are any."""
+    some = rows[~fitting(rows)]
+    if not some.empty:
+        hollow = {**style, "ls": "", "mfc": "white", "ms": 6.5, "zorder": 3}
+        axes.plot(some[axis], some[cost], **hollow)
+    return not some.empty
+
+
+def fitting(table: pd.DataFrame) -> np.ndarray:
+    """[runs] False where a run is known not to fit its device's memory."""
+    known_fits = table["fits"].tolist() if "fits" in table else [None] * len(table)
+    return np.array([fits is not False for fits in known_fits], dtype=bool)
 
 
 def matters(table: pd.DataFrame, cost: str, name: str, names: list[str]) -> bool:

@@ -11,9 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib.report.record import known
-from calib.report.terminal import Cells
-from calib.report.units import BYTES, FLOPS, TIMES, Scale, figure, interval, scaled
+from calib.report.units import BYTES, FLOPS, TIMES, Scale
 from calib.report.write import ReportError
 
 if TYPE_CHECKING:
@@ -36,40 +34,16 @@ COSTS: dict[str, tuple[str, Scale]] = {
 }
 """What a run costs: column, its name, its units."""
 
-FIGURES = {
-    "time_to_first_token": "s",
-    "time_per_output_token": "s",
-    "time_of_a_pass": "s",
-    "pages_per_second": "1/s",
-    "images_per_second": "1/s",
-    "requests_per_second": "1/s",
-}
-"""What a user asks of a run, and its unit."""
-
 
 def varied(table: pd.DataFrame) -> list[str]:
     """The columns that tell the runs of ``runs_table`` apart, names before numbers."""
     # Image modes and prompts show in the tokens, unless two of them make the same number.
     modes = ["workload"] if table.groupby("tokens")["workload"].nunique().max() > 1 else []
-    names = (*NAMES, *modes, *NUMBERS)
+    # Swept keys that show in no column of ours have their own, named in full.
+    own = [key for key in table.attrs.get("swept", ()) if "." in key and key in table]
+    own = [key for key in own if key.rpartition(".")[2] not in table]
+    names = (*NAMES, *modes, *own, *NUMBERS)
     return [n for n in names if table[n].nunique(dropna=False) > 1]
-
-
-def run_cells(table: pd.DataFrame) -> Cells:
-    """The runs side by side for the terminal: what tells them apart, and what a user asks."""
-    apart = varied(table)
-    figures = {n: u for n, u in FIGURES.items() if n in table and table[n].map(known).any()}
-    times = ["wall_s"] if table["wall_s"].map(known).any() else ["flops", "io_bytes"]
-    headers = ["run", *(n.replace("_", " ") for n in (*apart, *figures))]
-    headers += [*(COSTS[n][0] for n in times), "interval", "known by"]
-    rows = []
-    for row in table.to_dict("records"):
-        cells = [str(row["run"]), *(str(row[n]) for n in apart)]
-        cells += [figure(row[n], unit) for n, unit in figures.items()]
-        cells += [scaled(row[n], COSTS[n][1]) for n in times]
-        cells += [interval(row["wall_low_s"], row["wall_high_s"]), str(row["provenance"])]
-        rows.append(tuple(cells))
-    return Cells(tuple(headers), rows, left=1 + len([n for n in apart if n not in NUMBERS]))
 
 
 def runs_table(runs: Iterable[Path]) -> pd.DataFrame:
@@ -77,7 +51,8 @@ def runs_table(runs: Iterable[Path]) -> pd.DataFrame:
 
     ``tokens``: prefilled for one page, image and prompt; ``predicted_s`` is of kernels alone,
     with its interval ``low_s`` to ``high_s``; ``wall_s`` with the host, ``wall_low_s`` to
-    ``wall_high_s``. Raises ``ReportError`` for a report that cannot be read.
+    ``wall_high_s``; ``fits``: whether the device's memory holds ``needed_bytes``. Raises
+    ``ReportError`` for a report that cannot be read.
     """
     import pandas as pd
 
@@ -108,9 +83,25 @@ def _row(run: Path) -> dict[str, Any]:
         **{name: _number(whole[name]) for name in times},
         "wall_low_s": _number(report["low_s"]),
         "wall_high_s": _number(report["high_s"]),
-        **{f["name"].replace(" ", "_"): _number(f["estimate"]) for f in report["figures"]},
+        **_figures(report),
+        **_memory(report),
         "provenance": report["provenance"],
     }
+
+
+def _figures(report: dict[str, Any]) -> dict[str, float]:
+    """What a user asks, by name; of decoding the tokens a second of all sequences."""
+    found = {f["name"].replace(" ", "_"): _number(f["estimate"]) for f in report["figures"]}
+    if found.get("time_per_output_token"):
+        batch = report["workload"]["settings"]["batch"]
+        found["tokens_per_second"] = batch / found["time_per_output_token"]
+    return found
+
+
+def _memory(report: dict[str, Any]) -> dict[str, Any]:
+    """Null where the device's memory is not known."""
+    memory = report["memory"] or {}
+    return {name: memory.get(name) for name in ("fits", "needed_bytes", "largest_batch")}
 
 
 def _number(value: float | None) -> float:

@@ -211,4 +211,4 @@ def _operator(kind: str | None, shape: str | None, may_lack: frozenset[str]) -> 
         op = parse(kind, shape, may_lack)
     except Refused as refused:
         return str(refused)
-    return laid_out(op) if may_lack else op
+    return laid_out(op) if "axes" in may_lack else op

@@ -35,14 +35,14 @@ def checked(part: type[P], given: Any, at: str = "") -> P:
 
 def _sentence(part: type[BaseModel], given: Any, fault: Mapping[str, Any], at: str) -> str:
     """Of the field that is wrong: the innermost that has a name, with its whole value."""
-    key, accepted = at, f"keys out of {', '.join(part.model_fields)}"
+    key, accepted = at, f"keys out of {', '.join(keys_of(part))}"
     for step in fault["loc"]:
         name, above = str(step), given
         key = f"{key}.{name}".lstrip(".")
         given = given.get(step) if isinstance(given, Mapping) else fault["input"]
-        field = part.model_fields.get(name)
+        field = keys_of(part).get(name)
         if field is None:
-            known = list(part.model_fields)
+            known = list(keys_of(part))
             return wrong(key, given, f"{one_of(name, known)}" if known else "no key here")
         if isinstance(above, Mapping) and step not in above:
             return f"{key} is missing: expected {accepted_by(field)}"
@@ -52,6 +52,11 @@ def _sentence(part: type[BaseModel], given: Any, fault: Mapping[str, Any], at: s
             break
         part = inner
     return wrong(key or "the configuration", given, accepted)
+
+
+def keys_of(part: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields by the keys that a configuration has for them: ``pass``, a word of Python's."""
+    return {field.alias or name: field for name, field in part.model_fields.items()}
 
 
 def accepted_by(field: FieldInfo) -> str:
@@ -105,5 +110,5 @@ def _by_type(annotation: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}{null}"
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return f"keys out of {', '.join(kind.model_fields)}"
+        return f"keys out of {', '.join(keys_of(kind))}"
     return "a text"

@@ -1,0 +1,1 @@
+"""What is laid beside what: an estimate beside the clock, a run beside another run."""

@@ -1,0 +1,203 @@
+"""Two runs side by side: what changed, by component and operator, beyond the intervals or not.
+
+Times are the clock's where both runs have it, else estimates. A change is beyond the intervals
+where they do not overlap. An estimate brings its own; a measured time is taken to be known to the
+drift of its machine or the spread of its repeats, whichever is more. Errors that both runs share
+are in both intervals, so a change that is real may lie within them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calib.errors import CalibError
+from calib.report.record import known
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ESTIMATE, MEASURED = "estimate", "measured"
+FASTER, SLOWER, WITHIN, UNKNOWN = "faster", "slower", "within", "unknown"
+GONE, NEW = "gone", "new"
+"""Of what only one of the runs has."""
+KEY = ["phase", "module", "kind", "dtype", "place"]
+"""What makes operators of two runs the same: shapes are told apart by their order."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder as it was read. ``operators``: its ``estimates.parquet``."""
+
+    folder: Path
+    report: Mapping[str, Any]
+    operators: pd.DataFrame
+
+    @property
+    def unsteady(self) -> float:
+        """The part by which a measured time may be off."""
+        found = self.report.get("measurement") or {}
+        values = [found[name] for name in ("drift", "spread") if known(found.get(name))]
+        return max(map(float, values), default=float("nan"))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``components``, ``operators``: a row each, name (or what makes an operator), before_s,
+    before_low_s, before_high_s, the same ``after``, ratio (after / before), change.
+    ``differences``: what was asked or installed otherwise: name, before, after."""
+
+    basis: str
+    components: pd.DataFrame
+    operators: pd.DataFrame
+    differences: list[tuple[str, str, str]]
+
+    def changed(self, how: tuple[str, ...] = (SLOWER, FASTER)) -> bool:
+        """Whether a component, or the total, changed beyond the intervals."""
+        return bool(self.components["change"].isin(how).any())
+
+
+def read_run(folder: Path) -> Run:
+    """Raises ``CalibError`` for a folder that holds no run."""
+    import pandas as pd
+
+    try:
+        report = json.loads((folder / "report.json").read_text("utf-8"))
+        operators = pd.read_parquet(folder / "estimates.parquet")
+    except (OSError, ValueError) as error:
+        raise CalibError(f"{folder}: cannot be read ({error}): expected the folder of a run")
+    return Run(folder, report, operators)
+
+
+def compare_runs(before: Run, after: Run, basis: str | None = None) -> Comparison:
+    """``basis``: estimate or measured; None: the clock, where both runs have it.
+
+    Raises ``CalibError`` for a clock that one of them lacks, and where no time is known.
+    """
+    clocks = [known(run.report.get("measured_total_s")) for run in (before, after)]
+    if basis == MEASURED and not all(clocks):
+        lacks = (before, after)[clocks.index(False)].folder
+        raise CalibError(f"{lacks}: nothing was measured: expected two runs that did, or estimates")
+    basis = basis or (MEASURED if all(clocks) else ESTIMATE)
+    for run in (before, after):
+        if not known(run.report["predicted_total_s"]):
+            raise CalibError(f"{run.folder}: no time is known: expected a run on a known card")
+    whole = joined(component_times(before, basis), component_times(after, basis), ["name"])
+    each = joined(operator_times(before, basis), operator_times(after, basis), KEY)
+    return Comparison(
+        basis,
+        whole,
+        by_size(each),
+        differences(before.report, after.report),
+    )
+
+
+def component_times(run: Run, basis: str) -> pd.DataFrame:
+    """A row a component, the total last: name, s, low_s, high_s (wall time)."""
+    import pandas as pd
+
+    rows = []
+    for row in run.report["components"]:
+        value = row[f"{basis}_s"]
+        low, high = ends(run, basis, value, row["low_s"], row["high_s"])
+        rows.append({"name": row["component"], "s": value, "low_s": low, "high_s": high})
+    return pd.DataFrame(rows, columns=["name", "s", "low_s", "high_s"])
+
+
+def operator_times(run: Run, basis: str) -> pd.DataFrame:
+    """A row an operator and module, layers folded: ``KEY``, shape, s, low_s, high_s of the kernels.
+
+    The ends of a sum are those of ``calib.estimates.sums``.
+    """
+    import pandas as pd
+
+    from calib.estimates.sums import Ends
+
+    table = run.operators.reset_index(drop=True)
+    table = table[table[f"{basis}_s"].notna()].reset_index(drop=True)
+    table = table.assign(module=table["path"].map(lambda path: re.sub(r"\d+", "*", path)))
+    sums = Ends(table)
+    named = ["phase", "module", "kind", "dtype"]
+    rows, places = [], dict[Any, int]()
+    for key, own in table.groupby([*named, "shape"], sort=False).indices.items():
+        words: list[Any] = list(key)  # type: ignore[call-overload]
+        what, shape = tuple(words[:-1]), words[-1]
+        place = places.setdefault(what, 0)
+        places[what] += 1
+        value = float(table[f"{basis}_s"].to_numpy(dtype=float)[own].sum())
+        below, above = sums.distances(own)
+        low, high = ends(run, basis, value, value - below, value + above)
+        found = {"place": place, "shape": shape, "s": value, "low_s": low, "high_s": high}
+        rows.append({**dict(zip(named, what, strict=True)), **found})
+    return pd.DataFrame(rows, columns=[*KEY, "shape", "s", "low_s", "high_s"])
+
+
+def ends(run: Run, basis: str, value: Any, low: Any, high: Any) -> tuple[float, float]:
+    """Of an estimate its own; of a measured time what its run is unsteady by."""
+    nothing = float("nan")
+    if basis == MEASURED and known(value):
+        return value * (1 - run.unsteady), value * (1 + run.unsteady)
+    return (low, high) if known(low) and known(high) and low != high else (nothing, nothing)
+
+
+def joined(before: pd.DataFrame, after: pd.DataFrame, on: list[str]) -> pd.DataFrame:
+    """Rows of both in the order of the later run, after those that only the earlier one has."""
+    times = ["s", "low_s", "high_s"]
+    first, second = (
+        table.rename(columns={name: f"{side}_{name}" for name in times}).rename(
+            columns={"shape": f"{side}_shape"}
+        )
+        for side, table in (("before", before), ("after", after))
+    )
+    both = second.merge(first, on=on, how="outer", sort=False)
+    lists = [[tuple(key) for key in table[on].itertuples(index=False)] for table in (before, after)]
+    gone = [key for key in lists[0] if key not in set(lists[1])]
+    order = {key: i for i, key in enumerate([*gone, *lists[1]])}
+    places = [order[tuple(key)] for key in both[on].itertuples(index=False)]
+    both = both.iloc[sorted(range(len(both)), key=places.__getitem__)].reset_index(drop=True)
+    both["ratio"] = both["after_s"] / both["before_s"]
+    both["change"] = [change(row) for row in both.to_dict("records")]
+    return both
+
+
+def change(row: Mapping[Any, Any]) -> str:
+    """faster or slower beyond the intervals, within them, or unknown, for want of one."""
+    if not known(row["before_s"]) or not known(row["after_s"]):
+        return NEW if known(row["after_s"]) else GONE if known(row["before_s"]) else UNKNOWN
+    if row["before_s"] == row["after_s"]:
+        return WITHIN
+    edges = [row[f"{side}_{end}_s"] for side in ("before", "after") for end in ("low", "high")]
+    if not all(map(known, edges)):
+        return UNKNOWN
+    before_low, before_high, after_low, after_high = edges
+    return SLOWER if after_low > before_high else FASTER if after_high < before_low else WITHIN
+
+
+def by_size(table: pd.DataFrame) -> pd.DataFrame:
+    """The largest change in seconds first."""
+    size = (table["after_s"].fillna(0) - table["before_s"].fillna(0)).abs()
+    return table.loc[size.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
+
+
+ASKED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "model": lambda report: report["model"]["model_id"],
+    "hardware": lambda report: report["hardware"]["name"],
+    "device": lambda report: report["environment"].get("device"),
+    "execution": lambda report: report["execution"],
+    "implementation": lambda report: report["implementation"],
+}
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What was asked, and what was installed, otherwise."""
+    pairs = [(name, get(before), get(after)) for name, get in ASKED.items()]
+    settings = [report["workload"]["settings"] for report in (before, after)]
+    pairs += [(n, settings[0].get(n), settings[1].get(n)) for n in settings[1]]
+    places = [report["environment"] for report in (before, after)]
+    versions = [n for n, v in places[1].items() if isinstance(v, str) and n not in ASKED]
+    pairs += [(n, places[0].get(n), places[1].get(n)) for n in versions]
+    return [(name, str(a), str(b)) for name, a, b in pairs if a != b]

@@ -1,0 +1,165 @@
+"""What else could be: the same model run in another way, by times, tokens and provenance.
+
+Operators of all cases that share a calibration are asked for at once, since most of what an
+estimate costs it costs once a call. Sums, intervals and replays are those of the run itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib.estimates.sums import WEAK_SHARE
+from calib.estimates.tables import found_in_cache
+from calib.estimates.timeline import Layout, filled, narrowed, rates
+from calib.fit.calibration import ROOFLINE, WEAKEST_FIRST, Estimates, Estimator, dtype_of
+from calib.samples.host_costs import HostCosts
+from model.layer import Call
+from model.ops import Operator
+from model.workload import Phase, Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DECODE = "decode"
+ENDS = {"": "estimate_s", "low_": "low_s", "high_": "high_s"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run a model.
+
+    ``calls``: by phase, in place of the layers' own; ``passes``: how often each phase runs.
+    ``costs`` None: a CPU, which has ``module_code_s`` [s] beside each launch instead.
+    """
+
+    calls: Mapping[str, Sequence[Call]]
+    passes: Mapping[str, int]
+    workload: Workload
+    execution: str
+    estimator: Estimator
+    costs: HostCosts | None
+    module_code_s: float = 0.0
+
+
+def case_calls(phases: Mapping[str, Phase]) -> dict[str, list[Call]]:
+    """The calls of one pass of each phase."""
+    return {name: list(phase.layer.calls()) for name, phase in phases.items()}
+
+
+def outcomes(cases: Sequence[Case], implementation: str) -> list[dict[str, Any]]:
+    """One row a case: ``first_s`` (all phases but decode), ``token_s`` (a decode step), the ends of
+    their intervals ``first_low_s`` and so on, ``rate`` (tokens that decode makes in a second, or
+    inputs where nothing is decoded), ``provenance``.
+    """
+    known: dict[int, _Known] = {}
+    for estimator in {id(case.estimator): case.estimator for case in cases}.values():
+        same = [case for case in cases if case.estimator is estimator]
+        known[id(estimator)] = _Known(estimator, implementation, same)
+    return [_outcome(case, known[id(case.estimator)]) for case in cases]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The calls of a phase with ends that add up, and their launches in order."""
+
+    table: pd.DataFrame
+    layout: Layout
+    passes: int
+
+
+@dataclass
+class _Known:
+    """Seconds of every operator of ``cases`` by one estimator."""
+
+    estimator: Estimator
+    implementation: str
+    cases: Sequence[Case]
+    place: dict[Operator, int] = field(init=False)
+    seconds: Estimates = field(init=False)
+    whole: dict[tuple[int, int], _Rows] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        calls = (c for case in self.cases for some in case.calls.values() for c in some)
+        ops = list(dict.fromkeys(call.op for call in calls))
+        hot = [found_in_cache(op, self.estimator.hardware) for op in ops]
+        self.place = {op: i for i, op in enumerate(ops)}
+        self.seconds = self.estimator.estimates(ops, self.implementation, hot)
+
+    def rows(self, calls: Sequence[Call], passes: int) -> _Rows:
+        """Of a phase; made once for cases that share its calls."""
+        key = (id(calls), passes)
+        if key not in self.whole:
+            rows = narrowed(self._table(calls, passes))
+            self.whole[key] = _Rows(rows, Layout(rows, passes), passes)
+        return self.whole[key]
+
+    def _table(self, calls: Sequence[Call], passes: int) -> pd.DataFrame:
+        """What sums and replays need: the columns of the run's operators."""
+        import pandas as pd
+
+        index = np.array([self.place[call.op] for call in calls])
+        count = np.array([call.count for call in calls])
+        times = count * passes
+        found = self.seconds
+        return pd.DataFrame(
+            {
+                "kind": [call.op.operator for call in calls],
+                "dtype": [dtype_of(call.op) for call in calls],
+                "shape": index,
+                "count": count,
+                "launches": [call.launches for call in calls],
+                "sync": [call.sync for call in calls],
+                "estimate_s": found.seconds[index] * times,
+                "low_s": found.low[index] * times,
+                "high_s": found.high[index] * times,
+                "provenance": found.known_as[index],
+            }
+        )
+
+
+def _outcome(case: Case, known: _Known) -> dict[str, Any]:
+    walls: dict[str, dict[str, float]] = {}
+    carried: dict[str, float] = {}
+    for phase, calls in case.calls.items():
+        rows = known.rows(calls, case.passes[phase])
+        walls[phase] = wall_seconds(rows, case)
+        how, seconds = rows.table["provenance"].to_numpy(), rows.table["estimate_s"].to_numpy()
+        for name in WEAKEST_FIRST:
+            carried[name] = carried.get(name, 0.0) + float(seconds[how == name].sum())
+    return {**figures(walls, case.workload), "provenance": weakest(carried)}
+
+
+def wall_seconds(rows: _Rows, case: Case) -> dict[str, float]:
+    """Wall time of all passes of a phase, and the ends of its interval [s]."""
+    table = rows.table
+    if case.costs is None:
+        launches = float((table["launches"] * table["count"]).sum()) * rows.passes
+        code_s = case.module_code_s * launches
+        return {end: float(filled(table, column).sum()) + code_s for end, column in ENDS.items()}
+    return {
+        end: float(rows.layout.wall(column, case.execution, rates(case.costs, column)).sum())
+        for end, column in ENDS.items()
+    }
+
+
+def figures(walls: Mapping[str, Mapping[str, float]], workload: Workload) -> dict[str, float]:
+    """What a user asks for, out of the phases' wall times [s]."""
+    found: dict[str, float] = {}
+    for end in ENDS:
+        first = sum(ends[end] for phase, ends in walls.items() if phase != DECODE)
+        found[f"first_{end}s"] = first
+        if DECODE in walls:
+            found[f"token_{end}s"] = walls[DECODE][end] / workload.decode_steps
+    found["rate"] = workload.batch / (found["token_s"] if DECODE in walls else found["first_s"])
+    return found
+
+
+def weakest(carried: Mapping[str, float]) -> str:
+    """The weakest provenance that carries more than a twentieth of the seconds."""
+    whole = max(sum(carried.values()), 1e-30)
+    weak = (how for how in WEAKEST_FIRST if carried.get(how, 0.0) > WEAK_SHARE * whole)
+    return next(weak, ROOFLINE)

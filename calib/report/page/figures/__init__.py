@@ -1,0 +1,1 @@
+"""Figures of the page as specifications of Vega-Lite, which a browser draws."""

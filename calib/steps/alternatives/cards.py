@@ -1,0 +1,56 @@
+"""The next card up and the next down, for one workload."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from calib.cards.shipped import shipped_cards
+from calib.hardware.datasheet import Hardware, HardwareError, load_hardware, peak
+from model.layer import Call
+from model.ops import Operator
+
+APART = 1.1
+"""Ratio of two cards' times at their peaks above which one is faster than the other."""
+
+
+class Work:
+    """What a workload asks of a device: its operators, and how often each runs."""
+
+    def __init__(self, calls: Mapping[str, Sequence[Call]], passes: Mapping[str, int]):
+        times: Counter[Operator] = Counter()
+        for phase, some in calls.items():
+            for call in some:
+                times[call.op] += call.count * passes[phase]
+        self.ops = list(times)
+        self.times = np.array(list(times.values()), dtype=float)
+        self.flops = np.array([float(op.min_flops) for op in self.ops])
+        self.bytes = np.array([float(op.bytes) for op in self.ops])
+
+    def at_peaks(self, hardware: Hardware) -> float:
+        """Seconds at the peaks of ``hardware``; infinite on a device that lacks one of them."""
+        try:
+            peaks = np.array([peak(op, hardware) for op in self.ops])
+        except HardwareError:
+            return float("inf")
+        each = np.maximum(self.flops / peaks, self.bytes / hardware.bandwidth)
+        return float(each @ self.times)
+
+
+def neighbours(hardware: Hardware, work: Work, needed_bytes: float) -> dict[str, Hardware]:
+    """``up``: the slowest of the faster cards, of those that the workload fits where any is;
+    ``down``: the fastest of the slower ones.
+
+    By the time of the work at the datasheet's peaks, out of the cards whose calibration ships: of
+    the others no more than that is known.
+    """
+    own = work.at_peaks(hardware)
+    cards = [load_hardware(name) for name in shipped_cards() if name != hardware.name]
+    timed = sorted(((work.at_peaks(card), card) for card in cards), key=lambda pair: pair[0])
+    faster = [card for seconds, card in timed if seconds < own / APART]
+    roomy = [card for card in faster if card.memory_bytes >= needed_bytes]
+    slower = [card for seconds, card in timed if own * APART < seconds < float("inf")]
+    found = {"up": (roomy or faster)[-1:], "down": slower[:1]}
+    return {where: cards[0] for where, cards in found.items() if cards}

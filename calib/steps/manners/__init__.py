@@ -1,0 +1,1 @@
+"""The command line's manners: its help, and words in any order."""

@@ -1,0 +1,139 @@
+"""Two runs side by side: what changed, beyond the intervals or not."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from report_record import synthetic_record
+
+from calib.compare.__main__ import main
+from calib.compare.runs import change, compare_runs, joined, read_run
+from calib.errors import CalibError
+from calib.report.write import write_report
+
+
+def row(before: tuple[Any, ...], after: tuple[Any, ...]) -> dict[str, Any]:
+    names = ("s", "low_s", "high_s")
+    sides = (("before", before), ("after", after))
+    return {f"{side}_{n}": v for side, values in sides for n, v in zip(names, values, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ((1.0, 0.9, 1.1), (1.3, 1.2, 1.4), "slower"),
+        ((1.3, 1.2, 1.4), (1.0, 0.9, 1.1), "faster"),
+        ((1.0, 0.9, 1.1), (1.15, 1.05, 1.3), "within"),
+        ((1.0, None, None), (1.3, 1.2, 1.4), "unknown"),
+        ((1.0, None, None), (1.0, None, None), "within"),
+        ((None, None, None), (1.3, 1.2, 1.4), "new"),
+        ((1.3, 1.2, 1.4), (None, None, None), "gone"),
+    ],
+)
+def test_a_change_is_beyond_where_intervals_do_not_overlap(before, after, said: str) -> None:
+    assert change(row(before, after)) == said
+
+
+def test_rows_of_one_alone_are_kept_and_the_total_stays_last() -> None:
+    def table(*names: str) -> pd.DataFrame:
+        rows = [{"name": n, "s": 1.0, "low_s": 0.9, "high_s": 1.1} for n in names]
+        return pd.DataFrame(rows)
+
+    both = joined(table("vision", "decode", "total"), table("prefill", "decode", "total"), ["name"])
+    assert dict(zip(both["name"], both["change"], strict=True)) == {
+        "vision": "gone",
+        "prefill": "new",
+        "decode": "within",
+        "total": "within",
+    }
+    assert both["name"].iloc[-1] == "total"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run that measured, the same twice as slow and by another torch, and one of a card."""
+    measured, predicted = synthetic_record(), synthetic_record(measured=False)
+    slow = dataclasses.replace(
+        measured,
+        operators=twice(measured.operators),
+        components=twice(measured.components),
+        environment={**measured.environment, "torch": "9.9"},
+    )
+    made = {"measured": measured, "slow": slow, "predicted": predicted}
+    folder = tmp_path_factory.mktemp("runs")
+    for name, record in made.items():
+        write_report(record, folder / name, pictures=False)
+    return {name: folder / name for name in made}
+
+
+def twice(table: pd.DataFrame) -> pd.DataFrame:
+    seconds = [c for c in table if c.endswith("_s")]
+    return table.assign(**{c: 2 * table[c].astype(float) for c in seconds})
+
+
+def test_a_run_beside_itself_has_not_changed(folders: dict[str, Path]) -> None:
+    run = read_run(folders["predicted"])
+    found = compare_runs(run, run)
+    assert found.basis == "estimate" and not found.differences and not found.changed()
+    assert set(found.components["change"]) == set(found.operators["change"]) == {"within"}
+    total = run.operators["estimate_s"].sum()
+    assert found.operators["before_s"].sum() == pytest.approx(total)
+
+
+def test_the_clock_is_compared_where_both_have_it(folders: dict[str, Path]) -> None:
+    runs = {name: read_run(path) for name, path in folders.items()}
+    found = compare_runs(runs["measured"], runs["slow"])
+    assert found.basis == "measured"
+    assert found.components["ratio"].tolist() == pytest.approx([2] * len(found.components))
+    assert set(found.components["change"]) == {"slower"}
+    assert [name for name, _, _ in found.differences] == ["torch"]
+    assert compare_runs(runs["measured"], runs["predicted"]).basis == "estimate"
+    with pytest.raises(CalibError, match="predicted: nothing was measured"):
+        compare_runs(runs["measured"], runs["predicted"], "measured")
+
+
+def test_a_measured_time_is_as_sure_as_its_machine_is_steady(folders: dict[str, Path]) -> None:
+    run = read_run(folders["measured"])
+    steady = run.unsteady
+    assert 0 < steady < 1
+    first = compare_runs(run, run).components.iloc[0]
+    assert first["after_high_s"] == pytest.approx(first["after_s"] * (1 + steady))
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["measured", "slow"], 0),
+        (["measured", "slow", "--fail-if", "slower"], 1),
+        (["slow", "measured", "--fail-if", "slower"], 0),
+        (["slow", "measured", "--fail-if", "changed"], 1),
+        (["measured", "nothing"], 2),
+    ],
+)
+def test_the_exit_status_is_asked_for(
+    words: list[str],
+    status: int,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = [str(folders.get(word, tmp_path / word)) for word in words[:2]]
+    assert main([*paths, *words[2:], "--out", str(tmp_path / "out"), "--no-picture"]) == status
+    said = capsys.readouterr()
+    assert max(map(len, said.out.splitlines()[:-1]), default=0) <= 100
+    if status == 2:
+        assert said.err.startswith(f"error: {paths[1]}: cannot be read") and not said.out
+    else:
+        assert "torch: " in said.out and "total" in said.out
+
+
+def test_a_table_and_a_picture_are_written(folders: dict[str, Path], tmp_path: Path) -> None:
+    pair = [str(folders["predicted"]), str(folders["slow"])]
+    assert main([*pair, "--out", str(tmp_path)]) == 0
+    table = pd.read_parquet(tmp_path / "compare.parquet")
+    assert set(table["level"]) == {"component", "operator"}
+    assert (tmp_path / "compare.png").stat().st_size > 10_000

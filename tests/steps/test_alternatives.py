@@ -1,0 +1,183 @@
+"""The table *what if*: each case is what a run of its own would say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from calib.checkout import CONF
+from calib.errors import CalibError
+from calib.hardware.datasheet import load_hardware
+from calib.report.record import RunRecord, known
+from calib.steps.alternatives.cards import Work, neighbours
+from calib.steps.alternatives.cases import Run
+from calib.steps.alternatives.limit import _narrow, largest_batch
+from calib.steps.answer import answer, issue_costs
+from calib.steps.fitting import fit_samples
+from calib.steps.request import read_request, seconds_of
+from calib.steps.subject import build_model, shapes_of
+from calib.steps.target import find_target
+from model.layer import Call
+from model.ops import Elementwise, Matmul
+
+SMALL = ("model.layers=2", "model.dense_layers=1", "model.sam_layers=1", "model.clip_layers=1")
+OCR = ("+hw=rtx5090", *SMALL, "model.sam_global_layers=[0]")
+LLAMA = ("+hw=h200", "model=llama_3_1_8b", "workload=text_512", "model.layers=2")
+LLAMA = (*LLAMA, "model.dense_layers=2")
+
+
+def parts(words: tuple[str, ...]) -> tuple[Any, ...]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("config", list(words)), resolve=True)
+    request = read_request(config | {"samples": {"dir": "/nonexistent/calib"}})
+    model = build_model(request.model, request.hf)
+    target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
+    phases = model.phases(request.workload)
+    return request, target, model, phases, fit_samples(target, shapes_of(phases))
+
+
+@cache
+def record(words: tuple[str, ...]) -> RunRecord:
+    request, target, model, phases, calibrations = parts(words)
+    return answer(request, target, model, phases, calibrations, None)
+
+
+def case(found: RunRecord, name: str) -> dict[str, Any]:
+    assert found.alternatives is not None
+    (row,) = found.alternatives[found.alternatives["name"] == name].to_dict("records")
+    return {str(k): v for k, v in row.items()}
+
+
+def figure(found: RunRecord, name: str) -> dict[str, Any]:
+    (row,) = found.figures[found.figures["name"] == name].to_dict("records")
+    return {str(k): v for k, v in row.items()}
+
+
+@pytest.mark.parametrize("words", [OCR, LLAMA], ids=["ocr", "llama"])
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("as asked", ()),
+        ("CUDA graph", ("execution=graph",)),
+        ("compiled", ("execution=compiled",)),
+        ("batch 8", ("workload.batch=8",)),
+    ],
+)
+def test_a_case_says_what_its_own_run_says(
+    words: tuple[str, ...], name: str, other: tuple[str, ...]
+) -> None:
+    row, own = case(record(words), name), record((*words, *other))
+    first, token = figure(own, "time to first token"), figure(own, "time per output token")
+    for ends, of in ((first, "first"), (token, "token")):
+        said = [row[f"{of}_s"], row[f"{of}_low_s"], row[f"{of}_high_s"]]
+        assert said == pytest.approx(
+            [ends["estimate"], ends["low"], ends["high"]], rel=1e-3
+        )  # by way of float32
+    assert row["rate"] == pytest.approx(own.workload["batch"] / token["estimate"], rel=1e-3)
+    assert row["provenance"] == own.total["provenance"]
+    assert own.memory is not None
+    assert row["needed_bytes"] == pytest.approx(own.memory["needed_bytes"])
+
+
+def test_a_card_says_what_its_own_run_says() -> None:
+    found = record(LLAMA).alternatives
+    assert found is not None
+    cards = found[found["group"] == "card"].to_dict("records")
+    assert len(cards) == 2
+    for row in cards:
+        own = record((f"+hw={row['name']}", *LLAMA[1:]))
+        token = figure(own, "time per output token")
+        assert row["token_s"] == pytest.approx(token["estimate"], rel=1e-3)
+        assert row["fits"] == (own.memory or {})["fits"]
+
+
+def test_what_was_never_timed_has_no_time() -> None:
+    for name in ("fp8 weights", "int4 weights"):
+        row = case(record(LLAMA), name)
+        assert not known(row.get("token_s"))
+        assert "timed" in row["why"]
+        assert row["needed_bytes"] < case(record(LLAMA), "as asked")["needed_bytes"]
+
+
+def test_batches_end_with_the_first_that_does_not_fit() -> None:
+    found = record((*LLAMA, "workload.prompt_tokens=100000", "workload.decode_steps=2"))
+    assert found.alternatives is not None
+    batches = found.alternatives[found.alternatives["group"] == "batch"]
+    assert batches["fits"].tolist() == [True] * (len(batches) - 1) + [False]
+    assert not known(batches["token_s"].iloc[-1])
+
+
+def test_what_does_not_fit_is_told_what_would() -> None:
+    big = ("model.layers=80", "model.dense_layers=80", "model.hidden=8192", "model.heads=64")
+    found = record(("+hw=l4", *LLAMA[1:3], *big, "model.intermediate=28672"))
+    assert found.alternatives is not None
+    assert set(found.alternatives["group"]) == {"asked", "weights", "card"}
+    assert not known(case(found, "as asked").get("token_s"))
+    cards = found.alternatives[found.alternatives["group"] == "card"]
+    assert cards["fits"].any()
+
+
+def test_no_page_no_table() -> None:
+    assert record((*LLAMA, "report.html=false")).alternatives is None
+    assert record(("+hw=cpu", "mode=analytic", *LLAMA[1:])).alternatives is None
+
+
+def test_neighbours_are_the_nearest_by_the_peaks() -> None:
+    """A long stream is bound by the memory: cards are told apart by their bandwidth alone."""
+    work = Work({"decode": [Call("", Elementwise(1 << 30), 1, 1)]}, {"decode": 3})
+    own = load_hardware("l40s")
+    found = neighbours(own, work, needed_bytes=0.0)
+    assert found["down"].bandwidth < own.bandwidth < found["up"].bandwidth
+    roomy = neighbours(own, work, needed_bytes=150e9)
+    assert roomy["up"].memory_bytes >= 150e9
+    assert work.at_peaks(own) == pytest.approx(3 * Elementwise(1 << 30).bytes / own.bandwidth)
+
+
+def test_a_card_without_the_dtype_is_no_neighbour() -> None:
+    work = Work({"a": [Call("", Matmul(64, 64, 64, dtype="bfloat16"), 1, 1)]}, {"a": 1})
+    bare = replace(load_hardware("p100"), peak_flops={"float32": 1e13})
+    assert work.at_peaks(bare) == float("inf")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("20ms", 0.02), ("0.5 s", 0.5), (0.02, 0.02)])
+def test_a_limit_is_a_time(text: Any, seconds: float) -> None:
+    assert seconds_of(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["fast", "-1ms", "0", "20 min", True])
+def test_a_limit_that_is_no_time_is_refused(text: Any) -> None:
+    with pytest.raises((CalibError, ValueError), match=r"limit\.tpot = .*: expected a time above"):
+        read_request(parts_config() | {"limit": {"tpot": text}})
+
+
+@cache
+def plain_config() -> Any:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose("config", list(LLAMA)), resolve=True)
+
+
+def parts_config() -> Any:
+    return dict(plain_config())
+
+
+def test_the_largest_batch_is_the_last_that_is_fast_enough() -> None:
+    found = record((*LLAMA, "limit.tpot=2ms"))
+    assert found.alternatives is not None
+    (row,) = found.alternatives[found.alternatives["group"] == "limit"].to_dict("records")
+    assert row["token_s"] <= 2e-3
+    request, target, model, phases, calibrations = parts(LLAMA)
+    run = Run(request, target, model, phases, calibrations[0], issue_costs(target), 0.0)
+    good, bad = _narrow(run, 2e-3, [row["batch"], row["batch"] + 1], 0)
+    assert (good, bad) == (row["batch"], row["batch"] + 1)
+    assert largest_batch(run, 1e-9) == 0
+
+
+def test_a_limit_that_nothing_meets_says_so() -> None:
+    row = case(record((*LLAMA, "limit.tpot=1us")), "at most 0.001 ms a token")
+    assert not known(row.get("token_s"))
+    assert "not even" in row["why"]
