@@ -204,15 +204,17 @@ class Training:
             "until its gradient is known, and all gradients of parameters with them."
         )
 
-    def working(self, workload: Workload) -> tuple[float, float, str]:
-        """Bytes beside weights and optimizer state: nothing cached; activations and gradients."""
+    def working(self, workload: Workload) -> dict[str, tuple[float, float]]:
+        """Bytes beside weights and optimizer state, of the phase that needs most: nothing cached;
+        activations and gradients."""
         if hasattr(self.model, "training_phases"):
-            return self.model.training_memory(workload, self.optimizer)  # type: ignore[no-any-return]
+            cache, held, phase = self.model.training_memory(workload, self.optimizer)
+            return {phase: (cache, held)}
         phases = self.phases(workload)
         passes = [p.layer for n, p in phases.items() if n.endswith(FORWARD)]
         kept = sum(total(layer.calls(), lambda op: op.bytes_written) for layer in passes)
         gradients = max(layer.weight_bytes() for layer in passes)
-        return 0.0, float(kept + gradients), BACKWARD
+        return {BACKWARD: (0.0, float(kept + gradients))}
 
 
 STEP_NOTES = (

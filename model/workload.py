@@ -8,6 +8,7 @@ from typing import Any
 from model.layer import Layer
 
 LOGITS = ("all", "last")
+TASKS = ("encode", "decode", "generate")
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,9 @@ class Workload:
 
     ``logits``: whether the prefill computes them for ``all`` tokens, as the vendor's code does,
     or for the ``last`` one only, as serving engines do.
+
+    ``task``: what is asked of a model that could do more: to ``encode`` (one forward), to
+    ``generate`` (read the prompt and decode), to ``decode`` only. None: what the model is for.
     """
 
     name: str
@@ -28,6 +32,7 @@ class Workload:
     batch: int = 1
     decode_steps: int = 16
     logits: str = "all"
+    task: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("side", "tile_side", "batch", "decode_steps"):
@@ -36,6 +41,8 @@ class Workload:
         check_at_least("prompt_tokens", self.prompt_tokens, 0)
         check_tiles(self.tiles)
         check_logits(self.logits)
+        if self.task is not None and self.task not in TASKS:
+            raise ValueError(f"task = {self.task!r}: expected one of {', '.join(TASKS)}, or null")
 
 
 @dataclass(frozen=True)

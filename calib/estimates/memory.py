@@ -2,10 +2,12 @@
 
     needed = weights + max over phases (KV cache at its end + activations at their peak)
 
-Weights are those of the whole model, also while a phase uses a part of them. Activations are the
-peak of the layers' own formula: eager, without gradients, each tensor freed where the
-implementation drops it. Not counted: the CUDA context (some 0.5 GB), what the allocator holds back,
-and the workspaces of libraries.
+Beside it stand the largest KV cache and the largest activations of any phase, which are not of one
+phase as a rule: a prompt's activations are many, the cache is full when decoding ends. Weights are
+those of the whole model, also while a phase uses a part of them. Activations are the peak of the
+layers' own formula: eager, without gradients, each tensor freed where the implementation drops it.
+Not counted: the CUDA context (some 0.5 GB), what the allocator holds back, and the workspaces of
+libraries.
 """
 
 from __future__ import annotations
@@ -21,10 +23,15 @@ LIMIT = 1 << 24
 """Batches and contexts above this are not looked at."""
 
 
+Parts = dict[str, tuple[float, float]]
+"""KV cache at the end and activations at the peak [bytes], of each phase."""
+
+
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one workload on one device. ``phase``: the one that needs most.
+    """Bytes of one workload on one device. ``phase``: the one that needs most, ``working_bytes``.
 
+    ``kv_cache_bytes`` and ``activation_bytes``: the largest of any phase, and which.
     ``largest_batch``: pages at once with this workload's context, 0 where not even one fits.
     ``largest_context``: tokens of a sequence, prompt and decoded, at this workload's batch; None
     for a model without one.
@@ -32,7 +39,10 @@ class Memory:
 
     weight_bytes: float
     kv_cache_bytes: float
+    kv_cache_phase: str
     activation_bytes: float
+    activation_phase: str
+    working_bytes: float
     phase: str
     memory_bytes: float
     largest_batch: int
@@ -40,7 +50,7 @@ class Memory:
 
     @property
     def needed_bytes(self) -> float:
-        return self.weight_bytes + self.kv_cache_bytes + self.activation_bytes
+        return self.weight_bytes + self.working_bytes
 
     @property
     def fits(self) -> bool:
@@ -53,28 +63,52 @@ class Memory:
 def memory(model: Any, workload: Workload, memory_bytes: float) -> Memory:
     """The memory of ``workload``, and the largest batch and context that fit.
 
-    A model that is traced says itself what its phases work with, ``working``: a pass of every
-    batch that is looked at would take minutes.
+    A model that is traced says itself what its phases work with, ``working``, and what its weights
+    take: a pass of every batch that is looked at would take minutes.
     """
-    weights = weight_bytes(model.phases(workload))
     working = getattr(model, "working", partial(_working, model))
+    weights = weights_of(model, workload)
 
     def need(asked: Workload) -> float:
-        return weights + float(sum(working(asked)[:2]))
+        return float(weights + max(map(sum, working(asked).values())))
 
-    cache, activations, phase = working(workload)
-    batch = largest(lambda n: need(replace(workload, batch=n)), memory_bytes)
-    context = None
-    if hasattr(model, "prompt_length"):
-        tokens = largest(lambda n: need(replace(workload, prompt_tokens=n)), memory_bytes)
-        context = _context(model, replace(workload, prompt_tokens=tokens)) if tokens else 0
-    return Memory(weights, cache, activations, phase, memory_bytes, batch, context)
+    parts: Parts = working(workload)
+    by_cache = max(parts, key=lambda name: parts[name][0])
+    by_activation = max(parts, key=lambda name: parts[name][1])
+    peak = max(parts, key=lambda name: sum(parts[name]))
+    return Memory(
+        weight_bytes=weights,
+        kv_cache_bytes=parts[by_cache][0],
+        kv_cache_phase=by_cache,
+        activation_bytes=parts[by_activation][1],
+        activation_phase=by_activation,
+        working_bytes=sum(parts[peak]),
+        phase=peak,
+        memory_bytes=memory_bytes,
+        largest_batch=largest(lambda n: need(replace(workload, batch=n)), memory_bytes),
+        largest_context=_largest_context(model, workload, need, memory_bytes),
+    )
+
+
+def _largest_context(
+    model: Any, workload: Workload, need: Callable[[Workload], float], available: float
+) -> int | None:
+    if _context(model, workload) is None:
+        return None
+    tokens = largest(lambda n: need(replace(workload, prompt_tokens=n)), available)
+    return _context(model, replace(workload, prompt_tokens=tokens)) if tokens else 0
 
 
 def working_bytes(model: Any, workload: Workload) -> float:
     """KV cache and activations of the phase that needs most."""
     working = getattr(model, "working", partial(_working, model))
-    return float(sum(working(workload)[:2]))
+    return float(max(map(sum, working(workload).values())))
+
+
+def weights_of(model: Any, workload: Workload) -> float:
+    """Bytes of all weights: those that a traced model has, else those of the phases."""
+    weighs = getattr(model, "weight_bytes", None)
+    return float(weighs(workload) if weighs else weight_bytes(model.phases(workload)))
 
 
 def weight_bytes(phases: dict[str, Phase]) -> float:
@@ -87,22 +121,22 @@ def weight_bytes(phases: dict[str, Phase]) -> float:
     return own + sum(largest_of.values())
 
 
-def _context(model: Any, workload: Workload) -> int:
-    return int(model.prompt_length(workload)) + workload.decode_steps
+def _context(model: Any, workload: Workload) -> int | None:
+    """Tokens of a sequence, prompt and decoded; None for a model without one."""
+    length = getattr(model, "prompt_length", lambda _: None)(workload)
+    return None if length is None else int(length) + workload.decode_steps
 
 
-def _working(model: Any, workload: Workload) -> tuple[float, float, str]:
-    """KV cache and activations of the phase that needs most, and its name.
-
-    A decode phase stands at its mean context; its last step, with the most, is taken.
-    """
-    found = []
+def _working(model: Any, workload: Workload) -> Parts:
+    """Of a model that is written out. Its decode phase stands at its mean context; its last step,
+    with the most, is taken."""
+    found = {}
     for name, phase in model.phases(workload).items():
         layer = phase.layer
         if name == "decode":
             layer = model.decode_layer(_context(model, workload), workload.batch)
-        found.append((float(layer.kv_cache_bytes()), float(layer.activation_bytes()), name))
-    return max(found, key=lambda one: one[0] + one[1])
+        found[name] = (float(layer.kv_cache_bytes()), float(layer.activation_bytes()))
+    return found
 
 
 def largest(need: Callable[[int], float], available: float) -> int:

@@ -157,5 +157,5 @@ def describe(op: Operator) -> str:
         elif isinstance(value, str) and name not in ("dtype", "weight_dtype"):
             words.append(value)
         elif isinstance(value, int | float) and value not in (0, 1):
-            words.append(f"{name}={value:g}")
+            words.append(f"{name}={value:g}" if value < 1e6 else f"{name}={value:.0f}")
     return " ".join(words)

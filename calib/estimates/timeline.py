@@ -259,8 +259,9 @@ class Layout:
         last = _last_of_each(counts, self.each)
         self.sync = rows["sync"].to_numpy(dtype=bool)[self.row] & last
         self.generated = rows["kind"].isin(POINTWISE).to_numpy()[self.row]
-        kinds = zip(rows["kind"], self.each, strict=True)
-        self.classes = np.array([host_class(str(k), int(n)) for k, n in kinds])[self.row]
+        kinds = list(zip(rows["kind"].tolist(), self.each.tolist(), strict=True))
+        classes = {one: host_class(*one) for one in set(kinds)}
+        self.classes = np.array([classes[one] for one in kinds])[self.row]
         self.times = counts * self.each * repeat
 
     def kernel_s(self, column: str) -> np.ndarray:
@@ -280,12 +281,9 @@ class Layout:
 
 def _last_of_each(counts: np.ndarray, launches: np.ndarray) -> np.ndarray:
     """[sum of counts * launches] whether a launch is the last of its execution."""
-    ends = np.cumsum(counts * launches)
-    place = np.arange(ends[-1] if len(ends) else 0) - np.repeat(
-        ends - counts * launches, counts * launches
-    )
-    each = np.repeat(launches, counts * launches)
-    return np.asarray(place % each == each - 1)
+    n = counts * launches
+    each, begins = np.repeat(launches, n), np.repeat(np.cumsum(n) - n, n)
+    return np.asarray((np.arange(n.sum()) - begins) % each == each - 1)
 
 
 def timeline_table(operators: pd.DataFrame, repeats: Mapping[str, int]) -> pd.DataFrame:

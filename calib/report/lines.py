@@ -61,32 +61,33 @@ def memory_lines(record: RunRecord) -> list[str]:
     memory = record.memory
     if memory is None:
         return []
-    parts = {name: memory[f"{name}_bytes"] for name in ("weight", "kv_cache", "activation")}
-    named = (
-        f"at the peak, in {memory['phase']}, weights {nbytes(parts['weight'])}, KV cache "
-        f"{nbytes(parts['kv_cache'])}, activations {nbytes(parts['activation'])}"
-    )
     needs, has = nbytes(memory["needed_bytes"]), nbytes(memory["memory_bytes"])
     if not memory["fits"]:
-        return [f"It does not fit: it needs {needs}, the device has {has}. {_why(parts, memory)}"]
-    text = f"Memory: {needs} of {has}: {named}. The largest batch that fits is "
-    text += f"{memory['largest_batch']:,}"
+        return [f"It does not fit: it needs {needs}, the device has {has}. {_why(memory)}"]
+    text = f"Memory: {needs} of {has} at the peak, in {memory['phase']}: {_parts(memory)}. "
+    text += f"The largest batch that fits is {memory['largest_batch']:,}"
     if memory["largest_context"] is not None:
         text += f", the longest sequence {memory['largest_context']:,} tokens"
         text += f" at batch {record.workload['batch']}"
     return [text + "."]
 
 
-def _why(parts: dict[str, float], memory: dict[str, Any]) -> str:
-    """The part that does not fit by itself, or else what all of them add up to."""
-    if parts["weight"] > memory["memory_bytes"]:
-        return f"The weights alone take {nbytes(parts['weight'])}."
-    words = {"weight": "the weights", "kv_cache": "the KV cache", "activation": "activations"}
-    order = sorted(parts, key=lambda name: -parts[name])
-    listed = ", ".join(f"{words[name]} {nbytes(parts[name])}" for name in order)
+def _parts(memory: dict[str, Any]) -> str:
+    """Weights, and the largest of each other part with its phase."""
+    found = [f"weights {nbytes(memory['weight_bytes'])}"]
+    for name, key in (("KV cache", "kv_cache"), ("activations", "activation")):
+        part = memory[f"{key}_bytes"]
+        found.append(f"{name} at most {nbytes(part)} ({memory[f'{key}_phase']})" if part else "")
+    return ", ".join(filter(None, found))
+
+
+def _why(memory: dict[str, Any]) -> str:
+    """The weights, where they do not fit by themselves, or else all parts."""
+    if memory["weight_bytes"] > memory["memory_bytes"]:
+        return f"The weights alone take {nbytes(memory['weight_bytes'])}."
     batch = memory["largest_batch"]
-    fits = f"; batch {batch:,} would fit" if batch else "; not even one page would fit"
-    return f"In {memory['phase']} {listed} are needed{fits}."
+    fits = f"batch {batch:,} would fit" if batch else "not even one page would fit"
+    return f"In {memory['phase']} it needs most: {_parts(memory)}; {fits}."
 
 
 def verdict(record: RunRecord) -> str:

@@ -9,9 +9,9 @@ from calib.report.ceilings import INTRODUCTION, ceiling_cells, ceiling_rows
 from calib.report.layers.tree import Branch
 from calib.report.lines import verdict
 from calib.report.measurement import fact_cells, how, phase_cells
-from calib.report.record import TOTAL, RunRecord, known, literal, with_literal_names
+from calib.report.record import TOTAL, RunRecord, escaped, known, with_literal_names
 from calib.report.terminal import ERROR_HEADERS, Cells, component_cells, figure_cells, remarks
-from calib.report.units import UNKNOWN, escaped, flops, interval, least, nbytes, percent, seconds
+from calib.report.units import UNKNOWN, flops, interval, least, nbytes, percent, seconds
 
 LEAST_SHARE = 0.01
 """Part of the time below which a module is left to ``modules.parquet``."""
@@ -290,8 +290,8 @@ def module_row(branch: Branch, clock: str | None, whole: Branch) -> tuple[str, .
     costs, column = branch.costs, "wall_s" if clock == "wall" else "estimate_s"
     shown, of = costs[column], whole.costs[column]
     cells = [
-        "&nbsp;" * 3 * branch.depth + f"`{literal(branch.name)}`",
-        literal(branch.class_name),
+        "&nbsp;" * 3 * branch.depth + f"`{escaped(branch.name)}`",
+        escaped(branch.class_name),
         str(branch.count),
         least(flops(costs["flops"]), branch.at_least),
         least(nbytes(costs["bytes"]), branch.at_least),

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calib.report.ceilings import rate
-from calib.report.record import known
+from calib.report.record import escaped, known
 from calib.report.terminal import Cells
-from calib.report.units import TIMES, UNKNOWN, digits, escaped, nbytes, percent, pick, seconds
+from calib.report.units import TIMES, UNKNOWN, digits, nbytes, percent, pick, seconds
 
 RAN = (
     "The model ran with random weights, its modules under a clock. Probes (a fixed matmul and a "

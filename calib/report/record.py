@@ -116,28 +116,21 @@ def known(value: Any) -> bool:
 def with_literal_names(record: RunRecord) -> RunRecord:
     """Names come from files and from users: none of them may be read as markup."""
     workload, hardware = record.workload, record.hardware
-    names = [literal(name) for name in hardware["device_names"]]
-    told = {k: literal(v) if isinstance(v, str) else v for k, v in record.environment.items()}
+    names = [escaped(name) for name in hardware["device_names"]]
+    told = {k: escaped(v) if isinstance(v, str) else v for k, v in record.environment.items()}
     return replace(
         record,
-        run_id=literal(record.run_id),
-        model=literal(record.model),
-        workload={**workload, "name": literal(workload["name"])},
-        hardware={**hardware, "name": literal(hardware["name"]), "device_names": names},
+        run_id=escaped(record.run_id),
+        model=escaped(record.model),
+        workload={**workload, "name": escaped(workload["name"])},
+        hardware={**hardware, "name": escaped(hardware["name"]), "device_names": names},
         environment=told,
-        notes=[_one_line(note).replace("<", "&lt;") for note in record.notes],
     )
 
 
-_MARKUP: dict[str, str | int | None] = {mark: f"&#{ord(mark)};" for mark in "<>|`"}
+ESCAPES = {"<": "&lt;", ">": "&gt;", "|": "&#124;", "`": "&#96;", "[": "&#91;", "]": "&#93;"}
 
 
-def literal(text: object) -> str:
-    """A name that somebody else gave, on one line, with nothing that Markdown or HTML would read
-    as markup."""
-    return _one_line(str(text)).translate(str.maketrans(_MARKUP))
-
-
-def _one_line(text: str) -> str:
-    """Without a link, which no name and no note has."""
-    return " ".join(text.split()).replace("](", "]&#40;")
+def escaped(name: str) -> str:
+    """A name that a file brought along, for Markdown: in one line, and nothing in it is markup."""
+    return "".join(ESCAPES.get(c, c) if c.isprintable() else " " for c in name)

@@ -78,11 +78,3 @@ def figure(value: Any, unit: str) -> str:
     if not known(value):
         return UNKNOWN
     return seconds(value) if unit == "s" else f"{digits(value)} {unit}"
-
-
-ESCAPES = {"<": "&lt;", ">": "&gt;", "|": "&#124;", "`": "&#96;", "[": "&#91;", "]": "&#93;"}
-
-
-def escaped(name: str) -> str:
-    """A name that a file brought along, for Markdown: in one line, and nothing in it is markup."""
-    return "".join(ESCAPES.get(c, c) if c.isprintable() else " " for c in name)

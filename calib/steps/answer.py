@@ -180,7 +180,7 @@ def estimated(
 
 def beside_formulas(found: Tables, model: Any, workload: Workload) -> Tables:
     """Modules of a traced model with the columns of the layers' own formulas, where it has any."""
-    from calib.trace.hf import agreement, formula_columns
+    from calib.trace.hf.ours import agreement, formula_columns
 
     modules = formula_columns(found.modules, model.formulas(workload))
     return replace(found, modules=modules, notes=(*found.notes, *agreement(modules)))

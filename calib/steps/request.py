@@ -71,6 +71,7 @@ class WorkloadRequest(Part):
     batch: Annotated[int, Field(strict=True, ge=1, le=2**20)] = 1
     decode_steps: Annotated[int, Field(strict=True, ge=1, le=2**24)] = 16
     logits: Literal["all", "last"] = "all"
+    task: Literal["encode", "decode", "generate"] | None = None
 
 
 class OwnRequest(Part):

@@ -26,7 +26,7 @@ def find_subject(request: Request, hardware: Hardware) -> tuple[Request, Any]:
         model = own_of(request.module.path, request.workload)
         request = request.model_copy(update={"workload": model.workload})
     else:
-        model = meant_for(build_model(request.model, request.hf), hardware)
+        model = meant_for(build_model(request.model, request.hf, hardware), hardware)
     return request, trained(model, request) if request.trains else model
 
 
@@ -42,12 +42,13 @@ def trained(model: Any, request: Request) -> Any:
     return Training(model, AdamW(asked.state_dtype, asked.master_dtype))
 
 
-def build_model(subject: Subject, traced: Traced) -> Any:
-    """The model, ready to be asked for phases. Raises ``CalibError`` that names the wrong key."""
+def build_model(subject: Subject, traced: Traced, hardware: Hardware | None = None) -> Any:
+    """The model, ready to be asked for phases. ``hardware``: whose dtype is taken where the file
+    of a traced model names none. Raises ``CalibError`` that names the wrong key."""
     if subject.architecture == HF:
         from calib.trace.hf import load
 
-        return load(traced.config, traced.dtype)
+        return load(traced.config, traced.dtype, usual_dtype(hardware))
     try:
         return build(subject.architecture, **subject.dimensions)
     except ValueError as error:  # of dimensions that do not go together
@@ -100,7 +101,18 @@ def meant_for(model: Any, hardware: Hardware) -> Any:
     """A traced model with the kernels that ``hardware`` would choose; any other as it is."""
     if not hasattr(model, "card"):
         return model
-    return replace(model, card=hardware.compute_capability, traced={})
+    return replace(model, card=hardware.compute_capability, traced={}, further={})
+
+
+def usual_dtype(hardware: Hardware | None) -> str:
+    """What models are served in: bfloat16 on a card whose matrix unit has it (compute capability
+    8.0 and up), else float16 where the card multiplies it faster; float32 on a CPU."""
+    if hardware is None or not hardware.compute_capability:
+        return "float32"
+    if float(hardware.compute_capability) >= 8.0:
+        return "bfloat16"
+    peaks = hardware.peak_flops
+    return "float16" if peaks.get("float16", 0.0) > peaks.get("float32", 0.0) else "float32"
 
 
 def shapes_of(phases: Mapping[str, Phase]) -> Iterator[Operator]:

@@ -25,11 +25,13 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import tree_map
 
 from calib.errors import CalibError
+from calib.trace.alike import Replays
 from calib.trace.card import card_of, on_card, uncompiled
 from calib.trace.recorder import Event, Recorder
 from calib.trace.refusals import refuse
 from calib.trace.rules.rows import Row, is_real, tensors
 from calib.trace.rules.table import calls_of, unknown
+from calib.trace.values import known_values
 from model.layer import Call
 
 __all__ = ["Recording", "record", "trace", "unknown"]
@@ -108,7 +110,7 @@ def recorded(
             return record(module, run, **how)
     ragged = any(tensor.is_nested for tensor in everything)
     shapes = ShapeEnv() if ragged else None  # lengths of nested tensors are symbols
-    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes)
+    mode = known_values(allow_non_fake_inputs=True, shape_env=shapes)
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     fakes: dict[str, torch.Tensor] = {
         name: mode.from_tensor(t, static_shapes=True) for name, t in state.items()
@@ -130,16 +132,19 @@ def record(
     path: str = "",
     before: Iterable[torch.Tensor] = (),
     state: dict[str, torch.Tensor] | None = None,
+    once: bool = False,
     card: str | None = None,
 ) -> Recording:
     """As :func:`trace`, of whatever ``run`` does with ``module``, on the tensors that it uses.
 
     Without ``backward`` no gradient is prepared. ``path``: where operators are that no module of
     ``module`` runs. ``before``: tensors that count as memory from the start, such as a cache.
-    ``state``: the tensors that stand for the module's parameters during the run. ``card``: as in
-    :func:`trace`.
+    ``state``: the tensors that stand for the module's parameters during the run. ``once``: of
+    layers that are alike only the first are run, and of the others it is said that they are.
+    ``card``: as in :func:`trace`.
     """
     recorder = Recorder(module, path, before, state, card is not None)
+    replays = Replays(recorder, module) if once else None
     try:
         with torch.set_grad_enabled(backward), on_card(card), uncompiled(), recorder:
             result = run()
@@ -154,8 +159,19 @@ def record(
         raise _asks_for_values(module, str(error).splitlines()[0]) from None
     finally:
         recorder.close()
-    events = recorder.events
-    return Recording(tuple(events[:split]), tuple(events[split:]), tuple(recorder.used), result)
+        if replays:
+            replays.close()
+    forward, backwards = (
+        tuple(event for event in part if not is_empty(event))
+        for part in (recorder.events[:split], recorder.events[split:])
+    )
+    return Recording(forward, backwards, tuple(recorder.used), result)
+
+
+def is_empty(event: Event) -> bool:
+    """Whether an operator made tensors without elements, which no kernel is started for."""
+    outputs = event.outputs if isinstance(event, Row) else ()
+    return bool(outputs) and not any(size.numel for size in outputs)
 
 
 _NEED_VALUES = (

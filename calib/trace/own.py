@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.dropout import _DropoutNd
 
 from calib.errors import CalibError
 from calib.trace.module import Recording, held, recorded
-from calib.trace.passes import Buildable, Inputs
+from calib.trace.passes import Buildable, Inputs, pixel_forms
 from calib.trace.recorder import Enter, Event, Leave
 from calib.trace.rules.rows import Row, dtype_name, tensors
 from calib.trace.tree import is_above, layer_of
+from calib.trace.values import without_values
 from model.layer import join
 from model.training import BACKWARD, FORWARD, OPTIMIZER, AdamW, Optimizer
 from model.workload import Phase, Workload
@@ -103,11 +103,11 @@ class OwnModel:
         update = Optimizer((forward,), optimizer)
         return {FORWARD: Phase(forward), BACKWARD: Phase(back), OPTIMIZER: Phase(update)}
 
-    def working(self, workload: Workload) -> tuple[float, float, str]:
-        """Nothing cached; activations [bytes], taken to grow with the batch; the phase."""
+    def working(self, workload: Workload) -> dict[str, tuple[float, float]]:
+        """Nothing cached; activations [bytes] of the pass, taken to grow with the batch."""
         times = workload.batch / self.workload.batch
         layer = self.phases(workload)[FORWARD].layer
-        return 0.0, float(layer.activation_bytes()) * times, FORWARD
+        return {FORWARD: (0.0, float(layer.activation_bytes()) * times)}
 
     def training_memory(self, workload: Workload, optimizer: AdamW) -> tuple[float, float, str]:
         """The same of a step: what the gradient needs, and gradients as they come to be.
@@ -218,12 +218,13 @@ class TrainedHF:
 
 def built(source: Buildable, workload: Workload) -> OwnModel:
     """Raises ``CalibError`` for a kind of model whose step is not one pass over text or images."""
-    with FakeTensorMode():
+    with without_values():
         module: Any = source.build()
-        made = Inputs(module, workload, getattr(torch, source.dtype))
+        made = Inputs(module, workload, getattr(torch, source.dtype), [])
         encodes = getattr(module.config, "is_encoder_decoder", False)
         if module.main_input_name == "pixel_values":
-            return OwnModel(module, (), {"pixel_values": made.pixels()})
+            given, _ = next(pixel_forms(made, module.forward, module))
+            return OwnModel(module, (), given)
         if module.main_input_name == "input_ids" and not encodes:
             length = max(workload.prompt_tokens, 1)
             return OwnModel(module, (), {"input_ids": made.tokens(length), "use_cache": False})

@@ -38,9 +38,10 @@ from model.layer import join
 
 @dataclass(frozen=True)
 class Enter:
-    """A module starts."""
+    """A module starts. ``number``: of this call of a module, from 1."""
 
     path: str
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,14 @@ class Allocated:
     nbytes: int
 
 
-Event = Enter | Leave | Allocated | Row
+@dataclass(frozen=True)
+class Again:
+    """The module that runs does what an earlier call did. ``number``: of that call."""
+
+    number: int
+
+
+Event = Enter | Leave | Allocated | Again | Row
 
 
 @dataclass
@@ -164,7 +172,7 @@ class Recorder(TorchDispatchMode):
         self.calls += 1
         indices = (t for t in tensors((args, kwargs)) if t.dtype == torch.int64 and t.ndim == 2)
         self.frames.append(Frame(path, self.calls, tuple(tuple(t.shape) for t in indices)))
-        self.events.append(Enter(path))
+        self.events.append(Enter(path, self.calls))
         self.marks.note(path)
 
     def leave_module(self) -> None:
@@ -226,6 +234,12 @@ class Recorder(TorchDispatchMode):
                 self.known[key] = storage.nbytes()
                 self.events.append(Allocated(storage.nbytes()))
                 weakref.finalize(storage, self.forget, key).atexit = False
+
+    def adopt(self, tensor: torch.Tensor) -> None:
+        """Follow a tensor whose beginning is recorded already."""
+        storage = tensor.untyped_storage()
+        self.known[storage._cdata] = storage.nbytes()
+        weakref.finalize(storage, self.forget, storage._cdata).atexit = False
 
     def forget(self, key: int) -> None:
         nbytes = self.known.pop(key)

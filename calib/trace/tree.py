@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from calib.trace.recorder import Allocated, Enter, Event, Leave
+from calib.trace.recorder import Again, Allocated, Enter, Event, Leave
 from calib.trace.rules.rows import Row, dtype_name
 from calib.trace.rules.table import calls_of, spans
 from model.layer import Call, Child, Layer, Live, Step
@@ -48,10 +48,12 @@ class TracedLayer(Layer):
 
 @dataclass
 class Open:
-    """A module that has been entered and not left."""
+    """A module that has been entered and not left. ``again``: an earlier call of its like."""
 
     path: str
+    number: int = 0
     steps: list[Step] = field(default_factory=list)
+    again: TracedLayer | None = None
 
 
 def layer_of(
@@ -62,7 +64,7 @@ def layer_of(
     owned = parameters_by_path(module, used, paths)
     classes = {path: type(part).__name__ for path, part in module.named_modules()}
     calls = iter(calls_by_row([event for event in events if isinstance(event, Row)]))
-    stack = [Open("")]
+    stack, called = [Open("")], dict[int, TracedLayer]()
 
     def close(opened: Open, cache: int = 0) -> TracedLayer:
         count, dtype = owned.get(opened.path, (0, "bfloat16"))
@@ -71,13 +73,16 @@ def layer_of(
 
     for event in events:
         if isinstance(event, Enter):
-            stack.append(Open(event.path))
+            stack.append(Open(event.path, event.number))
+        elif isinstance(event, Again):
+            stack[-1].again = called[event.number]
         elif isinstance(event, Leave):
             done = stack.pop()
             above = next(o for o in reversed(stack) if is_above(o.path, done.path))
             name = done.path.removeprefix(f"{above.path}.") if above.path else done.path
+            layer = called[done.number] = done.again or close(done)
             # The root itself, called as a module: its steps are the root's.
-            above.steps += [Child(name, close(done))] if name else done.steps
+            above.steps += [Child(name, layer)] if name else done.steps
         elif isinstance(event, Allocated):
             stack[-1].steps.append(Live(event.nbytes))
         else:

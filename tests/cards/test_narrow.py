@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from calib.cards.card import Card, Figures
+from calib.cards.shipped import load_card
 from calib.cards.stand_ins import ANOTHER_KERNEL
 from calib.fit.calibration import TRANSFERRED
 from calib.fit.fitting import fit
@@ -77,3 +78,13 @@ def test_what_lies_beside_a_product_has_no_launch(figures: Figures) -> None:
     row = Card(H200, figures).estimate([Other(REST, 4800)]).iloc[0]
     assert row["estimate_s"] == pytest.approx(4800 / H200.bandwidth)
     assert row["low_s"] < row["estimate_s"] < row["high_s"]
+
+
+@pytest.mark.parametrize("dtype", ["float4_e2m1fn", "int8", "float8_e4m3fn"])
+@pytest.mark.parametrize("card", ["a100", "b200"])
+def test_every_narrow_type_has_a_time_on_every_card(dtype: str, card: str) -> None:
+    shipped = load_card(load_hardware(card))
+    assert shipped is not None
+    ops = [Matmul(1, 8192, 8192, dtype=d, out_dtype="bfloat16") for d in ("bfloat16", dtype)]
+    wide, narrow = shipped.estimate(ops, hot=False)["estimate_s"]
+    assert 0 < narrow < wide

@@ -47,9 +47,10 @@ def test_llama_by_hand() -> None:
     decode = 2 * 32 * 8 * 128 * 2 * 1024 * 3
     prefill = 2 * 32 * 8 * 128 * 2 * 1000 * 3
     assert found.phase == "prefill"
-    assert found.kv_cache_bytes == prefill < decode
+    assert (found.kv_cache_bytes, found.kv_cache_phase) == (decode, "decode")
     layer = model.prefill_layer(1000, 3, "last")
     assert found.activation_bytes == layer.activation_bytes()
+    assert found.activation_phase == "prefill"
     assert found.needed_bytes == found.weight_bytes + prefill + found.activation_bytes
     assert found.fits
 

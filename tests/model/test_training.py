@@ -57,7 +57,9 @@ def test_a_model_of_several_passes_names_each() -> None:
 
 def test_activations_grow_with_the_batch_and_gradients_do_not() -> None:
     step = Training(build("llama", **LLAMA), AdamW())
-    need = [step.working(Workload("t", prompt_tokens=16, batch=b))[1] for b in (1, 2, 3)]
+    need = [
+        step.working(Workload("t", prompt_tokens=16, batch=b))["backward"][1] for b in (1, 2, 3)
+    ]
     weights = step.phases(TEXT)["forward"].layer.weight_bytes()
     assert need[1] - need[0] == pytest.approx(need[2] - need[1], rel=1e-3)
     assert need[0] > weights

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_explorer import table
 from test_page import NAMES, html
+
+from calib.report.page.explorer import write_explorer
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -135,3 +138,22 @@ def test_all_rows_of_a_long_table_come_when_asked(browser: Any, pages: Path) -> 
     assert page.execute_script(hidden) > 0
     page.execute_script("document.querySelector('.more').click()")
     assert page.execute_script(hidden) == 0
+
+
+@pytest.mark.parametrize("width", [1280, 380])
+def test_the_explorer_draws_what_is_chosen(browser: Any, tmp_path: Path, width: int) -> None:
+    path = write_explorer(table(), tmp_path)
+    page = opened(browser, path, width)
+    assert page.get_log("browser") == []
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    label = "return document.querySelector('#explorer svg').textContent"
+    assert "per token" in page.execute_script(label)
+    page.execute_script(
+        "const up = document.querySelectorAll('#choices select')[1];"
+        "up.value = 'wall_s'; up.dispatchEvent(new Event('change'))"
+    )
+    until = time.monotonic() + PATIENCE_S
+    while "time of the whole" not in page.execute_script(label):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert page.get_log("browser") == []

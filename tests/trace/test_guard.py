@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from calib.errors import CalibError
-from calib.trace.guard import DEEPEST, LEFT_OUT, check_sizes, one_line, without_loaders
 from calib.trace.hf import load
+from calib.trace.hf.guard import DEEPEST, LEFT_OUT, check_sizes, one_line, without_loaders
 from model.workload import Workload
 
 DATA = Path(__file__).parents[1] / "data" / "hf"
@@ -61,7 +61,7 @@ def test_a_quantization_that_is_not_known_is_left_out_and_said(tmp_path: Path) -
         ({"vocab_size": float("nan")}, "vocab_size = nan: expected at most"),
         ({"text_config": {"vocab_size": 2**31}}, "text_config.vocab_size = .*: expected"),
         ({"layer_types": ["full_attention"] * 100_000}, "layer_types has 100,000 entries"),
-        ({"hidden_act": "no_such"}, "LlamaForCausalLM: KeyError: "),
+        ({"hidden_act": "no_such"}, "LlamaForCausalLM cannot be built: KeyError: "),
         ({"num_attention_heads": 7}, "llama: .*: .*heads"),
         ({"architectures": [["x"]]}, r"architectures = .*: transformers has for llama"),
         ({"architectures": 5}, "architectures = .5.: transformers has for llama"),

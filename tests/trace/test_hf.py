@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from calib.errors import CalibError
 from calib.steps.request import Subject, Traced
 from calib.steps.subject import build_model
-from calib.trace.hf import HFModel, agreement, formula_columns, load, name_of
+from calib.trace.hf import HFModel, load, name_of
+from calib.trace.hf.ours import agreement, formula_columns
 from calib.trace.module import unknown
 from model.layer import total
 from model.ops import GroupedMatmul
@@ -198,10 +199,11 @@ def test_dimensions_for_the_report(shortened: dict[str, HFModel]) -> None:
 
 def test_memory_grows_with_the_batch_without_another_trace(shortened: dict[str, HFModel]) -> None:
     model = shortened["llama_3_1_8b"]
-    cache, activations, phase = model.working(TEXT)
-    assert phase == "prefill" and cache == 2 * 2 * 83 * 8 * 128 * 2
+    parts = model.working(TEXT)
+    assert parts["prefill"][0] == 2 * 2 * 83 * 8 * 128 * 2
+    assert parts["decode"][0] == 2 * 2 * 89 * 8 * 128 * 2
     many = model.working(replace(TEXT, batch=7))
-    assert many == (7 * cache, 7 * activations, phase)
+    assert many == {name: (7 * cache, 7 * held) for name, (cache, held) in parts.items()}
     assert list(model.traced) == [TEXT]
 
 
@@ -213,6 +215,7 @@ GIVEN = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     [
         ([], "expected a JSON object"),
         ({}, "has no model_type"),
+        ({"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel. is a model of diffusers"),
         ({"model_type": "my_llama"}, "'my_llama': expected one of the"),
         (
             {"model_type": "my_llama", "auto_map": {"AutoModel": "modeling.My"}},

@@ -67,7 +67,7 @@ def test_a_step_is_what_autograd_does_below_the_modules_that_it_is_of() -> None:
 def test_memory_of_a_step_holds_its_gradients_and_grows_with_the_batch() -> None:
     model = own_model(Block(), torch.zeros(500, 8))
     step, weights = Training(model, AdamW()), 4 * model.dimensions["parameters"]
-    needs = [step.working(Workload("w", batch=b))[1] for b in (500, 1000, 2000)]
+    needs = [step.working(Workload("w", batch=b))["backward"][1] for b in (500, 1000, 2000)]
     assert needs[0] > weights
     assert weights + (needs[1] - weights) * 2 == pytest.approx(needs[2], rel=0.05)
 

@@ -196,10 +196,15 @@ class MemoryNeed:
     """What the workload needs of the device's memory, and the largest one that fits."""
 
     weight_bytes: Annotated[float, Doc("of the whole model [bytes]", minimum=0)]
-    kv_cache_bytes: Annotated[float, Doc("at the end of the phase [bytes]", minimum=0)]
-    activation_bytes: Annotated[float, Doc("at their peak in the phase [bytes]", minimum=0)]
+    kv_cache_bytes: Annotated[float, Doc("the largest at a phase's end [bytes]", minimum=0)]
+    kv_cache_phase: Annotated[str, Doc("the phase that ends with it")]
+    activation_bytes: Annotated[float, Doc("the largest peak of a phase [bytes]", minimum=0)]
+    activation_phase: Annotated[str, Doc("the phase that has it")]
+    working_bytes: Annotated[
+        float, Doc("KV cache and activations of the phase that needs most [bytes]", minimum=0)
+    ]
     phase: Annotated[str, Doc("the one that needs most")]
-    needed_bytes: Annotated[float, Doc("all three [bytes]", minimum=0)]
+    needed_bytes: Annotated[float, Doc("weights and working bytes [bytes]", minimum=0)]
     memory_bytes: Annotated[float, Doc("of the device [bytes]", minimum=0)]
     fits: bool
     largest_batch: Annotated[int, Doc("that fits with this context; 0: none", minimum=0)]

@@ -30,7 +30,7 @@ from calib.report.layers.formulas import (
 )
 from calib.report.layers.tree import branches
 from calib.report.markdown import table
-from calib.report.record import RunRecord, literal
+from calib.report.record import RunRecord, escaped
 from calib.report.terminal import Cells
 from calib.report.units import flops, nbytes, percent, seconds
 from model import ops
@@ -117,7 +117,7 @@ def index(report: AnalyticModelReport, uses: dict[type[Layer], list[Use]], numbe
         rows.append((name, mirrors, phases, first_paragraph(cls), percent(share)))
     headers = ("layer", "mirrors", "phases", "what it is", "share of time")
     return (
-        f"# The layers of {literal(report.model.model_id)}\n\n"
+        f"# The layers of {escaped(report.model.model_id)}\n\n"
         f"Generated with the report of `{report.report_id}` ({report.workload.description}). "
         "Formulas are what the code's own properties return for symbols; a share includes the "
         "layer's parts, so shares overlap.\n\n"

@@ -98,7 +98,7 @@ def tiles(record: RunRecord) -> list[Tile]:
 
 def _tile(name: str, row: dict[Any, Any]) -> Tile:
     between = span(row["low"], row["high"], row["unit"])
-    rate = row["unit"] != "s"
+    rate = row["unit"] == "1/s"
     value, unit = figure(row["estimate"], row["unit"]).rsplit(" ", 1)
     return Tile(name, value, "" if rate else unit, between.removesuffix(f" {row['unit']}" * rate))
 

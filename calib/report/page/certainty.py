@@ -138,6 +138,7 @@ def fit_grid(record: RunRecord) -> Grid | None:
         return None
     columns = (
         Column("fit", words=True),
+        Column("timed with", words=True, spare=True),
         Column("samples", spare=True),
         Column("groups", "of like shapes; each was held out whole", spare=True),
         Column("median error", "on shapes that the fit did not see"),
@@ -150,7 +151,8 @@ def fit_grid(record: RunRecord) -> Grid | None:
         rows.append(
             Row(
                 (
-                    words_cell(f"{readable(row['kind'])}, {row['dtype']}", row["implementation"]),
+                    words_cell(f"{readable(row['kind'])}, {row['dtype']}"),
+                    words_cell(str(row["implementation"])),
                     count_cell(row["samples"]),
                     count_cell(row["groups"]),
                     share_cell(row["median_error"]),

@@ -32,8 +32,8 @@ def what_if_grid(record: RunRecord) -> Grid | None:
     decodes = any(known(row.get("token_s")) for row in rows)
     columns = (
         Column("what if", words=True),
-        Column("to first token" if decodes else "a pass", "90% interval where a pointer rests"),
-        Column("per output token", "90% interval where a pointer rests"),
+        Column("first token" if decodes else "a pass", "90% interval where a pointer rests"),
+        Column("per token", "90% interval where a pointer rests"),
         Column("interval", "90%, of the same", spare=True),
         Column("tokens/s" if decodes else "inputs/s", "of all sequences together"),
         Column("against now", "the same, as a factor"),

@@ -37,7 +37,8 @@ def page(record: RunRecord, tree: list[Branch]) -> str:
     return rendered("run.html", **contents(record, tree))
 
 
-def rendered(template: str, **named: Any) -> str:
+def rendered(template: str, draws: bool = False, **named: Any) -> str:
+    """``draws``: the page draws a figure of its own, beside those in ``figures``."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -45,8 +46,9 @@ def rendered(template: str, **named: Any) -> str:
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)
     own = {n: Markup((TEMPLATES / n).read_text("utf-8")) for n in ("style.css", "page.js")}
-    figures = named.get("figures") or {}
-    named["library"] = Markup(vega_script()) if figures else ""
+    named["library"] = Markup(vega_script()) if draws or named["figures"] else ""
+    more = (TEMPLATES / "explorer.js").read_text("utf-8") if draws else ""
+    named["explorer_code"] = Markup(more)
     return made.get_template(template).render(style=own["style.css"], code=own["page.js"], **named)
 
 

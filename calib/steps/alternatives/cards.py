@@ -26,13 +26,18 @@ class Work:
                 times[call.op] += call.count * passes[phase]
         self.ops = list(times)
         self.times = np.array(list(times.values()), dtype=float)
+        # Operators of a class and a dtype are executed by the same units.
+        units = [(type(op), vars(op).get("dtype")) for op in self.ops]
+        first = dict(zip(units, self.ops, strict=True))
+        self.of_units = list(first.values())
+        self.unit = np.array([list(first).index(unit) for unit in units])
         self.flops = np.array([float(op.min_flops) for op in self.ops])
         self.bytes = np.array([float(op.bytes) for op in self.ops])
 
     def at_peaks(self, hardware: Hardware) -> float:
         """Seconds at the peaks of ``hardware``; infinite on a device that lacks one of them."""
         try:
-            peaks = np.array([peak(op, hardware) for op in self.ops])
+            peaks = np.array([peak(op, hardware) for op in self.of_units])[self.unit]
         except HardwareError:
             return float("inf")
         each = np.maximum(self.flops / peaks, self.bytes / hardware.bandwidth)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from calib.errors import CalibError
 from calib.estimates.alternatives import Case, case_calls
 from calib.estimates.fusion import fuse, with_fused_norms
-from calib.estimates.memory import weight_bytes, working_bytes
+from calib.estimates.memory import weight_bytes, weights_of, working_bytes
 from calib.samples.host_costs import COMPILED, EAGER, GRAPH, HostCosts, host_costs
 from calib.steps.alternatives.cards import Work, neighbours
 from calib.steps.subject import build_model
@@ -51,7 +51,7 @@ class Run:
 
     @cached_property
     def weight_bytes(self) -> float:
-        return weight_bytes(dict(self.phases))
+        return weights_of(self.model, self.request.workload)
 
     @cached_property
     def working_bytes(self) -> float:
@@ -144,7 +144,7 @@ def weight_rows(run: Run) -> Iterator[Row]:
     kernels that decode them on the way were never timed."""
     asked = run.request.model
     dimensions = asked.dimensions
-    if "weight_dtype" not in dimensions:
+    if "weight_dtype" not in dimensions or run.request.trains:
         return
     for dtype, name in STORED.items():
         if dimensions["weight_dtype"] == dtype:

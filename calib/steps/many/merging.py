@@ -27,6 +27,7 @@ class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
 
         self.folder = Path(config.hydra.sweep.dir)
         self.pictures = bool(config.report.pictures)
+        self.html = bool(config.report.html)
         self.before = stamps(self.folder)
         MergeRuns.begun = self
 
@@ -38,6 +39,7 @@ class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
 
     def finish(self) -> int:
         """Merge and tell; 2 where a run failed or could not be merged."""
+        from calib.report.page.explorer import write_explorer
         from calib.report.runs.grid import run_cells
         from calib.report.runs.merge import merge_runs, outcome
         from calib.report.terminal import print_cells
@@ -46,6 +48,7 @@ class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
         try:
             if runs:
                 written, table = merge_runs(self.folder, runs, self.pictures)
+                written += [write_explorer(table, self.folder)] if self.html else []
                 print_cells(run_cells(table))
                 print("all runs: " + ", ".join(str(path) for path in written), flush=True)
         except CalibError as error:

@@ -23,7 +23,7 @@ def copy(row: Row) -> Operators:
     written = row.out.numel
     return (
         ops.Copy(
-            int(elements),
+            int(elements) or written,  # of nothing but padding
             dtype=dtype,
             out_dtype=row.out.dtype if row.out.dtype != dtype else None,
             out_elements=written if written != elements else None,

@@ -34,10 +34,12 @@ class Matrices:
 
 @dataclass(frozen=True)
 class Held:
-    """What one module owns. ``kind``: its class. ``rest_bytes``: of all but the matrices."""
+    """What one module owns. ``kind``: its class. ``wide_bytes``: of the matrices in the model's
+    dtype; ``rest_bytes``: of all else."""
 
     kind: str
     matrices: tuple[Matrices, ...]
+    wide_bytes: float
     rest_bytes: float
 
     @property
@@ -46,19 +48,26 @@ class Held:
 
 
 def inventory(module: torch.nn.Module) -> dict[str, Held]:
-    """By path, of the modules that own matrices of linear maps."""
+    """By path, of the modules that own matrices of linear maps. What is tied belongs to the first
+    that holds it."""
     config: Any = getattr(module, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     hidden = getattr(text, "hidden_size", None)
-    found = {}
+    names, found = {name for name, _ in module.named_parameters()}, {}
     for path, part in module.named_modules():
-        own = dict(part.named_parameters(recurse=False))
+        own = {
+            name: p
+            for name, p in part.named_parameters(recurse=False)
+            if (f"{path}.{name}" if path else name) in names
+        }
         kind = type(part).__name__
         matrices = {name: m for name, p in own.items() if (m := _matrices(kind, name, p, hidden))}
         if matrices:
-            rest = (p for name, p in own.items() if name not in matrices)
-            nbytes = sum(p.numel() * p.element_size() for p in rest)
-            found[path] = Held(kind, tuple(matrices.values()), nbytes)
+            wide, rest = 0, 0
+            for name, p in own.items():
+                nbytes = p.numel() * p.element_size()
+                wide, rest = (wide + nbytes, rest) if name in matrices else (wide, rest + nbytes)
+            found[path] = Held(kind, tuple(matrices.values()), wide, rest)
     return found
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from calib.trace.passes import Traced
 from calib.trace.tree import TracedLayer
 from calib.trace.weights.formats import Format
 from calib.trace.weights.inventory import Held, Matrices
@@ -27,7 +28,6 @@ from model.ops import (
     Other,
     item_bytes,
 )
-from model.workload import Phase
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,23 +70,28 @@ class Stored:
 
 
 def lowered(
-    phases: Mapping[str, Phase],
+    traced: Traced,
     scheme: Scheme,
     held: Mapping[str, Held],
     dtype: str,
     card: str | None = None,
-) -> dict[str, Phase]:
-    """``phases`` of a model of ``dtype`` that holds ``held``, with what ``scheme`` quantised."""
+) -> Traced:
+    """``traced`` of a model of ``dtype`` that holds ``held``, with what ``scheme`` quantised."""
     stored = {
         path: Stored(own, format_, card)
         for path, own in held.items()
         if (format_ := scheme.format_of(path, own)) is not None
     }
     share = item_bytes(scheme.kv_dtype) / item_bytes(dtype) if scheme.kv_dtype else 1.0
-    return {
+    phases = {
         name: replace(phase, layer=_lower(phase.layer, "", stored, share))
-        for name, phase in phases.items()
+        for name, phase in traced.phases.items()
     }
+    saved = sum(s.held.wide_bytes + s.held.rest_bytes - s.nbytes for s in stored.values())
+    growing = tuple((round(each * share), window) for each, window in traced.growth.growing)
+    growth = replace(traced.growth, growing=growing)
+    weights = round(traced.weight_bytes - saved)
+    return replace(traced, phases=phases, growth=growth, weight_bytes=weights)
 
 
 def _lower(layer: Any, path: str, stored: Mapping[str, Stored], share: float) -> StoredLayer:

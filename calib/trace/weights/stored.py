@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib.trace.guard import read
+from calib.trace.hf.guard import read
 from calib.trace.weights.inventory import Held, inventory
 from calib.trace.weights.scheme import Scheme, Unread, scheme_of
-from model.workload import Phase
 
 if TYPE_CHECKING:
     import torch
+
+    from calib.trace.passes import Traced
 
 STORED = "Weights as the file stores them: {}."
 LEFT_OUT = "The file's quantization is left out ({}): the model is estimated in its dtype."
@@ -41,15 +42,13 @@ class Weights:
         self.held.update(inventory(module) if self.scheme else {})
         return module
 
-    def lowered(
-        self, phases: Mapping[str, Phase], dtype: str, card: str | None
-    ) -> dict[str, Phase]:
-        """``phases`` as they run on ``card`` with the weights as they are stored."""
+    def onto(self, traced: Traced, dtype: str, card: str | None) -> Traced:
+        """``traced`` as it runs on ``card`` with the weights as they are stored."""
         if self.scheme is None:
-            return dict(phases)
+            return traced
         from calib.trace.weights.lowering import lowered
 
-        return lowered(phases, self.scheme, self.held, dtype, card)
+        return lowered(traced, self.scheme, self.held, dtype, card)
 
 
 def weights_of(file: Path, given: Mapping[str, Any]) -> Weights:

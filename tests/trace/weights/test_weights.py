@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from calib.errors import CalibError
-from calib.estimates.memory import weight_bytes
+from calib.estimates import memory
 from calib.trace.hf import HFModel, load
 from model.ops import Copy, Elementwise, GroupedMatmul, Matmul, Other
 from model.workload import Workload
@@ -110,6 +110,13 @@ def model(folder: Path, quantization: Any, given: dict[str, Any] = LLAMA, **more
     return load(folder / "config.json")
 
 
+def stored_bytes(loaded: HFModel) -> float:
+    """Of all parameters, which are those of the passes here."""
+    found = loaded.weight_bytes(TEXT)
+    assert found == memory.weight_bytes(loaded.phases(TEXT))
+    return found
+
+
 def on(card: str, loaded: HFModel) -> HFModel:
     object.__setattr__(loaded, "card", card)
     return loaded
@@ -125,7 +132,7 @@ def test_weights_take_the_bytes_of_the_file(name: str, tmp_path: Path) -> None:
     quantization, of_matrix = BYTES[name]
     loaded = model(tmp_path, quantization)
     narrow = 2 * sum(of_matrix(n, k) for n, k in ATTENTION + MLP)
-    assert weight_bytes(loaded.phases(TEXT)) == narrow + WIDE
+    assert stored_bytes(loaded) == narrow + WIDE
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -138,7 +145,7 @@ def test_four_bits_of_bitsandbytes_but_for_a_text_of_unlike_length(
     of_block = 1 + 4 / 256 if nested else 4
     tables = 64 + (1024 if nested else 0)
     narrow = 2 * sum(m / 2 + m / 64 * of_block + tables for m in numbers)
-    states = weight_bytes(loaded.phases(TEXT)) - narrow - WIDE
+    states = stored_bytes(loaded) - narrow - WIDE
     assert 14 * 70 <= states <= 14 * 110
 
 
@@ -152,10 +159,10 @@ GPT_OSS = {
 
 
 def test_of_gpt_oss_the_experts_alone_are_four_bits(tmp_path: Path) -> None:
-    wide = weight_bytes(model(tmp_path, None, GPT_OSS).phases(TEXT))
+    wide = stored_bytes(model(tmp_path, None, GPT_OSS))
     loaded = model(tmp_path, {"quant_method": "mxfp4"}, GPT_OSS)
     numbers = 2 * 8 * 3 * H * INNER
-    assert wide - weight_bytes(loaded.phases(TEXT)) == numbers * (2 - 0.5 - 1 / 32)
+    assert wide - stored_bytes(loaded) == numbers * (2 - 0.5 - 1 / 32)
     products = [op for op in ops_at(loaded, "mlp.experts") if isinstance(op, GroupedMatmul)]
     assert {op.weight_dtype for op in products} == {"float4_e2m1fn"} and len(products) == 4
     assert all(op.weight_dtype is None for op in ops_at(loaded, "q_proj", "prefill")[:1])
@@ -179,7 +186,7 @@ def test_experts_are_stored_one_by_one(tmp_path: Path) -> None:
     matrices = ATTENTION + 8 * [(384, H), (384, H), (H, 384)]
     narrow = 2 * sum(n * k + 4 * -(-n // 128) * -(-k // 128) for n, k in matrices)
     wide = WIDE + 2 * 2 * (8 * H + 2 * D)  # routers, norms of heads
-    assert weight_bytes(loaded.phases(TEXT)) == narrow + wide
+    assert stored_bytes(loaded) == narrow + wide
 
 
 def test_what_is_named_is_left_as_it_is(tmp_path: Path) -> None:
@@ -239,6 +246,7 @@ def test_keys_and_values_lie_as_the_file_says(
     loaded = model(tmp_path, {**BYTES["modelopt fp8"][0], **more})
     prefill = loaded.phases(TEXT)["prefill"].layer
     assert prefill.kv_cache_bytes() == share * 2 * prod((2, 2, KV, 5, D))
+    assert loaded.working(TEXT)["prefill"][0] == prefill.kv_cache_bytes()
     wide = model(tmp_path, None).phases(TEXT)["prefill"].layer
     assert prefill.activation_bytes() == wide.activation_bytes()
 
@@ -246,8 +254,8 @@ def test_keys_and_values_lie_as_the_file_says(
 def test_what_modelopt_writes_beside(tmp_path: Path) -> None:
     beside = {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
     (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside), "utf-8")
-    assert weight_bytes(model(tmp_path, None).phases(TEXT)) == weight_bytes(
-        model(tmp_path, BYTES["modelopt fp8"][0]).phases(TEXT)
+    assert stored_bytes(model(tmp_path, None)) == stored_bytes(
+        model(tmp_path, BYTES["modelopt fp8"][0])
     )
 
 

@@ -93,6 +93,7 @@ function look() {
   const text = { labelColor: soft, titleColor: soft, labelFontSize: 11, titleFontSize: 11.5, titleFontWeight: 500 };
   return {
     font: getComputedStyle(document.body).fontFamily,
+    legend: { labelColor: soft, titleColor: soft, labelFontSize: 12, symbolType: "circle" },
     axis: { ...text, gridColor: line, domainColor: line, tickColor: line },
     view: { stroke: null },
     style: {
@@ -104,8 +105,12 @@ function look() {
   };
 }
 
+function embedding() {
+  return { actions: false, renderer: "svg", config: look(), tooltip: { theme: dark.matches ? "dark" : "light" } };
+}
+
 async function draw() {
-  const config = look(), options = { actions: false, renderer: "svg", config, tooltip: { theme: dark.matches ? "dark" : "light" } };
+  const options = embedding();
   for (const source of document.querySelectorAll("script[data-figure]")) {
     const place = document.getElementById(source.dataset.figure);
     if (place) await window.vegaEmbed(place, JSON.parse(source.textContent), options);
@@ -113,9 +118,9 @@ async function draw() {
   document.documentElement.dataset.drawn = "yes";
 }
 
-if (window.vegaEmbed) {
+if (window.vegaEmbed && document.querySelector("script[data-figure]")) {
   draw();
   dark.addEventListener("change", draw);
-} else {
+} else if (!document.getElementById("explored")) {
   document.documentElement.dataset.drawn = "yes";
 }
