@@ -52,9 +52,6 @@ KERNELS = {
     "vllm_flash_attn": "flash_attn_2",  # vLLM 0.14 on an A100, where FlashAttention 3 does not run
     "CutlassFP8ScaledMMLinearKernel": "cutlass_scaled_mm",
     "vllm_fused_moe": "triton_experts",
-    "vllm_modeloptfp8moe_triton_tritonexperts": "triton_experts",
-    "vllm_modeloptfp8moe_flashinfer_cutlass_flashinferexperts": "flashinfer_cutlass_experts",
-    "vllm_modeloptfp8moe_flashinfer_trtllm_trtllmfp8expertsmonolithic": "flashinfer_trtllm_experts",
     "vllm_unquantizedfusedmoe_triton_tritonexperts": "triton_experts",
     "vllm_unquantizedfusedmoe_flashinfer_cutlass_flashinferexperts": "flashinfer_cutlass_experts",
     "vllm_unquantizedfusedmoe_flashinfer_trtllm_trtllmbf16experts": "flashinfer_trtllm_experts",
