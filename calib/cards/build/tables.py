@@ -25,9 +25,9 @@ pointwise kernels at the whole of it."""
 
 WIDE = "bfloat16"
 NARROW = {"gemm": ("float8_e4m3fn",)}
-"""Table -> dtypes that are fitted beside bfloat16. Of expert layers none: the kernel that vLLM takes
-for one scale a tensor needs three times bfloat16's time on a Hopper card, and files scale by block,
-which no operator here says."""
+"""Table -> dtypes that are fitted beside bfloat16. Of expert layers none: the kernel that vLLM
+takes for one scale a tensor needs three times bfloat16's time on a Hopper card, and files scale by
+block, which no operator here says."""
 
 
 class _Heard(logging.Handler):
