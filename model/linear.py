@@ -25,6 +25,24 @@ def cast(elements: Any, dtype: str, out_dtype: str) -> Iterator[Call]:
         yield call(Copy(elements, dtype, out_dtype))
 
 
+def quantised(elements: Any, dtype: str, weight_dtype: str | None) -> Iterator[Call]:
+    """The kernel that makes activations as narrow as weights of float8, which are multiplied as
+    they are; weights of other types are widened on the way, and activations stay as they are."""
+    if multiplies_narrow(weight_dtype):
+        yield call(Elementwise(elements, dtype=dtype, out_dtype=weight_dtype))
+
+
+def multiplies_narrow(weight_dtype: str | None) -> bool:
+    return weight_dtype is not None and weight_dtype.startswith("float8_e")
+
+
+def product_dtypes(dtype: str, weight_dtype: str | None) -> dict[str, str | None]:
+    """The dtype fields of a product of activations of ``dtype``."""
+    if multiplies_narrow(weight_dtype):
+        return {"dtype": weight_dtype, "out_dtype": dtype}
+    return {"dtype": dtype, "weight_dtype": weight_dtype}
+
+
 def add(elements: Any, dtype: str, transposed: bool = False, axes: int = 1) -> Call:
     """A residual connection: the sum of two tensors of one shape."""
     return call(Elementwise(elements, 2, dtype=dtype, transposed=transposed, axes=axes))
@@ -34,7 +52,8 @@ def add(elements: Any, dtype: str, transposed: bool = False, axes: int = 1) -> C
 class Linear(Layer):
     """``rows`` vectors of ``inputs`` times a weight matrix [outputs, inputs], plus a bias.
 
-    ``weight_dtype``: the type the matrix is stored in (fp8, int8, int4), if not ``dtype``.
+    ``weight_dtype``: the type the matrix is stored in, if not ``dtype``. Of float8 the product is
+    one of float8, and the vectors are made so first; int8 and int4 are widened within the product.
     """
 
     mirrors = "torch.nn.Linear"
@@ -46,16 +65,13 @@ class Linear(Layer):
     weight_dtype: str | None = None
 
     def forward(self) -> Iterator[Step]:
-        yield call(
-            Matmul(
-                m=self.rows,
-                n=self.outputs,
-                k=self.inputs,
-                dtype=self.dtype,
-                weight_dtype=self.weight_dtype,
-                bias=self.bias,
-            )
-        )
+        elements = self.rows * self.inputs
+        made = list(quantised(elements, self.dtype, self.weight_dtype))
+        yield from made
+        dtypes: Any = product_dtypes(self.dtype, self.weight_dtype)
+        yield call(Matmul(m=self.rows, n=self.outputs, k=self.inputs, bias=self.bias, **dtypes))
+        if made:
+            yield free(elements, str(self.weight_dtype))
 
     def parameters(self) -> Any:
         return self.inputs * self.outputs + +self.bias * self.outputs

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from model.layer import Child, Layer, Live, Step, call, free
-from model.linear import Activation, SwiGlu, add, cast
+from model.linear import Activation, SwiGlu, add, cast, product_dtypes, quantised
 from model.ops import (
     Copy,
     Elementwise,
@@ -154,12 +154,12 @@ class Experts(Layer):
     def forward(self) -> Iterator[Step]:
         yield from self.sort_by_expert()
         inner, features = self.pairs * self.intermediate, self.pairs * self.hidden
-        yield call(self.product(2 * self.intermediate, self.hidden))
+        yield from self.product(2 * self.intermediate, self.hidden)
         # Gate and up lie side by side in each row of the first product.
         yield Child("act_fn", Activation(inner, "silu", self.dtype, axes=2))
         yield call(Elementwise(inner, inputs=2, dtype=self.dtype, axes=2))
         yield free(3 * inner, self.dtype)
-        yield call(self.product(self.hidden, self.intermediate))
+        yield from self.product(self.hidden, self.intermediate)
         yield free(inner, self.dtype)
         yield from self.combine()
         # The rows gathered for the experts and what the experts made of them.
@@ -170,18 +170,24 @@ class Experts(Layer):
         yield free(self.experts, "float32")
         yield free(self.experts, "int32")
 
-    def product(self, n: Any, k: Any) -> GroupedMatmul:
-        return GroupedMatmul(
+    def product(self, n: Any, k: Any) -> Iterator[Step]:
+        made = list(quantised(self.pairs * k, self.dtype, self.weight_dtype))
+        yield from made
+        routed = self.routing
+        dtypes: Any = product_dtypes(self.dtype, self.weight_dtype)
+        op = GroupedMatmul(
             tokens=self.rows,
             experts=self.experts,
             top_k=self.top_k,
             n=n,
             k=k,
-            dtype=self.dtype,
-            active_experts=self.routing.active_experts if self.routing else None,
-            max_load=self.routing.max_load if self.routing else None,
-            weight_dtype=self.weight_dtype,
+            active_experts=routed.active_experts if routed else None,
+            max_load=routed.max_load if routed else None,
+            **dtypes,
         )
+        yield call(op)
+        if made:
+            yield free(self.pairs * k, str(self.weight_dtype))
 
     def sort_by_expert(self) -> Iterator[Step]:
         """Pairs in the order of their experts, and where the rows of each expert end."""

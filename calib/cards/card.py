@@ -19,10 +19,9 @@ import numpy as np
 
 from calib.cards.cold import Caches, hot_to_cold
 from calib.cards.corrected import NORMAL, Away, Blend, Corrected
-from calib.cards.stand_ins import StandIn, stand_in
+from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, stand_in
+from calib.cards.times import Times, better, estimates_of, lesser
 from calib.fit.calibration import (
-    INTERPOLATED,
-    ROOFLINE,
     TRANSFERRED,
     WEAKEST_FIRST,
     Calibration,
@@ -30,13 +29,15 @@ from calib.fit.calibration import (
     Key,
     KindFit,
     dtype_of,
+    fitted_dtype,
     kind_of,
 )
 from calib.fit.likeness import card_to_card
 from calib.fit.physics.blocks.stream_blocks import walk_seconds
 from calib.fit.physics.features import stack
+from calib.fit.physics.widened import is_widened, plain_products, width
 from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware
-from model.ops import Matmul, Operator, is_grid
+from model.ops import REST, Matmul, MoeMlp, Operator, Other, is_grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +47,8 @@ KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
 TORCH = "torch"
 ENGINE = "vllm"
 """Whose tables are fitted."""
+NARROW = ("float8_e4m3fn", "float4_e2m1fn", "int8")
+"""Products that each engine has kernels of its own for."""
 UNTOLD = float(np.log(2.0))
 """Width of a carried ratio of a kind that no two engines' tables tell of. A judgement."""
 
@@ -121,24 +124,6 @@ class Taught:
     kinds: dict[Key, KindFit]
     blends: dict[tuple[str, str], Blend]
     carried: dict[tuple[str, str], Carried]
-
-
-@dataclass(frozen=True)
-class Times:
-    """[n] seconds, low and high ends of the interval, and the rank of the provenance."""
-
-    seconds: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    rank: np.ndarray
-
-    def __add__(self, other: Times) -> Times:
-        return Times(
-            self.seconds + other.seconds,
-            self.low + other.low,
-            self.high + other.high,
-            np.minimum(self.rank, other.rank),
-        )
 
 
 @dataclass(frozen=True)
@@ -247,17 +232,21 @@ class Card:
             known = self._alike(grid, implementation, flags[rows])
             floors[rows] = floor(grid, self.hardware)
             columns[:, rows] = np.broadcast_arrays(*vars(known).values()) if known else np.nan
-        return _estimates(floors, columns)
+        return estimates_of(floors, columns)
 
     def _alike(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
         """Times of a grid of one kind; ``None`` where no table tells."""
-        own = (implementation, kind_of(op), dtype_of(op)) in self.figures.kinds
+        own = (implementation, kind_of(op), fitted_dtype(op)) in self.figures.kinds
         if own or implementation not in (TORCH, ENGINE):
             return self._measured(op, [implementation], hot)
-        direct = self._timed_by_torch(op, hot)
+        if is_widened(op):
+            return self._widened(op, implementation, hot)
+        if isinstance(op, Other) and op.name == REST:
+            return self._beside(op)
+        direct = self._timed_as_it_is(op, hot)
         if direct is not None:
             return direct
-        meant = stand_in(op)
+        meant = self._of_known_dtypes(stand_in(op))
         times: Times | None = None
         for stand in meant.ops:
             found = self._measured(stand, self._implementations(stand), hot)
@@ -266,12 +255,40 @@ class Card:
             times = found if times is None else times + found
         return self._as_meant(op, meant, times, implementation == TORCH) if times else None
 
-    def _timed_by_torch(self, op: Operator, hot: np.ndarray) -> Times | None:
-        """Products of a dtype that someone timed as it is, through torch: nothing stands in."""
+    def _timed_as_it_is(self, op: Operator, hot: np.ndarray) -> Times | None:
+        """Products of a dtype that someone timed as it is: nothing stands in, but an engine's
+        kernel for torch's, where engines have kernels of their own."""
         if not isinstance(op, Matmul) or op.dtype == "bfloat16":
             return None
-        same = op.weight_dtype in (None, op.dtype)
-        return self._measured(op, self._implementations(op), hot) if same else None
+        times = self._measured(op, self._implementations(op), hot)
+        if times is None or op.dtype not in NARROW:
+            return times
+        return times.widened(self.figures.disagreement.get(f"matmul {op.dtype}", UNTOLD))
+
+    def _widened(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
+        """Of a product that widens its weights, by plain ones."""
+        parts = []
+        for plain in plain_products(op, self.hardware):
+            times = self._alike(plain.op, implementation, hot)
+            if times is None:
+                return None
+            parts.append(times.scaled(plain.scale))
+        return lesser(parts[0], parts[1]).widened(width(op, self.hardware))
+
+    def _beside(self, op: Other) -> Times:
+        """Of bytes that a product's own kernel moves beside it, without a launch."""
+        seconds = np.atleast_1d(np.asarray(floor(op, self.hardware), dtype=float))
+        rank = np.full(len(seconds), WEAKEST_FIRST.index(TRANSFERRED))
+        return Times(seconds, seconds, seconds, rank).widened(ANOTHER_KERNEL)
+
+    def _of_known_dtypes(self, meant: StandIn) -> StandIn:
+        """``meant`` by expert layers that were timed: of bfloat16 where its dtype was not."""
+        layers = [o for o in meant.ops if isinstance(o, MoeMlp) and not self._implementations(o)]
+        if not layers:
+            return meant
+        ops = tuple(replace(o, dtype="bfloat16") if o in layers else o for o in meant.ops)
+        spread = np.maximum(meant.spread, ANOTHER_KERNEL)
+        return replace(meant, ops=ops, spread=spread, by_floor=True, own_kernel=False)
 
     def _as_meant(self, op: Operator, meant: StandIn, times: Times, as_torch: bool) -> Times:
         """Scaled to the work of ``op``, the interval widened by what standing in adds, and for
@@ -293,8 +310,7 @@ class Card:
 
     def _implementations(self, op: Operator) -> list[str]:
         """Implementations that were fitted for the kind of ``op``, nearest to torch first."""
-        wanted = (kind_of(op), dtype_of(op))
-
+        wanted = (kind_of(op), fitted_dtype(op))
         return sorted({i for i, *k in self.figures.kinds if tuple(k) == wanted}, key=nearness)
 
     def _measured(
@@ -306,7 +322,7 @@ class Card:
         for implementation in implementations:
             found = self._fitted(op, implementation)
             if found is not None:
-                times = _better(times, found)
+                times = better(times, found)
         if times is None:
             return None
         caches = self.figures.caches.get(op.operator)
@@ -318,32 +334,8 @@ class Card:
         return Times(mixed[0], mixed[1], mixed[2], times.rank)
 
     def _fitted(self, op: Operator, implementation: str) -> Times | None:
-        if (implementation, kind_of(op), dtype_of(op)) not in self.figures.kinds:
+        if (implementation, kind_of(op), fitted_dtype(op)) not in self.figures.kinds:
             return None
         found = self.calibration.estimates(op if is_grid(op) else [op], implementation, True)
         rank = np.array([WEAKEST_FIRST.index(p) for p in found.known_as])
         return Times(found.seconds, found.low, found.high, rank)
-
-
-def _better(first: Times | None, other: Times) -> Times:
-    """Row by row ``first``, unless only ``other`` was sampled around the shape."""
-    if first is None:
-        return other
-    inside = WEAKEST_FIRST.index(INTERPOLATED)
-    take = (first.rank < inside) & (other.rank >= inside)
-    pairs = zip(vars(first).values(), vars(other).values(), strict=True)
-    return Times(*(np.where(take, b, a) for a, b in pairs))
-
-
-def _estimates(floors: np.ndarray, columns: np.ndarray) -> Estimates:
-    """``columns``: [4, n] seconds, low, high, rank; NaN where nothing is known."""
-    seconds, low, high, rank = columns
-    unknown = np.isnan(seconds)
-    names = np.array([*WEAKEST_FIRST, ROOFLINE], dtype=object)
-    return Estimates(
-        floors,
-        np.where(unknown, floors, seconds),
-        np.where(unknown, floors, low),
-        high,
-        names[np.where(unknown, -1, rank).astype(int)],
-    )

@@ -28,9 +28,11 @@ from calib.fit.calibration import (
     Calibration,
     Estimates,
     Estimator,
+    by_plain_products,
     kind_of,
     least_of,
 )
+from calib.fit.physics.widened import is_widened
 from calib.hardware.datasheet import Hardware
 from model.ops import Operator, is_grid
 
@@ -127,6 +129,8 @@ class Corrected:
         """The columns of ``estimate``."""
         if isinstance(ops, Operator) and not is_grid(ops):
             ops = [ops]
+        if self._has_widened(ops):
+            return self._split(ops, implementation, hot)
         flags = self._flags(ops, implementation, hot)
         told = self._fits.estimates(ops, implementation, flags)
         base = self.base.estimates(ops, implementation, flags)
@@ -152,6 +156,34 @@ class Corrected:
         if not isinstance(ops, Operator):
             given = flags if hot is not None else [None] * len(ops)
             self.own.put_measured(found, ops, implementation, list(given))
+        return found
+
+    def _has_widened(self, ops: Sequence[Operator] | Operator) -> bool:
+        return any(is_widened(op) for op in ([ops] if isinstance(ops, Operator) else ops))
+
+    def _split(
+        self, ops: Sequence[Operator] | Operator, implementation: str, hot: Any
+    ) -> Estimates:
+        """Where some products widen their weights: samples tell those of the plain ones, and how
+        far they are from each other nobody corrected."""
+
+        def plain(op: Operator, flags: Any) -> Estimates:
+            return self.estimates(op, implementation, flags)
+
+        if isinstance(ops, Operator):
+            return by_plain_products(ops, self.hardware, hot, plain)
+        found, flags = Estimates.nothing_of(len(ops)), np.broadcast_to(np.asarray(hot), len(ops))
+        widened = np.array([is_widened(op) for op in ops])
+        for rows, is_one in ((np.flatnonzero(widened), True), (np.flatnonzero(~widened), False)):
+            if not len(rows):
+                continue
+            some, known = [ops[int(i)] for i in rows], None if hot is None else flags[rows]
+            found.put(
+                rows,
+                by_plain_products(some, self.hardware, known, plain)
+                if is_one
+                else self.estimates(some, implementation, known),
+            )
         return found
 
     def _flags(self, ops: Sequence[Operator] | Operator, implementation: str, hot: Any) -> Any:

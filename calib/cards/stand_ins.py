@@ -148,7 +148,8 @@ def _whole(value: Any) -> Any:
 
 def _grouped_matmul(op: GroupedMatmul) -> StandIn:
     """The expert layer of that width: of its three products' floors, as much as this one has."""
-    layer = MoeMlp(op.tokens, op.experts, op.top_k, op.k, _whole(np.maximum(op.n / 2, 1)))
+    half = _whole(np.maximum(op.n / 2, 1))
+    layer = MoeMlp(op.tokens, op.experts, op.top_k, op.k, half, dtype=op.dtype)
     return StandIn((layer,), by_floor=True)
 
 

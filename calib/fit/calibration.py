@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from calib.fit.kind import KindFit
-from calib.fit.physics.features import Features, features, features_of_list, whole
-from calib.hardware.datasheet import Hardware, least_seconds
+from calib.fit.physics.features import Features, features, features_of_list, stack, whole
+from calib.fit.physics.widened import is_widened, plain_products, width
+from calib.hardware.datasheet import Hardware, floor, least_seconds
 from model.ops import Conv2d, Convolution, Counted, Operator, Other, is_grid
 
 MEASURED, INTERPOLATED, EXTRAPOLATED = "measured", "interpolated", "extrapolated"
@@ -44,6 +45,26 @@ class Estimates:
     def put(self, rows: np.ndarray, other: Estimates) -> None:
         for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
             mine[rows] = theirs
+
+    def scaled(self, factor: Any) -> Estimates:
+        """Times ``factor`` [n]."""
+        low, high = self.low * factor, self.high * factor
+        return Estimates(self.floor, self.seconds * factor, low, high, self.known_as)
+
+    def stood_in(self, floor: np.ndarray, width: Any) -> Estimates:
+        """Of other operators, with floors ``floor``, that these stand in for; nothing is said where
+        nothing is known. ``width``: half-width that standing in adds, in log."""
+        known = self.known_as != ROOFLINE
+        with np.errstate(divide="ignore", invalid="ignore"):
+            low = self.seconds / np.exp(np.hypot(np.log(self.seconds / self.low), width))
+            high = self.seconds * np.exp(np.hypot(np.log(self.high / self.seconds), width))
+        return Estimates(
+            np.broadcast_to(floor, len(known)),
+            np.where(known, np.maximum(self.seconds, floor), floor),
+            np.where(known, low, floor),
+            np.where(known, high, np.nan),
+            np.where(known, TRANSFERRED, ROOFLINE).astype(object),
+        )
 
     def table(self) -> pd.DataFrame:
         return pd.DataFrame(
@@ -129,7 +150,7 @@ class Calibration:
         flags: list[Any] = list(np.broadcast_to(np.asarray(hot, dtype=object), len(ops)))
         rows: dict[tuple[str, str, bool], list[int]] = {}
         for i, op in enumerate(ops):
-            rows.setdefault((kind_of(op), dtype_of(op), flags[i] is None), []).append(i)
+            rows.setdefault((kind_of(op), fitted_dtype(op), flags[i] is None), []).append(i)
         found = Estimates.nothing_of(len(ops))
         for (_, _, unset), some in rows.items():
             known = None if unset else np.array([bool(flags[i]) for i in some])
@@ -143,7 +164,11 @@ class Calibration:
     ) -> Estimates:
         """Estimates of operators of one kind and dtype."""
         first = ops if isinstance(ops, Operator) else ops[0]
-        fitted = self.kinds.get((implementation, kind_of(first), dtype_of(first)))
+        fitted = self.kinds.get((implementation, kind_of(first), fitted_dtype(first)))
+        if fitted is None and is_widened(first):
+            return by_plain_products(
+                ops, self.hardware, hot, lambda op, flags: self._alike(op, implementation, flags)
+            )
         if hot is None:
             hot = fitted is not None and fitted.low["hot"] == 1.0
         if isinstance(ops, Operator):
@@ -205,6 +230,33 @@ def kind_of(op: Operator) -> str:
 
 def dtype_of(op: Operator) -> str:
     return str(vars(op)["dtype"])
+
+
+def fitted_dtype(op: Operator) -> str:
+    """The dtype that a fit is for; of a product that widens its weights both: "bfloat16 x int4"."""
+    return f"{dtype_of(op)} x {vars(op)['weight_dtype']}" if is_widened(op) else dtype_of(op)
+
+
+def by_plain_products(
+    ops: Sequence[Operator] | Operator,
+    hardware: Hardware,
+    flags: Any,
+    estimates: Callable[[Operator, Any], Estimates],
+) -> Estimates:
+    """Products that widen their weights, by what ``estimates`` says of plain ones; ``flags``: None
+    or [n], as ``estimates`` takes them for a grid."""
+    if not isinstance(ops, Operator):
+        found = Estimates.nothing_of(len(ops))
+        for grid, rows in stack(ops):
+            some = flags if flags is None else np.broadcast_to(flags, len(ops))[rows]
+            found.put(rows, by_plain_products(grid, hardware, some, estimates))
+        return found
+    short, same = (estimates(p.op, flags).scaled(p.scale) for p in plain_products(ops, hardware))
+    columns = zip(vars(short).values(), vars(same).values(), strict=True)
+    lesser = short.seconds < same.seconds
+    floor_s, seconds, low, high, known_as = (np.where(lesser, a, b) for a, b in columns)
+    least = np.broadcast_to(floor(ops, hardware), len(floor_s))
+    return Estimates(floor_s, seconds, low, high, known_as).stood_in(least, width(ops, hardware))
 
 
 HELD_OUT_COLUMNS = [

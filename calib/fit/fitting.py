@@ -17,7 +17,14 @@ import numpy as np
 import pandas as pd
 
 from calib.errors import CalibError
-from calib.fit.calibration import HELD_OUT_COLUMNS, Calibration, Key, dtype_of, kind_of
+from calib.fit.calibration import (
+    HELD_OUT_COLUMNS,
+    Calibration,
+    Key,
+    dtype_of,
+    fitted_dtype,
+    kind_of,
+)
 from calib.fit.held_out import Data, data_of, folds_of, row_of
 from calib.fit.kind import KindFit, fit_kind
 from calib.fit.lessons import Foretold, Lessons, lessons_of
@@ -49,7 +56,7 @@ def fit(
     usable = [s for s in clean(samples) if s.status == "ok" and len(s.seconds)]
     groups: dict[Key, list[Sample]] = {}
     for sample in usable:
-        key = (sample.implementation, kind_of(sample.op), dtype_of(sample.op))
+        key = (sample.implementation, kind_of(sample.op), fitted_dtype(sample.op))
         groups.setdefault(key, []).append(sample)
     kinds, held_out = {}, []
     blind: dict[Key, tuple[np.ndarray, np.ndarray]] = {}

@@ -17,7 +17,7 @@ The meaning of the columns was checked against the datasheet: generation attenti
 ``step + isl`` keys (then the largest tables reach 93% of an H200's bandwidth and none exceeds it);
 a MoE split over ``moe_tp_size`` ranks has ``inter_size / moe_tp_size`` columns an expert. Routing
 differs: ``balanced`` touches min(experts, tokens x top_k) experts, the power laws fewer than
-uniform routing would. An fp8 product is written in bfloat16, which ``Matmul`` does not say.
+uniform routing would.
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ LINEAR = (
 
 KERNELS = {
     "vllm_flash_attn": "flash_attn_2",  # vLLM 0.14 on an A100, where FlashAttention 3 does not run
+    "CutlassFP8ScaledMMLinearKernel": "cutlass_scaled_mm",
     "vllm_fused_moe": "triton_experts",
     "vllm_unquantizedfusedmoe_triton_tritonexperts": "triton_experts",
     "vllm_unquantizedfusedmoe_flashinfer_cutlass_flashinferexperts": "flashinfer_cutlass_experts",
@@ -90,7 +91,10 @@ class Table:
 
 
 def _matmul(rows: pd.DataFrame) -> Columns:
-    return {"m": rows["m"], "n": rows["n"], "k": rows["k"]}
+    """A product of float8 is written in bfloat16."""
+    narrow = rows["gemm_dtype"] == "fp8"
+    wide = rows["m"].astype(object).where(~narrow, "bfloat16").where(narrow, None)
+    return {"m": rows["m"], "n": rows["n"], "k": rows["k"], "out_dtype": wide}
 
 
 def _attention(rows: pd.DataFrame) -> Columns:

@@ -148,6 +148,10 @@ class Copy(Operator):
         return (replace(way_back, elements=self.out_elements, out_elements=self.elements),)
 
 
+REST = "rest"
+"""Name of bytes that belong to the operator before them and are moved by its launch."""
+
+
 @dataclass(frozen=True)
 class Other(Operator):
     """An operator that no formula here describes, with the bytes that it was seen to touch.

@@ -13,7 +13,11 @@ from model.ops.routing import distinct_experts, experts_touched
 
 @dataclass(frozen=True)
 class Matmul(TensorCoreOperator):
-    """[batch, m, k] x [batch, k, n] -> [batch, m, n], the second factor in ``weight_dtype``."""
+    """[batch, m, k] x [batch, k, n] -> [batch, m, n].
+
+    ``dtype``: what is multiplied; the second factor lies in ``weight_dtype`` and is widened to it,
+    the result and a bias are of ``out_dtype``.
+    """
 
     operator: ClassVar[str] = "matmul"
     m: int
@@ -23,6 +27,7 @@ class Matmul(TensorCoreOperator):
     dtype: str = "bfloat16"
     weight_dtype: str | None = None
     bias: bool = False
+    out_dtype: str | None = None
 
     @property
     def tensor_core_flops(self) -> Any:
@@ -35,7 +40,7 @@ class Matmul(TensorCoreOperator):
     @property
     def weight_bytes_read(self) -> Any:
         weights = self.batch * self.n * self.k * item_bytes(self.weight_dtype or self.dtype)
-        return weights + +self.bias * self.n * item_bytes(self.dtype)
+        return weights + +self.bias * self.n * item_bytes(self.out_dtype or self.dtype)
 
     @property
     def bytes_read(self) -> Any:
@@ -43,11 +48,11 @@ class Matmul(TensorCoreOperator):
 
     @property
     def bytes_written(self) -> Any:
-        return self.batch * self.m * self.n * item_bytes(self.dtype)
+        return self.batch * self.m * self.n * item_bytes(self.out_dtype or self.dtype)
 
     def backward(self) -> tuple[Operator, ...]:
         """dX = dY W^T and dW = X^T dY: twice the FLOPs of forward."""
-        plain = replace(self, weight_dtype=None, bias=False)
+        plain = replace(self, weight_dtype=None, bias=False, out_dtype=None)
         return (
             replace(plain, n=self.k, k=self.n, weight_dtype=self.weight_dtype),
             replace(plain, m=self.k, k=self.m),
@@ -61,7 +66,7 @@ class GroupedMatmul(TensorCoreOperator):
 
     ``active_experts``: distinct experts touched; None means the expectation under uniform routing.
     ``max_load``: rows of the busiest expert; None means an even spread. It changes no byte and no
-    FLOP, but the time of a kernel that waits for its longest group.
+    FLOP, but the time of a kernel that waits for its longest group. Dtypes as of :class:`Matmul`.
     """
 
     operator: ClassVar[str] = "grouped_matmul"
@@ -74,6 +79,7 @@ class GroupedMatmul(TensorCoreOperator):
     active_experts: float | None = None
     max_load: float | None = None
     weight_dtype: str | None = None
+    out_dtype: str | None = None
 
     @property
     def rows(self) -> Any:
@@ -100,7 +106,7 @@ class GroupedMatmul(TensorCoreOperator):
 
     @property
     def bytes_written(self) -> Any:
-        return self.rows * self.n * item_bytes(self.dtype)
+        return self.rows * self.n * item_bytes(self.out_dtype or self.dtype)
 
     def backward(self) -> tuple[Operator, ...]:
         """dX against the same experts, and one dW = X^T dY an expert touched."""

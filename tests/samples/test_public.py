@@ -167,7 +167,7 @@ def test_fp8_is_read_where_it_is_asked_for(tmp_path):
     write(tmp_path, "gemm", GEMM, GEMM | {"gemm_dtype": "fp8", "kernel_source": "cutlass"})
     rows = read_table("h200", "gemm", root=tmp_path, dtypes=["float8_e4m3fn"])
     (sample,) = samples_of(rows, "gemm")
-    assert sample.op == Matmul(3, 5, 7, dtype="float8_e4m3fn")
+    assert sample.op == Matmul(3, 5, 7, dtype="float8_e4m3fn", out_dtype="bfloat16")
     assert sample.implementation == "vllm-0.24.0/cutlass"
 
 

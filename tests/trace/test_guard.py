@@ -44,9 +44,11 @@ def test_an_attention_of_the_hub_is_not_looked_for(tmp_path: Path) -> None:
     assert model.config._attn_implementation != kernel
 
 
-def test_quantization_is_left_out_and_said(tmp_path: Path) -> None:
-    model = load(changed(tmp_path, quantization_config={"quant_method": "fp8"}))
-    assert any("quantization" in note for note in model.notes)
+def test_a_quantization_that_is_not_known_is_left_out_and_said(tmp_path: Path) -> None:
+    model = load(changed(tmp_path, quantization_config={"quant_method": "of tomorrow"}))
+    assert any("left out (quant_method = 'of tomorrow')" in note for note in model.notes)
+    stored = load(changed(tmp_path, quantization_config={"quant_method": "fp8"}))
+    assert any("fp8: float8_e4m3fn" in note for note in stored.notes)
     assert load(changed(tmp_path)).notes == []
 
 

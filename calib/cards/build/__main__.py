@@ -28,6 +28,7 @@ from calib.cards.build.power import Sustained, at_limit_of, foretold, is_akin, s
 from calib.cards.build.published import NEUSIGHT, SOURCE, published_products
 from calib.cards.build.tables import (
     ENGINE,
+    WIDE,
     borrowed_caches,
     caches_of,
     disagreements,
@@ -153,10 +154,16 @@ def _lent(hardware: Hardware, known: Collection[str]) -> dict[str, list[Sample]]
 def _one_kernel(cards: Sequence[str], known: Collection[str]) -> dict[str, list[Sample]]:
     """Card -> its samples of kinds other than ``known``, of the kernel that most cards measured.
 
-    One kernel a kind: a transferred fit cannot tell which kernel a shape would be run by.
+    One kernel a kind: a transferred fit cannot tell which kernel a shape would be run by. Narrow
+    products are not lent.
     """
     lent = {
-        card: [s for t in tables_of(card).samples.values() for s in t if s.op.operator not in known]
+        card: [
+            s
+            for t in tables_of(card).samples.values()
+            for s in t
+            if s.op.operator not in known and vars(s.op)["dtype"] == WIDE
+        ]
         for card in cards
     }
     spread: dict[str, dict[str, set[str]]] = {}

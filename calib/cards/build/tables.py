@@ -23,6 +23,13 @@ the rate of one-row products falls between a sixth and a ninth of the L2, that o
 pointwise kernels at the whole of it."""
 
 
+WIDE = "bfloat16"
+NARROW = {"gemm": ("float8_e4m3fn",)}
+"""Table -> dtypes that are fitted beside bfloat16. Of expert layers none: the kernel that vLLM
+takes for one scale a tensor needs three times bfloat16's time on a Hopper card, and files scale by
+block, which no operator here says."""
+
+
 class _Heard(logging.Handler):
     """Keeps what the reader of the tables says that it dropped."""
 
@@ -40,7 +47,10 @@ def read_tables(card: str) -> tuple[dict[str, list[Sample]], list[str]]:
     public.log.addHandler(heard)
     public.log.setLevel(logging.INFO)
     try:
-        tables = {t: public.public_samples(card, [t], pooled=True) for t in public_tables.TABLES}
+        tables = {
+            t: public.public_samples(card, [t], pooled=True, dtypes=(WIDE, *NARROW.get(t, ())))
+            for t in public_tables.TABLES
+        }
     finally:
         public.log.removeHandler(heard)
         public.log.setLevel(level)
@@ -50,7 +60,7 @@ def read_tables(card: str) -> tuple[dict[str, list[Sample]], list[str]]:
 def caches_of(samples: Iterable[Sample], hardware: Hardware) -> dict[str, Caches]:
     """Kind -> rates of hot and cold reads, where the samples show them."""
     by_kind: dict[str, list[Sample]] = {}
-    for sample in samples:
+    for sample in (s for s in samples if vars(s.op)["dtype"] == WIDE):
         by_kind.setdefault(sample.op.operator, []).append(sample)
     found = {}
     for kind, same in by_kind.items():
@@ -87,7 +97,8 @@ def disagreements(card: str) -> list[dict[str, Any]]:
         {"kind": kind, "engine": other, "shapes": len(all_), **_spread(all_)}
         for other in public_tables.ENGINES
         if other != ENGINE
-        for kind, all_ in _ratios(card, other).items()
+        for dtype in (WIDE, *NARROW["gemm"])
+        for kind, all_ in _ratios(card, other, dtype).items()
     ]
 
 
@@ -102,17 +113,22 @@ def _spread(ratios: np.ndarray) -> dict[str, float]:
     return {"median": float(np.median(ratios)), "p90": float(np.quantile(ratios, 0.9))}
 
 
-def _ratios(card: str, other: str) -> dict[str, np.ndarray]:
-    """Kind -> [n] absolute log ratios of the other engine's seconds to this one's."""
-    return {kind: np.abs(r.to_numpy()) for kind, r in log_ratios(card, other).items()}
+def _ratios(card: str, other: str, dtype: str) -> dict[str, np.ndarray]:
+    """Kind, and the dtype if it is narrow -> [n] absolute log ratios of the other engine's seconds
+    to this one's."""
+    named = "" if dtype == WIDE else f" {dtype}"
+    found = log_ratios(card, other, dtype).items()
+    return {f"{kind}{named}": np.abs(r.to_numpy()) for kind, r in found}
 
 
-def log_ratios(card: str, other: str) -> dict[str, pd.Series]:
+def log_ratios(card: str, other: str, dtype: str = WIDE) -> dict[str, pd.Series]:
     """Kind -> by table and shape, log ratios of the other engine's seconds to this one's."""
     found: dict[str, list[pd.Series]] = {}
     for table, spec in public_tables.TABLES.items():
-        if public.has_table(card, table, ENGINE) and public.has_table(card, table, other):
-            pairs = [_by_shape(card, table, engine) for engine in (ENGINE, other)]
+        has_it = dtype == WIDE or dtype in NARROW.get(table, ())
+        both = all(public.has_table(card, table, engine) for engine in (ENGINE, other))
+        if has_it and both:
+            pairs = [_by_shape(card, table, engine, dtype) for engine in (ENGINE, other)]
             mine, theirs = pairs[0].align(pairs[1], join="inner")
             where = pd.Index([(table, *shape) for shape in mine.index.to_flat_index()])
             ratio = pd.Series(np.log(theirs.to_numpy() / mine.to_numpy()), index=where)
@@ -120,9 +136,9 @@ def log_ratios(card: str, other: str) -> dict[str, pd.Series]:
     return {kind: pd.concat(parts) for kind, parts in found.items() if sum(map(len, parts))}
 
 
-def _by_shape(card: str, table: str, engine: str) -> pd.Series:
+def _by_shape(card: str, table: str, engine: str, dtype: str) -> pd.Series:
     """Seconds by shape; the least where an engine has several kernels for one."""
-    rows = public.read_table(card, table, engine=engine)
+    rows = public.read_table(card, table, engine=engine, dtypes=(dtype,))
     circumstances = {"seconds", "hardware", "group", "implementation", "inputs", "device"}
     shape = [c for c in rows if c not in circumstances]
     return rows.groupby(shape, dropna=False)["seconds"].min()

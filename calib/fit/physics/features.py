@@ -163,8 +163,11 @@ def _of_convolution(op: Conv2d | Convolution) -> dict[str, Any]:
 
 
 def _labels(op: Operator) -> dict[str, str]:
-    """Fields that name something; ``dtype`` itself is left out, since each dtype has a fit."""
-    return {n: v for n, v in vars(op).items() if isinstance(v, str) and n != "dtype"}
+    """Fields that name something; ``dtype`` itself is left out, since each dtype has a fit, and so
+    are the others of a product: widened weights have another, and a result counts by its bytes."""
+    of_product = ("weight_dtype", "out_dtype") if isinstance(op, TensorCoreOperator) else ()
+    left_out = ("dtype", *of_product)
+    return {n: v for n, v in vars(op).items() if isinstance(v, str) and n not in left_out}
 
 
 def whole(op: Operator) -> Operator:

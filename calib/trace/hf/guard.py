@@ -15,7 +15,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,6 @@ LEFT_OUT = frozenset(
     )
 )
 """Keys that reach loaders of the hub, or name what is not built here; at any depth of a file."""
-QUANTISED = ("quantization_config", "compression_config")
 MOST = (
     (r"theta|base|seed|token|_id$|_ids$|eps|scal|freq|window", 2**40),  # no size of anything
     (r"max_.*(position|length|len|tokens)|context|positions$", 2**27),
@@ -178,7 +177,3 @@ def _deadline(what: str, seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
-
-
-def quantised(given: Mapping[str, Any]) -> bool:
-    return any(given.get(key) for key in QUANTISED)

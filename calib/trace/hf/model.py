@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from calib.trace.hf.guard import KEY, one_line
+from calib.trace.weights.stored import Weights
 from model.causal_lm import mean_context
 from model.workload import Phase, Workload
 
@@ -26,7 +27,6 @@ ROUTING = (
     "Experts touched are the expectation under uniform routing; real routing touches fewer, so "
     "a batch's experts are read at most as often as said."
 )
-QUANTISED = "The file's quantization is left out: the model is estimated in its dtype."
 FURTHER = 4
 """How much longer the prompt is whose activations tell how they grow."""
 SIZES = {
@@ -53,7 +53,7 @@ class HFModel:
     config: Any
     dtype: str
     assumed: bool = False
-    quantised: bool = False
+    weights: Weights = field(default_factory=Weights, repr=False)
     card: str | None = None
     traced: dict[Workload, Traced] = field(default_factory=dict, repr=False)
     further: dict[Workload, Traced] = field(default_factory=dict, repr=False)
@@ -74,7 +74,7 @@ class HFModel:
     def notes(self) -> list[str]:
         """What a reader must know, of the workloads that were traced too."""
         found = [ROUTING] if self.dimensions.get("experts") else []
-        found += [QUANTISED] if self.quantised else []
+        found += self.weights.notes
         if self.assumed:
             found.append(f"{KEY} names no dtype: {self.dtype} is assumed (hf.dtype=... to choose).")
         return found + [note for traced in self.traced.values() for note in traced.notes]
@@ -94,11 +94,13 @@ class HFModel:
             from calib.trace.passes import traced_phases
 
             with one_line(f"{self.name}: {self.kind.__name__}"):
-                self.traced[workload] = traced_phases(self, workload)
+                traced = traced_phases(self, workload)
+                self.traced[workload] = self.weights.onto(traced, self.dtype, self.card)
         return self.traced[workload]
 
     def weight_bytes(self, workload: Workload) -> float:
-        """Of all parameters, those that no pass of ``workload`` touches included."""
+        """Of all parameters as they are stored, those that no pass of ``workload`` touches
+        included."""
         return float(self.trace(workload).weight_bytes)
 
     def prompt_length(self, workload: Workload) -> int | None:
@@ -139,14 +141,15 @@ class HFModel:
         if known not in self.further:
             longer = replace(known, prompt_tokens=FURTHER * max(known.prompt_tokens, 1))
             with one_line(f"{self.name}: {self.kind.__name__}"):
-                self.further[known] = traced_phases(self, longer, last="prefill")
+                traced = traced_phases(self, longer, last="prefill")
+                self.further[known] = self.weights.onto(traced, self.dtype, self.card)
         return self.further[known]
 
     def formulas(self, workload: Workload) -> dict[str, Phase]:
         """The same passes by our own layers, where they have the architecture; else nothing."""
         from calib.trace.hf.ours import FORMULAS
 
-        if self.config.model_type not in FORMULAS:
+        if self.config.model_type not in FORMULAS or self.weights.scheme is not None:
             return {}
         try:
             ours = FORMULAS[self.config.model_type](self.config, self.dtype)
@@ -173,7 +176,7 @@ class HFModel:
         finally:
             torch.set_default_dtype(before)
         built: torch.nn.Module = module
-        return built
+        return self.weights.of(built)
 
 
 def number(config: Any, name: str) -> Any:

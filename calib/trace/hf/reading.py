@@ -13,11 +13,11 @@ from calib.trace.hf.guard import (
     check_sizes,
     offline,
     one_line,
-    quantised,
     read,
     without_loaders,
 )
 from calib.trace.hf.model import HFModel
+from calib.trace.weights.stored import weights_of
 
 
 def load(path: str | Path | None, dtype: str | None = None, assumed: str = "float32") -> HFModel:
@@ -54,7 +54,7 @@ def load(path: str | Path | None, dtype: str | None = None, assumed: str = "floa
         model = HFModel(
             *(name_of(file), kind, config, chosen),
             assumed=named is None,
-            quantised=quantised(given),
+            weights=weights_of(file, given),
         )
         _ = model.dimensions  # which a report says
     return model

@@ -1,19 +1,19 @@
 """Products whose factors are narrow: float8 and float4 with scales, packed int8 and int4.
 
 ``dtype`` of such a product is what the units multiply: of two narrow factors the narrow type, of
-narrow weights beside wide activations the wide one, and ``weight_dtype`` says how wide the weights
-lie in memory. Scales, zero points and a result that is wider than the factors are the rest, which
-belongs to the product's own launch.
+narrow weights beside wide activations the wide one; ``weight_dtype`` says how wide the weights lie
+in memory, ``out_dtype`` how wide the result is. Scales and zero points are the rest, which belongs
+to the product's own launch.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from calib.trace.rules.products import REST, tokens_and_top_k
+from calib.trace.rules.products import tokens_and_top_k
 from calib.trace.rules.rows import Row, Rule, Size
 from model import ops
-from model.ops import Operator
+from model.ops import REST, Operator
 
 Operators = tuple[Operator, ...]
 
@@ -40,8 +40,9 @@ def scaled(row: Row) -> Operators:
     """_scaled_mm, _scaled_mm_v2, _int_mm: [m, k] x [k, n]."""
     (m, k), dtype = unpaired(row.given["self"], 1)
     (_, n), other = unpaired(row.given["mat2"], 0)
-    op = ops.Matmul(m, n, k, dtype=dtype, weight_dtype=other if other != dtype else None)
-    return with_rest(row, op)
+    wide = row.out.dtype if row.out.dtype != dtype else None
+    narrow = other if other != dtype else None
+    return with_rest(row, ops.Matmul(m, n, k, 1, dtype, narrow, out_dtype=wide))
 
 
 def scaled_grouped(row: Row) -> Operators:

@@ -11,12 +11,9 @@ from collections.abc import Sequence
 
 from calib.trace.rules.rows import Part, Row, Rule, Size, at_least
 from model import ops
-from model.ops import Operator
+from model.ops import REST, Operator
 
 Operators = tuple[Operator, ...]
-
-REST = "rest"
-"""Name of bytes that belong to the operator before them; launched with it."""
 
 
 def matmul(row: Row) -> Operators:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from calib.trace.rules import attention, fused, moves, narrow, pointwise, products
 from calib.trace.rules.rows import Part, Row, Rule
 from model.layer import Call
-from model.ops import Counted, Operator, Other
+from model.ops import REST, Counted, Operator, Other
 
 _FAMILIES = (moves, pointwise, products, attention, narrow, fused)
 RULES: dict[str, Rule] = {name: rule for one in _FAMILIES for name, rule in one.RULES.items()}
@@ -76,7 +76,7 @@ def calls_of(rows: Iterable[Row]) -> Iterator[Call]:
             if isinstance(part, Part):
                 yield Call(row.path, part.op, part.count, part.launches, sync=waits(row))
                 continue
-            belongs = isinstance(part, Other) and part.name == products.REST
+            belongs = isinstance(part, Other) and part.name == REST
             yield Call(row.path, part, launches=0 if belongs else 1, sync=waits(row))
 
 

@@ -96,7 +96,7 @@ def unaligned(op: Matmul) -> np.ndarray:
     """[n] or [1]: halvings of the 16 bytes of one load until they fit into a row of every factor;
     none for one row, which is no tile."""
     item = item_bytes(op.dtype)
-    fits = [np.gcd(np.asarray(n).astype(int) * item, _LOAD) for n in (op.n, op.k)]
+    fits = [np.gcd((np.asarray(n) * item).astype(int), _LOAD) for n in (op.n, op.k)]
     return np.atleast_1d(np.where(op.m == 1, 0.0, np.log2(_LOAD / np.minimum(*fits))))
 
 

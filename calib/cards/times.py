@@ -1,0 +1,70 @@
+"""What a card says of a grid of operators, on the way to its estimates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from calib.fit.calibration import INTERPOLATED, ROOFLINE, TRANSFERRED, WEAKEST_FIRST, Estimates
+
+
+@dataclass(frozen=True)
+class Times:
+    """[n] seconds, low and high ends of the interval, and the rank of the provenance."""
+
+    seconds: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    rank: np.ndarray
+
+    def widened(self, width: Any) -> Times:
+        """With a half-width in log added to the interval; known by other kernels at best."""
+        low = self.seconds / np.exp(np.hypot(np.log(self.seconds / self.low), width))
+        high = self.seconds * np.exp(np.hypot(np.log(self.high / self.seconds), width))
+        rank = np.minimum(self.rank, WEAKEST_FIRST.index(TRANSFERRED))
+        return Times(self.seconds, low, high, rank)
+
+    def scaled(self, factor: Any) -> Times:
+        low, high = self.low * factor, self.high * factor
+        return Times(self.seconds * factor, low, high, self.rank)
+
+    def __add__(self, other: Times) -> Times:
+        return Times(
+            self.seconds + other.seconds,
+            self.low + other.low,
+            self.high + other.high,
+            np.minimum(self.rank, other.rank),
+        )
+
+
+def better(first: Times | None, other: Times) -> Times:
+    """Row by row ``first``, unless only ``other`` was sampled around the shape."""
+    if first is None:
+        return other
+    inside = WEAKEST_FIRST.index(INTERPOLATED)
+    take = (first.rank < inside) & (other.rank >= inside)
+    pairs = zip(vars(first).values(), vars(other).values(), strict=True)
+    return Times(*(np.where(take, b, a) for a, b in pairs))
+
+
+def lesser(one: Times, other: Times) -> Times:
+    """Row by row the faster."""
+    faster = one.seconds < other.seconds
+    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
+    return Times(*(np.where(faster, a, b) for a, b in pairs))
+
+
+def estimates_of(floors: np.ndarray, columns: np.ndarray) -> Estimates:
+    """``columns``: [4, n] seconds, low, high, rank; NaN where nothing is known."""
+    seconds, low, high, rank = columns
+    unknown = np.isnan(seconds)
+    names = np.array([*WEAKEST_FIRST, ROOFLINE], dtype=object)
+    return Estimates(
+        floors,
+        np.where(unknown, floors, seconds),
+        np.where(unknown, floors, low),
+        high,
+        names[np.where(unknown, -1, rank).astype(int)],
+    )

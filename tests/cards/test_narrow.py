@@ -1,0 +1,90 @@
+"""Products of narrow factors on a card: timed as they are, by wider ones, and what lies beside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from calib.cards.card import Card, Figures
+from calib.cards.shipped import load_card
+from calib.cards.stand_ins import ANOTHER_KERNEL
+from calib.fit.calibration import TRANSFERRED
+from calib.fit.fitting import fit
+from calib.hardware.datasheet import floor, load_hardware
+from calib.samples.sample import Sample
+from model.ops import REST, GroupedMatmul, Matmul, MoeMlp, Operator, Other
+
+H200 = load_hardware("h200")
+FLOAT8 = {"dtype": "float8_e4m3fn", "out_dtype": "bfloat16"}
+
+
+def sample(op: Operator, implementation: str, share: float) -> Sample:
+    seconds = 3e-6 + float(floor(op, H200)) / share
+    return Sample(op, (seconds,), "h200", implementation, cache="hot")
+
+
+@pytest.fixture(scope="module")
+def figures() -> Figures:
+    """Plain products reach 80% of both peaks, those of float8 40%, expert layers 50%."""
+    rng, samples = np.random.default_rng(3), []
+    for m, n, k in np.exp(rng.uniform(np.log(16), np.log(8192), (60, 3))).astype(int).tolist():
+        samples.append(sample(Matmul(m, n, k), "vllm", 0.8))
+        samples.append(sample(Matmul(m, n, k, **FLOAT8), "vllm/cutlass_scaled_mm", 0.4))
+    for tokens in np.geomspace(1, 4096, 24).astype(int).tolist():
+        for hidden in (1024, 4096):
+            samples.append(sample(MoeMlp(tokens, 16, 2, hidden, 1024), "vllm/triton_experts", 0.5))
+    disagree = {"matmul float8_e4m3fn": 0.5}
+    return Figures("h200", fit(samples, H200).kinds, {}, disagree, {})
+
+
+def test_float8_is_told_by_its_own_table_as_far_as_engines_agree(figures: Figures) -> None:
+    op = Matmul(2000, 2000, 2000, **FLOAT8)
+    card = Card(H200, figures)
+    row = card.estimate([op]).iloc[0]
+    assert row["estimate_s"] == card.estimate([op], "vllm/cutlass_scaled_mm")["estimate_s"][0]
+    assert row["estimate_s"] > 1.3 * card.estimate([Matmul(2000, 2000, 1000)])["estimate_s"][0]
+    assert row["provenance"] == TRANSFERRED
+    agreed = Card(H200, replace(figures, disagreement={"matmul float8_e4m3fn": 0.0}))
+    narrow = agreed.estimate([op]).iloc[0]
+    half = [np.log(r["high_s"] / r["estimate_s"]) for r in (narrow, row)]
+    assert half[1] == pytest.approx(np.hypot(half[0], 0.5))
+
+
+def test_a_float8_product_does_not_say_what_it_is_written_in(figures: Figures) -> None:
+    card = Card(H200, figures)
+    ops = [Matmul(300, 300, 300, **FLOAT8), Matmul(300, 300, 300, dtype="float8_e4m3fn")]
+    first, second = card.estimate(ops)["estimate_s"]
+    assert first == pytest.approx(second, rel=0.05)
+
+
+def test_narrow_experts_without_a_table_are_those_of_bfloat16_by_the_floors(
+    figures: Figures,
+) -> None:
+    card = Card(H200, figures)
+    wide, narrow = MoeMlp(64, 16, 2, 4096, 1024), MoeMlp(64, 16, 2, 4096, 1024, "float8_e4m3fn")
+    table = card.estimate([wide, narrow])
+    ratio = float(floor(narrow, H200)) / float(floor(wide, H200))
+    assert table["estimate_s"][1] == pytest.approx(ratio * table["estimate_s"][0])
+    assert table["provenance"][1] == TRANSFERRED
+    assert table["high_s"][1] / table["estimate_s"][1] >= np.exp(ANOTHER_KERNEL)
+    of_experts = [GroupedMatmul(64, 16, 2, 2048, 4096, **more) for more in ({}, FLOAT8)]
+    wide_s, narrow_s = card.estimate(of_experts)["estimate_s"]
+    assert narrow_s < 0.6 * wide_s
+
+
+def test_what_lies_beside_a_product_has_no_launch(figures: Figures) -> None:
+    row = Card(H200, figures).estimate([Other(REST, 4800)]).iloc[0]
+    assert row["estimate_s"] == pytest.approx(4800 / H200.bandwidth)
+    assert row["low_s"] < row["estimate_s"] < row["high_s"]
+
+
+@pytest.mark.parametrize("dtype", ["float4_e2m1fn", "int8", "float8_e4m3fn"])
+@pytest.mark.parametrize("card", ["a100", "b200"])
+def test_every_narrow_type_has_a_time_on_every_card(dtype: str, card: str) -> None:
+    shipped = load_card(load_hardware(card))
+    assert shipped is not None
+    ops = [Matmul(1, 8192, 8192, dtype=d, out_dtype="bfloat16") for d in ("bfloat16", dtype)]
+    wide, narrow = shipped.estimate(ops, hot=False)["estimate_s"]
+    assert 0 < narrow < wide
