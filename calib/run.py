@@ -103,8 +103,12 @@ def resolved(config: DictConfig) -> Any:
 def fail(folder: Path, error: Exception, expected: bool) -> None:
     """One of many runs failed: the others go on, and the end of all tells of it.
 
-    Said in a file, since the runs of a launcher may be other processes on other machines.
+    Said in a file, since the runs of a launcher may be other processes on other machines. What an
+    earlier run left in the folder is none of this one's.
     """
+    from calib.report.write import forget
+
+    forget(folder)
     said = f"{error}\n"
     if not expected:
         said = f"{type(error).__name__}: {error}".splitlines()[0] + "\n"

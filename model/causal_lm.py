@@ -79,6 +79,8 @@ class CausalLM:
 
     def __post_init__(self) -> None:
         check_dimensions(self, self.may_be_zero)
+        if not self.experts:  # none but plain layers, however many there are
+            object.__setattr__(self, "dense_layers", min(self.dense_layers, self.layers))
         needed = ["experts", "top_k", "expert_intermediate"]
         needed = needed if self.dense_layers < self.layers else []
         needed += ["intermediate"] if self.dense_layers > 0 else []

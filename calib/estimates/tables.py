@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calib.errors import CalibError
 from calib.estimates.sums import UNKNOWN, WALL, WALL_OF
 from calib.fit.calibration import ROOFLINE, Estimates, Estimator, dtype_of
 from calib.hardware.datasheet import Hardware, arithmetic_intensity, bound
@@ -54,6 +55,11 @@ def operator_table(
         for phase, p in phases.items()
         for c in made.get(phase) or p.layer.calls()
     ]
+    if not calls:
+        raise CalibError(
+            "the model runs no operator that takes a device's time: expected one that does, on "
+            "inputs that are not empty"
+        )
     different = list(dict.fromkeys(c.op for _, _, c in calls))
     hot = [found_in_cache(op, hardware) for op in different]
     row = {op: i for i, op in enumerate(different)}

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LAYERS = "layers"
+OUTPUTS = (
+    *("estimates.parquet", "modules.parquet", "report.json", "report.yaml", "report.md"),
+    *("report.html", "trace.json", "roofline.png", "accuracy.png", "components.png"),
+    *("environment.json", "config.yaml"),
+)
+"""All that a run may write, beside the pages of :data:`LAYERS`."""
 
 
 class ReportError(CalibError, OSError):
@@ -76,7 +82,16 @@ def write_report(
             from calib.report.layers.pages import write_layer_docs
 
             write_layer_docs(report, staging / LAYERS)
+    forget(target, written)
     return written
+
+
+def forget(folder: Path, kept: Iterable[Path] = ()) -> None:
+    """Remove what an earlier run left in its ``folder``, but for the files that are ``kept``."""
+    stale = {*(folder / name for name in OUTPUTS), *(folder / LAYERS).glob("*.md")} - set(kept)
+    for path in stale:
+        with suppress(OSError):
+            path.unlink()
 
 
 def write_tables(record: RunRecord, folder: Path) -> None:

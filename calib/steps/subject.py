@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from calib.checkout import CONF, read_yaml
@@ -23,7 +22,7 @@ def find_subject(request: Request, hardware: Hardware) -> tuple[Request, Any]:
     if request.model.architecture == OWN:
         from calib.steps.module.source import own_of
 
-        model = own_of(request.module.path, request.workload)
+        model = meant_for(own_of(request.module.path, request.workload), hardware)
         request = request.model_copy(update={"workload": model.workload})
     else:
         model = meant_for(build_model(request.model, request.hf, hardware), hardware)
@@ -99,9 +98,7 @@ def _fitting(model: Any) -> Iterator[str]:
 
 def meant_for(model: Any, hardware: Hardware) -> Any:
     """A traced model with the kernels that ``hardware`` would choose; any other as it is."""
-    if not hasattr(model, "card"):
-        return model
-    return replace(model, card=hardware.compute_capability, traced={}, further={})
+    return model.on(hardware.compute_capability) if hasattr(model, "on") else model
 
 
 def usual_dtype(hardware: Hardware | None) -> str:

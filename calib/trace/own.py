@@ -27,7 +27,8 @@ from model.workload import Phase, Workload
 class OwnModel:
     """``module`` on positional ``inputs`` and ``named`` ones, whose shapes are all that counts.
 
-    ``real``: it looks at values, and is really run.
+    ``real``: it looks at values, and is really run. ``card``: the compute capability of the card
+    whose kernels are asked; None, and where it is really run: those of the tensors' device.
     """
 
     module: torch.nn.Module
@@ -35,10 +36,14 @@ class OwnModel:
     named: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
     real: bool = False
+    card: str | None = None
     known: dict[bool, Recording] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or type(self.module).__name__)
+
+    def on(self, card: str | None) -> OwnModel:
+        return self if self.real else replace(self, card=card, known={})
 
     @property
     def dimensions(self) -> dict[str, Any]:
@@ -75,7 +80,8 @@ class OwnModel:
             before = [(p, p.grad) for p in self.module.parameters()]
             try:
                 with unsaid("torch._subclasses.fake_tensor"):
-                    found = recorded(*given, backward=backward, real=self.real)
+                    how: dict[str, Any] = {"real": self.real, "card": self.card}
+                    found = recorded(*given, backward=backward, **how)
             except CalibError:
                 raise
             except Exception as error:  # of code that is not ours, on inputs that are not ours

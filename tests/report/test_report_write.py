@@ -170,3 +170,13 @@ def test_no_heavy_import_without_pictures() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_second_run_leaves_nothing_of_the_first(tmp_path: Path) -> None:
+    """Neither pictures nor a page that a run did not write may pass for its own."""
+    write_report(run("predicted"), tmp_path)
+    assert (tmp_path / "report.html").exists() and (tmp_path / "roofline.png").exists()
+    (tmp_path / "notes.txt").write_text("mine")
+    write_report(run("predicted"), tmp_path, pictures=False, html=False)
+    assert not (tmp_path / "report.html").exists() and not list(tmp_path.glob("*.png"))
+    assert not list(tmp_path.glob("layers/*.md")) and (tmp_path / "notes.txt").exists()

@@ -138,3 +138,23 @@ def test_what_is_wrong_with_a_file_is_one_sentence(file: str, name: str, said: s
 def test_words_of_the_command_line_name_files() -> None:
     words = ["model=module", "+module.path='a b.py:f'", "module.path=x.py:f,y.py:g", "-m"]
     assert list(named_in(words)) == ["a b.py:f", "x.py:f", "y.py:g"]
+
+
+def test_a_card_is_asked_whatever_the_tensors_lie_on() -> None:
+    """In training mode a CPU writes attention with dropout out; a card has one kernel."""
+
+    class Attends(torch.nn.Module):
+        def forward(self, q: torch.Tensor) -> torch.Tensor:
+            attend = torch.nn.functional.scaled_dot_product_attention
+            return attend(q, q, q, dropout_p=0.1, is_causal=True)
+
+    q = torch.zeros(1, 4, 256, 64, dtype=torch.bfloat16)
+    kinds = [
+        list(calib.estimate(Attends(), t, hw="h200").to_pandas()["kind"]) for t in (q, q.to("meta"))
+    ]
+    assert kinds == [["attention"], ["attention"]]
+
+
+def test_a_module_that_runs_nothing_is_named() -> None:
+    with pytest.raises(CalibError, match="runs no operator"):
+        calib.estimate(torch.nn.Identity(), torch.zeros(3, 8), hw="h200")

@@ -172,7 +172,7 @@ def estimate(
     from calib.steps.answer import answer
     from calib.steps.fitting import fit_samples
     from calib.steps.measuring import measure_host, measure_operators
-    from calib.steps.subject import shapes_of, trained
+    from calib.steps.subject import meant_for, shapes_of, trained
     from calib.steps.target import find_target
     from calib.trace.own import own_model
 
@@ -188,10 +188,11 @@ def estimate(
         training=dict(training or {}),
         **{"pass": "train" if train else "inference"},
     )
+    target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
+    model = meant_for(model, target.hardware)
     if train:
         model = trained(model, request)
     phases = model.phases(request.workload)
-    target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
     if target.here:
         target = measure_operators(target, phases, request.sweep, request.seed)
     calibrations = fit_samples(target, shapes_of(phases))

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from calib.trace.own import OwnModel
     from model.workload import Workload
 
-KEY = "module.path"
+KEY, WORKLOAD = "module.path", "workload"
+POSITIONAL = inspect.Parameter.POSITIONAL_ONLY
 EXPECTED = "expected the path of a Python file and a function in it, my_file.py:make_model"
 NAMED = "CALIB_NAMED_FILES"
 """In the environment, for the processes of a launcher: what the command line named, a line each."""
@@ -79,10 +80,12 @@ def own_of(path: str | None, workload: Workload) -> OwnModel:
 
 
 def call(make: Callable[..., Any], path: str, workload: Workload) -> Any:
-    """``make`` on the workload, where it takes an argument."""
-    wanted = [p for p in inspect.signature(make).parameters.values() if p.default is p.empty]
+    """``make`` on the workload, where it takes an argument, or one of that name."""
+    takes = list(inspect.signature(make).parameters.values())
+    named = {p.name: workload for p in takes if p.name == WORKLOAD and p.kind is not POSITIONAL}
+    wanted = [p for p in takes if p.default is p.empty and p.name not in named]
     try:
-        return make(*([workload] if wanted else []))
+        return make(*([workload] if wanted else []), **named)
     except CalibError:
         raise
     except Exception as error:

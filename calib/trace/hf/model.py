@@ -79,6 +79,9 @@ class HFModel:
             found.append(f"{KEY} names no dtype: {self.dtype} is assumed (hf.dtype=... to choose).")
         return found + [note for traced in self.traced.values() for note in traced.notes]
 
+    def on(self, card: str | None) -> HFModel:
+        return replace(self, card=card, traced={}, further={})
+
     def phases(self, workload: Workload, routing: None = None) -> dict[str, Phase]:
         """The passes of ``workload``, traced once: of text, ``prefill`` and a ``decode`` step at
         the mean context, rounded up; of images ``vision``; of what is only read ``encode``; of
