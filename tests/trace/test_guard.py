@@ -105,3 +105,16 @@ def test_a_build_has_its_time() -> None:
         while time.monotonic() < started + 60:
             pass
     assert signal.getitimer(signal.ITIMER_PROF)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"time_step_limit": [0.0, float("inf")]},
+        {"gradient_clipping": 1e10},
+        {"stage_in_channels": [48, 1024]},
+        {"embed_dim_per_stage": [96, 768]},
+    ],
+)
+def test_numbers_that_are_no_sizes_are_not_bounded(given: dict) -> None:
+    check_sizes(given)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import re
 import signal
@@ -50,9 +49,10 @@ MOST = (
     (r"max_.*(position|length|len|tokens)|context|positions$", 2**27),
     (r"vocab", 2**24),
     (r"label|class", 2**20),
+    (r"channel|(^|_)dims?($|_)|width|_size$", 2**20),
     (r"expert|head|group|codebook|quer", 2**14),
     (r"layer|block|depth|stage|level|branch|iteration|num_conv|cycle", 512),
-    (r"(hidden|embed|intermediate|ffn|projection).*|d_model|_dim$|_size$|width|channel", 2**20),
+    (r"(hidden|embed|intermediate|ffn|projection).*|d_model", 2**20),
 )
 """The largest whole number of a key by what its name says; a thousand layers are minutes."""
 MOST_ELSE = 2**24
@@ -106,16 +106,17 @@ def check_sizes(given: Any, path: str = "") -> None:
         for key, value in pairs:
             check_sizes(value, f"{path}.{key}".lstrip("."))
     elif isinstance(given, int | float) and not isinstance(given, bool):
-        most = _most(path)
-        if isinstance(given, float) and not given.is_integer() and math.isfinite(given):
+        named = _most(path)
+        if isinstance(given, float) and (named is None or given % 1 > 0):  # no size
             return
+        most = named or MOST_ELSE
         if not -(2**40) <= given <= most:  # and no NaN
             raise CalibError(wrong(f"{KEY}: {path}", given, f"at most {most:,}"))
 
 
-def _most(path: str) -> int:
+def _most(path: str) -> int | None:
     name = next((n for n in reversed(path.lower().split(".")) if not n.isdecimal()), path)
-    return next((most for pattern, most in MOST if re.search(pattern, name)), MOST_ELSE)
+    return next((most for pattern, most in MOST if re.search(pattern, name)), None)
 
 
 def offline() -> None:
