@@ -95,12 +95,15 @@ def test_a_card_says_what_its_own_run_says() -> None:
         assert row["fits"] == (own.memory or {})["fits"]
 
 
-def test_what_was_never_timed_has_no_time() -> None:
-    for name in ("fp8 weights", "int4 weights"):
-        row = case(record(LLAMA), name)
-        assert not known(row.get("token_s"))
-        assert "timed" in row["why"]
-        assert row["needed_bytes"] < case(record(LLAMA), "as asked")["needed_bytes"]
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("fp8 weights", "float8_e4m3fn"), ("int4 weights", "int4")]
+)
+def test_narrow_weights_say_what_their_own_run_says(name: str, dtype: str) -> None:
+    row = case(record(LLAMA), name)
+    own = record((*LLAMA, f"model.weight_dtype={dtype}"))
+    token = figure(own, "time per output token")
+    assert row["token_s"] == pytest.approx(token["estimate"], rel=1e-3)
+    assert row["needed_bytes"] < case(record(LLAMA), "as asked")["needed_bytes"]
 
 
 def test_batches_end_with_the_first_that_does_not_fit() -> None:

@@ -26,7 +26,6 @@ BATCHES = (2, 8, 32, 128)
 STORED = {"float8_e4m3fn": "fp8 weights", "int4": "int4 weights"}
 """Types that weights may be stored in, and be multiplied in another."""
 NAMES = {EAGER: "eager", GRAPH: "CUDA graph", COMPILED: "compiled"}
-NO_KERNEL = "no kernel that reads such weights was timed"
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,7 @@ def batch_row(run: Run, batch: int, group: str = "batch", name: str = "") -> Row
 
 
 def weight_rows(run: Run) -> Iterator[Row]:
-    """What weights stored in fewer bytes would need. Their time is not known: the products'
-    kernels that decode them on the way were never timed."""
+    """Weights stored in fewer bytes: products by the kernels that read them so."""
     asked = run.request.model
     dimensions = asked.dimensions
     if "weight_dtype" not in dimensions or run.request.trains:
@@ -154,8 +152,10 @@ def weight_rows(run: Run) -> Iterator[Row]:
             model = build_model(asked.model_copy(update={"dimensions": other}), run.request.hf)
         except CalibError:  # a model that knows no such type
             continue
-        needs = weight_bytes(model.phases(run.request.workload)) + run.working_bytes
-        yield Row("weights", name, None, needs, run.memory_bytes, NO_KERNEL)
+        phases = model.phases(run.request.workload)
+        needs = weight_bytes(phases) + run.working_bytes
+        case = run.case(run.as_executed(case_calls(phases)))
+        yield Row("weights", name, case, needs, run.memory_bytes)
 
 
 def card_rows(run: Run, calls: Mapping[str, list[Call]], needs: float) -> Iterator[Row]:
