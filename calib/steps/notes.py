@@ -24,7 +24,7 @@ NEW, SEEN = "new", "seen"
 
 def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -> list[str]:
     """Where the times come from: the user's samples, the card that ships, or nothing."""
-    from calib.cards.card import TORCH
+    from calib.cards.card import ENGINE, TORCH
     from calib.cards.shipped import about_card, about_taught
     from calib.estimates.sums import known_by
 
@@ -37,15 +37,16 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
     name, notes = target.hardware.name, []
     about = about_card(name)
     sampled = any(s.implementation == implementation for s in target.samples)
-    if about and implementation == TORCH:
+    ships = about is not None and implementation in (TORCH, ENGINE)
+    if about and ships:
         behind = "Your samples correct the" if sampled else "The"
         taught = about_taught(target.hardware)
-        beside = f" {taught['summary']}" if taught else ""
+        beside = f" {taught['summary']}" if taught and implementation == TORCH else ""
         notes.append(f"{behind} calibration that ships: {about['summary']}{beside}")
     elif about:
         lacking = "kinds that your samples lack take" if sampled else "every kernel takes"
         notes.append(
-            f"What ships for {name} is of torch's operators: by implementation={implementation} "
+            f"What ships for {name} is of torch's operators and {ENGINE}'s: by implementation={implementation} "
             f"{lacking} the roofline, a lower bound."
         )
     if not (sampled or about):
@@ -55,7 +56,7 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
             "roofline: a lower bound, often 2-5x below the clock. To calibrate it, put a Parquet "
             f"file of its samples{of} (calib.samples.sample) into {target.store.folder}."
         )
-    if about and (sampled or implementation == TORCH):
+    if about and (sampled or ships):
         notes.append(f"How the times of each kind are known: {known_by(operators)}.")
     return notes
 
