@@ -46,8 +46,8 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
     elif about:
         lacking = "kinds that your samples lack take" if sampled else "every kernel takes"
         notes.append(
-            f"What ships for {name} is of torch's operators and {ENGINE}'s: by implementation={implementation} "
-            f"{lacking} the roofline, a lower bound."
+            f"What ships for {name} is of torch's operators and {ENGINE}'s: by "
+            f"implementation={implementation} {lacking} the roofline, a lower bound."
         )
     if not (sampled or about):
         of = "" if implementation == TORCH else f" of {implementation}"
