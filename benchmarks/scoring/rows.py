@@ -85,7 +85,7 @@ def load(card: str, table: str, engine: str = "vllm", pooled: bool = False) -> R
     """The bfloat16 rows of one table."""
     frame = read_table(card, table, engine=engine, pooled=pooled)
     operator = TABLES[table].operator
-    shape = [f.name for f in fields(operator) if f.name in frame]
+    shape = [f.name for f in fields(operator) if f.name in frame and not f.name.endswith("_dtype")]
     labels = [name for name in ("window", "distribution") if name in shape]
     flops, moved = np.zeros(len(frame)), np.zeros(len(frame))
     for _, some in frame.fillna({"window": -1}).groupby(labels or ["dtype"]):
