@@ -13,6 +13,10 @@ TOTAL = "total"
 """The component that stands last in ``components`` and sums the others."""
 
 
+GROWS, AVOIDED = "While the text grows,", "What avoids it:"
+"""How the note begins and ends of what each token costs beside what a report's times hold."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """One run. All quantities are SI; a figure that is not known is NaN or None in its table.

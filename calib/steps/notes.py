@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib.hardware.attention_backend import growing, planned
 from calib.hardware.datasheet import hardware_names
+from calib.report.record import AVOIDED, GROWS
 from calib.samples.host_costs import HostCosts
 from calib.steps.target import Target
 from model.workload import Phase, Workload
@@ -109,9 +110,9 @@ def plan_notes(
         each = "a plan" if per_token == 1 else f"{per_token} plans"
         notes.append(
             f"Decode, at lengths seen before, takes {_ms(steady / phases[DECODE].repeat)} a token: "
-            "that is what this report holds. While the text grows, torch's cuDNN attention makes "
+            f"that is what this report holds. {GROWS} torch's cuDNN attention makes "
             f"{each} a token on the host: {_ms(per_token * plan.estimate_s)} more "
-            f"({low:.0f}-{high:.0f} ms, {plan.known_by}). What avoids it: {AVOIDED_BY}."
+            f"({low:.0f}-{high:.0f} ms, {plan.known_by}). {AVOIDED} {AVOIDED_BY}."
         )
     once = len(planned(others, capability))
     if once:

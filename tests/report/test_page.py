@@ -16,9 +16,10 @@ from report_record import RUNS, run
 
 from calib.report.layers.tree import branches
 from calib.report.page import library
+from calib.report.page.answer import facts
 from calib.report.page.sums import distinct
 from calib.report.page.write import page
-from calib.report.record import RunRecord
+from calib.report.record import AVOIDED, GROWS, RunRecord
 from calib.report.units import seconds
 from calib.report.write import write_report
 
@@ -214,3 +215,11 @@ def test_sums_over_shapes_are_sums_over_the_run(name: str) -> None:
     for column in ("flops", "bytes", "estimate_s", "roofline_s"):
         assert table[column].sum() == pytest.approx(operators[column].sum())
     assert table["estimate_s"].is_monotonic_decreasing
+
+
+def test_what_a_growing_text_costs_on_top_stands_in_the_answer() -> None:
+    note = f"Decode takes 5 ms. {GROWS} a plan a token: 52 ms more. {AVOIDED} a graph."
+    record = replace(run("predicted"), notes=[note])
+    found = {f.question: f for f in facts(record, distinct(record.operators))}
+    assert found["What comes on top?"].answer.startswith(GROWS)
+    assert found["What comes on top?"].answer.endswith("52 ms more.")

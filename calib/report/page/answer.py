@@ -10,7 +10,7 @@ from calib.report.lines import BOUND_BY, WORTH_SAYING
 from calib.report.page.cells import BY, DASH, HOW, plain, readable, sentence, span
 from calib.report.page.certainty import certainty_of, worst_known
 from calib.report.page.what_if import token_seconds, what_fits
-from calib.report.record import RunRecord, known
+from calib.report.record import AVOIDED, GROWS, RunRecord, known
 from calib.report.units import figure, nbytes, percent, seconds
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def facts(record: RunRecord, operators: pd.DataFrame) -> list[Fact]:
     """The questions that a reader comes with, answered in a line each."""
     found = [fit_fact(record)]
     if timed(record):
-        found += [*bound_facts(record), sure_fact(record)]
+        found += [*bound_facts(record), beside_fact(record), sure_fact(record)]
         worst = worst_known(operators)
         found += [_worst(worst)] if worst else []
     elif not fits(record):
@@ -155,6 +155,13 @@ def bound_facts(record: RunRecord) -> list[Fact]:
     )
     eager_s = token_seconds(record, "eager")
     return [bound, graph_fact(first, record.execution, eager_s)]
+
+
+def beside_fact(record: RunRecord) -> Fact:
+    """What each token costs beside the times of a report, which are of lengths seen before."""
+    note = next((str(note) for note in record.notes if GROWS in str(note)), "")
+    said, _, avoided = note[note.find(GROWS) :].partition(AVOIDED)
+    return Fact("What comes on top?", said.strip() if note else "", f"{AVOIDED}{avoided}", "bad")
 
 
 def limit(row: dict[Any, Any], execution: str) -> str:
