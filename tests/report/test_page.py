@@ -220,6 +220,6 @@ def test_sums_over_shapes_are_sums_over_the_run(name: str) -> None:
 def test_what_a_growing_text_costs_on_top_stands_in_the_answer() -> None:
     note = f"Decode takes 5 ms. {GROWS} a plan a token: 52 ms more. {AVOIDED} a graph."
     record = replace(run("predicted"), notes=[note])
-    found = {f.question: f for f in facts(record, distinct(record.operators))}
+    found = {f.question: f for f in facts(record, distinct(record))}
     assert found["What comes on top?"].answer.startswith(GROWS)
     assert found["What comes on top?"].answer.endswith("52 ms more.")
