@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from model.ops.dtypes import item_bytes
-from model.ops.operator import Operator
+from model.ops.operator import Operator, SumsGiven
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ REST = "rest"
 
 
 @dataclass(frozen=True)
-class Other(Operator):
+class Other(SumsGiven, Operator):
     """An operator that no formula here describes, with the bytes that it was seen to touch.
 
     ``unknown``: nobody has said that these bytes and this arithmetic are all of its work, so that
@@ -168,18 +168,6 @@ class Other(Operator):
     arithmetic: int = 0
     dtype: str = "bfloat16"
     unknown: bool = False
-
-    @property
-    def cuda_core_flops(self) -> Any:
-        return self.arithmetic
-
-    @property
-    def bytes_read(self) -> Any:
-        return self.read
-
-    @property
-    def bytes_written(self) -> Any:
-        return self.written
 
 
 def bias_gradient(op: Operator, rows: Any, cols: Any, dtype: str) -> tuple[Operator, ...]:

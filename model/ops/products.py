@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from model.ops.dtypes import item_bytes
-from model.ops.operator import Operator, TensorCoreOperator
+from model.ops.operator import Operator, SumsGiven, TensorCoreOperator
 from model.ops.pointwise import bias_gradient
 from model.ops.routing import distinct_experts, experts_touched
 
@@ -134,7 +134,7 @@ class GroupedMatmulWeightGradient(GroupedMatmul):
 
 
 @dataclass(frozen=True)
-class Counted(TensorCoreOperator):
+class Counted(SumsGiven, TensorCoreOperator):
     """A kernel of which only the sums are known, by somebody's formula for the operator ``name``:
     FLOPs of its ``products`` in ``dtype``, bytes, arithmetic beside the products."""
 
@@ -150,18 +150,6 @@ class Counted(TensorCoreOperator):
     @property
     def tensor_core_flops(self) -> Any:
         return self.products
-
-    @property
-    def cuda_core_flops(self) -> Any:
-        return self.arithmetic
-
-    @property
-    def bytes_read(self) -> Any:
-        return self.read
-
-    @property
-    def bytes_written(self) -> Any:
-        return self.written
 
 
 @dataclass(frozen=True)
