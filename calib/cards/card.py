@@ -28,6 +28,7 @@ from calib.fit.calibration import (
     Estimates,
     Key,
     KindFit,
+    Tabled,
     dtype_of,
     fitted_dtype,
     kind_of,
@@ -127,7 +128,7 @@ class Taught:
 
 
 @dataclass(frozen=True)
-class Card:
+class Card(Tabled):
     """The shipped calibration of ``hardware``; ``about`` is its data card.
 
     ``taught``: what torch's samples tell, of this card or of another; without it torch is what the
@@ -196,26 +197,17 @@ class Card:
 
         return pd.DataFrame(self.about.get("held_out", []))
 
-    def estimate(
-        self,
-        ops: Sequence[Operator] | Operator,
-        implementation: str = TORCH,
-        hot: Sequence[bool] | np.ndarray | bool | None = None,
-    ) -> pd.DataFrame:
-        """As ``Calibration.estimate``; ``hot``: None means as the tables were timed, which is hot.
-
-        Implementations other than torch are those of the tables, ``vllm`` whichever of its kernels
-        serves an operator best; all else is the roofline.
-        """
-        return self.estimates(ops, implementation, hot).table()
-
     def estimates(
         self,
         ops: Sequence[Operator] | Operator,
         implementation: str = TORCH,
         hot: Sequence[bool] | np.ndarray | bool | None = None,
     ) -> Estimates:
-        """The columns of ``estimate``."""
+        """As ``Calibration.estimate``; ``hot``: None means as the tables were timed, which is hot.
+
+        Implementations other than torch are those of the tables, ``vllm`` whichever of its kernels
+        serves an operator best; all else is the roofline.
+        """
         if implementation == TORCH and self.torch is not None:
             return self.torch.estimates(ops, implementation, hot)
         if isinstance(ops, Operator):

@@ -28,6 +28,7 @@ from calib.fit.calibration import (
     Calibration,
     Estimates,
     Estimator,
+    Tabled,
     by_plain_products,
     kind_of,
     least_of,
@@ -87,7 +88,7 @@ class Away:
 
 
 @dataclass(frozen=True)
-class Corrected:
+class Corrected(Tabled):
     """``own``: the fit to samples alone, with the shapes that were measured. ``away``: where the
     samples are of another card, what carrying them adds."""
 
@@ -111,22 +112,13 @@ class Corrected:
     def _fits(self) -> Calibration:
         return replace(self.own, measured={})
 
-    def estimate(
-        self,
-        ops: Sequence[Operator] | Operator,
-        implementation: str = "torch",
-        hot: Sequence[bool] | np.ndarray | bool | None = None,
-    ) -> pd.DataFrame:
-        """As ``Calibration.estimate``; what samples know nothing of is as the base says."""
-        return self.estimates(ops, implementation, hot).table()
-
     def estimates(
         self,
         ops: Sequence[Operator] | Operator,
         implementation: str = "torch",
         hot: Sequence[bool] | np.ndarray | bool | None = None,
     ) -> Estimates:
-        """The columns of ``estimate``."""
+        """As ``Calibration.estimate``; what samples know nothing of is as the base says."""
         if isinstance(ops, Operator) and not is_grid(ops):
             ops = [ops]
         if self._has_widened(ops):

@@ -104,22 +104,17 @@ class Estimator(Protocol):
         """The columns of ``estimate``, without the cost of a data frame."""
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What ``fit`` returns. ``held_out``: one row a fit, its error on groups it never saw.
+class Tabled:
+    """What has ``estimates`` as an :class:`Estimator` has them, with a data frame of them."""
 
-    ``blind``: of each fit with samples of the device, by shape in order of their first samples,
-    log seconds and half-width by fits that never saw the shape's group; NaN of what never was
-    held out.
-    """
-
-    hardware: Hardware
-    kinds: dict[Key, KindFit]
-    held_out: pd.DataFrame
-    measured: dict[tuple[str, Operator, str], tuple[float, float, float]] = field(
-        default_factory=dict
-    )
-    blind: dict[Key, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    def estimates(
+        self,
+        ops: Sequence[Operator] | Operator,
+        implementation: str = "torch",
+        hot: Sequence[bool] | np.ndarray | bool | None = None,
+    ) -> Estimates:
+        """The columns of ``estimate``."""
+        raise NotImplementedError
 
     def estimate(
         self,
@@ -136,6 +131,24 @@ class Calibration:
         Raises ``HardwareError`` for a dtype that the device has no peak for.
         """
         return self.estimates(ops, implementation, hot).table()
+
+
+@dataclass(frozen=True)
+class Calibration(Tabled):
+    """What ``fit`` returns. ``held_out``: one row a fit, its error on groups it never saw.
+
+    ``blind``: of each fit with samples of the device, by shape in order of their first samples,
+    log seconds and half-width by fits that never saw the shape's group; NaN of what never was
+    held out.
+    """
+
+    hardware: Hardware
+    kinds: dict[Key, KindFit]
+    held_out: pd.DataFrame
+    measured: dict[tuple[str, Operator, str], tuple[float, float, float]] = field(
+        default_factory=dict
+    )
+    blind: dict[Key, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def estimates(
         self,
