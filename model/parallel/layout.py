@@ -73,11 +73,13 @@ class Layout:
         return max(1, min(wanted, batch))
 
     def words(self) -> str:
-        """ "tp=4 pp=2 on 8 cards": what is not 1."""
-        named = [
-            f"{k}={getattr(self, k)}" for k in ("tp", "pp", "ep", "dp") if getattr(self, k) > 1
-        ]
-        return f"{' '.join(named)} on {self.cards} cards"
+        """ "tp=4 pp=2": what is not 1."""
+        keys = ("tp", "pp", "ep", "dp")
+        return " ".join(f"{k}={getattr(self, k)}" for k in keys if getattr(self, k) > 1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a report."""
+        return {**vars(self), "cards": self.cards, "words": self.words()}
 
 
 def share(total: Any, parts: int, rank: int) -> Any:
