@@ -21,6 +21,7 @@ from calib.steps.settings.layout import ParallelRequest
 from calib.steps.settings.paths import AnyPath, File, Folder, described
 from calib.steps.settings.words import Part, checked
 from model.architectures import ARCHITECTURES
+from model.parallel.layout import Layout, LayoutError
 from model.workload import Workload
 
 Name = Annotated[
@@ -207,8 +208,13 @@ class Request(Part):
         if self.trains or of == OWN:
             what = "with pass=train" if self.trains else "with model=module"
             raise CalibError(wrong(f"parallel.{key}", value, f"1 {what}"))
-        if key == "microbatches":
-            raise CalibError(wrong("parallel.microbatches", value, "null with parallel.pp=1"))
+        if self.parallel.pp == 1 and self.parallel.microbatches is not None:
+            asked = self.parallel.microbatches
+            raise CalibError(wrong("parallel.microbatches", asked, "null with parallel.pp=1"))
+        try:
+            Layout(**dict(self.parallel))
+        except LayoutError as error:
+            raise CalibError(str(error)) from None
         return self
 
     @model_validator(mode="after")
