@@ -166,7 +166,7 @@ class Parallel:
         group, micro = self.sequences(workload)
         if self.is_traced:
             held = self.traced(workload).working(self._micro(workload))
-            times = group / micro * self._most_layers(workload)
+            times = group / micro * self._most_layers()
             return {name: (cache * times, active) for name, (cache, active) in held.items()}
         found = {}
         for name, part in self.parts(workload).items():
@@ -183,11 +183,10 @@ class Parallel:
         place = Place(self.layout, 0, self.others(workload))
         return self._part(Phase(self.whole.decode_layer(context, micro)), place)
 
-    def _most_layers(self, workload: Workload) -> float:
-        """Of a stage, over all."""
-        parts = self.traced(workload).phases(self._micro(workload)).values()
-        layers = max(layers_of(phase.layer) for phase in parts)
-        return Stages(self.layout, layers).held(0) / layers if layers else 1.0
+    def _most_layers(self) -> float:
+        """Of a traced model's stage, over all."""
+        layers = self.whole.dimensions.get("layers", 0)
+        return Stages(self.layout, layers).held(0) / layers if self.layout.pp > 1 else 1.0
 
     def _micro(self, workload: Workload) -> Workload:
         return replace(workload, batch=self.sequences(workload)[1])
