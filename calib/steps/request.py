@@ -202,7 +202,7 @@ class Request(Part):
 
     @model_validator(mode="after")
     def _what_cards_share(self) -> Request:
-        if set(dict(self.parallel).values()) <= {1, None}:
+        if set(self.parallel.sizes.values()) <= {1, None}:
             return self
         (key, value), of = self.parallel.first, self.model.architecture
         if self.trains or of == OWN:
@@ -212,7 +212,7 @@ class Request(Part):
             asked = self.parallel.microbatches
             raise CalibError(wrong("parallel.microbatches", asked, "null with parallel.pp=1"))
         try:
-            Layout(**dict(self.parallel))
+            Layout(**self.parallel.sizes)
         except LayoutError as error:
             raise CalibError(str(error)) from None
         return self

@@ -196,7 +196,7 @@ def layout_notes(layout: Layout) -> list[str]:
     """What a reader must know of the times of several cards."""
     said = (
         f"On {layout.cards} cards ({layout.words()}), of which operators, FLOPs, bytes and memory "
-        "are those of one; nothing is overlapped: a card waits for what it is told."
+        "are those of one."
     )
     notes = [said]
     if layout.pp > 1:

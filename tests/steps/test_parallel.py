@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -84,7 +85,7 @@ def test_a_report_says_the_layout_and_what_a_card_does(tmp_path: Path) -> None:
     assert "tokens per second per card" not in {f["name"] for f in alone["figures"]}
     text = (tmp_path / "4" / "report.md").read_text("utf-8")
     assert text.startswith("# llama_3_1_8b, text_512 on 4 x h200 (tp=4)")
-    assert "nothing is overlapped" in text
+    assert "Nothing is overlapped" in text
     assert "4 x h200 (tp=4)" in (tmp_path / "4" / "report.html").read_text("utf-8")
     table = with_keys(
         runs_table([tmp_path / "1", tmp_path / "4"]), [{"parallel.tp": "1"}, {"parallel.tp": "4"}]
@@ -101,3 +102,16 @@ def test_a_pipeline_of_groups(tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text("utf-8")
     assert "8 x h200 (tp=2 pp=2 dp=2)" in text and "pace" in text
     assert report["memory"]["fits"]
+
+
+def test_what_is_told_may_run_beside_other_work(tmp_path: Path) -> None:
+    """All of it: what is left is the time of the card's own kernels."""
+    waits = written(tmp_path / "0", "parallel.tp=4")
+    hidden = written(tmp_path / "1", "parallel.tp=4", "parallel.overlap=1.0")
+    table = pd.read_parquet(tmp_path / "0" / "estimates.parquet")
+    told = table["kind"].isin(["all_reduce", "all_gather"])
+    kernels = table["estimate_s"][~told].sum()
+    assert table["estimate_s"][told].sum() > 0
+    assert hidden["module_metrics"][0]["predicted_s"] == pytest.approx(kernels)
+    assert hidden["predicted_total_s"] < waits["predicted_total_s"]
+    assert "100% of what cards tell" in (tmp_path / "1" / "report.md").read_text("utf-8")

@@ -13,6 +13,7 @@ from calib.estimates.fusion import fuse, with_fused_norms
 from calib.estimates.memory import weights_of, working_bytes
 from calib.samples.host_costs import COMPILED, EAGER, GRAPH, HostCosts, host_costs
 from calib.steps.alternatives.cards import Work, neighbours
+from calib.steps.alternatives.overlap import overlapped
 from calib.steps.subject import build_model, spread
 from model.layer import Call
 from model.workload import Phase
@@ -172,7 +173,9 @@ def card_rows(run: Run, calls: Mapping[str, list[Call]], needs: float) -> Iterat
         return
     hardware = run.target.hardware
     for card in neighbours(hardware, Work(calls, run.passes), needs).values():
-        estimator = load_card(card)
+        estimator: Estimator | None = load_card(card)
         costs = host_costs([], card.name)
+        if estimator:
+            estimator = overlapped(estimator, run.request.parallel.overlap)
         case = run.case(calls, estimator=estimator, costs=costs) if estimator else None
         yield Row("card", card.name, case, needs, float(card.memory_bytes))
