@@ -12,7 +12,7 @@ from calib.estimates.alternatives import Case, case_calls
 from calib.estimates.fusion import fuse, with_fused_norms
 from calib.estimates.memory import weights_of, working_bytes
 from calib.samples.host_costs import COMPILED, EAGER, GRAPH, HostCosts, host_costs
-from calib.steps.alternatives.cards import Work, neighbours
+from calib.steps.alternatives.cards import Work, neighbours, relinked
 from calib.steps.alternatives.overlap import overlapped
 from calib.steps.subject import build_model, spread
 from model.layer import Call
@@ -177,5 +177,6 @@ def card_rows(run: Run, calls: Mapping[str, list[Call]], needs: float) -> Iterat
         costs = host_costs([], card.name)
         if estimator:
             estimator = overlapped(estimator, run.request.parallel.overlap)
-        case = run.case(calls, estimator=estimator, costs=costs) if estimator else None
+        there = relinked(calls, card) if run.request.spread else calls
+        case = run.case(there, estimator=estimator, costs=costs) if estimator else None
         yield Row("card", card.name, case, needs, float(card.memory_bytes))
