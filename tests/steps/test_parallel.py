@@ -83,6 +83,9 @@ def test_a_report_says_the_layout_and_what_a_card_does(tmp_path: Path) -> None:
     each = 8 / figures["time per output token"] / 4
     assert figures["tokens per second per card"] == pytest.approx(each)
     assert "tokens per second per card" not in {f["name"] for f in alone["figures"]}
+    modules = pd.read_parquet(tmp_path / "4" / "modules.parquet").set_index("path")
+    own = json.loads(modules["params_json"]["model.layers.0.self_attn"].iloc[0])
+    assert (own["heads"], own["kv_heads"], own["hidden"]) == (8, 2, 4096)
     text = (tmp_path / "4" / "report.md").read_text("utf-8")
     assert text.startswith("# llama_3_1_8b, text_512 on 4 x h200 (tp=4)")
     assert "Nothing is overlapped" in text
