@@ -13,6 +13,7 @@ A sum's provenance is the weakest that carries over a twentieth of its time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,7 @@ WALL = ["wall_s", "wall_low_s", "wall_high_s", "wall_unseen_s", "graph_s", "idle
 """Of a row of operators, all passes: its part of the wall time with both ends of the interval, by a
 fit that never saw the model's shapes, as a CUDA graph, the idle time of the device in it, and what
 issuing the work would take were every kernel instant.
-Until ``calib.estimates.timeline`` replays them they are the kernels' own. A sum over rows is the
+Until ``calib.estimates.timeline`` has them replayed they are the kernels' own. A sum over rows is the
 wall time of what they belong to, while a sum of ``estimate_s`` is the time of its kernels."""
 
 WALL_OF = {
@@ -74,10 +75,10 @@ def distance_of_sum(
 class Ends:
     """The ends of sums over any choice of operator rows."""
 
-    def __init__(self, operators: pd.DataFrame):
-        estimate = operators["estimate_s"].to_numpy(dtype=float)
-        self.low = estimate - operators["low_s"].to_numpy(dtype=float)
-        self.high = operators["high_s"].to_numpy(dtype=float) - estimate
+    def __init__(self, operators: Mapping[str, Any] | pd.DataFrame):
+        estimate = np.asarray(operators["estimate_s"], dtype=float)
+        self.low = estimate - np.asarray(operators["low_s"], dtype=float)
+        self.high = np.asarray(operators["high_s"], dtype=float) - estimate
         self.kinds = _numbers(operators["kind"])
         dtypes, shapes = _numbers(operators["dtype"]), _numbers(operators["shape"])
         # One number for each (kind, dtype, shape): positions in a box of all that could be.
@@ -101,8 +102,9 @@ class Ends:
         return found[0], found[1]
 
 
-def _numbers(names: pd.Series) -> np.ndarray:
-    return names.factorize()[0]
+def _numbers(names: pd.Series | np.ndarray) -> np.ndarray:
+    """Names by numbers; what is numbered already stays."""
+    return names if isinstance(names, np.ndarray) else names.factorize()[0]
 
 
 class Sums:

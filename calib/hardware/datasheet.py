@@ -181,9 +181,9 @@ def load_hardware(name: str) -> Hardware:
 
     Raises ``HardwareError`` with the names that exist, or with the key that is wrong in the file.
     """
-    if name not in hardware_names():
-        raise HardwareError(f"hw = {name!r}: expected one of {', '.join(hardware_names())}")
     path = CONF / "hw" / f"{name}.yaml"
+    if path.stem != name or not path.is_file():
+        raise HardwareError(f"hw = {name!r}: expected one of {', '.join(hardware_names())}")
     return _read_hardware(path, path.stat().st_mtime_ns)
 
 

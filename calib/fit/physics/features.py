@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -
             columns |= stream_columns(op, hardware, is_hot)
     for name, label in _labels(op).items():
         columns[f"{name}={label}"] = np.ones(1)
-    columns = {name: np.broadcast_to(value, n) for name, value in columns.items()}
+    columns = {name: v if v.shape == (n,) else np.broadcast_to(v, n) for name, v in columns.items()}
     return Features(compute, memory, is_hot, np.broadcast_to(hardware.clock_hz, n), columns)
 
 
@@ -140,7 +141,7 @@ _LEAST_S = 1e-12
 
 def _numbers(op: Operator) -> dict[str, np.ndarray]:
     """Dimensions as logarithms (a zero as a half), flags as 0 or 1."""
-    numbers, flags = {}, {f.name for f in fields(op) if isinstance(f.default, bool)}
+    numbers, flags = {}, _flags(type(op))
     shape = _of_convolution(op) if isinstance(op, Conv2d | Convolution) else vars(op)
     for name, value in shape.items():
         if value is None or isinstance(value, str):
@@ -151,6 +152,12 @@ def _numbers(op: Operator) -> dict[str, np.ndarray]:
         else:
             numbers[name] = np.log(np.maximum(array, 0.5))
     return numbers
+
+
+@cache
+def _flags(cls: type[Operator]) -> frozenset[str]:
+    """The fields that are flags."""
+    return frozenset(f.name for f in fields(cls) if isinstance(f.default, bool))
 
 
 def _of_convolution(op: Conv2d | Convolution) -> dict[str, Any]:
@@ -198,6 +205,8 @@ def features_of_list(
     """Features of a list of operators of one kind, in its order."""
     is_hot = np.broadcast_to(np.asarray(hot, dtype=bool), len(ops))
     stacks = stack(ops)
+    if len(stacks) == 1:  # all of them, in order
+        return features(stacks[0][0], hardware, is_hot)
     parts = concatenate([features(grid, hardware, is_hot[rows]) for grid, rows in stacks])
     return parts.rows(np.argsort(np.concatenate([rows for _, rows in stacks])))
 
@@ -216,8 +225,9 @@ def _stack_alike(ops: Sequence[Operator]) -> Operator:
     if is_grid(first):
         raise TypeError("a grid is estimated on its own, not in a list")
     values = {}
-    for f in fields(first):
-        column = [getattr(op, f.name) for op in ops]
-        is_label = column[0] is None or isinstance(column[0], str)
-        values[f.name] = column[0] if is_label else np.array(column) + 0
+    for name, known in vars(first).items():
+        if known is None or isinstance(known, str):
+            values[name] = known
+        else:
+            values[name] = np.array([vars(op)[name] for op in ops]) + 0
     return type(first)(**values)

@@ -13,7 +13,7 @@ from calib.report.page.figures.clock import against_the_clock
 from calib.report.page.figures.roofline import LAST_CACHE, rooflines
 from calib.report.page.figures.style import kind_scale
 from calib.report.page.figures.timeline import timeline
-from calib.report.page.library import vega_script
+from calib.report.page.library import compiled_templates, vega_script
 from calib.report.page.sums import distinct
 from calib.report.page.what_if import what_if_grid
 from calib.report.record import RunRecord
@@ -44,6 +44,7 @@ def rendered(template: str, draws: bool = False, **named: Any) -> str:
 
     loader = FileSystemLoader(TEMPLATES)
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
+    options["bytecode_cache"] = compiled_templates()
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)
     own = {n: Markup((TEMPLATES / n).read_text("utf-8")) for n in ("style.css", "page.js")}
     named["library"] = Markup(vega_script()) if draws or named["figures"] else ""
