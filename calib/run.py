@@ -137,7 +137,7 @@ def cli() -> None:
     """The command line: what Hydra finds wrong before a run starts is one clear error too."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for them reads every package
-    gc.set_threshold(200_000, 20, 20)  # what imports and tables create stays: a search is in vain
+    gc.set_threshold(700_000, 3, 3)  # what imports and tables create stays: a search is in vain
     note_parent(sys.argv[1:])
     note_named(sys.argv[1:])
     if {"--help", "-h"} & set(sys.argv[1:]):

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Hardware:
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     provenance: str = "datasheet"
 
-    @property
+    @cached_property
     def unprobed(self) -> tuple[str, ...]:
         """Names of the figures that are still to be probed."""
         return tuple(n for n in MAY_BE_PROBED if _unknown(getattr(self, n)))

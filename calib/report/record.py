@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,13 +75,13 @@ class RunRecord:
     ceilings: pd.DataFrame | None = None
     alternatives: pd.DataFrame | None = None
 
-    @property
+    @cached_property
     def total(self) -> dict[str, Any]:
         """The row of ``components`` that sums the others."""
         rows = self.components[self.components["component"] == TOTAL]
         return {str(k): v for k, v in rows.iloc[-1].items()}
 
-    @property
+    @cached_property
     def executions(self) -> pd.Series:
         """How often each row of ``operators`` is executed in the whole workload."""
         roots = self.modules[self.modules["path"] == ""]

@@ -80,7 +80,7 @@ class Features:
     @property
     def smooth_names(self) -> list[str]:
         """Columns over which time changes smoothly: all but the tiles."""
-        return [name for name in sorted(self.columns) if not name.startswith(_STEPS)]
+        return list(_smooth(tuple(self.columns)))
 
     def __len__(self) -> int:
         return len(self.compute_s)
@@ -96,6 +96,11 @@ class Features:
         """[n, len(names)], zero for a column that this kind of operator does not have."""
         zeros = np.zeros(len(self))
         return np.stack([self.columns.get(name, zeros) for name in names], axis=1)
+
+
+@cache
+def _smooth(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in sorted(names) if not name.startswith(_STEPS))
 
 
 def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -> Features:
