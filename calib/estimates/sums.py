@@ -33,7 +33,7 @@ WALL = ["wall_s", "wall_low_s", "wall_high_s", "wall_unseen_s", "graph_s", "idle
 """Of a row of operators, all passes: its part of the wall time with both ends of the interval, by a
 fit that never saw the model's shapes, as a CUDA graph, the idle time of the device in it, and what
 issuing the work would take were every kernel instant.
-Until ``calib.estimates.timeline`` has them replayed they are the kernels' own. A sum over rows is the
+Until ``calib.estimates.timeline`` replays them they are the kernels' own. A sum over rows is the
 wall time of what they belong to, while a sum of ``estimate_s`` is the time of its kernels."""
 
 WALL_OF = {

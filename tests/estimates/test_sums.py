@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from calib.estimates.sums import BETWEEN, WITHIN, Ends, distance_of_sum
 from calib.estimates.replay.layout import narrowed
+from calib.estimates.sums import BETWEEN, WITHIN, Ends, distance_of_sum
 
 SHAPES, KINDS = np.array([0, 0, 1, 2]), np.array([0, 0, 0, 1])
 D = np.array([1.0, 2.0, 4.0, 5.0])
