@@ -30,7 +30,7 @@ def test_absent_card_is_predicted_by_the_calibration_that_ships(tmp_path):
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "The calibration that ships: rtx5090:" in said
-    assert "How the times of each kind are known: all transferred." in said
+    assert "transferred" in said and "How the times of each kind" not in said  # all are alike
     table = pd.read_parquet(tmp_path / "run" / "estimates.parquet")
     assert set(table["provenance"]) == {"transferred"}
     assert table["measured_s"].isna().all()

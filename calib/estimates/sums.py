@@ -165,6 +165,16 @@ def component_names(operators: pd.DataFrame) -> pd.Series:
     return names.mask(names.isin(divided), names + " (rest)")
 
 
+def most_bound(parts: list[dict[str, Any]]) -> str | None:
+    """What bounds the parts that take most of the wall time: a sum is bound by nothing else."""
+    seconds: dict[str, float] = {}
+    for part in parts:
+        if part["limited_by"] is not None:
+            before = seconds.get(part["limited_by"], 0.0)
+            seconds[part["limited_by"]] = before + part["wall_s"]
+    return max(seconds, key=lambda limit: seconds[limit], default=None)
+
+
 def component_table(operators: pd.DataFrame) -> pd.DataFrame:
     """One row a component in order of execution, then the total.
 
@@ -174,7 +184,7 @@ def component_table(operators: pd.DataFrame) -> pd.DataFrame:
 
     sums, names = Sums(operators), component_names(operators).to_numpy()
     rows = [{"component": n, **sums.over(names == n)} for n in dict.fromkeys(names)]
-    rows.append({"component": "total", **sums.over(slice(None))})
+    rows.append({"component": "total", **sums.over(slice(None)), "limited_by": most_bound(rows)})
     unknown = dict.fromkeys(("measured_s", "error", "error_unseen", "roofline_error"), float("nan"))
     table = pd.DataFrame(rows).assign(**unknown)
     table["kernel_s"] = table["estimate_s"]

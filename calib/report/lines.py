@@ -64,7 +64,7 @@ def memory_lines(record: RunRecord) -> list[str]:
     needs, has = nbytes(memory["needed_bytes"]), nbytes(memory["memory_bytes"])
     if not memory["fits"]:
         return [f"It does not fit: it needs {needs}, the device has {has}. {_why(memory)}"]
-    text = f"Memory: {needs} of {has} at the peak, in {memory['phase']}: {_parts(memory)}. "
+    text = f"Memory: {needs} of {has} at the peak, in {memory['phase']}: {memory_parts(memory)}. "
     text += f"The largest batch that fits is {memory['largest_batch']:,}"
     if memory["largest_context"] is not None:
         text += f", the longest sequence {memory['largest_context']:,} tokens"
@@ -72,7 +72,7 @@ def memory_lines(record: RunRecord) -> list[str]:
     return [text + "."]
 
 
-def _parts(memory: dict[str, Any]) -> str:
+def memory_parts(memory: dict[str, Any]) -> str:
     """Weights, and the largest of each other part with its phase."""
     found = [f"weights {nbytes(memory['weight_bytes'])}"]
     for name, key in (("KV cache", "kv_cache"), ("activations", "activation")):
@@ -87,7 +87,7 @@ def _why(memory: dict[str, Any]) -> str:
         return f"The weights alone take {nbytes(memory['weight_bytes'])}."
     batch = memory["largest_batch"]
     fits = f"batch {batch:,} would fit" if batch else "not even one page would fit"
-    return f"In {memory['phase']} it needs most: {_parts(memory)}; {fits}."
+    return f"In {memory['phase']} it needs most: {memory_parts(memory)}; {fits}."
 
 
 def verdict(record: RunRecord) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from calib.report.lines import BOUND_BY, memory_lines, timeline_lines, unknown_lines
-from calib.report.record import RunRecord, known
+from calib.report.record import GROWS, RunRecord, known
 from calib.report.units import (
     UNKNOWN,
     figure,
@@ -165,6 +165,19 @@ def figure_cells(record: RunRecord) -> Cells:
 
 def remarks(record: RunRecord) -> list[str]:
     """What a reader must know beside the numbers: the machine's drift, then the run's notes."""
+    found = [*unsteady(record), *unknown_lines(record)]
+    return found + timeline_lines(record) + memory_lines(record) + list(record.notes)
+
+
+def caveats(record: RunRecord) -> list[str]:
+    """Of them those that no other part of a document says: what bounds a phase and whether it fits
+    stand in its answer."""
+    said = [note for note in record.notes if GROWS not in note]
+    return [*unsteady(record), *unknown_lines(record), *said]
+
+
+def unsteady(record: RunRecord) -> list[str]:
+    """How the machine drifted, and whether its times can be believed."""
     found, measurement = [], record.measurement or {}
     if known(measurement.get("drift")):
         drift = percent(measurement["drift"])
@@ -177,8 +190,7 @@ def remarks(record: RunRecord) -> list[str]:
         apart = measurement.get("spread")
         why = f"its repeats lie {percent(apart)} apart; " if apart else ""
         found.append(f"This run is unstable: {why}repeat it on a machine that does nothing else.")
-    found += unknown_lines(record)
-    return found + timeline_lines(record) + memory_lines(record) + list(record.notes)
+    return found
 
 
 def _table(cells: Cells, last_is_total: bool = False) -> Table:

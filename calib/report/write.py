@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib.errors import CalibError
+from calib.report.document.write import report_markdown
 from calib.report.layers.analytic_report import AnalyticModelReport
 from calib.report.layers.build import build_report, plain
 from calib.report.layers.tree import branches
-from calib.report.markdown import report_markdown
 from calib.report.record import RunRecord
 from calib.report.trace_file import chrome_trace
 from model.architectures import ARCHITECTURES
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LAYERS = "layers"
 OUTPUTS = (
     *("estimates.parquet", "modules.parquet", "report.json", "report.yaml", "report.md"),
-    *("report.html", "trace.json", "roofline.png", "accuracy.png", "components.png"),
+    *("report.html", "trace.json", "roofline.png", "accuracy.png", "kinds.png", "components.png"),
     *("environment.json", "config.yaml"),
 )
 """All that a run may write, beside the pages of :data:`LAYERS`."""

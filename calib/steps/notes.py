@@ -57,7 +57,7 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
             "roofline: a lower bound, often 2-5x below the clock. To calibrate it, put a Parquet "
             f"file of its samples{of} (calib.samples.sample) into {target.store.folder}."
         )
-    if about and (sampled or ships):
+    if about and (sampled or ships) and len(set(operators["provenance"])) > 1:
         notes.append(f"How the times of each kind are known: {known_by(operators)}.")
     return notes
 

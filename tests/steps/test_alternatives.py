@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from jsonschema import Draft202012Validator
 from omegaconf import OmegaConf
 
 from calib.checkout import CONF
 from calib.errors import CalibError
 from calib.hardware.datasheet import load_hardware
+from calib.report.layers.analytic_report import report_schema
 from calib.report.record import RunRecord, known
+from calib.report.write import write_report
 from calib.steps.alternatives.cards import Work, neighbours
 from calib.steps.alternatives.cases import Run
 from calib.steps.alternatives.limit import _narrow, largest_batch
@@ -177,3 +182,20 @@ def test_a_limit_that_nothing_meets_says_so() -> None:
     row = case(record((*LLAMA, "limit.tpot=1us")), "at most 0.001 ms a token")
     assert not known(row.get("token_s"))
     assert "not even" in row["why"]
+
+
+def test_the_report_as_data_and_as_text_has_the_table(tmp_path: Path) -> None:
+    """Row by row what the run found, under the report's own schema."""
+    found = record((*LLAMA, "limit.tpot=20ms"))
+    assert found.alternatives is not None
+    write_report(found, tmp_path, pictures=False, html=False)
+    data = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    Draft202012Validator(json.loads(report_schema())).validate(data)
+    rows = found.alternatives.to_dict("records")
+    assert [row["name"] for row in data["alternatives"]] == [row["name"] for row in rows]
+    for said, row in zip(data["alternatives"], rows, strict=True):
+        assert said["fits"] == row["fits"]
+        assert said["token_s"] == (pytest.approx(row["token_s"]) if known(row["token_s"]) else None)
+    text = (tmp_path / "report.md").read_text("utf-8")
+    table = text.split("## What if")[1].split("\n## ")[0]
+    assert "| CUDA graph | " in table and "| at most 20 ms a token: batch " in table

@@ -146,7 +146,7 @@ _LEAST_S = 1e-12
 
 def _numbers(op: Operator) -> dict[str, np.ndarray]:
     """Dimensions as logarithms (a zero as a half), flags as 0 or 1."""
-    numbers, flags = {}, _flags(type(op))
+    numbers, flags = {}, _flags(type(op))  # type: ignore[arg-type]
     shape = _of_convolution(op) if isinstance(op, Conv2d | Convolution) else vars(op)
     for name, value in shape.items():
         if value is None or isinstance(value, str):
@@ -229,7 +229,7 @@ def _stack_alike(ops: Sequence[Operator]) -> Operator:
     first = ops[0]
     if is_grid(first):
         raise TypeError("a grid is estimated on its own, not in a list")
-    values = {}
+    values: dict[str, Any] = {}
     for name, known in vars(first).items():
         if known is None or isinstance(known, str):
             values[name] = known

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib.report.layers.build import build_model, tokens_prefilled
-from calib.report.lines import BOUND_BY, WORTH_SAYING
+from calib.report.lines import BOUND_BY, WORTH_SAYING, memory_parts, parts_verdict
 from calib.report.page.cells import BY, DASH, HOW, plain, readable, sentence, span
 from calib.report.page.certainty import certainty_of, worst_known
 from calib.report.page.what_if import token_seconds, what_fits
@@ -133,7 +133,8 @@ def fit_fact(record: RunRecord) -> Fact:
         return Fact("Does it fit?", f"No: it needs {needs}, the device has {has}.",
                     f"Weights {weights}, KV cache {nbytes(memory['kv_cache_bytes'])}, "
                     f"activations {nbytes(memory['activation_bytes'])}.", "bad")  # fmt: skip
-    most = f"The largest batch that fits is {memory['largest_batch']:,}"
+    most = f"{sentence(memory_parts(memory))}. "
+    most += f"The largest batch that fits is {memory['largest_batch']:,}"
     if memory["largest_context"] is not None:
         most += f", the longest sequence {memory['largest_context']:,} tokens"
     return Fact("Does it fit?", f"Yes: {needs} of {has}.", most + ".", "good")
@@ -198,13 +199,14 @@ def sure_fact(record: RunRecord) -> Fact:
     how = readable(total["provenance"])
     meaning = f"Known as {how}: {HOW.get(how, '')}."
     between = span(total["low_s"], total["high_s"])
-    if record.measured:
+    if known(total["measured_s"]):
         off = percent(total["error"], signed=True)
         unseen = percent(total.get("error_unseen"), signed=True)
         beside = f"; {unseen} by a fit that never saw this model" if unseen != "-" else ""
         measured = seconds(total["measured_s"])
         return Fact(question, f"Measured: {measured}. The estimate is {off} off{beside}.", meaning)
     parts = certainty_of(record)
+    meaning = f"{parts_verdict(record)} {meaning}" if record.measurement else meaning
     if parts is None:
         return Fact(question, "No interval is known.", meaning, "bad")
     below, above = (

@@ -17,7 +17,7 @@ from calib.report.page.library import compiled_templates, vega_script
 from calib.report.page.sums import distinct
 from calib.report.page.what_if import what_if_grid
 from calib.report.record import RunRecord
-from calib.report.terminal import remarks
+from calib.report.terminal import caveats
 from calib.report.units import seconds
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def contents(record: RunRecord, tree: list[Branch]) -> dict[str, Any]:
         "last_pass": last_pass(record),
         "alternatives": what_if_grid(record),
         **how_good(record, operators, times),
-        "notes": [str(note) for note in remarks(record)],
+        "notes": caveats(record),
         "about": about(record),
         "figures": figures,
     }
