@@ -105,32 +105,43 @@ def timeline_table(operators: pd.DataFrame, repeats: Mapping[str, int]) -> pd.Da
 
 
 def launch_table(
-    operators: pd.DataFrame, phase: str, repeat: int, costs: HostCosts | None, execution: str
+    operators: pd.DataFrame, repeats: Mapping[str, int], costs: HostCosts | None, execution: str
 ) -> pd.DataFrame:
-    """One row a launch of one pass of ``phase`` that begins idle, seconds since it began.
+    """One row a launch of one pass of each phase, which begins idle; seconds since it began.
 
-    path, kind, shape, bound, issue_s and issued_s (host), wait_s (until when the host then waits),
-    start_s and end_s (device). Without ``costs`` the host computes: both stand for the same time.
+    phase, path, kind, shape, bound, issue_s and issued_s (host), wait_s (until when the host then
+    waits), start_s and end_s (device). Without ``costs`` the host computes: both stand for the same
+    time. ``repeats``: passes of each phase.
     """
     import pandas as pd
 
-    rows = operators[operators["phase"] == phase]
+    parts = [
+        _launches(rows, repeats[str(phase)], costs, execution)
+        for phase, rows in operators.groupby("phase", sort=False)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _launches(
+    rows: pd.DataFrame, repeat: int, costs: HostCosts | None, execution: str
+) -> pd.DataFrame:
+    """Of one phase."""
     lay = Layout(rows, repeat)
-    what = rows[["path", "kind", "shape", "bound"]].iloc[lay.row].reset_index(drop=True)
+    names = ["phase", "path", "kind", "shape", "bound"]
+    what = rows[names].iloc[lay.row].reset_index(drop=True)
     if costs is None:
         end = np.cumsum((rows["wall_s"].to_numpy(dtype=float) / lay.times)[lay.row])
         start = np.concatenate([[0.0], end[:-1]])
         times = {"issue_s": start, "issued_s": end, "wait_s": end, "start_s": start, "end_s": end}
-        return pd.concat([what, pd.DataFrame(times)], axis=1)
+        return what.assign(**times)
     kernel_s, cost = lay.kernel_s("estimate_s"), rates(costs)
     launches = issue(kernel_s, lay.sync, lay.generated, execution, cost, lay.classes)
     done = replay(launches)
     waited = np.maximum(done.enqueued, done.end) + launches.sync_s
-    times = {
-        "issue_s": done.enqueued - launches.host_s,
-        "issued_s": done.enqueued,
-        "wait_s": np.where(launches.sync_s > 0, waited, done.enqueued),
-        "start_s": done.start,
-        "end_s": done.end,
-    }
-    return pd.concat([what, pd.DataFrame(times)], axis=1)
+    return what.assign(
+        issue_s=done.enqueued - launches.host_s,
+        issued_s=done.enqueued,
+        wait_s=np.where(launches.sync_s > 0, waited, done.enqueued),
+        start_s=done.start,
+        end_s=done.end,
+    )

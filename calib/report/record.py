@@ -40,7 +40,7 @@ class RunRecord:
                        their kernels as ``kernel_s``
     timeline           one row a phase, seconds of one pass: wall_s, low_s, high_s, kernel_s,
                        idle_s, graph_s (the same as a CUDA graph), limited_by; None: not replayed
-    launches           one row a launch of one pass of the last phase (a decode step), as
+    launches           one row a launch of one pass of each phase, as
                        ``calib.estimates.timeline.launch_table`` makes it
     memory             the fields of ``calib.estimates.memory.Memory`` and what follows from them
     figures            name, unit, roofline, estimate, low, high, measured
@@ -87,6 +87,13 @@ class RunRecord:
         roots = self.modules[self.modules["path"] == ""]
         passes = dict(zip(roots["phase"], roots["calls"], strict=True))
         return self.operators["count"] * self.operators["phase"].map(passes)
+
+    @property
+    def last_pass(self) -> pd.DataFrame | None:
+        """The launches of the last phase (a decode step); None where no pass was replayed."""
+        if self.launches is None or self.launches.empty:
+            return None
+        return self.launches[self.launches["phase"] == self.launches["phase"].iloc[-1]]
 
     @property
     def timed(self) -> bool:

@@ -67,7 +67,9 @@ def write_report(
         report = build_report(record, tree, target / LAYERS if documents else None)
         write_data(report, staging)
         if record.launches is not None:
-            trace = json.dumps(chrome_trace(record.launches, record.hardware["name"]))
+            trace = json.dumps(
+                chrome_trace(record.launches, record.hardware["name"], passes(record))
+            )
             (staging / "trace.json").write_text(trace, encoding="utf-8")
         text = report_markdown(record, tree, images, LAYERS if documents else None)
         (staging / "report.md").write_text(text, encoding="utf-8")
@@ -84,6 +86,12 @@ def write_report(
             write_layer_docs(report, staging / LAYERS)
     forget(target, written)
     return written
+
+
+def passes(record: RunRecord) -> dict[str, int]:
+    """How often each phase runs."""
+    rows = [] if record.timeline is None else record.timeline.to_dict("records")
+    return {str(row["phase"]): int(row["passes"]) for row in rows}
 
 
 def forget(folder: Path, kept: Iterable[Path] = ()) -> None:

@@ -76,7 +76,7 @@ def answer(
     notes += getattr(model, "notes", [])
     if hasattr(model, "formulas"):
         found = beside_formulas(found, model, workload)
-    repeats, last = {phase: p.repeat for phase, p in phases.items()}, list(phases)[-1]
+    repeats = {phase: p.repeat for phase, p in phases.items()}
     found = beside_clock(found, request, target, observed, repeats)
     notes += [*found.notes, *module_code_notes(host_s, found.operators)]
     notes += issue_notes(costs, fused)
@@ -115,9 +115,7 @@ def answer(
         fits=with_pace((unseen or calibration).held_out, target.store.folder),
         measurement=found.measurement,
         timeline=timeline_table(found.operators, repeats),
-        launches=launch_table(found.operators, last, repeats[last], costs, execution)
-        if traced
-        else None,
+        launches=launch_table(found.operators, repeats, costs, execution) if traced else None,
         memory=memory(model, workload, target.hardware.memory_bytes).as_dict()
         if target.hardware.memory_bytes
         else None,

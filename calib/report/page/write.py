@@ -57,7 +57,7 @@ def contents(record: RunRecord, tree: list[Branch]) -> dict[str, Any]:
     """All that the template shows, in the order of the page."""
     operators, times = distinct(record), answer.timed(record)
     roofs = rooflines(record, operators) if times else {}
-    pass_of = timeline(record.launches) if times else None
+    pass_of = timeline(record.last_pass) if times else None
     clock = against_the_clock(operators) if times else None
     figures = {f"roofline-{phase}": spec for phase, spec in roofs.items()}
     figures |= {n: s for n, s in (("timeline", pass_of), ("clock", clock)) if s}
@@ -72,7 +72,7 @@ def contents(record: RunRecord, tree: list[Branch]) -> dict[str, Any]:
         **where(record, tree, operators, times),
         "roofs": list(roofs),
         "kinds": key(operators["kind"]),
-        "pass_kinds": key([] if record.launches is None else record.launches["kind"]),
+        "pass_kinds": key([] if record.last_pass is None else record.last_pass["kind"]),
         "cached": record.ceilings is not None and LAST_CACHE in set(record.ceilings["name"]),
         "last_pass": last_pass(record),
         "alternatives": what_if_grid(record),
