@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from calib.checkout import CONF, check_packages
 from calib.errors import FAILED, LOST_STATUS, CalibError, DeviceLost
 from calib.steps.manners.order import options_first
-from calib.steps.many.members import member_name, note_parent
+from calib.steps.many.alone import alone_in
+from calib.steps.many.members import leave_unknown, member_name, note_parent
 from calib.steps.many.merging import MERGE, merge_what_is_done
 from calib.steps.module.source import note_named
 
@@ -73,7 +74,9 @@ def main(config: DictConfig) -> None:
         check_packages()
         from calib.steps.request import read_request
 
-        run(read_request(resolved(config)), folder, member_name(job))
+        request = read_request(resolved(config))
+        with alone_in(folder):
+            run(request, folder, member_name(job))
     except KeyboardInterrupt:
         if job.mode == RunMode.MULTIRUN:
             raise
@@ -145,7 +148,7 @@ def cli() -> None:
 
         print(help_text(), end="")
         return
-    sys.argv[1:] = options_first(sys.argv[1:], MERGE)
+    sys.argv[1:] = options_first(leave_unknown(sys.argv[1:]), MERGE)
     end_on_signals()
     try:
         main()

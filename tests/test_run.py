@@ -254,6 +254,16 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path):
     assert set(pd.read_parquet(folder / "estimates.parquet")["run"]) == {"0", "2"}
 
 
+def test_a_card_that_does_not_exist_is_left_out_and_the_others_run(tmp_path):
+    sweep = ("+hw=rtx5090,nosuch", "mode=analytic", f"hydra.sweep.dir={tmp_path}/all")
+    quick = ("report.pictures=false", "report.layers=false", "report.html=false")
+    done = calib("-m", *sweep, *quick, folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("left out, hw=nosuch: expected one of ")
+    assert len(done.stderr.splitlines()) == 1
+    assert set(pd.read_parquet(tmp_path / "all" / "estimates.parquet")["hardware"]) == {"rtx5090"}
+
+
 def test_without_a_card_the_analytic_mode_tells_costs_and_no_times(tmp_path):
     code = (
         "import sys\n"

@@ -72,6 +72,23 @@ def memory_lines(record: RunRecord) -> list[str]:
     return [text + "."]
 
 
+def limit_lines(record: RunRecord) -> list[str]:
+    """The largest batch within the limit that was asked for, or why there is none."""
+    if record.alternatives is None:
+        return []
+    rows = record.alternatives[record.alternatives["group"] == "limit"].to_dict("records")
+    return [_limit(row) for row in rows]
+
+
+def _limit(row: dict[Any, Any]) -> str:
+    if not known(row.get("token_s")):
+        return f"With {row['name']}: no batch, {row['why']}."
+    return (
+        f"With {row['name']} the largest batch is {row['batch']:,}: {seconds(row['token_s'])}, "
+        f"{row['rate']:,.0f} tokens a second."
+    )
+
+
 def memory_parts(memory: dict[str, Any]) -> str:
     """Weights, and the largest of each other part with its phase."""
     found = [f"weights {nbytes(memory['weight_bytes'])}"]

@@ -101,6 +101,11 @@ class RunRecord:
         return known(self.total["estimate_s"])
 
     @property
+    def has_room(self) -> bool:
+        """False only where it is known not to."""
+        return self.memory is None or bool(self.memory["fits"])
+
+    @property
     def measured(self) -> bool:
         """Whether a measured wall time is known, of the whole or of a part of it."""
         return any(known(seconds) for seconds in self.components["measured_s"])

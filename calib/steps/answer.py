@@ -135,8 +135,10 @@ def what_if(
     costs: HostCosts | None,
     host_s: float,
 ) -> pd.DataFrame | None:
-    """What else it could have been; None where no page shows it or no time is known."""
-    if not request.report.html or target.hardware.unprobed:
+    """What else it could have been; None where no page shows it and no limit is asked for, or where
+    no time is known."""
+    unasked = not request.report.html and request.limit.tpot is None
+    if unasked or target.hardware.unprobed:
         return None
     from calib.steps.alternatives.cases import Run
     from calib.steps.alternatives.table import alternatives

@@ -107,6 +107,20 @@ def test_no_word_of_a_clock_where_nothing_was_measured() -> None:
     assert "never saw" in markdown("measured") and "never saw" not in markdown("predicted")
 
 
+def test_a_run_prints_at_most_a_screen() -> None:
+    """The longest: measured, with everything that a run may have to say."""
+    for name in RUNS:
+        record = replace(run(name), notes=["A note of a hundred words. " * 4] * 6)
+        assert len(printed(record)) <= 60
+
+
+def test_what_does_not_fit_has_no_time_in_the_terminal() -> None:
+    record = run("predicted")
+    lines = printed(replace(record, memory={**(record.memory or {}), "fits": False}))
+    assert any(line.startswith("It does not fit: it needs ") for line in lines)
+    assert not re.search(r"\d [mµn]?s\b", "\n".join(lines))
+
+
 def test_a_table_too_wide_loses_columns_and_no_digits() -> None:
     """A card's run whose names and figures are long: the least needed columns go, in full."""
     record = run("predicted")

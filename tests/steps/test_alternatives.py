@@ -16,6 +16,7 @@ from calib.checkout import CONF
 from calib.errors import CalibError
 from calib.hardware.datasheet import load_hardware
 from calib.report.layers.analytic_report import report_schema
+from calib.report.lines import limit_lines
 from calib.report.record import RunRecord, known
 from calib.report.write import write_report
 from calib.steps.alternatives.cards import Work, neighbours
@@ -145,12 +146,12 @@ def test_neighbours_are_the_nearest_by_the_peaks() -> None:
     assert work.at_peaks(own) == pytest.approx(3 * Elementwise(1 << 30).bytes / own.bandwidth)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("20ms", 0.02), ("0.5 s", 0.5), (0.02, 0.02)])
+@pytest.mark.parametrize(("text", "seconds"), [("20ms", 0.02), ("0.5 s", 0.5), ("2e2us", 2e-4)])
 def test_a_limit_is_a_time(text: Any, seconds: float) -> None:
     assert seconds_of(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["fast", "-1ms", "0", "20 min", True])
+@pytest.mark.parametrize("text", ["fast", "-1ms", "0ms", "20 min", True, "20", 20, 0.02])
 def test_a_limit_that_is_no_time_is_refused(text: Any) -> None:
     with pytest.raises((CalibError, ValueError), match=r"limit\.tpot = .*: expected a time above"):
         read_request(parts_config() | {"limit": {"tpot": text}})
@@ -179,9 +180,27 @@ def test_the_largest_batch_is_the_last_that_is_fast_enough() -> None:
 
 
 def test_a_limit_that_nothing_meets_says_so() -> None:
-    row = case(record((*LLAMA, "limit.tpot=1us")), "at most 0.001 ms a token")
+    row = case(record((*LLAMA, "limit.tpot=1us")), "at most 1 µs a token")
     assert not known(row.get("token_s"))
     assert "not even" in row["why"]
+
+
+def test_the_terminal_says_what_a_limit_allows() -> None:
+    (said,) = limit_lines(record((*LLAMA, "limit.tpot=2ms")))
+    row = case(record((*LLAMA, "limit.tpot=2ms")), "at most 2 ms a token")
+    assert said.startswith(f"With at most 2 ms a token the largest batch is {row['batch']:,}: ")
+    (said,) = limit_lines(record((*LLAMA, "limit.tpot=1us")))
+    assert said == f"With at most 1 µs a token: no batch, {NONE_SO_FAST}."
+    assert limit_lines(record(LLAMA)) == []
+
+
+def test_a_limit_is_answered_without_a_page_too() -> None:
+    found = record((*LLAMA, "limit.tpot=2ms", "report.html=false"))
+    assert limit_lines(found) == limit_lines(record((*LLAMA, "limit.tpot=2ms")))
+    assert record((*LLAMA, "report.html=false")).alternatives is None
+
+
+NONE_SO_FAST = "not even a batch of 1 is that fast, or fits"
 
 
 def test_the_report_as_data_and_as_text_has_the_table(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from calib.report.page.certainty import certainty_of, fit_grid, worst_grid
 from calib.report.page.sums import distinct
 from calib.report.page.what_if import what_if_grid
 from calib.report.record import RunRecord, escaped, known, with_literal_names
-from calib.report.terminal import Cells, caveats, component_cells, figure_cells
+from calib.report.terminal import caveats, cost_cells, figure_cells
 from calib.report.units import UNKNOWN, flops, least, nbytes, percent
 
 if TYPE_CHECKING:
@@ -95,9 +95,7 @@ def where(record: RunRecord, tree: list[Branch], times: bool, images: dict[str, 
         parts = [work.phase_words(record), grid_table(work.component_grid(record))]
         parts += [images.get("components.png", "")]
     else:
-        cells = component_cells(record)
-        keep = Cells(cells.headers[:3], [row[:3] for row in cells.rows])
-        parts = [table(keep, bold_last=True)]
+        parts = [table(cost_cells(record), bold_last=True)]
     return [
         *parts,
         "### Modules",

@@ -74,7 +74,7 @@ def dtype_of(record: RunRecord) -> str:
 
 def fits(record: RunRecord) -> bool:
     """False only where it is known not to."""
-    return record.memory is None or bool(record.memory["fits"])
+    return record.has_room
 
 
 def timed(record: RunRecord) -> bool:
@@ -196,8 +196,7 @@ def _than_eager(row: dict[Any, Any], eager_s: float | None) -> str:
 def sure_fact(record: RunRecord) -> Fact:
     """The error where it was measured; else the interval, whose it is, and how it is known."""
     question, total = "How sure is it?", record.total
-    how = readable(total["provenance"])
-    meaning = f"Known as {how}: {HOW.get(how, '')}."
+    meaning = how_known(record)
     between = span(total["low_s"], total["high_s"])
     if known(total["measured_s"]):
         off = percent(total["error"], signed=True)
@@ -217,6 +216,18 @@ def sure_fact(record: RunRecord) -> Fact:
     whose = f"{percent(parts.host_share)} of its width is the host's. " if parts.host_s else ""
     wide = above > 1 or below < -0.5
     return Fact(question, answer, whose + meaning, "bad" if wide else "")
+
+
+def how_known(record: RunRecord) -> str:
+    """By part of the kernels' time; the whole goes by its weakest."""
+    by = record.operators.groupby("provenance")["estimate_s"].sum().sort_values(ascending=False)
+    parts = {str(how): share for how, share in (by / (by.sum() or 1)).items() if share >= 0.005}
+    if len(parts) < 2:
+        how = readable(record.total["provenance"])
+        return f"Known as {how}: {HOW.get(how, '')}."
+    first, *others = (f"{percent(share)} {{}}{how}" for how, share in parts.items())
+    listed = ", ".join([first.format("is known as "), *(other.format("as ") for other in others)])
+    return f"Of the kernels' time {listed}; the whole goes by the weakest."
 
 
 def _worst(row: dict[Any, Any]) -> Fact:
