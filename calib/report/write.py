@@ -21,6 +21,7 @@ from calib.report.document.write import report_markdown
 from calib.report.layers.analytic_report import AnalyticModelReport
 from calib.report.layers.build import build_report, plain
 from calib.report.layers.tree import branches
+from calib.report.page.sums import distinct
 from calib.report.record import RunRecord
 from calib.report.trace_file import chrome_trace
 from model.architectures import ARCHITECTURES
@@ -71,12 +72,13 @@ def write_report(
                 chrome_trace(record.launches, record.hardware["name"], passes(record))
             )
             (staging / "trace.json").write_text(trace, encoding="utf-8")
-        text = report_markdown(record, tree, images, LAYERS if documents else None)
+        operators = distinct(record)
+        text = report_markdown(record, tree, images, LAYERS if documents else None, operators)
         (staging / "report.md").write_text(text, encoding="utf-8")
         if html:
             from calib.report.page.write import write_page
 
-            write_page(record, tree, staging)
+            write_page(record, tree, staging, operators)
         (staging / "environment.json").write_text(_json(plain(record.environment)), "utf-8")
         if config is not None:
             (staging / "config.yaml").write_text(config, encoding="utf-8")

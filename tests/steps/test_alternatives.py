@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from jsonschema import Draft202012Validator
@@ -14,11 +15,13 @@ from omegaconf import OmegaConf
 
 from calib.checkout import CONF
 from calib.errors import CalibError
+from calib.estimates.tables import found_in_cache
 from calib.hardware.datasheet import load_hardware
 from calib.report.layers.analytic_report import report_schema
 from calib.report.lines import limit_lines
 from calib.report.record import RunRecord, known
 from calib.report.write import write_report
+from calib.steps.alternatives.asked import Asked
 from calib.steps.alternatives.cards import Work, neighbours
 from calib.steps.alternatives.cases import Run
 from calib.steps.alternatives.limit import _narrow, largest_batch
@@ -218,3 +221,19 @@ def test_the_report_as_data_and_as_text_has_the_table(tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text("utf-8")
     table = text.split("## What if")[1].split("\n## ")[0]
     assert "| CUDA graph | " in table and "| at most 20 ms a token: batch " in table
+
+
+def test_what_was_asked_for_before_is_not_asked_again() -> None:
+    """And what was not, or hot where it was cold, is: the answer is the estimator's own."""
+    request, _, _, phases, (estimator, _) = parts(LLAMA)
+    ops = list(dict.fromkeys(c.op for p in phases.values() for c in p.layer.calls()))
+    asked = Asked(estimator, request.implementation)
+    asked.ask(ops)
+    hot = [found_in_cache(op, estimator.hardware) for op in ops]
+    for some, flags in ((ops[3:9], hot[3:9]), (ops[:1], [not hot[0]]), ([Elementwise(77)], [True])):
+        mine, theirs = (e.estimates(some, "torch", flags) for e in (asked, estimator))
+        assert mine.seconds == pytest.approx(theirs.seconds, rel=1e-5)
+        assert list(mine.known_as) == list(theirs.known_as)
+    pd.testing.assert_frame_equal(asked.held_out, estimator.held_out)
+    asked.estimator = None  # type: ignore[assignment]  # nobody is asked
+    assert len(asked.estimates(ops, "torch", hot).seconds) == len(ops)

@@ -38,11 +38,13 @@ def report_markdown(
     tree: list[Branch],
     pictures: list[tuple[str, str]],
     layers: str | None = None,
+    operators: pd.DataFrame | None = None,
 ) -> str:
-    """The text of ``report.md``. ``pictures``: (file name, caption); ``layers``: their folder."""
+    """The text of ``report.md``. ``pictures``: (file name, caption); ``layers``: their folder;
+    ``operators``: ``distinct`` of the record, if it is known."""
     record = with_literal_names(record)
     images = {name: f"![{alt(name)}]({name})\n\n*{caption}*" for name, caption in pictures}
-    times, operators = answer.timed(record), distinct(record)
+    times, operators = answer.timed(record), distinct(record) if operators is None else operators
     sections = [
         *first(record, operators),
         f"## {'Where the time goes' if times else 'What it costs'}",

@@ -27,14 +27,18 @@ TEMPLATES = Path(__file__).parent / "templates"
 PAGE = "report.html"
 
 
-def write_page(record: RunRecord, tree: list[Branch], folder: Path) -> None:
-    """Write ``report.html`` into ``folder``."""
-    (folder / PAGE).write_text(page(record, tree), encoding="utf-8")
+def write_page(
+    record: RunRecord, tree: list[Branch], folder: Path, operators: pd.DataFrame | None = None
+) -> None:
+    """Write ``report.html`` into ``folder``. ``operators``: ``distinct`` of the record, if it is
+    known."""
+    (folder / PAGE).write_text(page(record, tree, operators), encoding="utf-8")
 
 
-def page(record: RunRecord, tree: list[Branch]) -> str:
+def page(record: RunRecord, tree: list[Branch], operators: pd.DataFrame | None = None) -> str:
     """The whole page. What comes from files and names is escaped by the template."""
-    return rendered("run.html", **contents(record, tree))
+    summed = distinct(record) if operators is None else operators
+    return rendered("run.html", **contents(record, tree, summed))
 
 
 def rendered(template: str, draws: bool = False, **named: Any) -> str:
@@ -53,9 +57,9 @@ def rendered(template: str, draws: bool = False, **named: Any) -> str:
     return made.get_template(template).render(style=own["style.css"], code=own["page.js"], **named)
 
 
-def contents(record: RunRecord, tree: list[Branch]) -> dict[str, Any]:
+def contents(record: RunRecord, tree: list[Branch], operators: pd.DataFrame) -> dict[str, Any]:
     """All that the template shows, in the order of the page."""
-    operators, times = distinct(record), answer.timed(record)
+    times = answer.timed(record)
     roofs = rooflines(record, operators) if times else {}
     pass_of = timeline(record.last_pass) if times else None
     clock = against_the_clock(operators) if times else None
