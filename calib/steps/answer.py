@@ -136,7 +136,8 @@ def cases_beside(run: Run) -> WhatIf | None:
     """What else it could be; None where no page shows it and no limit is asked for, or where no
     time is known."""
     unasked = not run.request.report.html and run.request.limit.tpot is None
-    if unasked or run.target.hardware.unprobed:
+    idle = not any(phase.layer.launched() for phase in run.phases.values())
+    if unasked or idle or run.target.hardware.unprobed:
         return None
     from calib.steps.alternatives.table import what_if
 
