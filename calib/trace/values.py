@@ -137,7 +137,7 @@ def in_force(mode: FakeTensorMode) -> Iterator[FakeTensorMode]:
     references to storages bit by bit: each is then given back twice, and the heap is lost.
     """
     before = vars(FakeTensor).get("__deepcopy__")
-    FakeTensor.__deepcopy__ = _copied  # type: ignore[method-assign, assignment]
+    FakeTensor.__deepcopy__ = _copied  # type: ignore[method-assign,assignment]
     try:
         with mode:
             yield mode
@@ -145,7 +145,7 @@ def in_force(mode: FakeTensorMode) -> Iterator[FakeTensorMode]:
         if before is None:
             del FakeTensor.__deepcopy__
         else:
-            FakeTensor.__deepcopy__ = before  # type: ignore[method-assign, assignment]
+            FakeTensor.__deepcopy__ = before  # type: ignore[method-assign]
 
 
 def _copied(tensor: FakeTensor, memo: dict[int, Any]) -> torch.Tensor:
