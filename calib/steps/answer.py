@@ -15,6 +15,7 @@ from calib.steps.notes import (
     image_notes,
     issue_notes,
     module_code_notes,
+    overlap_notes,
     plan_notes,
     source_notes,
     trace_notes,
@@ -67,6 +68,7 @@ def answer(
     from calib.estimates.training import training_table
     from calib.report.record import RunRecord
     from calib.steps.alternatives.cases import Run
+    from calib.steps.alternatives.overlap import overlapped
     from calib.steps.alternatives.table import alternatives
 
     architecture, execution = request.model.architecture, request.execution
@@ -75,10 +77,11 @@ def answer(
     costs = issue_costs(target)
     fused = {p: fuse(v.layer.calls()) for p, v in phases.items() if execution == COMPILED}
     names = {"model": name, "workload": workload.name}
-    calibration, unseen = calibrations
+    calibration, unseen = (c and overlapped(c, request.parallel.overlap) for c in calibrations)
+    assert calibration is not None
     beside = cases_beside(Run(request, target, model, phases, calibration, costs, host_s))
     said = beside.asked if beside else calibration
-    found = estimated(request, phases, (calibration, unseen), said, names, fused, costs, host_s)
+    found = estimated(request, phases, (calibrations[0], unseen), said, names, fused, costs, host_s)
     notes = source_notes(target, found.operators, request.implementation)
     notes += getattr(model, "notes", [])
     if hasattr(model, "formulas"):
@@ -86,6 +89,7 @@ def answer(
     repeats = {phase: p.repeat for phase, p in phases.items()}
     found = beside_clock(found, request, target, observed, repeats)
     notes += [*found.notes, *module_code_notes(host_s, found.operators)]
+    notes += overlap_notes(request.parallel) if request.spread else []
     notes += issue_notes(costs, fused)
     about = found.measurement or {}
     notes += host_drift_notes(about.get("host_drift"))
@@ -97,7 +101,7 @@ def answer(
     figures = (
         training_table(found.components, phases, workload, target.hardware)
         if request.trains
-        else figure_table(found.components, workload, sees)
+        else figure_table(found.components, workload, sees, request.parallel.cards)
     )
     traced = request.report.trace and not target.hardware.unprobed
     now = datetime.now(UTC)
@@ -126,6 +130,7 @@ def answer(
         if target.hardware.memory_bytes
         else None,
         ceilings=ceiling_table(target),
+        layout=model.layout.as_dict() if request.spread else None,
         alternatives=alternatives(beside) if beside else None,
         notes=notes,
         environment={**versions(), "config": request.given, "device": target.device},

@@ -17,9 +17,11 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from calib.errors import CalibError, one_of, wrong
 from calib.hardware.datasheet import Hardware, HardwareError, hardware_from_config
 from calib.steps.settings.dimensions import dimensions_of
+from calib.steps.settings.layout import ParallelRequest
 from calib.steps.settings.paths import AnyPath, File, Folder, described
 from calib.steps.settings.words import Part, checked
 from model.architectures import ARCHITECTURES
+from model.parallel.layout import Layout, LayoutError
 from model.workload import Workload
 
 Name = Annotated[
@@ -156,7 +158,13 @@ class Request(Part):
     samples: SamplesRequest = SamplesRequest()
     report: ReportRequest = ReportRequest()
     limit: LimitRequest = LimitRequest()
+    parallel: ParallelRequest = ParallelRequest()
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def spread(self) -> bool:
+        """Whether several cards share the model."""
+        return self.parallel.cards > 1
 
     @property
     def trains(self) -> bool:
@@ -200,6 +208,23 @@ class Request(Part):
         for key, value in self.training:
             if value is not None and not self.trains:
                 raise CalibError(wrong(f"training.{key}", value, "pass=train beside it"))
+        return self
+
+    @model_validator(mode="after")
+    def _what_cards_share(self) -> Request:
+        if set(self.parallel.sizes.values()) <= {1, None}:
+            return self
+        (key, value), of = self.parallel.first, self.model.architecture
+        if self.trains or of == OWN:
+            what = "with pass=train" if self.trains else "with model=module"
+            raise CalibError(wrong(f"parallel.{key}", value, f"1 {what}"))
+        if self.parallel.pp == 1 and self.parallel.microbatches is not None:
+            asked = self.parallel.microbatches
+            raise CalibError(wrong("parallel.microbatches", asked, "null with parallel.pp=1"))
+        try:
+            Layout(**self.parallel.sizes)
+        except LayoutError as error:
+            raise CalibError(str(error)) from None
         return self
 
     @model_validator(mode="after")

@@ -196,7 +196,7 @@ def test_the_first_lines_answer() -> None:
 def test_the_answer_without_a_clock() -> None:
     text = markdown("predicted")
     assert "Nothing was measured in this run." in text
-    assert "a lower bound: nothing but the peaks is known" in text
+    assert "nothing but the peaks is known: a lower bound" in text
     assert "How it was measured" not in text
 
 

@@ -23,5 +23,5 @@ Provenance = Annotated[
 
 
 Limit = Annotated[
-    Literal["host", "compute", "memory"] | None, Doc("what most of the wall time goes to")
+    Literal["host", "compute", "memory", "link"] | None, Doc("what most of the wall time goes to")
 ]
