@@ -77,11 +77,11 @@ def answer(
     costs = issue_costs(target)
     fused = {p: fuse(v.layer.calls()) for p, v in phases.items() if execution == COMPILED}
     names = {"model": name, "workload": workload.name}
-    calibration, unseen = calibrations
-    estimator = overlapped(calibration, request.parallel.overlap)
-    beside = cases_beside(Run(request, target, model, phases, estimator, costs, host_s))
-    said = beside.asked if beside else estimator
-    found = estimated(request, phases, (calibration, unseen), said, names, fused, costs, host_s)
+    calibration, unseen = (c and overlapped(c, request.parallel.overlap) for c in calibrations)
+    assert calibration is not None
+    beside = cases_beside(Run(request, target, model, phases, calibration, costs, host_s))
+    said = beside.asked if beside else calibration
+    found = estimated(request, phases, (calibrations[0], unseen), said, names, fused, costs, host_s)
     notes = source_notes(target, found.operators, request.implementation)
     notes += getattr(model, "notes", [])
     if hasattr(model, "formulas"):
@@ -166,12 +166,10 @@ def estimated(
     from calib.estimates.sums import component_table
     from calib.estimates.tables import operator_table
     from calib.estimates.timeline import with_wall
-    from calib.steps.alternatives.overlap import overlapped
 
     rewritten = {phase: fusion.calls for phase, fusion in fused.items()}
     implementation = request.implementation
     unseen = calibrations[1]
-    unseen = unseen and overlapped(unseen, request.parallel.overlap)
     operators = operator_table(phases, said, unseen, implementation, names, rewritten)
     made = ((rewritten.get(phase) or p.layer.calls()) for phase, p in phases.items())
     ops = (call.op for calls in made for call in calls)

@@ -204,6 +204,13 @@ class Request(Part):
         raise CalibError(wrong("hw", value, "a card, as conf/hw has them"))
 
     @model_validator(mode="after")
+    def _training_of_a_step(self) -> Request:
+        for key, value in self.training:
+            if value is not None and not self.trains:
+                raise CalibError(wrong(f"training.{key}", value, "pass=train beside it"))
+        return self
+
+    @model_validator(mode="after")
     def _what_cards_share(self) -> Request:
         if set(self.parallel.sizes.values()) <= {1, None}:
             return self
@@ -218,13 +225,6 @@ class Request(Part):
             Layout(**self.parallel.sizes)
         except LayoutError as error:
             raise CalibError(str(error)) from None
-        return self
-
-    @model_validator(mode="after")
-    def _training_of_a_step(self) -> Request:
-        for key, value in self.training:
-            if value is not None and not self.trains:
-                raise CalibError(wrong(f"training.{key}", value, "pass=train beside it"))
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from calib.estimates.alternatives import Case, case_calls
 from calib.estimates.fusion import fuse, with_fused_norms
 from calib.estimates.memory import weights_of, working_bytes
 from calib.samples.host_costs import COMPILED, EAGER, GRAPH, HostCosts, host_costs
+from calib.steps.alternatives.asked import Asked
 from calib.steps.alternatives.cards import Work, neighbours, relinked
 from calib.steps.alternatives.overlap import overlapped
 from calib.steps.settings.layout import ParallelRequest
@@ -172,9 +173,11 @@ def weight_rows(run: Run) -> Iterator[Row]:
 
 def layout_rows(run: Run) -> Iterator[Row]:
     """The fewest cards that the model fits on when they split it; of one that is traced none."""
-    asked = run.request
+    asked, estimator = run.request, run.estimator
     if run.is_traced or asked.spread or asked.trains:
         return
+    if isinstance(estimator, Asked):  # apart: the run's own figures stay as they are, to the bit
+        estimator = estimator.estimator
     for tp in SPLIT:
         several = asked.model_copy(update={"parallel": ParallelRequest(tp=tp)})
         try:
@@ -184,7 +187,7 @@ def layout_rows(run: Run) -> Iterator[Row]:
             continue
         needs = weights_of(model, asked.workload) + working_bytes(model, asked.workload)
         if needs <= run.memory_bytes:
-            case = run.case(run.as_executed(case_calls(phases)))
+            case = run.case(run.as_executed(case_calls(phases)), estimator=estimator)
             yield Row("layout", f"{tp} cards (tp={tp})", case, needs, run.memory_bytes)
             return
 
