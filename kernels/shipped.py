@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from kernels import attention, attention_backward, attention_decode, conv, depthwise, norm, stream
+from kernels.configs import ways
 from kernels.configs.footprint import attention_tiles, backward_tiles, decode_tiles, linear_tiles
 from kernels.configs.pick import pick_vector
 from kernels.launch import Architecture, Launch
@@ -37,7 +38,18 @@ def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 def specimens(architecture: Architecture) -> Iterator[Specimen]:
     """All of them for one card."""
-    for part in (linears, swiglus, groups, vectors, attentions, backwards, decodes, convs, rows):
+    for part in (
+        linears,
+        linear_ways,
+        swiglus,
+        groups,
+        vectors,
+        attentions,
+        backwards,
+        decodes,
+        convs,
+        rows,
+    ):
         yield from part(architecture)
     yield from streams(architecture)
 
@@ -54,6 +66,16 @@ def linears(architecture: Architecture) -> Iterator[Specimen]:
     split, finish = product.linear_launches(x, w, b, o, "gelu", architecture, tile)
     yield Specimen(f"{tile}, aligned", split)
     yield Specimen("4 parts, gelu", finish)
+
+
+def linear_ways(architecture: Architecture) -> Iterator[Specimen]:
+    """The ways beside the plain one; ends as the layer they are timed for does, in a bias."""
+    for m, wanted in ((512, 64), (16, 0)):
+        x, w, b, o = empty(m, 1280), empty(6848, 1280), empty(6848), empty(m, 6848)
+        for tile in ways.linear_ways(m, ITEM, architecture):
+            if tile.m >= wanted and (m > 64 or tile.m < 64):
+                (launch,) = product.linear_launches(x, w, b, o, None, architecture, tile)
+                yield Specimen(str(tile), launch)
 
 
 def swiglus(architecture: Architecture) -> Iterator[Specimen]:

@@ -24,6 +24,7 @@ from kernels.configs.footprint import (
     power_of_two,
 )
 from kernels.configs.tuned import Question, answer
+from kernels.configs.ways import linear_ways
 from kernels.launch import Architecture
 
 NEARLY = 1.05
@@ -141,14 +142,24 @@ def model_linear(product: Product, architecture: Architecture) -> Tile:
     return fastest(parts, clocks) if parts else whole
 
 
+@cache
+def contenders(product: Product, architecture: Architecture) -> tuple[Tile, ...]:
+    """What is timed: the tiles that the model knows, and the other ways of the kernel."""
+    tiles = product_tiles(product, architecture)
+    if product.kernel == "linear" and not product.by_element:
+        tiles += linear_ways(product.m, product.item, architecture)
+    return tiles
+
+
 def pick_linear(product: Product, architecture: Architecture) -> Tile:
     """The tuned tile, or the model's."""
-    ways = ", by element" * product.by_element + ", whole" * (not product.can_split)
+    limits = ", by element" * product.by_element + ", whole" * (not product.can_split)
     question = Question(
         architecture.card,
-        product.kernel + ways,
+        product.kernel + limits,
         (product.item, product.copies, product.m, product.n, product.k),
-        product_tiles(product, architecture),
+        contenders(product, architecture),
+        architecture.name,
     )
     return answer(question, lambda: model_linear(product, architecture))
 

@@ -45,6 +45,7 @@ class Question:
     kernel: str
     sizes: tuple[int, ...]
     tiles: tuple[Tile, ...]
+    architecture: str = ""
 
     @property
     def key(self) -> str:

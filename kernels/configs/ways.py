@@ -1,0 +1,87 @@
+"""Other ways to the same result, beside the one that a kernel takes by itself: for timing only.
+
+The model of ``kernels.configs.pick`` knows the plain way alone, so a way below is taken where it
+was timed to be the fastest on a card (``kernels.configs.tuned``), or where a caller names it.
+
+linear       persistent   as many programs as SMs, each with tile after tile; the next tile's loads
+                          are on their way while the last one's results leave, in two halves
+             specialised  the same, one group of warps fetching and two multiplying (wgmma)
+             stream       stream-K: programs share the steps of the reduction evenly, whatever the
+                          tiles; of a tile under 64 rows the weights stand in the rows of the
+                          matrix instruction
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from kernels.configs.candidates import Tile
+from kernels.configs.footprint import Footprint, fits, linear_footprint, power_of_two
+from kernels.launch import Architecture
+
+PERSISTENT, SPECIALISED, STREAM = "persistent", "specialised", "stream"
+
+
+def _ways(way: str, *sizes: tuple[int, int, int, int, int]) -> tuple[Tile, ...]:
+    """(m, n, k, warps, stages) each."""
+    return tuple(Tile(m, n, k, warps, stages, way=way) for m, n, k, warps, stages in sizes)
+
+
+LINEAR: dict[str, tuple[Tile, ...]] = {
+    "mma": (
+        *_ways(PERSISTENT, (128, 128, 64, 8, 3), (64, 128, 64, 4, 3)),
+        *_ways(STREAM, (128, 128, 64, 8, 3), (64, 64, 64, 4, 3), (16, 64, 128, 4, 3)),
+    ),
+    "wgmma": (
+        *_ways(PERSISTENT, (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (128, 128, 64, 8, 4)),
+        *_ways(SPECIALISED, (128, 256, 64, 4, 3), (256, 128, 64, 4, 3), (128, 128, 64, 4, 4)),
+        *_ways(STREAM, (128, 128, 64, 8, 4), (64, 128, 64, 4, 4)),
+        *_ways(STREAM, (64, 128, 128, 4, 4), (32, 128, 128, 4, 4), (16, 128, 128, 4, 4)),
+    ),
+    "tcgen05": (
+        *_ways(PERSISTENT, (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (128, 128, 64, 8, 4)),
+        *_ways(SPECIALISED, (128, 256, 64, 8, 3)),
+        *_ways(STREAM, (128, 128, 64, 8, 4), (16, 128, 128, 4, 4)),
+    ),
+}
+"""Family of cards -> ways of a linear layer, for elements of 16 bits."""
+
+
+def consumers(tile: Tile, architecture: Architecture) -> int:
+    """Groups of ``tile.warps`` that multiply: two on sm_90 where another group fetches."""
+    return 2 if tile.way == SPECIALISED and architecture.family == "wgmma" else 1
+
+
+def halves(tile: Tile) -> int:
+    """In how many parts results leave. Triton 3.6 does not split those of specialised warps."""
+    return 2 if tile.way == PERSISTENT and tile.n >= 128 else 1
+
+
+def is_swapped(tile: Tile, architecture: Architecture) -> bool:
+    """Whether weights stand in the rows of the matrix instruction, which has 64 at least where a
+    group of four warps or a block multiplies."""
+    return tile.way == STREAM and tile.m < 64 and architecture.family != "mma"
+
+
+def way_footprint(tile: Tile, item: int, architecture: Architecture) -> Footprint:
+    """That of the plain way, and room for results that leave by descriptor while the next tile's
+    operands arrive."""
+    plain = linear_footprint(tile, item, 1, by_element=False)
+    staged = 0
+    if tile.way != STREAM and architecture.has_bulk_copy:
+        staged = tile.m * tile.n * min(item, 2) // halves(tile)
+    each = plain.accumulators // consumers(tile, architecture)
+    return Footprint(plain.shared + staged + 512, each)
+
+
+@cache
+def linear_ways(m: int, item: int, architecture: Architecture) -> tuple[Tile, ...]:
+    """Those that fit the card, none of which three quarters of the rows would be empty."""
+    tiles = (t.for_item(item) for t in LINEAR[architecture.family])
+    return tuple(
+        t
+        for t in tiles
+        if t.m <= 2 * power_of_two(max(8, m))
+        and (t.m >= 64 or m <= 64)
+        and fits(t, way_footprint(t, item, architecture), architecture)
+    )
