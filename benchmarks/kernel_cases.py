@@ -33,8 +33,13 @@ class Case:
     reference: Run
 
 
-SOFTMAXES = ((4096, 4096), (283, 129280))
-"""Rows and columns: the scores of SAM's global attention written out, DeepSeek-OCR's vocabulary."""
+SOFTMAXES = ((4096, 4096), (283, 129280), (49152, 4096))
+"""Rows and columns: scores of one head of SAM's global attention written out, DeepSeek-OCR's
+vocabulary, and all twelve heads."""
+LARGE_NORMS = (ops.Norm(16384, 4096), ops.Norm(65536, 768, kind="layernorm"))
+"""Rows of a batch rather than of one page: 268 and 201 MB, beyond any L2."""
+FEW_ROWS = 256
+"""Below so many rows a product is a reading of its weights more than arithmetic."""
 DEPTHWISE = (
     ops.Conv2d(1, 256, 256, 64, 64, kernel=3, padding=1, groups=256),
     ops.Conv2d(8, 96, 96, 56, 56, kernel=7, padding=3, groups=96),
@@ -71,6 +76,8 @@ def cases(operators: Iterable[ops.Operator], device: str) -> Iterator[Case]:
         yield swiglu_case(tokens, 6848, 1280, device)
     for tokens in (1, 2048):
         yield swiglu_case(tokens, 14336, 4096, device)
+    for op in LARGE_NORMS:
+        yield norm_case(op, device)
     for rows, columns in SOFTMAXES:
         yield softmax_case(ops.Softmax(rows, columns), device)
     for op in DEPTHWISE:
@@ -86,7 +93,7 @@ def linear_case(op: ops.Matmul, device: str) -> Case:
     x, w = randn(op.m, op.k, device=device), randn(op.n, op.k, device=device)
     b = randn(op.n, device=device) if op.bias else None
     return Case(
-        "linear" if op.m > 1 else "linear, one token",
+        "linear" if op.m >= FEW_ROWS else "linear, few rows" if op.m > 1 else "linear, one token",
         f"m={op.m} n={op.n} k={op.k}",
         op.min_flops,
         op.bytes,

@@ -15,6 +15,7 @@ import torch
 
 from kernels import attention, attention_backward, attention_decode, conv, depthwise, norm, stream
 from kernels.configs import ways
+from kernels.configs.candidates import Tile
 from kernels.configs.footprint import attention_tiles, backward_tiles, decode_tiles, linear_tiles
 from kernels.configs.pick import pick_vector
 from kernels.launch import Architecture, Launch
@@ -166,10 +167,15 @@ def rows(architecture: Architecture) -> Iterator[Specimen]:
         (norm.layer_norm_kernel, {"p_w": w, "p_bias": w, "eps": 1e-6}),
         (norm.softmax_kernel, {}),
     )
+    ahead = Tile(2, 2048, 0, 8, 3, way=ways.AHEAD)
     for kernel, parameters in kernels:
-        yield Specimen("1280 columns", norm.rows_launch(kernel, x, x, architecture, **parameters))
-    launch = norm.rows_launch(norm.softmax_kernel, scores, scores, architecture)
-    yield Specimen("129280 columns", launch)
+        for tile, how in ((None, ""), (ahead, f", {ahead}")):
+            (launch,) = norm.rows_launches(kernel, x, x, architecture, tile, **parameters)
+            yield Specimen(f"1280 columns{how}", launch)
+    long = (None, *ways.row_ways(scores.shape[1], ITEM, can_share=True))
+    for tile in long:
+        for launch in norm.rows_launches(norm.softmax_kernel, scores, scores, architecture, tile):
+            yield Specimen("129280 columns" + f", {tile}" * bool(tile), launch)
 
 
 def streams(architecture: Architecture) -> Iterator[Specimen]:

@@ -24,7 +24,7 @@ from kernels.configs.footprint import (
     power_of_two,
 )
 from kernels.configs.tuned import Question, answer
-from kernels.configs.ways import linear_ways
+from kernels.configs.ways import linear_ways, row_ways
 from kernels.launch import Architecture
 
 NEARLY = 1.05
@@ -214,6 +214,7 @@ def pick_attention(
         f"attention{', masked' * masked}",
         (item, heads, q_len, kv_len, head_dim),
         attention_tiles(head_dim, item, architecture, masked),
+        architecture.name,
     )
     return answer(
         question,
@@ -240,13 +241,23 @@ def pick_decode(
 
 
 @cache
-def pick_rows(rows: int, columns: int, architecture: Architecture) -> Tile:
+def model_rows(rows: int, columns: int, architecture: Architecture) -> Tile:
     """Whole rows up to 16384 columns, as many of them as make 4096 elements while each SM still
     gets two programs; 16 elements a thread."""
     n = min(power_of_two(columns), 16384)
     m = max(1, min(4096 // n, rows // (2 * architecture.sms)))
     m = 1 << (m.bit_length() - 1)
     return Tile(m, n, 0, min(16, max(1, m * n // 512)))
+
+
+def pick_rows(kernel: str, rows: int, columns: int, item: int, architecture: Architecture) -> Tile:
+    """The tuned one, or the model's. ``kernel``: ``rms_norm``, ``layer_norm`` or ``softmax``."""
+    model = model_rows(rows, columns, architecture)
+    ways = row_ways(columns, item, kernel == "softmax")
+    question = Question(
+        architecture.card, kernel, (item, rows, columns), (model, *ways), architecture.name
+    )
+    return answer(question, lambda: model)
 
 
 def pick_finish(columns: int) -> Tile:

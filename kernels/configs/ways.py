@@ -9,6 +9,8 @@ linear       persistent   as many programs as SMs, each with tile after tile; th
              stream       stream-K: programs share the steps of the reduction evenly, whatever the
                           tiles; of a tile under 64 rows the weights stand in the rows of the
                           matrix instruction
+norm,        ahead        programs that stay, with the next rows on their way
+softmax      shared       (softmax) a row too long for one program is shared by several
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from kernels.configs.footprint import Footprint, fits, linear_footprint, power_o
 from kernels.launch import Architecture
 
 PERSISTENT, SPECIALISED, STREAM = "persistent", "specialised", "stream"
+AHEAD, SHARED = "ahead", "shared"
+LONGEST_ROW = 16384
+"""Columns that one program holds; longer rows are read twice, or shared."""
 
 
 def _ways(way: str, *sizes: tuple[int, int, int, int, int]) -> tuple[Tile, ...]:
@@ -85,3 +90,25 @@ def linear_ways(m: int, item: int, architecture: Architecture) -> tuple[Tile, ..
         and (t.m >= 64 or m <= 64)
         and fits(t, way_footprint(t, item, architecture), architecture)
     )
+
+
+@cache
+def row_ways(columns: int, item: int, can_share: bool) -> tuple[Tile, ...]:
+    """Of rows that a program holds: one, two or four of them, with 8 to 32 elements a thread, plain
+    and ahead. Of longer ones: smaller blocks, whose programs fit an SM beside each other, and rows
+    that are shared."""
+    n = power_of_two(columns)
+    if n > LONGEST_ROW:
+        blocks = ((4096, 4), (4096, 8), (8192, 8), (16384, 8))
+        plain = tuple(Tile(1, block, 0, warps) for block, warps in blocks)
+        shared = tuple(Tile(1, b, 0, w, way=SHARED) for b, w in ((8192, 8), (16384, 16)))
+        return plain + shared * can_share
+    found: list[Tile] = []
+    for rows in (1, 2, 4):
+        for each in (8, 16, 32):
+            warps = rows * n // (32 * each)
+            if 1 <= warps <= 16 and rows * n <= 2 * LONGEST_ROW:
+                found.append(Tile(rows, n, 0, warps))
+                if each == 16 and 3 * rows * n * item <= 48 * 1024:
+                    found += [Tile(rows, n, 0, warps, stages, way=AHEAD) for stages in (2, 3)]
+    return tuple(found)

@@ -72,8 +72,11 @@ def persistent_kernel(
             leave(p_o, b_b, p_bias, i_m * BM, o_n, M, N, s_o, ACTIVATION, BULK, BM, BN // 2)
 
 
-def specialises(architecture: Architecture) -> bool:
-    """Whether this triton compiles the loop for warps of different roles: 3.6 fails on sm_100."""
+def specialises(architecture: Architecture, tile: Tile, activation: str | None) -> bool:
+    """Whether this triton compiles the loop for warps of different roles: 3.6 fails on sm_100, and
+    on sm_90 an activation of 128 sums a thread spills."""
+    if activation is not None and tile.m * tile.n > 128 * 128:
+        return False
     older = tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 7)
     return architecture.family == "wgmma" or (architecture.family == "tcgen05" and not older)
 
@@ -93,7 +96,8 @@ def persistent_launch(
     """
     (m, k), n = x.shape, weight.shape[0]
     bulk = can_bulk(architecture, x, weight, o)
-    specialised = tile.way == SPECIALISED_WAY and bulk and specialises(architecture)
+    specialised = tile.way == SPECIALISED_WAY and bulk
+    specialised = specialised and specialises(architecture, tile, activation)
     made = specialised and architecture.family == "wgmma"
     described = bulk and not made
     parts, warps = halves(tile), tile.warps

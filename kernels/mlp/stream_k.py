@@ -1,8 +1,8 @@
 """Stream-K: programs share a product's steps evenly, however its tiles fall (Osama et al., 2023).
 
-Tiles that do not fill the card's last wave leave SMs idle. Here a program first does whole tiles, as
-many as all can; what is left over, between one and two tiles a program, is one row of steps, tile
-after tile, cut into equal stretches:
+Tiles that do not fill the card's last wave leave SMs idle. Here a program first does whole tiles,
+as many as all can; what is left over, one to two tiles a program, is one row of steps, tile after
+tile, cut into equal stretches:
 
     tiles      |   0   |   1   |   2   |   3   |   4   |       5 tiles of 8 steps
     programs   |    0    |    1    |    2    |    3    |       4 programs of 10 steps

@@ -87,6 +87,8 @@ def test_specialised_warps_make_their_descriptors_on_hopper() -> None:
     tile = Tile(128, 256, 64, 4, 3, way=ways.SPECIALISED)
     launch = persistent.persistent_launch(x, x, None, o, None, SM_90, tile)
     assert launch.needs_scratch and launch.arguments["SPECIALISED"]
+    launch = persistent.persistent_launch(x, x, None, o, "gelu", SM_90, tile)
+    assert not launch.arguments["SPECIALISED"]  # it would spill
     odd = x.as_strided((512, 512), (513, 1))
     launch = persistent.persistent_launch(x, odd, None, o, None, SM_90, tile)
     assert not launch.needs_scratch and not launch.arguments["SPECIALISED"]
