@@ -71,7 +71,7 @@ def test_a_contest_writes_the_table_that_ships(tmp_path: Path, device: str) -> N
     assert done.tiles[KEY].way == record["tiles"][KEY]["way"] == "stream"
     raced = record["raced"][KEY]
     assert raced["model"] in raced["seconds"] and len(raced["seconds"]) > 4
-    assert raced["shape"] == "linear m=20 n=48 k=40" and not raced["refused"]
+    assert raced["shape"] == "linear, few rows m=20 n=48 k=40" and not raced["refused"]
     assert tuned.read(tmp_path / "sm_90.json") == done.tiles
     assert f"| linear | {sum(k.startswith('linear') for k in done.tiles)} | " in (
         kernel_tuning.gains(done)
@@ -83,7 +83,7 @@ def test_it_goes_on_where_it_ended(tmp_path: Path, device: str) -> None:
     times = iter([0.0, 0.0, 9.0, 9.0, 9.0])
     contest(device, first, 5.0, now=lambda: next(times))
     assert list(first.tiles) == [KEY]
-    assert first.left == ["linear m=18 n=33 k=40", "norm rmsnorm 3 x 40"]
+    assert first.left == ["linear, few rows m=18 n=33 k=40", "norm rmsnorm 3 x 40"]
     again = table(tmp_path)
     assert again.tiles == first.tiles
 
