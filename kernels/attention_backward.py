@@ -17,7 +17,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.attention import LOG2_E, attention_forward, load_rows, place, seen
+from kernels.attention import attention_forward
+from kernels.attention_blocks import LOG2_E, load_rows, place, seen
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import head_block
 from kernels.configs.pick import pick_backward

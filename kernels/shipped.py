@@ -109,7 +109,9 @@ def attentions(architecture: Architecture) -> Iterator[Specimen]:
         q, lse = empty(1, 8, 512, head_dim), empty(1, 8, 512, dtype=torch.float32)
         bias = empty(1, 8, 512, 512) if with_bias else None
         what = f"d={head_dim}" + ", causal" * causal + ", window" * bool(window)
-        for tile in attention_tiles(head_dim, ITEM, architecture, bool(window) or with_bias):
+        masked = bool(window) or with_bias
+        tiles = attention_tiles(head_dim, ITEM, architecture, masked)
+        for tile in tiles + ways.attention_ways(head_dim, ITEM, architecture, masked):
             launch = attention.attention_launch(
                 q, q, q, bias, q, lse, causal, window, 1.0, architecture, tile
             )

@@ -24,7 +24,7 @@ from kernels.configs.footprint import (
     power_of_two,
 )
 from kernels.configs.tuned import Question, answer
-from kernels.configs.ways import linear_ways, row_ways
+from kernels.configs.ways import attention_ways, linear_ways, row_ways
 from kernels.launch import Architecture
 
 NEARLY = 1.05
@@ -213,7 +213,8 @@ def pick_attention(
         architecture.card,
         f"attention{', masked' * masked}",
         (item, heads, q_len, kv_len, head_dim),
-        attention_tiles(head_dim, item, architecture, masked),
+        attention_tiles(head_dim, item, architecture, masked)
+        + attention_ways(head_dim, item, architecture, masked),
         architecture.name,
     )
     return answer(

@@ -9,6 +9,8 @@ linear       persistent   as many programs as SMs, each with tile after tile; th
              stream       stream-K: programs share the steps of the reduction evenly, whatever the
                           tiles; of a tile under 64 rows the weights stand in the rows of the
                           matrix instruction
+attention    described    keys, values and biases by descriptor
+             turns        the same with two blocks of queries in turn
 norm,        ahead        programs that stay, with the next rows on their way
 softmax      shared       (softmax) a row too long for one program is shared by several
 """
@@ -18,10 +20,17 @@ from __future__ import annotations
 from functools import cache
 
 from kernels.configs.candidates import Tile
-from kernels.configs.footprint import Footprint, fits, linear_footprint, power_of_two
+from kernels.configs.footprint import (
+    Footprint,
+    fits,
+    head_block,
+    linear_footprint,
+    power_of_two,
+)
 from kernels.launch import Architecture
 
 PERSISTENT, SPECIALISED, STREAM = "persistent", "specialised", "stream"
+DESCRIBED, TURNS = "described", "turns"
 AHEAD, SHARED = "ahead", "shared"
 LONGEST_ROW = 16384
 """Columns that one program holds; longer rows are read twice, or shared."""
@@ -90,6 +99,34 @@ def linear_ways(m: int, item: int, architecture: Architecture) -> tuple[Tile, ..
         and (t.m >= 64 or m <= 64)
         and fits(t, way_footprint(t, item, architecture), architecture)
     )
+
+
+ATTENTION: tuple[Tile, ...] = (
+    *_ways(DESCRIBED, (128, 128, 0, 8, 2), (128, 64, 0, 8, 3), (64, 128, 0, 4, 2)),
+    *_ways(DESCRIBED, (64, 64, 0, 4, 3), (64, 32, 0, 4, 4)),
+    *_ways(TURNS, (128, 64, 0, 8, 2), (128, 32, 0, 8, 3), (64, 64, 0, 4, 3), (64, 32, 0, 4, 3)),
+)
+"""Of cards with bulk copies; by queries of a block and keys, for elements of 16 bits."""
+
+
+@cache
+def attention_ways(
+    head_dim: int, item: int, architecture: Architecture, masked: bool
+) -> tuple[Tile, ...]:
+    """``masked``: with a window or a bias. Of each block of queries the output, its scores and
+    these rounded are held, and with a bias a tile of it a stage."""
+    block = head_block(head_dim)
+
+    def footprint(tile: Tile) -> Footprint:
+        blocks = 2 if tile.way == TURNS else 1
+        scores = tile.m * tile.n
+        shared = blocks * tile.m * block + tile.stages * (2 * tile.n * block + masked * scores)
+        held = tile.m * block + scores + scores * item // 4 + masked * scores // 2
+        return Footprint(item * shared + 512, blocks * held)
+
+    if not architecture.has_bulk_copy or item != 2:
+        return ()
+    return tuple(t for t in ATTENTION if fits(t, footprint(t), architecture))
 
 
 @cache
