@@ -25,6 +25,7 @@ from kernels.attention_turns import can_turn, turns_launch
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import head_block
 from kernels.configs.pick import pick_attention
+from kernels.configs.ways import DESCRIBED, TURNS
 from kernels.launch import Architecture, Launch, architecture_of, strided
 
 MAX_HEAD_DIM = 256
@@ -163,7 +164,7 @@ def attention_launch(
     tile = tile or pick_attention(
         q_len, kv_len, head_dim, batch * heads, q.element_size(), architecture, masked
     )
-    if tile.way and can_turn(architecture, q, k, v):
+    if tile.way in (DESCRIBED, TURNS) and can_turn(architecture, q, k, v):
         return turns_launch(q, k, v, bias, o, lse, causal, window, scale, architecture, tile)
     arguments = strided(q=q, k=k, v=v, bias=bias, o=o) | {
         "p_lse": lse,

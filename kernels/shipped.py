@@ -13,7 +13,16 @@ from typing import Any
 
 import torch
 
-from kernels import attention, attention_backward, attention_decode, conv, depthwise, norm, stream
+from kernels import (
+    attention,
+    attention_backward,
+    attention_columns,
+    attention_decode,
+    conv,
+    depthwise,
+    norm,
+    stream,
+)
 from kernels.configs import ways
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import attention_tiles, backward_tiles, decode_tiles, linear_tiles
@@ -128,6 +137,21 @@ def backwards(architecture: Architecture) -> Iterator[Specimen]:
         ):
             what = f"d={head_dim}" + ", causal" * causal + ", bias" * with_bias
             yield Specimen(f"{tile}, {what}", launch)
+        yield from backward_ways(head_dim, architecture)
+
+
+def backward_ways(head_dim: int, architecture: Architecture) -> Iterator[Specimen]:
+    """By columns, causal, four query heads on a key head; what sums groups once."""
+    q, k = empty(1, 8, 512, head_dim), empty(1, 2, 512, head_dim)
+    lse, summed = empty(1, 8, 512, dtype=torch.float32), False
+    for tile in ways.backward_ways(head_dim, ITEM, architecture):
+        for launch in attention_columns.columns_launches(
+            q, k, k, q, lse, lse, (q, k, k), True, None, 1.0, architecture, tile
+        ):
+            is_sum = launch.name == "group_sum_kernel"
+            if not (is_sum and summed):
+                yield Specimen(f"{tile}, d={head_dim}, causal", launch)
+            summed = summed or is_sum
 
 
 def decodes(architecture: Architecture) -> Iterator[Specimen]:

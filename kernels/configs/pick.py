@@ -24,7 +24,7 @@ from kernels.configs.footprint import (
     power_of_two,
 )
 from kernels.configs.tuned import Question, answer
-from kernels.configs.ways import attention_ways, linear_ways, row_ways
+from kernels.configs.ways import attention_ways, backward_ways, linear_ways, row_ways
 from kernels.launch import Architecture
 
 NEARLY = 1.05
@@ -223,9 +223,28 @@ def pick_attention(
     )
 
 
-def pick_backward(head_dim: int, item: int, architecture: Architecture) -> Tile:
-    """The largest that fits."""
-    return backward_tiles(head_dim, item, architecture)[0]
+def pick_backward(
+    q_len: int,
+    kv_len: int,
+    head_dim: int,
+    heads: int,
+    group: int,
+    item: int,
+    architecture: Architecture,
+    has_ways: bool = True,
+) -> Tile:
+    """The tuned one, or the largest that fits. ``heads``: of queries, of all images of a batch;
+    ``has_ways``: whether it can be done by columns, which a bias cannot."""
+    tiles = backward_tiles(head_dim, item, architecture)
+    ways = backward_ways(head_dim, item, architecture) if has_ways else ()
+    question = Question(
+        architecture.card,
+        "attention, backward" + ", bias" * (not has_ways),
+        (item, heads, group, q_len, kv_len, head_dim),
+        tiles + ways,
+        architecture.name,
+    )
+    return answer(question, lambda: tiles[0])
 
 
 @cache

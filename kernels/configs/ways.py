@@ -11,6 +11,8 @@ linear       persistent   as many programs as SMs, each with tile after tile; th
                           matrix instruction
 attention    described    keys, values and biases by descriptor
              turns        the same with two blocks of queries in turn
+backward     heads        by columns of keys, of one query head each, and by rows for dq
+             atomic       by columns alone; dq is added up in memory
 norm,        ahead        programs that stay, with the next rows on their way
 softmax      shared       (softmax) a row too long for one program is shared by several
 """
@@ -31,6 +33,7 @@ from kernels.launch import Architecture
 
 PERSISTENT, SPECIALISED, STREAM = "persistent", "specialised", "stream"
 DESCRIBED, TURNS = "described", "turns"
+HEADS, ATOMIC = "heads", "atomic"
 AHEAD, SHARED = "ahead", "shared"
 LONGEST_ROW = 16384
 """Columns that one program holds; longer rows are read twice, or shared."""
@@ -127,6 +130,34 @@ def attention_ways(
     if not architecture.has_bulk_copy or item != 2:
         return ()
     return tuple(t for t in ATTENTION if fits(t, footprint(t), architecture))
+
+
+BACKWARD: dict[int, tuple[Tile, ...]] = {
+    64: (
+        *_ways(HEADS, (64, 128, 0, 8, 2), (64, 64, 0, 8, 2), (64, 64, 0, 4, 2)),
+        *_ways(ATOMIC, (64, 128, 0, 8, 2), (64, 64, 0, 8, 2), (64, 64, 0, 4, 2)),
+    ),
+    128: (
+        *_ways(HEADS, (32, 128, 0, 8, 2), (64, 64, 0, 8, 2), (32, 64, 0, 4, 2)),
+        *_ways(ATOMIC, (64, 64, 0, 8, 2), (32, 128, 0, 8, 2)),
+    ),
+}
+"""By the block of a head -> queries and keys, for elements of 16 bits."""
+
+
+@cache
+def backward_ways(head_dim: int, item: int, architecture: Architecture) -> tuple[Tile, ...]:
+    """Of cards with bulk copies. In shared memory keys, values, a block of scores and of its
+    gradient, and queries with theirs a stage."""
+    block = head_block(head_dim)
+
+    def fits_shared(t: Tile) -> bool:
+        held = 2 * t.n * block + 2 * t.m * t.n + t.stages * 2 * t.m * block
+        return item * held + 1024 <= architecture.shared_per_block
+
+    if not architecture.has_bulk_copy or item != 2:
+        return ()
+    return tuple(t for t in BACKWARD.get(block, ()) if fits_shared(t))
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import DTYPES, assert_near, draw
-from test_attention_kernel import MASKS, operands
+from test_attention_kernel import MASKS, check_gradients, operands
 
 from kernels.attention import attention_forward, attention_launch, attention_reference
 from kernels.configs import pick, ways
@@ -56,6 +56,30 @@ def test_heads_of_a_fused_projection(way: str, device: str) -> None:
     assert_near(got, attention_reference(q, k, v))
 
 
+BACKWARD = pytest.mark.parametrize("way", [ways.HEADS, ways.ATOMIC])
+
+
+@BACKWARD
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mask", ["full", "causal", "window within a tile", "window over tiles"])
+def test_gradients(way: str, dtype: torch.dtype, mask: str, device: str) -> None:
+    tile = Tile(16, 16, stages=2, way=way)
+    check_gradients(21, 75, 24, MASKS[mask], dtype, device, tile)
+
+
+@BACKWARD
+@pytest.mark.parametrize("q_len, kv_len", [(40, 21), (48, 48), (33, 64)])
+def test_causal_gradients(way: str, q_len: int, kv_len: int, device: str) -> None:
+    """Queries before every key, tiles that divide the lengths, and blocks of two sizes."""
+    tile = Tile(16, 32, stages=2, way=way)
+    check_gradients(q_len, kv_len, 16, MASKS["causal"], torch.float32, device, tile)
+
+
+def test_a_bias_goes_the_plain_way(device: str) -> None:
+    tile = Tile(16, 16, way=ways.ATOMIC)
+    check_gradients(21, 75, 24, MASKS["bias"], torch.float32, device, tile)
+
+
 def test_rows_that_no_descriptor_takes_go_the_plain_way() -> None:
     q, odd = (torch.empty(1, 2, 64, d, dtype=torch.float16, device="meta") for d in (64, 60))
     lse = torch.empty(1, 2, 64, device="meta")
@@ -89,3 +113,16 @@ def test_full_size(mask: str, head_dim: int, device: str) -> None:
     card = architecture_of(qkv[0].device)
     for tile in ways.attention_ways(head_dim, 2, card, options["bias"] is not None):
         assert_near(attention_forward(*qkv, **options, tile=tile)[0], want)
+
+
+@full
+@BACKWARD
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_gradients_at_full_size(way: str, head_dim: int, device: str) -> None:
+    from kernels.launch import architecture_of
+
+    card = architecture_of(torch.empty(1, device=device).device)
+    for tile in ways.backward_ways(head_dim, 2, card):
+        if tile.way == way:
+            mask = MASKS["causal"]
+            check_gradients(500, 500, head_dim, mask, torch.bfloat16, device, tile)

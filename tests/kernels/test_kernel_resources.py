@@ -27,7 +27,7 @@ STREAMS = ("copy_kernel", "scale_kernel", "add_kernel", "triad_kernel")
 PRODUCTS = {
     *("linear_kernel", "swiglu_kernel", "grouped_kernel", "conv2d_kernel", "attention_kernel"),
     *("dkdv_kernel", "dq_kernel", "split_kernel", "persistent_kernel", "stream_k_kernel"),
-    "turns_kernel",
+    *("turns_kernel", "columns_kernel", "rows_kernel"),
 }
 
 
