@@ -172,6 +172,11 @@ def convs(architecture: Architecture) -> Iterator[Specimen]:
     for tile in linear_tiles("conv2d", ITEM, architecture):
         (launch,) = conv.conv2d_launches(x, w, None, x, 1, 1, 1, architecture, tile)
         yield Specimen(f"{tile}, 3x3 channels-last", launch)
+    halved = empty(1, 256, 32, 32).to(memory_format=last)
+    for tile in ways.conv_ways(ITEM, architecture):
+        for o, stride in ((x, 1), (halved, 2)):
+            (launch,) = conv.conv2d_launches(x, w, None, o, stride, 1, 1, architecture, tile)
+            yield Specimen(f"{tile}, 3x3 by {stride}", launch)
     tile = linear_tiles("conv2d", ITEM, architecture)[0]
     out = tokens.permute(0, 3, 1, 2)
     (launch,) = conv.conv2d_launches(image, patch, None, out, 16, 0, 1, architecture, tile)
@@ -183,6 +188,10 @@ def convs(architecture: Architecture) -> Iterator[Specimen]:
         x, w = (t.to(memory_format=layout) for t in (empty(1, 256, 64, 64), empty(256, 1, 3, 3)))
         launch = depthwise.depthwise_launch(x, w, None, x, 1, 1, architecture)
         yield Specimen(f"3x3 {what}", launch)
+    x, w = (t.to(memory_format=last) for t in (empty(8, 96, 56, 56), empty(96, 1, 7, 7)))
+    for tile in ways.DEPTHWISE:
+        launch = depthwise.depthwise_launch(x, w, None, x, 1, 3, architecture, tile)
+        yield Specimen(f"7x7 channels-last, {tile}", launch)
 
 
 def rows(architecture: Architecture) -> Iterator[Specimen]:

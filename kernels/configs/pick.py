@@ -24,7 +24,14 @@ from kernels.configs.footprint import (
     power_of_two,
 )
 from kernels.configs.tuned import Question, answer
-from kernels.configs.ways import attention_ways, backward_ways, linear_ways, row_ways
+from kernels.configs.ways import (
+    DEPTHWISE,
+    attention_ways,
+    backward_ways,
+    conv_ways,
+    linear_ways,
+    row_ways,
+)
 from kernels.launch import Architecture
 
 NEARLY = 1.05
@@ -57,6 +64,8 @@ class Product:
     copies: int = 1
     by_element: bool = False
     can_split: bool = False
+    windows_stride: int = 0
+    """Of a convolution whose windows a descriptor can fetch (``kernels.conv_windows``)."""
 
     @property
     def factors(self) -> int:
@@ -148,12 +157,16 @@ def contenders(product: Product, architecture: Architecture) -> tuple[Tile, ...]
     tiles = product_tiles(product, architecture)
     if product.kernel == "linear" and not product.by_element:
         tiles += linear_ways(product.m, product.item, architecture)
+    if product.windows_stride:
+        tiles += conv_ways(product.item, architecture)
     return tiles
 
 
 def pick_linear(product: Product, architecture: Architecture) -> Tile:
     """The tuned tile, or the model's."""
     limits = ", by element" * product.by_element + ", whole" * (not product.can_split)
+    if product.windows_stride:
+        limits += f", windows by {product.windows_stride}"
     question = Question(
         architecture.card,
         product.kernel + limits,
@@ -285,9 +298,28 @@ def pick_finish(columns: int) -> Tile:
     return Tile(2, 256) if columns >= 256 else Tile(4, 128)
 
 
-def pick_depthwise(channels_last: bool) -> Tile:
-    """Positions x channels: the longer side lies along memory."""
-    return Tile(8, 128) if channels_last else Tile(512, 1)
+def pick_depthwise(
+    channels: int,
+    positions: int,
+    batch: int,
+    kernel: int,
+    stride: int,
+    item: int,
+    channels_last: bool,
+    architecture: Architecture,
+) -> Tile:
+    """The tuned one, or positions x channels with the longer side along memory."""
+    if not channels_last:
+        return Tile(512, 1)
+    model = Tile(8, 128)
+    question = Question(
+        architecture.card,
+        f"depthwise {kernel}x{kernel}, stride {stride}",
+        (item, batch, channels, positions),
+        (model, *DEPTHWISE),
+        architecture.name,
+    )
+    return answer(question, lambda: model)
 
 
 def pick_stream(item: int, architecture: Architecture) -> Tile:

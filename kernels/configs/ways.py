@@ -13,6 +13,9 @@ attention    described    keys, values and biases by descriptor
              turns        the same with two blocks of queries in turn
 backward     heads        by columns of keys, of one query head each, and by rows for dq
              atomic       by columns alone; dq is added up in memory
+conv2d       windows      windows of a channels-last image by descriptor, strided ones too
+depthwise    taps         weights copied first, so that channels lie side by side
+             rows         so too, and several rows of outputs share the inputs that they read
 norm,        ahead        programs that stay, with the next rows on their way
 softmax      shared       (softmax) a row too long for one program is shared by several
 """
@@ -35,6 +38,10 @@ PERSISTENT, SPECIALISED, STREAM = "persistent", "specialised", "stream"
 DESCRIBED, TURNS = "described", "turns"
 HEADS, ATOMIC = "heads", "atomic"
 AHEAD, SHARED = "ahead", "shared"
+WINDOWS = "windows"
+TAPS, ROWS = "taps", "rows"
+DEPTH = 64
+"""Channels of a step of :data:`CONV`."""
 LONGEST_ROW = 16384
 """Columns that one program holds; longer rows are read twice, or shared."""
 
@@ -180,3 +187,26 @@ def row_ways(columns: int, item: int, can_share: bool) -> tuple[Tile, ...]:
                 if each == 16 and 3 * rows * n * item <= 48 * 1024:
                     found += [Tile(rows, n, 0, warps, stages, way=AHEAD) for stages in (2, 3)]
     return tuple(found)
+
+
+CONV: tuple[Tile, ...] = _ways(
+    WINDOWS,
+    *((128, 256, DEPTH, 8, 3), (128, 128, DEPTH, 8, 4), (128, 64, DEPTH, 4, 4)),
+    *((64, 128, DEPTH, 4, 4), (64, 64, DEPTH, 4, 4), (64, 32, DEPTH, 4, 4)),
+)
+"""Positions of a window, output and input channels, for elements of 16 bits and bulk copies."""
+
+
+@cache
+def conv_ways(item: int, architecture: Architecture) -> tuple[Tile, ...]:
+    if item != 2 or not architecture.has_bulk_copy:
+        return ()
+    return tuple(t for t in CONV if fits(t, linear_footprint(t, item, 1, False), architecture))
+
+
+DEPTHWISE: tuple[Tile, ...] = (
+    *_ways(TAPS, (8, 128, 0, 4, 1), (8, 32, 0, 4, 1), (16, 32, 0, 4, 1)),
+    *_ways(ROWS, (8, 32, 4, 4, 1), (8, 32, 8, 4, 1), (16, 32, 4, 4, 1), (8, 64, 4, 4, 1)),
+    *_ways(ROWS, (16, 32, 2, 4, 1), (4, 128, 4, 4, 1)),
+)
+"""Of channels-last images: columns, channels, and (``k``) rows of outputs of a program."""
