@@ -45,6 +45,7 @@ MARKS: dict[str, tuple[str, float | None]] = {
     "linear": ("ratio", 0.92),
     "linear, few rows": ("ratio", 1.0),
     "linear, one token": ("ratio", 1.0),
+    "linear, float8": ("ratio", None),
     "attention, prefill": ("ratio", 0.92),
     "attention, decode": ("ratio", 1.05),
     "attention, backward": ("ratio", 0.8),

@@ -93,7 +93,7 @@ def way_footprint(tile: Tile, item: int, architecture: Architecture) -> Footprin
     plain = linear_footprint(tile, item, 1, by_element=False)
     staged = 0
     if tile.way != STREAM and architecture.has_bulk_copy:
-        staged = tile.m * tile.n * min(item, 2) // halves(tile)
+        staged = tile.m * tile.n * max(item, 2) // halves(tile)  # float8 leaves as bfloat16
     each = plain.accumulators // consumers(tile, architecture)
     return Footprint(plain.shared + staged + 512, each)
 

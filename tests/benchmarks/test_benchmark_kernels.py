@@ -132,6 +132,7 @@ def test_a_whole_run_on_tiny_shapes(
     monkeypatch.setattr(kernel_cases, "stream_cases", lambda *_: whole_stream_cases(999, device))
     monkeypatch.setattr(kernel_cases, "SOFTMAXES", ((3, 40),))
     monkeypatch.setattr(kernel_cases, "LARGE_NORMS", ())
+    monkeypatch.setattr(kernel_cases, "FLOAT8", (ops.Matmul(6, 16, 32, dtype="float8_e4m3fn"),))
     monkeypatch.setattr(kernel_cases, "FEW_ROWS", 5)
     monkeypatch.setattr(kernel_cases, "DEPTHWISE", (DEPTHWISE,))
     rows = [
@@ -144,8 +145,8 @@ def test_a_whole_run_on_tiny_shapes(
     bench.write(tmp_path, table, text)
     assert "| linear, one token | m=1 n=33 k=40 | 1000.0 (1000.0-1000.0) | cuBLAS |" in text
     read = pd.read_parquet(tmp_path / "kernels.parquet")
-    gradients, softmaxes, depthwise = 1, 1, 1
-    assert len(read) == len(TINY) - 1 + 4 + 4 + gradients + softmaxes + depthwise
+    gradients, softmaxes, depthwise, float8 = 1, 1, 1, 1
+    assert len(read) == len(TINY) - 1 + 4 + 4 + gradients + softmaxes + depthwise + float8
     assert "| attention, backward | b=1 h=2/1 q=9 kv=9 d=16, causal |" in text
     assert [len(s) for s in read["seconds"][0]] == [2, 2]
 
