@@ -174,7 +174,7 @@ def row_ways(columns: int, item: int, can_share: bool) -> tuple[Tile, ...]:
     that are shared."""
     n = power_of_two(columns)
     if n > LONGEST_ROW:
-        blocks = ((4096, 4), (4096, 8), (8192, 8), (16384, 8))
+        blocks = ((4096, 4), (4096, 8), (8192, 8))
         plain = tuple(Tile(1, block, 0, warps) for block, warps in blocks)
         shared = tuple(Tile(1, b, 0, w, way=SHARED) for b, w in ((8192, 8), (16384, 16)))
         return plain + shared * can_share
