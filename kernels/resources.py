@@ -222,10 +222,12 @@ that a descriptor brings or takes (`bulk load`, `bulk store`), 16-byte copies in
 (`roles`).
 
 **Every way is predicted to gain and none is measured.** A plain configuration is what ran on an
-H200 on 2026-11-27 ([gpu.md](gpu.md)) and is what a call takes today; a *way* (its name ends the
-configuration: persistent, specialised, stream, described, turns, heads, atomic, ahead, shared,
-windows, taps, rows) is taken only where a table of choices says so, and no such table ships, since
-no card has written one. What each should gain, and why: [kernels/README.md](../kernels/README.md).
+H200 on 2026-11-27 ([gpu.md](gpu.md)) and is what a call takes today, except that norms and softmax
+of rows that a program holds have lost their loops for longer ones since, and as many as 26 of 58
+registers with them. A *way* (its name ends the configuration: persistent, specialised, stream,
+described, turns, heads, atomic, ahead, shared, windows, taps, rows) is taken only where a table of
+choices says so, and no such table ships, since no card has written one. What each should gain, and
+why: [kernels/README.md](../kernels/README.md).
 What the tables here cannot say: whether kernels are right as compiled, not only under the
 interpreter (`pytest -m gpu`), and how fast they are. On a card
 

@@ -155,16 +155,20 @@ BACKWARD: dict[int, tuple[Tile, ...]] = {
 @cache
 def backward_ways(head_dim: int, item: int, architecture: Architecture) -> tuple[Tile, ...]:
     """Of cards with bulk copies. In shared memory keys, values, a block of scores and of its
-    gradient, and queries with theirs a stage."""
+    gradient, and queries with theirs a stage. On sm_100 the pass for dq spills where blocks of
+    queries and keys differ."""
     block = head_block(head_dim)
 
     def fits_shared(t: Tile) -> bool:
         held = 2 * t.n * block + 2 * t.m * t.n + t.stages * 2 * t.m * block
         return item * held + 1024 <= architecture.shared_per_block
 
+    def keeps(t: Tile) -> bool:
+        return architecture.family != "tcgen05" or t.way == ATOMIC or t.m == t.n
+
     if not architecture.has_bulk_copy or item != 2:
         return ()
-    return tuple(t for t in BACKWARD.get(block, ()) if fits_shared(t))
+    return tuple(t for t in BACKWARD.get(block, ()) if fits_shared(t) and keeps(t))
 
 
 @cache
