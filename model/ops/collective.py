@@ -56,6 +56,12 @@ class Collective(Operator):
     def link_bytes(self) -> Any:
         return self.message_bytes * (self.ranks - 1) / self.ranks
 
+    @property
+    def network_bytes(self) -> Any:
+        """Of ``link_bytes``, what crosses from node to node: where a ring leaves a node, its bytes
+        are the work of all the cards there."""
+        return self.link_bytes * self.nodes / self.ranks
+
 
 @dataclass(frozen=True)
 class AllReduce(Collective):
@@ -116,6 +122,15 @@ class AllToAll(Collective):
 
     operator: ClassVar[str] = "all_to_all"
 
+    @property
+    def steps(self) -> Any:
+        """All parts go at once."""
+        return 1
+
+    @property
+    def network_bytes(self) -> Any:
+        return self.message_bytes * (self.nodes - 1) / self.nodes
+
 
 @dataclass(frozen=True)
 class SendRecv(Collective):
@@ -125,9 +140,9 @@ class SendRecv(Collective):
     ranks: int = 2
 
     @property
-    def steps(self) -> Any:
-        return self.ranks - 1
+    def link_bytes(self) -> Any:
+        return self.message_bytes
 
     @property
-    def link_bytes(self) -> Any:
+    def network_bytes(self) -> Any:
         return self.message_bytes

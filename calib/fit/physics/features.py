@@ -25,7 +25,7 @@ from calib.fit.physics.blocks.product_blocks import CHOICE, product_columns, una
 from calib.fit.physics.blocks.stream_blocks import stream_columns
 from calib.fit.physics.tiles import tile_columns, work
 from calib.hardware.convolutions import window
-from calib.hardware.datasheet import Hardware, peak
+from calib.hardware.datasheet import Hardware, floors
 from model.ops import (
     Attention,
     Collective,
@@ -101,8 +101,7 @@ class Features:
 
 def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -> Features:
     """Features of one operator or one grid of them."""
-    compute = np.atleast_1d(np.asarray(op.min_flops / peak(op, hardware), dtype=float))
-    memory = np.atleast_1d(np.asarray(op.bytes / hardware.bandwidth, dtype=float))
+    compute, memory = (np.atleast_1d(np.asarray(s, dtype=float)) for s in floors(op, hardware))
     n = max(len(compute), len(memory))
     compute, memory = np.broadcast_to(compute, n), np.broadcast_to(memory, n)
     is_hot = np.broadcast_to(np.asarray(hot, dtype=bool), n)
