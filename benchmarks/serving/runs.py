@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.serving.models import MODELS
+from benchmarks.serving.models import BY_BLOCK, MODELS
 from calib.samples.public import package_data
 from calib.samples.public_tables import CARDS
 
@@ -48,8 +48,8 @@ def runs(final: bool = False, path: Path | None = None) -> pd.DataFrame:
             "engine": rows["backend"],
             "version": rows["backend_version"],
             "precision": rows["precision"].fillna("unsaid"),
-            "products": rows["gemm_quant_mode"].fillna("bfloat16"),
-            "experts": rows["moe_quant_mode"].fillna("bfloat16"),
+            "products": _stored(rows, "gemm_quant_mode"),
+            "experts": _stored(rows, "moe_quant_mode"),
             "isl": rows["isl"].astype(float),
             "osl": rows["osl"].astype(float),
             "concurrency": rows["batch_size"].astype(float),
@@ -63,6 +63,12 @@ def runs(final: bool = False, path: Path | None = None) -> pd.DataFrame:
     layout = rows[list(_LAYOUT)].fillna(1.0).clip(lower=1.0).astype(int).reset_index(drop=True)
     found = pd.concat([found, layout.set_axis(["tp", "pp", "dp", "moe_tp", "moe_ep"], axis=1)], axis=1)
     return found.assign(said=_why_not(found))
+
+
+def _stored(rows: pd.DataFrame, column: str) -> pd.Series:
+    """The format of the column; by block where the checkpoint is so, whatever the row calls it."""
+    blocks = rows["model_path"].isin(BY_BLOCK) & (rows[column] == "fp8")
+    return rows[column].fillna("bfloat16").where(~blocks, "fp8_block")
 
 
 def _why_not(rows: pd.DataFrame) -> pd.Series:

@@ -174,7 +174,7 @@ def _seconds(kernels: Sequence[Kernel], card: EngineCard, count: int) -> dict[st
     wide: dict[str, Any] = dict.fromkeys(parts, 0.0)
     launches = 0.0
     for kernel in kernels:
-        found = card.estimates(kernel.op, kernel.name) if np.size(kernel.op.bytes) > 1 else card.estimates([kernel.op], kernel.name)
+        found = card.estimates(kernel.op, kernel.name)
         seconds = found.seconds * kernel.count
         part = _PARTS.get(kernel.op.operator, "stream")
         parts[part] = parts[part] + seconds

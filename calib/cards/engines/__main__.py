@@ -14,7 +14,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from calib.cards.engines.stored import ENGINE_FOLDER, ENGINES, LIBRARY, EngineFigures, file_of
+from calib.cards.engines.stored import (
+    ENGINE_FOLDER,
+    ENGINES,
+    LIBRARY,
+    EngineFigures,
+    file_of,
+    load_engine,
+)
 from calib.cards.stored import write_record
 from calib.errors import CalibError
 from calib.fit.fitting import fit
@@ -28,16 +35,26 @@ LATER = ("a100", "b300", "gb200", "gb300")
 """Others with tables; of these the collectives alone ship."""
 
 
-def build(card: str, engine: str, folder: Path = ENGINE_FOLDER) -> dict[str, Any]:
-    """Fit and store one engine on one card; its data card. Raises ``CalibError`` for a name that
-    is not known, or where the tables' package is not installed."""
+def build(
+    card: str, engine: str, folder: Path = ENGINE_FOLDER, kind: str | None = None
+) -> dict[str, Any]:
+    """Fit and store one engine on one card; its data card. ``kind``: only that one, the others as
+    they are. Raises ``CalibError`` for a name that is not known, or where the tables' package is
+    not installed."""
     samples = library_samples(card) if engine == LIBRARY else engine_samples(card, engine)
+    samples = [s for s in samples if kind in (None, s.op.operator)]
     if not samples:
         raise CalibError(f"{card}/{engine}: no table: expected another card or engine")
     found = fit(samples, load_hardware(card), lambda name: print(name, file=sys.stderr, flush=True))
     path = file_of(card, engine, folder)
+    before = load_engine(card, engine, folder) if kind else None
+    kinds = (before.kinds if before else {}) | found.kinds
+    held_out = json.loads(found.held_out.to_json(orient="records"))
+    if before:
+        rows = json.loads(path.with_suffix(".json").read_text("utf-8"))["held_out"]
+        held_out = [row for row in rows if row["kind"] != kind] + held_out
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_record(path, EngineFigures(card, engine, found.kinds))
+    write_record(path, EngineFigures(card, engine, kinds))
     about = {
         "card": card,
         "engine": engine,
@@ -45,7 +62,7 @@ def build(card: str, engine: str, folder: Path = ENGINE_FOLDER) -> dict[str, Any
         "created": datetime.now(UTC).date().isoformat(),
         "command": f"python -m calib.cards.engines {card}/{engine}",
         "source": {"package": PACKAGE, "version": version(PACKAGE), "licence": "Apache-2.0"},
-        "held_out": json.loads(found.held_out.to_json(orient="records")),
+        "held_out": held_out,
     }
     text = json.dumps(about, indent=1) + "\n"
     path.with_suffix(".json").write_text(text, "utf-8")
@@ -57,12 +74,13 @@ def main() -> None:
     every = [f"{card}/{engine}" for card in CARDS for engine in (*ENGINES, LIBRARY)]
     every += [f"{card}/{LIBRARY}" for card in LATER]
     parser.add_argument("names", nargs="*", metavar="card/engine", help=f"default: {every}")
+    parser.add_argument("--kind", help="fit this kind only, e.g. all_reduce")
     parser.add_argument("--folder", type=Path, default=ENGINE_FOLDER)
     arguments = parser.parse_args()
     try:
         for name in arguments.names or every:
             card, _, engine = name.partition("/")
-            for row in build(card, engine, arguments.folder)["held_out"]:
+            for row in build(card, engine, arguments.folder, arguments.kind)["held_out"]:
                 kind = f"{row['implementation']} {row['kind']} {row['dtype']}"
                 print(f"{card}: {kind}: median {row['median_error']:.1%}", flush=True)
     except CalibError as error:

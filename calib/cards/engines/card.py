@@ -87,8 +87,10 @@ class EngineCard(Tabled):
         """Whether all engines call the same libraries for it, so that the least of their tables
         counts: TensorRT-LLM's float8 products take 7 us longer than the others' however small they
         are, since its table holds the narrowing of the input, and vLLM's by block never less than
-        57 us, which are the host's."""
-        return isinstance(op, Matmul) and op.dtype != "bfloat16"
+        57 us, which are the host's. So for what streams: SGLang's table of scaling is of a kernel
+        ten times slower than the others'."""
+        narrow = isinstance(op, Matmul) and op.dtype != "bfloat16"
+        return narrow or isinstance(op, Elementwise)
 
     def _known(self, op: Operator, name: str) -> list[tuple[Key, Calibration, float]]:
         """Fits of the operator's kind and kernel, the engine's own first; another kernel of the

@@ -32,14 +32,15 @@ class Steps:
     """Seconds of one server's steps, each [n].
 
     ``decode``: at ``running`` requests, ``slope`` more for each further one; ``prefill``: what a
-    whole prompt adds to the steps that carry it; ``alone``: what a step costs before any token.
-    ``pieces``: steps that a prompt is spread over.
+    whole prompt adds to the steps that carry it.
+    ``pieces``: steps that a prompt is spread over; ``prompts``: whole ones that a step takes.
     """
 
     decode: Any
     prefill: Any
     slope: Any = 0.0
     pieces: Any = 1.0
+    prompts: Any = 1.0
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,9 @@ def _first(steps: Steps, load: Load, decoding: Any, tpot: Any) -> Any:
 
 
 def _start(steps: Steps, load: Load) -> Any:
-    """What the requests that all come at once wait for one another, over all of a run's."""
+    """What the requests that all come at once wait for one another, over all of a run's: each for
+    all that are taken before it, and for those of its own step."""
     waves = np.asarray(load.waves, dtype=float)
-    first = 0.5 * (load.running - 1.0) * steps.prefill
+    together = np.minimum(steps.prompts, load.running)
+    first = 0.5 * (load.running + together - 2.0) * steps.prefill
     return np.where(waves > 0, first / np.maximum(waves, 1.0), 0.0)
