@@ -43,7 +43,7 @@ WALL_OF = {
 }
 """The column of the kernels' time -> that of the wall time."""
 
-LIMITS = ("host", "compute", "memory")
+LIMITS = ("host", "compute", "memory", "link")
 
 UNKNOWN = "unknown"
 """The provenance of a time on a device without peaks, and what its operators are bound by."""
@@ -110,7 +110,8 @@ class Sums:
 
     ``limited_by``: the host (or the nodes of a graph) where issuing alone would take longer than
     the kernels do by themselves, so that faster kernels gain nothing; else what most kernel time
-    is bound by, compute or memory. ``at_least``: a part is of an operator that no rule knows.
+    is bound by, compute, memory or the link to other cards. ``at_least``: a part is of an
+    operator that no rule knows.
     """
 
     def __init__(self, operators: pd.DataFrame):
@@ -123,7 +124,9 @@ class Sums:
         known = operators["provenance"].to_numpy()
         self.by_provenance = np.stack([(known == name) * seconds for name in WEAKEST_FIRST], axis=1)
         issue = operators["issue_s"].to_numpy(dtype=float)
-        self.by_limit = np.stack([issue, seconds * computes, seconds * ~computes], axis=1)
+        told = (operators["bound"] == "link").to_numpy()
+        parts = (seconds * computes, seconds * ~(computes | told), seconds * told)
+        self.by_limit = np.stack([issue, *parts], axis=1)
 
     def over(self, rows: Any) -> dict[str, Any]:
         totals: dict[str, Any] = dict(
@@ -196,10 +199,13 @@ def known_by(operators: pd.DataFrame) -> str:
     return "; ".join(f"{', '.join(names)} {how}" for how, names in kinds.items())
 
 
-def figure_table(components: pd.DataFrame, workload: Workload, sees: bool = True) -> pd.DataFrame:
+def figure_table(
+    components: pd.DataFrame, workload: Workload, sees: bool = True, cards: int = 1
+) -> pd.DataFrame:
     """What a user asks: time to first token and per output token, or of a pass; and the rate.
 
-    ``sees``: whether the model looks at the workload's image.
+    ``sees``: whether the model looks at the workload's image. ``cards``: that share the model; of
+    several, tokens a second are said of each.
     """
     import pandas as pd
 
@@ -227,4 +233,10 @@ def figure_table(components: pd.DataFrame, workload: Workload, sees: bool = True
             },
         ]
         what = "pages" if sees else "requests"
-    return pd.DataFrame([*times, {"name": f"{what} per second", "unit": "1/s", **rates}])
+    each = []
+    if cards > 1 and not decode.empty:
+        steps = sums(decode, 1 / workload.decode_steps)
+        tokens = {n: workload.batch / s / cards for n, s in steps.items()}
+        tokens["low"], tokens["high"] = tokens["high"], tokens["low"]
+        each = [{"name": "tokens per second per card", "unit": "1/s", **tokens}]
+    return pd.DataFrame([*times, *each, {"name": f"{what} per second", "unit": "1/s", **rates}])

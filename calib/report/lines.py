@@ -8,7 +8,7 @@ from typing import Any
 from calib.report.record import TOTAL, RunRecord, known
 from calib.report.units import nbytes, percent, seconds
 
-BOUND_BY = {"host": "host", "compute": "compute", "memory": "bandwidth"}
+BOUND_BY = {"host": "host", "compute": "compute", "memory": "bandwidth", "link": "the link"}
 WORTH_SAYING = 0.05
 """Part of the wall time that a graph must save to be mentioned."""
 

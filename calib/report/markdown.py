@@ -33,7 +33,7 @@ def report_markdown(
     record = with_literal_names(record)
     images = {name: f"![{alt(name)}]({name})\n\n*{caption}*" for name, caption in pictures}
     sections = [
-        f"# {record.model}, {record.workload['name']} on {record.hardware['name']}",
+        f"# {record.model}, {record.workload['name']} on {record.place}",
         answer(record),
         *remark_list(record),
         "## For the user",
@@ -82,7 +82,7 @@ def answer(record: RunRecord) -> str:
     kinds = record.operators.groupby("kind", sort=False)["estimate_s"].sum()
     return (
         f"**{seconds(total['estimate_s'])}**{between} is the time predicted for "
-        f"`{record.model}` on `{record.hardware['name']}` with the workload "
+        f"`{record.model}` on `{record.place}` with the workload "
         f"`{record.workload['name']}`, run by {record.implementation} ({record.execution}). "
         f"Of it, {where}; of the {seconds(kinds.sum())} of kernels, "
         f"{largest(kinds.index, kinds)}. "

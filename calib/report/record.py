@@ -47,6 +47,7 @@ class RunRecord:
     ceilings           one row a figure, the fields of ``calib.samples.ceilings.Ceiling``; None: no
     samples
     alternatives       one row a case, as ``calib.steps.alternatives.table`` makes it; None: none
+    layout             of several cards: tp, pp, ep, dp, cards, and these in words; None: one card
     measurement        how it was measured and what the machine did; None where nothing was
     """
 
@@ -73,6 +74,13 @@ class RunRecord:
     launches: pd.DataFrame | None = None
     ceilings: pd.DataFrame | None = None
     alternatives: pd.DataFrame | None = None
+    layout: dict[str, Any] | None = None
+
+    @property
+    def place(self) -> str:
+        """What it runs on: "h200", or "8 x h200 (tp=8)"."""
+        name, layout = str(self.hardware["name"]), self.layout
+        return name if layout is None else f"{layout['cards']} x {name} ({layout['words']})"
 
     @property
     def total(self) -> dict[str, Any]:

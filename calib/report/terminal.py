@@ -107,9 +107,8 @@ def print_cells(cells: Cells, console: Console | None = None, last_is_total: boo
 
 
 def headline(record: RunRecord) -> str:
-    workload, hardware = record.workload["name"], record.hardware["name"]
     how = f"{record.implementation}, {record.execution}"
-    return f"{record.model}, {workload} on {hardware} ({how})"
+    return f"{record.model}, {record.workload['name']} on {record.place} ({how})"
 
 
 def component_cells(record: RunRecord, errors: tuple[str, ...] = ERRORS) -> Cells:

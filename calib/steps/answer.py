@@ -90,7 +90,7 @@ def answer(
     figures = (
         training_table(found.components, phases, workload, target.hardware)
         if request.trains
-        else figure_table(found.components, workload, sees)
+        else figure_table(found.components, workload, sees, request.parallel.cards)
     )
     traced = request.report.trace and not target.hardware.unprobed
     calibration, unseen = calibrations
@@ -122,6 +122,7 @@ def answer(
         if target.hardware.memory_bytes
         else None,
         ceilings=ceiling_table(target),
+        layout=model.layout.as_dict() if request.spread else None,
         alternatives=what_if(request, target, model, phases, calibration, costs, host_s),
         notes=notes,
         environment={**versions(), "config": request.given, "device": target.device},

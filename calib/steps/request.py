@@ -17,6 +17,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from calib.errors import CalibError, one_of, wrong
 from calib.hardware.datasheet import Hardware, HardwareError, hardware_from_config
 from calib.steps.settings.dimensions import dimensions_of
+from calib.steps.settings.layout import ParallelRequest
 from calib.steps.settings.paths import AnyPath, File, Folder, described
 from calib.steps.settings.words import Part, checked
 from model.architectures import ARCHITECTURES
@@ -153,7 +154,13 @@ class Request(Part):
     samples: SamplesRequest = SamplesRequest()
     report: ReportRequest = ReportRequest()
     limit: LimitRequest = LimitRequest()
+    parallel: ParallelRequest = ParallelRequest()
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def spread(self) -> bool:
+        """Whether several cards share the model."""
+        return self.parallel.cards > 1
 
     @property
     def trains(self) -> bool:
@@ -191,6 +198,18 @@ class Request(Part):
         if value in (None, MISSING):
             return None
         raise CalibError(wrong("hw", value, "a card, as conf/hw has them"))
+
+    @model_validator(mode="after")
+    def _what_cards_share(self) -> Request:
+        if set(dict(self.parallel).values()) <= {1, None}:
+            return self
+        (key, value), of = self.parallel.first, self.model.architecture
+        if self.trains or of == OWN:
+            what = "with pass=train" if self.trains else "with model=module"
+            raise CalibError(wrong(f"parallel.{key}", value, f"1 {what}"))
+        if key == "microbatches":
+            raise CalibError(wrong("parallel.microbatches", value, "null with parallel.pp=1"))
+        return self
 
     @model_validator(mode="after")
     def _step_of_a_trace(self) -> Request:

@@ -38,7 +38,7 @@ Provenance = Annotated[
 
 
 Limit = Annotated[
-    Literal["host", "compute", "memory"] | None, Doc("what most of the wall time goes to")
+    Literal["host", "compute", "memory", "link"] | None, Doc("what most of the wall time goes to")
 ]
 
 

@@ -45,7 +45,7 @@ class Fact:
 
 
 def title(record: RunRecord) -> str:
-    return f"{record.model} on {record.hardware['name']}"
+    return f"{record.model} on {record.place}"
 
 
 def settings(record: RunRecord) -> list[str]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from calib.errors import CalibError
 from calib.estimates.alternatives import Case, case_calls
 from calib.estimates.fusion import fuse, with_fused_norms
-from calib.estimates.memory import weight_bytes, weights_of, working_bytes
+from calib.estimates.memory import weights_of, working_bytes
 from calib.samples.host_costs import COMPILED, EAGER, GRAPH, HostCosts, host_costs
 from calib.steps.alternatives.cards import Work, neighbours
-from calib.steps.subject import build_model
+from calib.steps.subject import build_model, spread
 from model.layer import Call
 from model.workload import Phase
 
@@ -39,6 +39,11 @@ class Run:
     estimator: Estimator
     costs: HostCosts | None
     module_code_s: float
+
+    @property
+    def is_traced(self) -> bool:
+        """Of such a model no other batch is looked at: each would take a pass of seconds."""
+        return hasattr(getattr(self.model, "whole", self.model), "working")
 
     @property
     def memory_bytes(self) -> float:
@@ -117,9 +122,9 @@ def rows_of(run: Run) -> Iterator[Row]:
 
 
 def batch_rows(run: Run) -> Iterator[Row]:
-    """Larger batches than the one that was asked, until one does not fit. Of a model that is
-    traced none: each would take a pass of seconds."""
-    if hasattr(run.model, "working"):
+    """Larger batches than the one that was asked, until one does not fit; of a model that is
+    traced none."""
+    if run.is_traced:
         return
     for batch in BATCHES:
         if batch > run.request.workload.batch:
@@ -152,8 +157,9 @@ def weight_rows(run: Run) -> Iterator[Row]:
             model = build_model(asked.model_copy(update={"dimensions": other}), run.request.hf)
         except CalibError:  # a model that knows no such type
             continue
+        model = spread(model, run.request, run.target.hardware)
         phases = model.phases(run.request.workload)
-        needs = weight_bytes(phases) + run.working_bytes
+        needs = weights_of(model, run.request.workload) + run.working_bytes
         case = run.case(run.as_executed(case_calls(phases)))
         yield Row("weights", name, case, needs, run.memory_bytes)
 

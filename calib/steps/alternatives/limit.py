@@ -24,7 +24,7 @@ def limit_row(run: Run, limit_s: float) -> Row:
     nothing = Row("limit", name, None, 0.0, run.memory_bytes)
     if DECODE not in run.phases:
         return replace(nothing, why="nothing is decoded")
-    if hasattr(run.model, "working"):
+    if run.is_traced:
         return replace(nothing, why="batches of a traced model are not looked at")
     batch = largest_batch(run, limit_s)
     if not batch:
