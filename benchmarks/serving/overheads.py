@@ -84,7 +84,7 @@ def served(rows: pd.DataFrame, told: Mapping[str, float]) -> Served:
     kernels = value["prompts"] * rows["prompt_s"].to_numpy() * (1 - hit)
     eager = pieces * value["eager"] * rows["prompt_launches"].to_numpy()
     prompt = np.maximum(kernels, (eager - pieces * decode) / together)
-    steps = Steps(decode, prompt, slope, pieces)
+    steps = Steps(decode, prompt, slope, pieces, rows["prompts"].to_numpy())
     load = Load(
         rows["concurrency"].to_numpy() / rows["dp"].to_numpy(),
         rows["mean_isl"].to_numpy(),
