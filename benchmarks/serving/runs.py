@@ -50,6 +50,8 @@ def runs(final: bool = False, path: Path | None = None) -> pd.DataFrame:
             "precision": rows["precision"].fillna("unsaid"),
             "products": _stored(rows, "gemm_quant_mode"),
             "experts": _stored(rows, "moe_quant_mode"),
+            "gemm_quant_mode": rows["gemm_quant_mode"],
+            "moe_quant_mode": rows["moe_quant_mode"],
             "isl": rows["isl"].astype(float),
             "osl": rows["osl"].astype(float),
             "concurrency": rows["batch_size"].astype(float),
@@ -62,6 +64,8 @@ def runs(final: bool = False, path: Path | None = None) -> pd.DataFrame:
     ).reset_index(drop=True)
     layout = rows[list(_LAYOUT)].fillna(1.0).clip(lower=1.0).astype(int).reset_index(drop=True)
     found = pd.concat([found, layout.set_axis(["tp", "pp", "dp", "moe_tp", "moe_ep"], axis=1)], axis=1)
+    asked_of = rows["silicon_data_source"].str.extract(r"silicon_concurrency=(\d+)")[0]
+    found = found.assign(stated=asked_of.astype(float).reset_index(drop=True))
     return found.assign(said=_why_not(found))
 
 
@@ -77,6 +81,7 @@ def _why_not(rows: pd.DataFrame) -> pd.Series:
     said = pd.Series("", rows.index, dtype=str)
     unequal = mixture & (rows["tp"] * rows["dp"] != rows["moe_tp"] * rows["moe_ep"])
     said[unequal] = "experts on more cards than attention, and no data parallel that says why"
+    said[rows["stated"].isna()] = "how many requests ran at a time is not stated"
     dense = ~mixture & ~rows["moe_tp"].isin([1]) & (rows["moe_tp"] != rows["tp"])
     said[dense] = "a dense model with a split of experts"
     return said

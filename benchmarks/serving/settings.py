@@ -25,8 +25,9 @@ HOLD = 20
 MEMORY = {"vllm": 0.9, "trtllm": 0.9, "sglang": 0.88}
 """Share of memory that an engine takes: of all of it, TensorRT-LLM for its cache of what is free;
 SGLang about 0.88 on cards of this size."""
-BESIDE = 4e9
-"""Bytes beside weights and cache: graphs, workspace, activations of a step. A guess."""
+BESIDE = {"vllm": 2e9, "trtllm": 3e9, "sglang": 0.0}
+"""Bytes of that share which neither weights nor cache take: activations of the largest step, and
+workspaces. SGLang's share is of weights and cache alone; the others are guesses."""
 TOKENS = {"vllm": 8192, "trtllm": 8192, "sglang": 8192}
 """Tokens that a step takes, by default on these cards."""
 MIXED = {"vllm": True, "trtllm": True, "sglang": False}
@@ -82,8 +83,8 @@ def places(row: pd.Series, weights: float, cache_of_token: float, memory: float)
     """Requests that the cache of one replica holds; ``weights``, ``memory`` [bytes a card]."""
     engine = str(row["engine"])
     if engine == "trtllm":
-        free = MEMORY[engine] * (memory - weights - BESIDE)
+        free = MEMORY[engine] * (memory - weights - BESIDE[engine])
     else:
-        free = MEMORY[engine] * memory - weights - BESIDE
+        free = MEMORY[engine] * memory - weights - BESIDE[engine]
     tokens = row["isl"] + RESERVES[engine] * row["osl"]
     return float(np.maximum(free / cache_of_token / tokens, 1.0))

@@ -66,6 +66,7 @@ def _steps_of(rows: pd.DataFrame, told: Setting) -> pd.DataFrame:
         decode_launches=decode.launches,
         decode_spread=decode.spread,
         half_s=half.seconds,
+        half_comm=half.parts["comm"],
         **columns,
         **prompt,
     )

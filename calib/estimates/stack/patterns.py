@@ -39,6 +39,11 @@ def _normed(calls: Sequence[Call]) -> list[Call]:
     return [replace(last, op=fused, launches=1)]
 
 
+def _summed(calls: Sequence[Call]) -> list[Call]:
+    """The kernel that sums over the cards adds the residual and norms before it writes."""
+    return [calls[0]]
+
+
 def _joined(calls: Sequence[Call]) -> list[Call]:
     """Products of one input are one product with all their columns."""
     products: list[Any] = [c.op for c in calls if isinstance(c.op, Matmul)]
@@ -91,6 +96,7 @@ for what serves real text."""
 
 PATTERNS = (
     Pattern("p+", _nothing, "positions are kept on the card from step to step"),
+    Pattern(r"R\+n", _summed, "a sum over cards, the residual's sum and the norm are one kernel"),
     Pattern(r"\+?n", _normed, "a sum and the norm after it are one kernel"),
     Pattern("q[qh]+", _joined, "queries, keys and values are one product"),
     Pattern("i+A", _turned, "norm of heads, rotation and writing to the cache are one kernel"),
