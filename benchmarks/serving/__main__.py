@@ -83,7 +83,10 @@ def report(every: pd.DataFrame, judged: pd.DataFrame, known: pd.DataFrame, final
     print(f"{len(every)} aggregated runs; {len(unsaid)} cannot be said:")
     print(unsaid["said"].value_counts().to_string() if len(unsaid) else "none")
     print("\nfp8, by engine and model\n" + score.table(groups, BY))
-    others = [{"what": "all fp8", **score.summary(fp8)}, {"what": "every format", **score.summary(judged)}]
+    others = [
+        {"what": "all fp8", **score.summary(fp8)},
+        {"what": "every format", **score.summary(judged)},
+    ]
     print("\n" + score.table(others, ["what"]))
     print(f"\n{score.PUBLISHED}\n")
     print(score.worst(judged).to_string(index=False))

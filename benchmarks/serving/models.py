@@ -26,8 +26,8 @@ MODELS: dict[str, tuple[str, type[CausalLM], dict[str, Any]]] = {
 """The file's name of a model -> ours, its architecture and dimensions."""
 
 BY_BLOCK = ("Qwen/Qwen3-235B-A22B-FP8",)
-"""Checkpoints whose float8 weights have a scale for each block of 128 x 128 (``quantization_config``
-of their ``config.json``)."""
+"""Checkpoints whose float8 weights have a scale for each block of 128 x 128, by the
+``quantization_config`` of their ``config.json``."""
 
 
 def build(path: str) -> CausalLM:

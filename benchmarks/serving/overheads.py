@@ -7,13 +7,15 @@ A few numbers an engine, the same for every model, card and layout (``NUMBERS``)
     host = base + request * running
     prompt = prompts * prompt's kernels * (1 - hit), at least eager * launches a step that has one
 
-``kernels`` and ``prompts`` are near one, ``cards`` above it: a table's cards do nothing but wait for
-one another, a server's come one after the other. The first token comes later by ``front_token`` a
-token. Three more are of a campaign, what one harness ran of one engine on one card
-(``OF_CAMPAIGN``): ``front``, what its client adds to the first token, and ``hit``, the share of a prompt that the engine
-finds in its cache of prefixes (without it runs on an H200 would exceed the card's peak), and
-``burst``, the share of requests that come all at once. InferenceMAX turns the first off, and its
-second is a tenth. ``queue`` scales the wait for the first token, of all campaigns alike.
+``kernels`` and ``prompts`` are near one, ``cards`` is of collectives: a table's cards do nothing
+but wait for one another, a server's come one after the other. ``queue`` scales the wait for the
+first token, which comes later by ``front_token`` a token of the prompt.
+
+Three more are of a campaign (``OF_CAMPAIGN``), what one harness ran of one engine, the gap analysis
+on one card: ``front``, what its client adds to the first token; ``hit``, the share of a prompt that
+the engine finds in its cache of prefixes (without it runs on an H200 would exceed the card's peak);
+``burst``, the share of requests that come all at once. InferenceMAX turns the second off, and its
+third is a tenth.
 """
 
 from __future__ import annotations
@@ -64,7 +66,11 @@ NUMBERS = {
     "front_token": Number(5e-6, 1.5),
     "queue": Number(1.0, 0.5),
 }
-OF_CAMPAIGN = {"front": Number(20e-3, 1.0), "hit": Number(0.1, 2.0, True), "burst": Number(0.2, 1.5, True)}
+OF_CAMPAIGN = {
+    "front": Number(20e-3, 1.0),
+    "hit": Number(0.1, 2.0, True),
+    "burst": Number(0.2, 1.5, True),
+}
 Overheads = dict[str, float]
 """Name (of a campaign: name and card) -> what is fitted."""
 

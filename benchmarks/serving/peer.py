@@ -25,7 +25,9 @@ def estimate(row: dict[str, str]) -> dict[str, Any]:
     """The tool's answer, or why there is none."""
     from aiconfigurator.cli.api import cli_estimate  # type: ignore[import-not-found]
 
-    numbers = {name: int(float(row[name])) for name in ASKED if row[name].replace(".", "").isdigit()}
+    numbers = {
+        name: int(float(row[name])) for name in ASKED if row[name].replace(".", "").isdigit()
+    }
     asked: dict[str, Any] = {
         "isl": numbers["isl"],
         "osl": numbers["osl"],

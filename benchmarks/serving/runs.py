@@ -55,15 +55,17 @@ def runs(final: bool = False, path: Path | None = None) -> pd.DataFrame:
             "isl": rows["isl"].astype(float),
             "osl": rows["osl"].astype(float),
             "concurrency": rows["batch_size"].astype(float),
-            "harness": rows["silicon_data_source"].str.contains(_DUMP).map(
-                {True: INFERENCEMAX, False: GAP}
-            ),
+            "harness": rows["silicon_data_source"]
+            .str.contains(_DUMP)
+            .map({True: INFERENCEMAX, False: GAP}),
             "ttft_s": rows["silicon_ttft_ms"] * 1e-3,
             "tpot_s": rows["silicon_tpot_ms"] * 1e-3,
         }
     ).reset_index(drop=True)
     layout = rows[list(_LAYOUT)].fillna(1.0).clip(lower=1.0).astype(int).reset_index(drop=True)
-    found = pd.concat([found, layout.set_axis(["tp", "pp", "dp", "moe_tp", "moe_ep"], axis=1)], axis=1)
+    found = pd.concat(
+        [found, layout.set_axis(["tp", "pp", "dp", "moe_tp", "moe_ep"], axis=1)], axis=1
+    )
     asked_of = rows["silicon_data_source"].str.extract(r"silicon_concurrency=(\d+)")[0]
     found = found.assign(stated=asked_of.astype(float).reset_index(drop=True))
     return found.assign(said=_why_not(found))

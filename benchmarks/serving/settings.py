@@ -36,8 +36,8 @@ RESERVES = {"vllm": 0.5, "trtllm": 1.0, "sglang": 0.5}
 """Of a request's output, what its place in the cache is counted with: TensorRT-LLM admits what can
 run to its end, the others what fits now."""
 QUANTISED = {
-    ("vllm", "fp8"): "od",
-    ("trtllm", "fp8"): "od",
+    ("vllm", "fp8"): "o",
+    ("trtllm", "fp8"): "",
     ("vllm", "nvfp4"): "qoud",
     ("trtllm", "nvfp4"): "od",
     ("sglang", "fp8_block"): "qoud",

@@ -22,7 +22,6 @@ from calib.cards.shipped import load_card
 from calib.cards.stand_ins import stand_in
 from calib.errors import CalibError
 from calib.fit.calibration import (
-    TRANSFERRED,
     Calibration,
     Estimates,
     Key,
@@ -31,20 +30,22 @@ from calib.fit.calibration import (
     kind_of,
 )
 from calib.fit.physics.features import stack
-from calib.hardware.datasheet import Hardware, floor, load_hardware
+from calib.hardware.datasheet import Hardware, load_hardware
 from model.ops import Collective, Elementwise, Matmul, Operator, TensorCoreOperator, is_grid
 
-ANOTHER_ENGINE = float(np.log(1.25))
-"""Half-width in log seconds that another engine's kernel adds: the 90th percentile of how products
-and attention of two engines differ on the same shapes of these cards (their data cards,
-``engines_disagree``)."""
+ANOTHER_ENGINE = {"matmul": 0.23, "attention": 0.6, "moe_mlp": 0.6}
+"""Half-width in log seconds that another engine's kernel adds: about the largest of the 90th
+percentiles by which engines differ on the same shapes of these cards (``engines_disagree`` in the
+cards' own data cards)."""
+ANOTHER_STREAM = 0.7
+"""The same of pointwise kernels, without SGLang's."""
 SHIPPED = "vllm"
 """The implementation under which a card's own file is asked."""
 
 
 @dataclass(frozen=True)
 class EngineCard(Tabled):
-    """What ``engine`` takes on ``hardware``: its ``figures``, ``others`` in order, then ``base``."""
+    """What ``engine`` takes on ``hardware``: by its ``figures``, by ``others``, by ``base``."""
 
     hardware: Hardware
     engine: str
@@ -96,14 +97,15 @@ class EngineCard(Tabled):
         """Fits of the operator's kind and kernel, the engine's own first; another kernel of the
         same engine before one of the same name elsewhere."""
         kind, dtype = kind_of(op), fitted_dtype(op)
+        apart = ANOTHER_ENGINE.get(kind, ANOTHER_STREAM)
         wanted = [(f"{self.engine}{name}", self._own, 0.0)]
-        wanted += [(f"{engine}{name}", c, ANOTHER_ENGINE) for engine, c in self._other.items()]
+        wanted += [(f"{engine}{name}", c, apart) for engine, c in self._other.items()]
         keys = [((i, kind, dtype), c, width) for i, c, width in wanted]
         known = [(key, c, width) for key, c, width in keys if key in c.kinds]
         if known or not name:
             return known
         plain = self._known(op, "")
-        return [(key, c, float(np.hypot(width, ANOTHER_ENGINE))) for key, c, width in plain]
+        return [(key, c, float(np.hypot(width, apart))) for key, c, width in plain]
 
     @cached_property
     def _own(self) -> Calibration:
@@ -128,7 +130,10 @@ def _least(times: Sequence[Estimates]) -> Estimates:
     seconds = np.stack([t.seconds for t in times])
     best = seconds.argmin(axis=0)
     rows = np.arange(len(best))
-    picked = (np.stack(column)[best, rows] for column in zip(*(vars(t).values() for t in times), strict=True))
+    picked = (
+        np.stack(column)[best, rows]
+        for column in zip(*(vars(t).values() for t in times), strict=True)
+    )
     return Estimates(*picked)
 
 
@@ -154,6 +159,3 @@ def load_engine_card(card: str, engine: str) -> EngineCard:
     others = [load_engine(card, name) for name in (*ENGINES, LIBRARY) if name != engine]
     known: Any = tuple(figures for figures in others if figures)
     return EngineCard(hardware, engine, load_engine(card, engine), known, base)
-
-
-__all__ = ["TRANSFERRED", "EngineCard", "load_engine_card"]

@@ -56,7 +56,7 @@ def simulated(
         if left > 0:
             left -= 1
             isl, length = 1 + spread * draw.uniform(-1, 1, 2)
-            line.append(_Request(now, isl, max(int(round(osl * length)), 2), server.pieces))
+            line.append(_Request(now, isl, max(round(osl * length), 2), server.pieces))
 
     for _ in range(concurrency):
         arrive()

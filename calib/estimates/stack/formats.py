@@ -10,7 +10,7 @@ from model.layer import Call
 from model.ops import Attention, Elementwise, Matmul, MoeMlp
 
 FP8, FP4 = "float8_e4m3fn", "float4_e2m1fn"
-BLOCK, KV8, SCALE = "/block", "/kv8", "/scale"
+BLOCK, KV8 = "/block", "/kv8"
 PRODUCTS = {
     "bfloat16": ("bfloat16", ""),
     "fp8": (FP8, ""),

@@ -90,7 +90,9 @@ def _layer(path: str) -> str:
 
 def _key(calls: Sequence[Call]) -> tuple[Any, ...]:
     layer = _layer(calls[0].path)
-    return tuple((c.path.removeprefix(layer), type(c.op), *map(_plain, vars(c.op).values())) for c in calls)
+    return tuple(
+        (c.path.removeprefix(layer), type(c.op), *map(_plain, vars(c.op).values())) for c in calls
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -84,9 +84,7 @@ def _routed(calls: Sequence[Call]) -> list[Call]:
 def _experts(calls: Sequence[Call]) -> list[Call]:
     """Sorting, both grouped products and the sum over a token's picks are one fused layer."""
     first, last = [c.op for c in calls if isinstance(c.op, GroupedMatmul)][:2]
-    layer = MoeMlp(
-        first.tokens, first.experts, first.top_k, first.k, last.k, first.dtype, ROUTING
-    )
+    layer = MoeMlp(first.tokens, first.experts, first.top_k, first.k, last.k, first.dtype, ROUTING)
     return [replace(calls[0], op=layer, launches=1)]
 
 

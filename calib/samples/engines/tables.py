@@ -1,4 +1,4 @@
-"""Public tables of an engine's own kernels: narrow products and experts, a narrow cache, collectives.
+"""Public tables of an engine's own kernels: narrow products, experts and caches, collectives.
 
 They lie in the same package as those of :mod:`calib.samples.public_tables`, which say what torch
 takes; these say what an engine takes. A kernel that computes what another one does with other
@@ -7,7 +7,6 @@ scales has a name of its own behind the engine's:
 - ``vllm``: the engine's product, attention or expert layer, each in its dtype;
 - ``vllm/block``: weights of float8 with a scale for each block of 128 x 128;
 - ``vllm/kv8``: attention over keys and values that are kept in float8, whatever it multiplies in;
-- ``vllm/scale``: a tensor brought to float8 with a scale found on the way;
 - ``vllm/eager``: an all-reduce launched from the host; without the word it stands in a CUDA graph;
 - ``nccl``: the vendor's library.
 
@@ -41,7 +40,7 @@ from model.ops import (
 )
 
 FP8, FP4 = "float8_e4m3fn", "float4_e2m1fn"
-BLOCK, KV8, SCALE, EAGER, NCCL = "/block", "/kv8", "/scale", "/eager", "nccl"
+BLOCK, KV8, EAGER, NCCL = "/block", "/kv8", "/eager", "nccl"
 FORMATS = {
     "bfloat16": ("bfloat16", ""),
     "half": ("bfloat16", ""),
@@ -50,7 +49,6 @@ FORMATS = {
     "nvfp4": (FP4, ""),
 }
 """The package's name of a format -> our dtype, and what follows the engine's name."""
-EXPERT_FORMATS = FORMATS
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,8 @@ def _formatted(rows: pd.DataFrame, name: str, formats: dict[str, tuple[str, str]
 
 def _products(rows: pd.DataFrame) -> pd.DataFrame:
     known = _formatted(rows, "gemm_dtype", FORMATS)
-    wide = np.where(known["dtype"] == "bfloat16", None, "bfloat16")
-    found = known[["m", "n", "k", "dtype", "kernel", "latency"]].assign(out_dtype=wide)
+    found = known[["m", "n", "k", "dtype", "kernel", "latency"]].copy()
+    found["out_dtype"] = [None if dtype == "bfloat16" else "bfloat16" for dtype in known["dtype"]]
     return found.assign(group=found["n"].astype(str) + "/" + found["k"].astype(str))
 
 
@@ -118,7 +116,7 @@ def _generation(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _experts(rows: pd.DataFrame) -> pd.DataFrame:
-    known = _formatted(rows, "moe_dtype", EXPERT_FORMATS)
+    known = _formatted(rows, "moe_dtype", FORMATS)
     pairs = zip(known["hidden_size"], known["inter_size"], strict=True)
     gated = np.array([pair not in NOT_GATED for pair in pairs], dtype=bool)
     whole = (known["topk"] % known["moe_ep_size"] == 0) & gated
@@ -139,14 +137,10 @@ def _experts(rows: pd.DataFrame) -> pd.DataFrame:
     return found.assign(group=parts[0] + "/" + parts[1] + "/" + parts[2] + "/" + parts[3])
 
 
-def _scaled(kernel: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    def columns(rows: pd.DataFrame) -> pd.DataFrame:
-        some = rows[rows["quant_dtype"] == "fp8"]
-        found = pd.DataFrame({"elements": some["m"] * some["k"], "latency": some["latency"]})
-        named = found.assign(dtype="bfloat16", out_dtype=FP8, kernel=kernel)
-        return named.assign(group=some["k"].astype(str))
-
-    return columns
+def _scaled(rows: pd.DataFrame) -> pd.DataFrame:
+    some = rows[rows["quant_dtype"] == "fp8"]
+    found = pd.DataFrame({"elements": some["m"] * some["k"], "latency": some["latency"]})
+    return found.assign(dtype="bfloat16", out_dtype=FP8, kernel="", group=some["k"].astype(str))
 
 
 def _collective(rows: pd.DataFrame, dtype: str, kernel: Any) -> pd.DataFrame:
@@ -172,8 +166,7 @@ TABLES = {
     "context_attention": EngineTable("attention", Attention, _context),
     "generation_attention": EngineTable("attention", Attention, _generation),
     "moe": EngineTable("moe", MoeMlp, _experts),
-    "scale_matrix": EngineTable("quantize", Elementwise, _scaled("")),
-    "computescale": EngineTable("quantize", Elementwise, _scaled(SCALE)),
+    "scale_matrix": EngineTable("quantize", Elementwise, _scaled),
     "custom_allreduce": EngineTable("comm", AllReduce, _all_reduce),
 }
 """An engine's tables, by the name of the file."""

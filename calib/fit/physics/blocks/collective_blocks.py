@@ -1,7 +1,7 @@
 """What cards that work together wait for beside their link: one another.
 
-The link's bandwidth is in the memory floor of a collective (:func:`calib.hardware.datasheet.floors`).
-A small message is gathered whole by every card instead of being passed round, which takes one
+The link's bandwidth is in a collective's memory floor (:func:`calib.hardware.datasheet.floors`). A
+small message is gathered whole by every card instead of being passed round, which takes one
 exchange and moves ``ranks - 1`` messages into each: one exchange is what the least message costs,
 and each further card adds a signal to wait for.
 """
