@@ -15,6 +15,7 @@ from calib.steps.notes import (
     image_notes,
     issue_notes,
     module_code_notes,
+    overlap_notes,
     plan_notes,
     source_notes,
     trace_notes,
@@ -79,6 +80,7 @@ def answer(
     repeats, last = {phase: p.repeat for phase, p in phases.items()}, list(phases)[-1]
     found = beside_clock(found, request, target, observed, repeats)
     notes += [*found.notes, *module_code_notes(host_s, found.operators)]
+    notes += overlap_notes(request.parallel) if request.spread else []
     notes += issue_notes(costs, fused)
     about = found.measurement or {}
     notes += host_drift_notes(about.get("host_drift"))
@@ -142,9 +144,11 @@ def what_if(
     if not request.report.html or target.hardware.unprobed:
         return None
     from calib.steps.alternatives.cases import Run
+    from calib.steps.alternatives.overlap import overlapped
     from calib.steps.alternatives.table import alternatives
 
-    return alternatives(Run(request, target, model, phases, calibration, costs, host_s))
+    estimator = overlapped(calibration, request.parallel.overlap)
+    return alternatives(Run(request, target, model, phases, estimator, costs, host_s))
 
 
 def estimated(
@@ -162,10 +166,14 @@ def estimated(
     from calib.estimates.sums import component_table
     from calib.estimates.tables import operator_table
     from calib.estimates.timeline import with_wall
+    from calib.steps.alternatives.overlap import overlapped
 
     rewritten = {phase: fusion.calls for phase, fusion in fused.items()}
     implementation = request.implementation
-    operators = operator_table(phases, *calibrations, implementation, names, rewritten)
+    hidden = request.parallel.overlap
+    seen, unseen = (c and overlapped(c, hidden) for c in calibrations)
+    assert seen is not None
+    operators = operator_table(phases, seen, unseen, implementation, names, rewritten)
     made = ((rewritten.get(phase) or p.layer.calls()) for phase, p in phases.items())
     ops = (call.op for calls in made for call in calls)
     timed = list(zip(ops, operators["estimate_s"], operators["provenance"], strict=True))

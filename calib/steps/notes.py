@@ -10,6 +10,7 @@ from calib.hardware.attention_backend import growing, planned
 from calib.hardware.datasheet import hardware_names
 from calib.report.record import AVOIDED, GROWS
 from calib.samples.host_costs import HostCosts
+from calib.steps.settings.layout import ParallelRequest
 from calib.steps.target import Target
 from model.workload import Phase, Workload
 
@@ -189,4 +190,14 @@ def module_code_notes(host_s: float, operators: pd.DataFrame) -> list[str]:
     return [
         f"Eager module code adds {host_s * 1e6:.1f} microseconds to each of the {launches} "
         "launches of one pass of all phases (measured on a miniature model)."
+    ]
+
+
+def overlap_notes(asked: ParallelRequest) -> list[str]:
+    """Whether a card waits for what it is told."""
+    if not asked.overlap:
+        return ["Nothing is overlapped: a card waits for what it is told."]
+    return [
+        f"{asked.overlap:.0%} of what cards tell each other is taken to run beside other work "
+        "(parallel.overlap): a choice, which nothing here measured."
     ]

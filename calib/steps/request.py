@@ -21,6 +21,7 @@ from calib.steps.settings.layout import ParallelRequest
 from calib.steps.settings.paths import AnyPath, File, Folder, described
 from calib.steps.settings.words import Part, checked
 from model.architectures import ARCHITECTURES
+from model.parallel.layout import Layout, LayoutError
 from model.workload import Workload
 
 Name = Annotated[
@@ -201,14 +202,19 @@ class Request(Part):
 
     @model_validator(mode="after")
     def _what_cards_share(self) -> Request:
-        if set(dict(self.parallel).values()) <= {1, None}:
+        if set(self.parallel.sizes.values()) <= {1, None}:
             return self
         (key, value), of = self.parallel.first, self.model.architecture
         if self.trains or of == OWN:
             what = "with pass=train" if self.trains else "with model=module"
             raise CalibError(wrong(f"parallel.{key}", value, f"1 {what}"))
-        if key == "microbatches":
-            raise CalibError(wrong("parallel.microbatches", value, "null with parallel.pp=1"))
+        if self.parallel.pp == 1 and self.parallel.microbatches is not None:
+            asked = self.parallel.microbatches
+            raise CalibError(wrong("parallel.microbatches", asked, "null with parallel.pp=1"))
+        try:
+            Layout(**self.parallel.sizes)
+        except LayoutError as error:
+            raise CalibError(str(error)) from None
         return self
 
     @model_validator(mode="after")

@@ -31,7 +31,7 @@ from calib.trace.recorder import Event, Recorder
 from calib.trace.refusals import refuse
 from calib.trace.rules.rows import Row, is_real, tensors
 from calib.trace.rules.table import calls_of, unknown
-from calib.trace.values import known_values
+from calib.trace.values import in_force, known_values
 from model.layer import Call
 
 __all__ = ["Recording", "record", "trace", "unknown"]
@@ -120,7 +120,7 @@ def recorded(
     def call() -> Any:
         return torch.func.functional_call(module, fakes, inputs, named)
 
-    with mode:
+    with in_force(mode):
         return record(module, call, state=fakes, **how)
 
 

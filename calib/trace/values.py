@@ -3,11 +3,13 @@
 Code that builds a model, or lays out an image's patches, asks tensors for values that came from
 numbers of its configuration: a schedule of drop rates, a grid of patches, the bounds of windows.
 The mode computes such small tensors for real beside their fakes, so that ``item``, ``tolist`` and
-``nonzero`` of them answer. What depends on weights or inputs stays without values.
+``nonzero`` of them answer. What depends on weights or inputs stays without values. A tensor that is
+copied deeply stays of its mode.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 MOST_INDICES = 1 << 16
@@ -128,13 +130,42 @@ def _grouped(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
+def in_force(mode: FakeTensorMode) -> Iterator[FakeTensorMode]:
+    """``mode``, in which a deep copy of a fake tensor is one of the same mode.
+
+    Torch's would copy all that hangs on the tensor, the mode itself with it, and the mode's weak
+    references to storages bit by bit: each is then given back twice, and the heap is lost.
+    """
+    before = vars(FakeTensor).get("__deepcopy__")
+    FakeTensor.__deepcopy__ = _copied  # type: ignore[method-assign]
+    try:
+        with mode:
+            yield mode
+    finally:
+        if before is None:
+            del FakeTensor.__deepcopy__
+        else:
+            FakeTensor.__deepcopy__ = before  # type: ignore[method-assign]
+
+
+def _copied(tensor: FakeTensor, memo: dict[int, Any]) -> torch.Tensor:
+    """With what its owner hung on it: that it is a parameter, a mark of a library."""
+    made = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+    if tensor.grad is not None:
+        made.grad = copy.deepcopy(tensor.grad, memo)
+    hung = {name: value for name, value in vars(tensor).items() if name not in vars(made)}
+    vars(made).update(copy.deepcopy(hung, memo))
+    return made
+
+
+@contextmanager
 def without_values() -> Iterator[FakeTensorMode]:
     """The mode in force; what fails under it is told by what is raised, and not logged as well."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     before = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        with known_values() as mode:
+        with in_force(known_values()) as mode:
             yield mode
     finally:
         log.setLevel(before)

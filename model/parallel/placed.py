@@ -8,8 +8,8 @@ longest way: the calls of all stages, those of the slowest as often as it sets t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from math import gcd
 from typing import Any
 
 from model.causal_lm import Language
@@ -41,6 +41,7 @@ class Parallel:
 
     whole: Any
     layout: Layout
+    cards: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str | None:
@@ -72,9 +73,9 @@ class Parallel:
         """What the ``rank``-th card of every stage runs for one microbatch."""
         micro = self.sequences(workload)[1]
         asked = replace(workload, batch=micro)
-        if self.traced is not None:
-            return self._traced_parts(asked)
-        place = Place(self.layout, rank, (self.everyone(workload), micro))
+        if self.is_traced:
+            return self._traced_parts(self.traced(workload), asked)
+        place = Place(self.layout, rank, self.others(workload))
         passed = self.whole.phases(asked, routing)
         found = {name: self._part(phase, place) for name, phase in passed.items()}
         if not any(part.features for part in found.values()):
@@ -88,15 +89,28 @@ class Parallel:
         """Sequences of all groups that a stage works on at a time."""
         return min(workload.batch, self.sequences(workload)[1] * self.layout.dp)
 
-    @cached_property
-    def traced(self) -> Any:
-        """A card's own module, of a model that is traced; else None."""
-        return self.whole.on_cards(self.layout) if hasattr(self.whole, "on_cards") else None
+    def others(self, workload: Workload) -> tuple[int, int]:
+        """Sequences of all groups over those of one, at a time."""
+        micro = self.sequences(workload)[1]
+        every = self.everyone(workload)
+        least = gcd(every, micro)
+        return every // least, micro // least
 
-    def _traced_parts(self, asked: Workload) -> dict[str, Part]:
+    @property
+    def is_traced(self) -> bool:
+        return hasattr(self.whole, "on_cards")
+
+    def traced(self, workload: Workload) -> Any:
+        """The first card's own module, of a model that is traced."""
+        others = self.others(workload)
+        if others not in self.cards:
+            self.cards[others] = self.whole.on_cards(self.layout, others)
+        return self.cards[others]
+
+    def _traced_parts(self, card: Any, asked: Workload) -> dict[str, Part]:
         found = {}
-        for name, phase in self.traced.phases(asked).items():
-            size = self.traced.features(asked, name)
+        for name, phase in card.phases(asked).items():
+            size = card.features(asked, name)
             features = Features(*size) if size and layers_of(phase.layer) else None
             found[name] = Part(phase.layer, phase.repeat, features)
         return found
@@ -132,8 +146,8 @@ class Parallel:
 
     def weight_bytes(self, workload: Workload) -> float:
         """Of the stage that holds the most."""
-        if self.traced is not None and self.layout.pp == 1:
-            return float(self.traced.weight_bytes(self._micro(workload)))
+        if self.is_traced and self.layout.pp == 1:
+            return float(self.traced(workload).weight_bytes(self._micro(workload)))
         parts = self.parts(workload)
         return max(self._weights(parts, i) for i in range(self.layout.pp))
 
@@ -150,9 +164,9 @@ class Parallel:
         """KV cache at the end and activations at the peak [bytes] of each pass: the cache of all
         microbatches, and what one of them works with, of the stage with the most."""
         group, micro = self.sequences(workload)
-        if self.traced is not None:
-            held = self.traced.working(self._micro(workload))
-            times = group / micro * self._most_layers(workload)
+        if self.is_traced:
+            held = self.traced(workload).working(self._micro(workload))
+            times = group / micro * self._most_layers()
             return {name: (cache * times, active) for name, (cache, active) in held.items()}
         found = {}
         for name, part in self.parts(workload).items():
@@ -166,14 +180,13 @@ class Parallel:
         """The decode step with the most in the cache."""
         micro = self.sequences(workload)[1]
         context = self.whole.prompt_length(workload) + workload.decode_steps
-        place = Place(self.layout, 0, (self.everyone(workload), micro))
+        place = Place(self.layout, 0, self.others(workload))
         return self._part(Phase(self.whole.decode_layer(context, micro)), place)
 
-    def _most_layers(self, workload: Workload) -> float:
-        """Of a stage, over all."""
-        parts = self.traced.phases(self._micro(workload)).values()
-        layers = max(layers_of(phase.layer) for phase in parts)
-        return Stages(self.layout, layers).held(0) / layers if layers else 1.0
+    def _most_layers(self) -> float:
+        """Of a traced model's stage, over all."""
+        layers = self.whole.dimensions.get("layers", 0)
+        return Stages(self.layout, layers).held(0) / layers if self.layout.pp > 1 else 1.0
 
     def _micro(self, workload: Workload) -> Workload:
         return replace(workload, batch=self.sequences(workload)[1])
@@ -183,7 +196,7 @@ def layout_notes(layout: Layout) -> list[str]:
     """What a reader must know of the times of several cards."""
     said = (
         f"On {layout.cards} cards ({layout.words()}), of which operators, FLOPs, bytes and memory "
-        "are those of one; nothing is overlapped: a card waits for what it is told."
+        "are those of one."
     )
     notes = [said]
     if layout.pp > 1:

@@ -19,7 +19,7 @@ from calib.steps.alternatives.limit import _narrow, largest_batch
 from calib.steps.answer import answer, issue_costs
 from calib.steps.fitting import fit_samples
 from calib.steps.request import read_request, seconds_of
-from calib.steps.subject import build_model, shapes_of
+from calib.steps.subject import build_model, shapes_of, spread
 from calib.steps.target import find_target
 from model.layer import Call
 from model.ops import Elementwise
@@ -28,6 +28,7 @@ SMALL = ("model.layers=2", "model.dense_layers=1", "model.sam_layers=1", "model.
 OCR = ("+hw=rtx5090", *SMALL, "model.sam_global_layers=[0]")
 LLAMA = ("+hw=h200", "model=llama_3_1_8b", "workload=text_512", "model.layers=2")
 LLAMA = (*LLAMA, "model.dense_layers=2")
+CARDS = (*LLAMA, "parallel.tp=2", "parallel.dp=2", "parallel.overlap=0.5")
 
 
 def parts(words: tuple[str, ...]) -> tuple[Any, ...]:
@@ -36,6 +37,7 @@ def parts(words: tuple[str, ...]) -> tuple[Any, ...]:
     request = read_request(config | {"samples": {"dir": "/nonexistent/calib"}})
     model = build_model(request.model, request.hf)
     target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
+    model = spread(model, request, target.hardware)
     phases = model.phases(request.workload)
     return request, target, model, phases, fit_samples(target, shapes_of(phases))
 
@@ -57,7 +59,7 @@ def figure(found: RunRecord, name: str) -> dict[str, Any]:
     return {str(k): v for k, v in row.items()}
 
 
-@pytest.mark.parametrize("words", [OCR, LLAMA], ids=["ocr", "llama"])
+@pytest.mark.parametrize("words", [OCR, LLAMA, CARDS], ids=["ocr", "llama", "cards"])
 @pytest.mark.parametrize(
     ("name", "other"),
     [
@@ -116,12 +118,19 @@ def test_batches_end_with_the_first_that_does_not_fit() -> None:
 
 def test_what_does_not_fit_is_told_what_would() -> None:
     big = ("model.layers=80", "model.dense_layers=80", "model.hidden=8192", "model.heads=64")
-    found = record(("+hw=l4", *LLAMA[1:3], *big, "model.intermediate=28672"))
+    words = ("+hw=l4", *LLAMA[1:3], *big, "model.intermediate=28672")
+    found = record(words)
     assert found.alternatives is not None
-    assert set(found.alternatives["group"]) == {"asked", "weights", "card"}
+    assert set(found.alternatives["group"]) == {"asked", "weights", "layout", "card"}
     assert not known(case(found, "as asked").get("token_s"))
     cards = found.alternatives[found.alternatives["group"] == "card"]
     assert cards["fits"].any()
+    split = case(found, "8 cards (tp=8)")
+    own = record((*words, "parallel.tp=8"))
+    token = figure(own, "time per output token")
+    assert split["token_s"] == pytest.approx(token["estimate"], rel=1e-3)
+    assert split["needed_bytes"] == case(own, "as asked")["needed_bytes"]
+    assert own.place == "8 x l4 (tp=8)"
 
 
 def test_no_page_no_table() -> None:

@@ -15,7 +15,7 @@ HOW = {
     "interpolated": "fitted, within what was sampled on this device",
     "extrapolated": "fitted, beyond what was sampled on this device",
     "transferred": "fitted to samples of other devices",
-    "roofline": "a lower bound: nothing but the peaks is known",
+    "roofline": "nothing but the peaks is known: a lower bound, save of links",
     "unknown": "no time is known",
 }
 """What each provenance means."""

@@ -16,7 +16,7 @@ def alternatives(run: Run) -> pd.DataFrame:
     """One row a case, the run as it was asked first; the batch within a limit last, where one was
     asked for.
 
-    group (asked, execution, batch, weights, norms, card, limit), name, batch, needed_bytes,
+    group (asked, execution, batch, weights, norms, layout, card, limit), name, batch, needed_bytes,
     memory_bytes, fits, and what ``calib.estimates.alternatives.outcomes`` says of it. Times are
     null where it does not fit, or where no time is known: ``why`` says why.
     """

@@ -18,13 +18,21 @@ Cards = Annotated[int, Field(strict=True, ge=1, le=4096)]
 
 
 class ParallelRequest(Part):
-    """``microbatches`` None: as many as the pipeline has stages."""
+    """``microbatches`` None: as many as the pipeline has stages. ``overlap``: the share of what
+    cards tell each other that runs beside other work."""
 
     tp: Cards = 1
     pp: Cards = 1
     ep: Cards = 1
     dp: Cards = 1
     microbatches: Annotated[int, Field(strict=True, ge=1, le=2**20)] | None = None
+
+    overlap: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Of a layout."""
+        return {key: value for key, value in self if key != "overlap"}
 
     @property
     def cards(self) -> int:
@@ -33,7 +41,7 @@ class ParallelRequest(Part):
     @property
     def first(self) -> tuple[str, Any]:
         """The first key that asks for several cards, and its value."""
-        return next((k, v) for k, v in self if v not in (None, 1))
+        return next((k, v) for k, v in self.sizes.items() if v not in (None, 1))
 
 
 def layout_on(asked: ParallelRequest, hardware: Hardware) -> Layout:
@@ -55,6 +63,6 @@ def layout_on(asked: ParallelRequest, hardware: Hardware) -> Layout:
         )
         raise CalibError(wrong(f"parallel.{key}", value, accepted))
     try:
-        return Layout(**dict(asked), node_cards=inner.cards)
+        return Layout(**asked.sizes, node_cards=inner.cards)
     except LayoutError as error:
         raise CalibError(str(error)) from None
