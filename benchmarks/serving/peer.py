@@ -20,6 +20,13 @@ ASKED = [
     *("moe_tp", "moe_ep", "gemm_quant_mode", "moe_quant_mode", "mixture"),
 ]
 
+NAMES = {
+    "meta-llama/Llama-3.1-70B": "meta-llama/Meta-Llama-3.1-70B",
+    "meta-llama/Llama-3.1-8B-Instruct": "meta-llama/Meta-Llama-3.1-8B",
+    "nvidia/Llama-3.1-8B-Instruct-FP8": "meta-llama/Meta-Llama-3.1-8B",
+}
+"""Models whose configuration the tool brings along under another name: no download."""
+
 
 def estimate(row: dict[str, str]) -> dict[str, Any]:
     """The tool's answer, or why there is none."""
@@ -43,7 +50,8 @@ def estimate(row: dict[str, str]) -> dict[str, Any]:
         if row["moe_quant_mode"]:
             asked["moe_quant_mode"] = row["moe_quant_mode"]
     try:
-        found = cli_estimate(row["path"], row["system"], backend_name=row["engine"], **asked)
+        name = NAMES.get(row["path"], row["path"])
+        found = cli_estimate(name, row["system"], backend_name=row["engine"], **asked)
     except BaseException as error:  # the tool leaves by sys.exit where it cannot answer
         return {"id": row["id"], "error": f"{type(error).__name__}: {error}"[:200]}
     return {"id": row["id"], "ttft_s": found.ttft * 1e-3, "tpot_s": found.tpot * 1e-3}

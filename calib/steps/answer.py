@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,12 @@ from calib.steps.notes import (
 )
 from calib.steps.request import Request
 from calib.steps.target import CPU, Target
+from model.layer import Call
 from model.workload import Phase, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib.estimates.fusion import Fusion
     from calib.fit.calibration import Estimator
     from calib.report.record import RunRecord
     from calib.steps.measuring import Observed
@@ -65,6 +65,7 @@ def answer(
     from calib.estimates.timeline import launch_table, timeline_table
     from calib.estimates.training import training_table
     from calib.report.record import RunRecord
+    from calib.steps.engine.stack import stack_of
 
     architecture, execution = request.model.architecture, request.execution
     name = getattr(model, "name", None) or request.model.name or architecture
@@ -72,8 +73,12 @@ def answer(
     costs = issue_costs(target)
     fused = {p: fuse(v.layer.calls()) for p, v in phases.items() if execution == COMPILED}
     names = {"model": name, "workload": workload.name}
-    found = estimated(request, phases, calibrations, names, fused, costs, host_s)
-    notes = source_notes(target, found.operators, request.implementation)
+    stack = stack_of(request.implementation, target.hardware, model, phases)
+    rewritten = {phase: fusion.calls for phase, fusion in fused.items()}
+    known = calibrations if stack is None else (stack, None)
+    made = rewritten if stack is None else stack.calls
+    found = estimated(request, phases, known, names, made, costs, host_s)
+    notes = [stack.note] if stack else source_notes(target, found.operators, request.implementation)
     notes += getattr(model, "notes", [])
     if hasattr(model, "formulas"):
         found = beside_formulas(found, model, workload)
@@ -125,7 +130,9 @@ def answer(
         else None,
         ceilings=ceiling_table(target),
         layout=model.layout.as_dict() if request.spread else None,
-        alternatives=what_if(request, target, model, phases, calibration, costs, host_s),
+        alternatives=None
+        if stack
+        else what_if(request, target, model, phases, calibration, costs, host_s),
         notes=notes,
         environment={**versions(), "config": request.given, "device": target.device},
     )
@@ -156,20 +163,22 @@ def estimated(
     phases: Mapping[str, Phase],
     calibrations: tuple[Estimator, Estimator | None],
     names: dict[str, str],
-    fused: Mapping[str, Fusion],
+    rewritten: Mapping[str, Sequence[Call]],
     costs: HostCosts | None,
     host_s: float,
 ) -> Tables:
-    """The formulas and what the calibrations say of them, launches replayed."""
+    """The formulas and what the calibrations say of them, launches replayed. ``rewritten``: by
+    phase, calls in place of the model's own."""
     from calib.estimates.modules import module_table
     from calib.estimates.reach import reach_notes
     from calib.estimates.sums import component_table
     from calib.estimates.tables import operator_table
     from calib.estimates.timeline import with_wall
     from calib.steps.alternatives.overlap import overlapped
+    from calib.steps.engine.stack import Stack
 
-    rewritten = {phase: fusion.calls for phase, fusion in fused.items()}
-    implementation = request.implementation
+    implementation, whole = request.implementation, calibrations[0]
+    reached = whole.own if isinstance(whole, Stack) else whole
     hidden = request.parallel.overlap
     seen, unseen = (c and overlapped(c, hidden) for c in calibrations)
     assert seen is not None
@@ -183,7 +192,7 @@ def estimated(
         operators,
         module_table(phases, operators),
         component_table(operators),
-        notes=tuple(reach_notes(calibrations[0], timed, implementation)),
+        notes=tuple(reach_notes(reached, timed, implementation)),
     )
 
 

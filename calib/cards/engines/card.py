@@ -17,11 +17,18 @@ import pandas as pd
 
 from calib.cards.card import Card
 from calib.cards.cold import hot_to_cold
-from calib.cards.engines.stored import ENGINES, LIBRARY, EngineFigures, load_engine
+from calib.cards.engines.stored import (
+    ENGINES,
+    LIBRARY,
+    EngineFigures,
+    held_out_of,
+    load_engine,
+)
 from calib.cards.shipped import load_card
 from calib.cards.stand_ins import stand_in
 from calib.errors import CalibError
 from calib.fit.calibration import (
+    HELD_OUT_COLUMNS,
     Calibration,
     Estimates,
     Key,
@@ -98,7 +105,7 @@ class EngineCard(Tabled):
         same engine before one of the same name elsewhere."""
         kind, dtype = kind_of(op), fitted_dtype(op)
         apart = ANOTHER_ENGINE.get(kind, ANOTHER_STREAM)
-        wanted = [(f"{self.engine}{name}", self._own, 0.0)]
+        wanted = [(f"{self.engine}{name}", self.own, 0.0)]
         wanted += [(f"{engine}{name}", c, apart) for engine, c in self._other.items()]
         keys = [((i, kind, dtype), c, width) for i, c, width in wanted]
         known = [(key, c, width) for key, c, width in keys if key in c.kinds]
@@ -108,7 +115,8 @@ class EngineCard(Tabled):
         return [(key, c, float(np.hypot(width, apart))) for key, c, width in plain]
 
     @cached_property
-    def _own(self) -> Calibration:
+    def own(self) -> Calibration:
+        """The fits to the engine's own tables."""
         return Calibration(self.hardware, self.figures.kinds if self.figures else {}, self.held_out)
 
     @cached_property
@@ -158,4 +166,5 @@ def load_engine_card(card: str, engine: str) -> EngineCard:
         raise CalibError(f"hw = {card!r}: nothing ships for it: expected another card")
     others = [load_engine(card, name) for name in (*ENGINES, LIBRARY) if name != engine]
     known: Any = tuple(figures for figures in others if figures)
-    return EngineCard(hardware, engine, load_engine(card, engine), known, base)
+    held_out = pd.DataFrame(held_out_of(card, engine), columns=HELD_OUT_COLUMNS)
+    return EngineCard(hardware, engine, load_engine(card, engine), known, base, held_out)

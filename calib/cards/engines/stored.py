@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from calib.cards.shipped import FOLDER
 from calib.cards.stored import read_record
@@ -39,6 +41,12 @@ def load_engine(card: str, engine: str, folder: Path = ENGINE_FOLDER) -> EngineF
     """What ships of ``engine`` on ``card``; None where nothing does."""
     path = file_of(card, engine, folder)
     return _read(path, path.stat().st_mtime_ns) if path.exists() else None
+
+
+def held_out_of(card: str, engine: str, folder: Path = ENGINE_FOLDER) -> list[dict[str, Any]]:
+    """A row a fit: its error on groups of shapes that it never saw; none where nothing ships."""
+    path = file_of(card, engine, folder).with_suffix(".json")
+    return list(json.loads(path.read_text("utf-8"))["held_out"]) if path.exists() else []
 
 
 @lru_cache(maxsize=32)
