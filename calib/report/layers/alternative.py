@@ -13,7 +13,7 @@ from calib.report.layers.schema import Doc
 class Alternative:
     """The same model and workload with one thing changed; the first is the run as it was asked."""
 
-    group: Literal["asked", "execution", "batch", "weights", "norms", "card", "limit"]
+    group: Literal["asked", "execution", "batch", "weights", "norms", "layout", "card", "limit"]
     name: str
     batch: Annotated[int, Doc("sequences or inputs at once", minimum=1)]
     fits: bool
