@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,12 @@ from calib.steps.notes import (
 )
 from calib.steps.request import Request
 from calib.steps.target import CPU, Target
+from model.layer import Call
 from model.workload import Phase, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from calib.estimates.fusion import Fusion
     from calib.fit.calibration import Estimator
     from calib.report.record import RunRecord
     from calib.steps.alternatives.cases import Run
@@ -70,6 +70,7 @@ def answer(
     from calib.steps.alternatives.cases import Run
     from calib.steps.alternatives.overlap import overlapped
     from calib.steps.alternatives.table import alternatives
+    from calib.steps.engine.stack import stack_of
 
     architecture, execution = request.model.architecture, request.execution
     name = getattr(model, "name", None) or request.model.name or architecture
@@ -77,12 +78,18 @@ def answer(
     costs = issue_costs(target)
     fused = {p: fuse(v.layer.calls()) for p, v in phases.items() if execution == COMPILED}
     names = {"model": name, "workload": workload.name}
-    calibration, unseen = (c and overlapped(c, request.parallel.overlap) for c in calibrations)
+    stack = stack_of(request.implementation, target.hardware, model, phases)
+    hidden = request.parallel.overlap
+    known = calibrations if stack is None else (stack, None)
+    calibration, unseen = (c and overlapped(c, hidden) for c in known)
     assert calibration is not None
-    beside = cases_beside(Run(request, target, model, phases, calibration, costs, host_s))
+    run = Run(request, target, model, phases, calibration, costs, host_s)
+    beside = None if stack else cases_beside(run)
     said = beside.asked if beside else calibration
-    found = estimated(request, phases, (calibrations[0], unseen), said, names, fused, costs, host_s)
-    notes = source_notes(target, found.operators, request.implementation)
+    reached = stack.own if stack else calibrations[0]
+    made = stack.calls if stack else {p: fusion.calls for p, fusion in fused.items()}
+    found = estimated(request, phases, (said, unseen), reached, names, made, costs, host_s)
+    notes = [stack.note] if stack else source_notes(target, found.operators, request.implementation)
     notes += getattr(model, "notes", [])
     if hasattr(model, "formulas"):
         found = beside_formulas(found, model, workload)
@@ -153,23 +160,23 @@ def estimated(
     request: Request,
     phases: Mapping[str, Phase],
     calibrations: tuple[Estimator, Estimator | None],
-    said: Estimator,
+    reached: Estimator,
     names: dict[str, str],
-    fused: Mapping[str, Fusion],
+    rewritten: Mapping[str, Sequence[Call]],
     costs: HostCosts | None,
     host_s: float,
 ) -> Tables:
-    """The formulas and what the calibrations say of them, launches replayed. ``said``: what the
-    first of them says."""
+    """The formulas and what the calibrations say of them, launches replayed. ``reached``: whose
+    samples are asked how far they reach; ``rewritten``: by phase, calls in place of the model's
+    own."""
     from calib.estimates.modules import module_table
     from calib.estimates.reach import reach_notes
     from calib.estimates.sums import component_table
     from calib.estimates.tables import operator_table
     from calib.estimates.timeline import with_wall
 
-    rewritten = {phase: fusion.calls for phase, fusion in fused.items()}
+    said, unseen = calibrations
     implementation = request.implementation
-    unseen = calibrations[1]
     operators = operator_table(phases, said, unseen, implementation, names, rewritten)
     made = ((rewritten.get(phase) or p.layer.calls()) for phase, p in phases.items())
     ops = (call.op for calls in made for call in calls)
@@ -180,7 +187,7 @@ def estimated(
         operators,
         module_table(phases, operators),
         component_table(operators),
-        notes=tuple(reach_notes(calibrations[0], timed, implementation)),
+        notes=tuple(reach_notes(reached, timed, implementation)),
     )
 
 

@@ -149,7 +149,7 @@ class Request(Part):
     pass_: Literal["inference", "train"] = Field(default="inference", alias="pass")
     training: TrainingRequest = TrainingRequest()
     mode: Literal["run", "analytic", "calibrate"] = "run"
-    implementation: Literal["torch", "triton", "vllm"] = "torch"
+    implementation: Literal["torch", "triton", "vllm", "sglang", "trtllm"] = "torch"
     execution: Literal["eager", "graph", "compiled"] = "eager"
     repeats: Annotated[int, Field(strict=True, ge=1, le=1000)] = 5
     seed: Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)] = 0

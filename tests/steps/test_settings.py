@@ -67,7 +67,10 @@ def test_what_cannot_be_explained_is_passed_on() -> None:
         ("report.layers=maybe", "report.layers = 'maybe': expected one of true, false, null"),
         ("report.pictures=1", "report.pictures = 1: expected one of true, false"),
         ("mode=guess", "mode = 'guess': expected one of run, analytic, calibrate"),
-        ("implementation=jax", "implementation = 'jax': expected one of torch, triton, vllm"),
+        (
+            "implementation=jax",
+            "implementation = 'jax': expected one of torch, triton, vllm, sglang, trtllm",
+        ),
         ("execution=fast", "execution = 'fast': expected one of eager, graph, compiled"),
         ("repeats=0", "repeats = 0: expected a whole number from 1 to 1,000"),
         ("seed=x", "seed = 'x': expected a whole number from 0 to 4,294"),

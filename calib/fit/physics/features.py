@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from calib.fit.physics.blocks.attention_blocks import attention_columns
+from calib.fit.physics.blocks.collective_blocks import collective_columns
 from calib.fit.physics.blocks.convolution_blocks import convolution_columns, places_of
 from calib.fit.physics.blocks.expert_blocks import expert_columns
 from calib.fit.physics.blocks.grouped_blocks import grouped_columns
@@ -132,7 +133,9 @@ def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -
             columns |= grouped_columns(op, hardware)
         if isinstance(op, MoeMlp):
             columns |= expert_columns(op, hardware)
-        if not isinstance(op, TensorCoreOperator | Collective):
+        if isinstance(op, Collective):
+            columns |= collective_columns(op)
+        elif not isinstance(op, TensorCoreOperator):
             columns |= stream_columns(op, hardware, is_hot)
     for name, label in _labels(op).items():
         columns[f"{name}={label}"] = np.ones(1)

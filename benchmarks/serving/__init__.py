@@ -1,0 +1,1 @@
+"""Measured serving runs beside estimates of them."""

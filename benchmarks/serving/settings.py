@@ -1,0 +1,90 @@
+"""How the servers of the runs were set, as far as their harness published it.
+
+InferenceMAX publishes a script a server (``benchmarks/70b_fp8_h200_trt_slurm.sh`` and its like):
+TensorRT-LLM keeps its cache in float8, takes 16,384 tokens a step on an H200 and as many as a
+request may be long on a B200, and, for 1024 in and 1024 out on fewer than eight cards, lets
+prompts gather for up to 20 steps (``batch_wait_timeout_iters``). vLLM takes 8192 tokens a step and
+0.9 of memory; its cache is float8 on a B200. Of the other harness nothing is published: an engine's
+own defaults are taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.serving.runs import INFERENCEMAX
+from calib.estimates.stack.formats import Formats
+
+MEAN_LENGTH = 0.9
+"""Of what a row says, under InferenceMAX."""
+WAVES = 10
+HOLD = 20
+MEMORY = {"vllm": 0.9, "trtllm": 0.9, "sglang": 0.88}
+"""Share of memory that an engine takes: of all of it, TensorRT-LLM for its cache of what is free;
+SGLang about 0.88 on cards of this size."""
+BESIDE = {"vllm": 2e9, "trtllm": 3e9, "sglang": 0.0}
+"""Bytes of that share which neither weights nor cache take: activations of the largest step, and
+workspaces. SGLang's share is of weights and cache alone; the others are guesses."""
+TOKENS = {"vllm": 8192, "trtllm": 8192, "sglang": 8192}
+"""Tokens that a step takes, by default on these cards."""
+MIXED = {"vllm": True, "trtllm": True, "sglang": False}
+"""Whether a step carries prompts beside tokens (SGLang lets prompts go first)."""
+RESERVES = {"vllm": 0.5, "trtllm": 1.0, "sglang": 0.5}
+"""Of a request's output, what its place in the cache is counted with: TensorRT-LLM admits what can
+run to its end, the others what fits now."""
+QUANTISED = {
+    ("vllm", "fp8"): "o",
+    ("trtllm", "fp8"): "",
+    ("vllm", "nvfp4"): "qoud",
+    ("trtllm", "nvfp4"): "od",
+    ("sglang", "fp8_block"): "qoud",
+    ("vllm", "fp8_block"): "qoud",
+    ("trtllm", "fp8_block"): "qoud",
+}
+"""Products before which a kernel brings the input to the narrow format: the others' is written so
+by the norm before them."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    formats: Formats
+    tokens: int
+    hold: float
+    waves: float
+    length: float
+
+
+def setting(row: pd.Series) -> Setting:
+    """Of one run; ``row`` as :func:`benchmarks.serving.runs.runs` has it."""
+    engine, dumped = str(row["engine"]), row["harness"] == INFERENCEMAX
+    cache = "bfloat16"
+    if dumped and (engine == "trtllm" or row["card"] == "b200"):
+        cache = "fp8"
+    formats = Formats(
+        row["products"], row["experts"], cache, QUANTISED.get((engine, row["products"]), "")
+    )
+    tokens = TOKENS[engine]
+    if dumped and engine == "trtllm":
+        tokens = 16384 if row["card"] != "b200" else int(row["isl"] + row["osl"] + 200)
+    gathers = dumped and engine == "trtllm" and (row["isl"], row["osl"]) == (1024, 1024)
+    return Setting(
+        formats,
+        tokens,
+        HOLD if gathers and row["tp"] < 8 else 0.0,
+        WAVES if dumped else 0.0,
+        MEAN_LENGTH if dumped else 1.0,
+    )
+
+
+def places(row: pd.Series, weights: float, cache_of_token: float, memory: float) -> float:
+    """Requests that the cache of one replica holds; ``weights``, ``memory`` [bytes a card]."""
+    engine = str(row["engine"])
+    if engine == "trtllm":
+        free = MEMORY[engine] * (memory - weights - BESIDE[engine])
+    else:
+        free = MEMORY[engine] * memory - weights - BESIDE[engine]
+    tokens = row["isl"] + RESERVES[engine] * row["osl"]
+    return float(np.maximum(free / cache_of_token / tokens, 1.0))

@@ -1,0 +1,1 @@
+"""What inference engines' own kernels take: figures that ship beside a card's."""

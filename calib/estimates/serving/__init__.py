@@ -1,0 +1,1 @@
+"""From seconds of a step to what users of a server see."""

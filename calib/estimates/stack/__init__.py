@@ -1,0 +1,1 @@
+"""A model as an inference engine runs it: fewer and other kernels than torch's."""

@@ -1,0 +1,1 @@
+"""Kernels that inference engines bring or choose themselves, timed by others."""

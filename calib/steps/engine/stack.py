@@ -1,0 +1,116 @@
+"""What an engine runs for a model's phases, and what it takes (``implementation=vllm`` and others).
+
+A model whose calls all have a role in a decoder (:mod:`calib.estimates.stack.roles`) is lowered to
+the engine's kernels. For any other model ``vllm`` means what it did: each of the model's own
+operators by the tables of that engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calib.errors import CalibError
+from calib.fit.calibration import Calibration, Estimates, Tabled
+from calib.hardware.datasheet import Hardware
+from model.layer import Call
+from model.ops import Operator
+from model.workload import Phase
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from calib.cards.engines.card import EngineCard
+
+WITHOUT_MODELS = "vllm"
+"""The engine whose tables ship as a card's own: they also say what single operators take."""
+NARROW = {"float8_e4m3fn": "fp8", "float4_e2m1fn": "nvfp4"}
+"""A model's weights by dtype -> the format of an engine's products."""
+
+
+@dataclass(frozen=True)
+class Stack(Tabled):
+    """``calls``: by phase, what the engine runs; ``names``: operator -> what follows the engine's
+    name in its kernel's."""
+
+    card: EngineCard
+    calls: dict[str, list[Call]]
+    names: Mapping[Operator, str]
+
+    @property
+    def hardware(self) -> Hardware:
+        return self.card.hardware
+
+    @property
+    def held_out(self) -> pd.DataFrame:
+        return self.card.held_out
+
+    @property
+    def own(self) -> Calibration:
+        """The fits to the engine's own tables."""
+        return self.card.own
+
+    @property
+    def note(self) -> str:
+        """For the report."""
+        engine = self.card.engine
+        own = "its own tables" if self.card.figures else "no table of its own on this card"
+        return (
+            f"The kernels are {engine}'s ({own}; what those lack leans on another engine's, then "
+            "on what ships of the card, and each row says so). A server runs decode steps in a "
+            "CUDA graph: execution=graph. What its own host adds is not in these times."
+        )
+
+    def estimates(
+        self,
+        ops: Sequence[Operator] | Operator,
+        implementation: str = "",
+        hot: Sequence[bool] | np.ndarray | bool | None = None,
+    ) -> Estimates:
+        """Of operators in ``names``; weights and cache come from main memory, whatever ``hot``."""
+        some = [ops] if isinstance(ops, Operator) else list(ops)
+        found = Estimates.nothing_of(len(some))
+        by_name: dict[str, list[int]] = {}
+        for i, op in enumerate(some):
+            by_name.setdefault(self.names.get(op, ""), []).append(i)
+        for name, rows in by_name.items():
+            found.put(np.array(rows), self.card.estimates([some[i] for i in rows], name))
+        return found
+
+
+def stack_of(
+    engine: str, hardware: Hardware, model: Any, phases: Mapping[str, Phase]
+) -> Stack | None:
+    """The stack of ``engine``; None where it is none, or vLLM with another kind of model.
+
+    Raises ``CalibError`` for another engine with a model that is no decoder of text, or on a card
+    that nothing ships for.
+    """
+    from calib.cards.engines.card import load_engine_card
+    from calib.cards.engines.stored import ENGINES
+    from calib.estimates.stack.formats import Formats, formatted
+    from calib.estimates.stack.lower import fused
+    from calib.estimates.stack.roles import OTHER, role_of
+
+    if engine not in ENGINES:
+        return None
+    calls = {name: phase.layer.calls() for name, phase in phases.items()}
+    roles = {role_of(call) for some in calls.values() for call in some}
+    if OTHER in roles or "A" not in roles:
+        if engine == WITHOUT_MODELS:
+            return None
+        raise CalibError(
+            f"implementation = {engine!r} of a model that is no decoder of text: expected torch or "
+            "vllm, or model=llama_3_1_8b, qwen3_30b_a3b and their like"
+        )
+    stored = NARROW.get(str(getattr(model, "weight_dtype", None)), "bfloat16")
+    formats, made = Formats(stored, stored), {}
+    names: dict[Operator, str] = {}
+    for name, some in calls.items():
+        kernels = [(c, *k) for c in fused(some) for k in formatted(c, formats)]
+        made[name] = [Call(c.path, op, c.count) for c, op, _ in kernels]
+        names |= {op: kernel for _, op, kernel in kernels}
+    return Stack(load_engine_card(hardware.name, engine), made, names)
