@@ -68,7 +68,7 @@ def answer(
     from calib.estimates.training import training_table
     from calib.report.record import RunRecord
     from calib.steps.alternatives.cases import Run
-    from calib.steps.alternatives.overlap import overlapped
+    from calib.steps.alternatives.overlap import overlapped, together
     from calib.steps.alternatives.table import alternatives
     from calib.steps.engine.stack import stack_of
 
@@ -80,9 +80,11 @@ def answer(
     names = {"model": name, "workload": workload.name}
     stack = stack_of(request.implementation, target.hardware, model, phases)
     hidden = request.parallel.overlap
-    known = calibrations if stack is None else (stack, None)
-    calibration, unseen = (c and overlapped(c, hidden) for c in known)
-    assert calibration is not None
+    calibration, unseen = calibrations
+    if stack is not None:  # which has collectives of its own
+        calibration, unseen = overlapped(stack, hidden), None
+    elif request.spread:
+        calibration, unseen = together(calibration, hidden), unseen and together(unseen, hidden)
     run = Run(request, target, model, phases, calibration, costs, host_s)
     beside = None if stack else cases_beside(run)
     said = beside.asked if beside else calibration

@@ -118,3 +118,11 @@ def test_what_is_told_may_run_beside_other_work(tmp_path: Path) -> None:
     assert hidden["module_metrics"][0]["predicted_s"] == pytest.approx(kernels)
     assert hidden["predicted_total_s"] < waits["predicted_total_s"]
     assert "100% of what cards tell" in (tmp_path / "1" / "report.md").read_text("utf-8")
+
+
+def test_collectives_of_torch_are_the_librarys_where_it_ships(tmp_path: Path) -> None:
+    """On one node; over several the links are all that is known."""
+    for folder, cards, how in (("8", "8", "interpolated"), ("16", "16", "roofline")):
+        written(tmp_path / folder, f"parallel.tp={cards}")
+        table = pd.read_parquet(tmp_path / folder / "estimates.parquet")
+        assert set(table["provenance"][table["kind"] == "all_reduce"]) == {how}

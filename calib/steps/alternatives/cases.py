@@ -14,7 +14,7 @@ from calib.estimates.memory import weights_of, working_bytes
 from calib.samples.host_costs import COMPILED, EAGER, GRAPH, HostCosts, host_costs
 from calib.steps.alternatives.asked import Asked
 from calib.steps.alternatives.cards import Work, neighbours, relinked
-from calib.steps.alternatives.overlap import overlapped
+from calib.steps.alternatives.overlap import together
 from calib.steps.settings.layout import ParallelRequest
 from calib.steps.subject import build_model, spread
 from model.layer import Call
@@ -178,6 +178,7 @@ def layout_rows(run: Run) -> Iterator[Row]:
         return
     if isinstance(estimator, Asked):  # apart: the run's own figures stay as they are, to the bit
         estimator = estimator.estimator
+    estimator = together(estimator)
     for tp in SPLIT:
         several = asked.model_copy(update={"parallel": ParallelRequest(tp=tp)})
         try:
@@ -202,8 +203,8 @@ def card_rows(run: Run, calls: Mapping[str, list[Call]], needs: float) -> Iterat
     for card in neighbours(hardware, Work(calls, run.passes), needs).values():
         estimator: Estimator | None = load_card(card)
         costs = host_costs([], card.name)
-        if estimator:
-            estimator = overlapped(estimator, run.request.parallel.overlap)
+        if estimator and run.request.spread:
+            estimator = together(estimator, run.request.parallel.overlap)
         there = relinked(calls, card) if run.request.spread else calls
         case = run.case(there, estimator=estimator, costs=costs) if estimator else None
         yield Row("card", card.name, case, needs, float(card.memory_bytes))
