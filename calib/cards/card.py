@@ -22,6 +22,7 @@ from calib.cards.corrected import NORMAL, Away, Blend, Corrected
 from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, stand_in
 from calib.cards.times import Times, better, estimates_of, lesser
 from calib.fit.calibration import (
+    ROOFLINE,
     TRANSFERRED,
     WEAKEST_FIRST,
     Calibration,
@@ -32,13 +33,14 @@ from calib.fit.calibration import (
     dtype_of,
     fitted_dtype,
     kind_of,
+    linked,
 )
 from calib.fit.likeness import card_to_card
 from calib.fit.physics.blocks.stream_blocks import walk_seconds
 from calib.fit.physics.features import stack
 from calib.fit.physics.widened import is_widened, plain_products, width
 from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware
-from model.ops import REST, Matmul, MoeMlp, Operator, Other, is_grid
+from model.ops import REST, Collective, Matmul, MoeMlp, Operator, Other, is_grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -221,7 +223,10 @@ class Card(Tabled):
         flags = np.broadcast_to(np.asarray(True if hot is None else hot, dtype=bool), len(floors))
         columns = np.full((4, len(floors)), np.nan)
         for grid, rows in grids:
-            known = self._alike(grid, implementation, flags[rows])
+            if isinstance(grid, Collective):
+                known: Times | None = self._together(grid, implementation, flags[rows])
+            else:
+                known = self._alike(grid, implementation, flags[rows])
             floors[rows] = floor(grid, self.hardware)
             columns[:, rows] = np.broadcast_arrays(*vars(known).values()) if known else np.nan
         return estimates_of(floors, columns)
@@ -246,6 +251,16 @@ class Card(Tabled):
                 return None
             times = found if times is None else times + found
         return self._as_meant(op, meant, times, implementation == TORCH) if times else None
+
+    def _together(self, op: Collective, implementation: str, hot: np.ndarray) -> Times:
+        """Of what several cards do together: as it was timed, else by the link alone."""
+        known = self._implementations(op)
+        own = [implementation] if implementation in known else known
+        times = self._measured(op, own, hot)
+        if times is not None:
+            return times
+        seconds, low, high = linked(op, self.hardware)
+        return Times(seconds, low, high, np.full(len(seconds), WEAKEST_FIRST.index(ROOFLINE)))
 
     def _timed_as_it_is(self, op: Operator, hot: np.ndarray) -> Times | None:
         """Products of a dtype that someone timed as it is: nothing stands in, but an engine's

@@ -10,6 +10,7 @@ import numpy as np
 
 from calib.estimates.sums import Sums
 from model.layer import Layer, Node
+from model.parallel.one_card import OneCard
 from model.workload import Phase
 
 if TYPE_CHECKING:
@@ -75,9 +76,16 @@ def _rows_under(paths: list[str]) -> dict[str, list[int]]:
     return under
 
 
+def of_one_card(layer: Layer) -> Layer:
+    """The layer whose dimensions a card has."""
+    while isinstance(layer, OneCard):
+        layer = layer.of
+    return layer
+
+
 def _parameters(runs: tuple[Layer, ...]) -> dict[str, Any]:
     """Dimensions on which all runs agree."""
     plain = (int, float, str, bool, type(None))
-    first, *others = map(vars, runs)
+    first, *others = (vars(of_one_card(run)) for run in runs)
     agreed = {n: v for n, v in first.items() if all(o.get(n) == v for o in others)}
     return {n: v for n, v in agreed.items() if isinstance(v, plain)}

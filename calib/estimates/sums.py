@@ -13,6 +13,7 @@ A sum's provenance is the weakest that carries over a twentieth of its time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +44,7 @@ WALL_OF = {
 }
 """The column of the kernels' time -> that of the wall time."""
 
-LIMITS = ("host", "compute", "memory")
+LIMITS = ("host", "compute", "memory", "link")
 
 UNKNOWN = "unknown"
 """The provenance of a time on a device without peaks, and what its operators are bound by."""
@@ -74,10 +75,10 @@ def distance_of_sum(
 class Ends:
     """The ends of sums over any choice of operator rows."""
 
-    def __init__(self, operators: pd.DataFrame):
-        estimate = operators["estimate_s"].to_numpy(dtype=float)
-        self.low = estimate - operators["low_s"].to_numpy(dtype=float)
-        self.high = operators["high_s"].to_numpy(dtype=float) - estimate
+    def __init__(self, operators: Mapping[str, Any] | pd.DataFrame):
+        estimate = np.asarray(operators["estimate_s"], dtype=float)
+        self.low = estimate - np.asarray(operators["low_s"], dtype=float)
+        self.high = np.asarray(operators["high_s"], dtype=float) - estimate
         self.kinds = _numbers(operators["kind"])
         dtypes, shapes = _numbers(operators["dtype"]), _numbers(operators["shape"])
         # One number for each (kind, dtype, shape): positions in a box of all that could be.
@@ -101,8 +102,9 @@ class Ends:
         return found[0], found[1]
 
 
-def _numbers(names: pd.Series) -> np.ndarray:
-    return names.factorize()[0]
+def _numbers(names: pd.Series | np.ndarray) -> np.ndarray:
+    """Names by numbers; what is numbered already stays."""
+    return names if isinstance(names, np.ndarray) else names.factorize()[0]
 
 
 class Sums:
@@ -110,7 +112,8 @@ class Sums:
 
     ``limited_by``: the host (or the nodes of a graph) where issuing alone would take longer than
     the kernels do by themselves, so that faster kernels gain nothing; else what most kernel time
-    is bound by, compute or memory. ``at_least``: a part is of an operator that no rule knows.
+    is bound by, compute, memory or the link to other cards. ``at_least``: a part is of an
+    operator that no rule knows.
     """
 
     def __init__(self, operators: pd.DataFrame):
@@ -123,7 +126,9 @@ class Sums:
         known = operators["provenance"].to_numpy()
         self.by_provenance = np.stack([(known == name) * seconds for name in WEAKEST_FIRST], axis=1)
         issue = operators["issue_s"].to_numpy(dtype=float)
-        self.by_limit = np.stack([issue, seconds * computes, seconds * ~computes], axis=1)
+        told = (operators["bound"] == "link").to_numpy()
+        parts = (seconds * computes, seconds * ~(computes | told), seconds * told)
+        self.by_limit = np.stack([issue, *parts], axis=1)
 
     def over(self, rows: Any) -> dict[str, Any]:
         totals: dict[str, Any] = dict(
@@ -163,6 +168,16 @@ def component_names(operators: pd.DataFrame) -> pd.Series:
     return names.mask(names.isin(divided), names + " (rest)")
 
 
+def most_bound(parts: list[dict[str, Any]]) -> str | None:
+    """What bounds the parts that take most of the wall time: a sum is bound by nothing else."""
+    seconds: dict[str, float] = {}
+    for part in parts:
+        if part["limited_by"] is not None:
+            before = seconds.get(part["limited_by"], 0.0)
+            seconds[part["limited_by"]] = before + part["wall_s"]
+    return max(seconds, key=lambda limit: seconds[limit], default=None)
+
+
 def component_table(operators: pd.DataFrame) -> pd.DataFrame:
     """One row a component in order of execution, then the total.
 
@@ -172,7 +187,7 @@ def component_table(operators: pd.DataFrame) -> pd.DataFrame:
 
     sums, names = Sums(operators), component_names(operators).to_numpy()
     rows = [{"component": n, **sums.over(names == n)} for n in dict.fromkeys(names)]
-    rows.append({"component": "total", **sums.over(slice(None))})
+    rows.append({"component": "total", **sums.over(slice(None)), "limited_by": most_bound(rows)})
     unknown = dict.fromkeys(("measured_s", "error", "error_unseen", "roofline_error"), float("nan"))
     table = pd.DataFrame(rows).assign(**unknown)
     table["kernel_s"] = table["estimate_s"]
@@ -196,10 +211,13 @@ def known_by(operators: pd.DataFrame) -> str:
     return "; ".join(f"{', '.join(names)} {how}" for how, names in kinds.items())
 
 
-def figure_table(components: pd.DataFrame, workload: Workload, sees: bool = True) -> pd.DataFrame:
+def figure_table(
+    components: pd.DataFrame, workload: Workload, sees: bool = True, cards: int = 1
+) -> pd.DataFrame:
     """What a user asks: time to first token and per output token, or of a pass; and the rate.
 
-    ``sees``: whether the model looks at the workload's image.
+    ``sees``: whether the model looks at the workload's image. ``cards``: that share the model; of
+    several, tokens a second are said of each.
     """
     import pandas as pd
 
@@ -227,4 +245,10 @@ def figure_table(components: pd.DataFrame, workload: Workload, sees: bool = True
             },
         ]
         what = "pages" if sees else "requests"
-    return pd.DataFrame([*times, {"name": f"{what} per second", "unit": "1/s", **rates}])
+    each = []
+    if cards > 1 and not decode.empty:
+        steps = sums(decode, 1 / workload.decode_steps)
+        tokens = {n: workload.batch / s / cards for n, s in steps.items()}
+        tokens["low"], tokens["high"] = tokens["high"], tokens["low"]
+        each = [{"name": "tokens per second per card", "unit": "1/s", **tokens}]
+    return pd.DataFrame([*times, *each, {"name": f"{what} per second", "unit": "1/s", **rates}])

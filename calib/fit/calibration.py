@@ -13,7 +13,8 @@ from calib.fit.kind import KindFit
 from calib.fit.physics.features import Features, features, features_of_list, stack, whole
 from calib.fit.physics.widened import is_widened, plain_products, width
 from calib.hardware.datasheet import Hardware, floor, least_seconds
-from model.ops import Conv2d, Convolution, Counted, Operator, Other, is_grid
+from calib.hardware.links import by_link
+from model.ops import Collective, Conv2d, Convolution, Counted, Operator, Other, is_grid
 
 MEASURED, INTERPOLATED, EXTRAPOLATED = "measured", "interpolated", "extrapolated"
 
@@ -189,8 +190,11 @@ class Calibration(Tabled):
         else:
             x = features_of_list(ops, self.hardware, hot)
         if fitted is None:
-            unknown = np.full(len(x), np.nan)
             known_as = np.full(len(x), ROOFLINE, dtype=object)
+            if isinstance(first, Collective):
+                seconds, low, high = linked(ops, self.hardware)
+                return Estimates(x.floor_s, seconds, low, high, known_as)
+            unknown = np.full(len(x), np.nan)
             return Estimates(x.floor_s, x.floor_s, x.floor_s, unknown, known_as)
         sides, least = fitted.log_ends(x), least_of(ops, self.hardware)
         middle, low, high = (np.maximum(np.exp(side), least) for side in sides)
@@ -220,6 +224,13 @@ def _known_as(fitted: KindFit, x: Features) -> np.ndarray:
     elsewhere = TRANSFERRED if fitted.base else EXTRAPOLATED
     inside = np.where(fitted.inside(x), INTERPOLATED, elsewhere).astype(object)
     return np.full(len(x), TRANSFERRED, dtype=object) if fitted.transferred else inside
+
+
+def linked(ops: Sequence[Operator] | Operator, hardware: Hardware) -> np.ndarray:
+    """[3, n] seconds, low and high by the link alone, of what cards do together."""
+    some = [ops] if isinstance(ops, Operator) else list(ops)
+    found = (np.broadcast_arrays(*by_link(op, hardware.links)) for op in some)  # type: ignore[arg-type]
+    return np.concatenate([np.atleast_2d(np.array(ends).reshape(3, -1)) for ends in found], axis=1)
 
 
 def least_of(ops: Sequence[Operator] | Operator, hardware: Hardware) -> np.ndarray:

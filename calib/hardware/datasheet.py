@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ import numpy as np
 
 from calib.checkout import CONF, read_yaml
 from calib.errors import CalibError, one_of, wrong
+from calib.hardware.links import ACCEPTED, bandwidth_seconds, read_links
 from calib.hardware.rates import rate_of
-from model.ops import ITEM_BYTES, Conv2d, Operator, TensorCoreOperator
+from model.ops import ITEM_BYTES, Collective, Conv2d, Operator, TensorCoreOperator
 
 PROVENANCES = ("datasheet", "derived", "probed")
 PROBED = "probed"
@@ -53,6 +54,7 @@ class Hardware:
     shared_memory_per_block  the most a block may opt in to [bytes]; None on a CPU
     threads_per_sm           None on a CPU
     power_w                  board power [W]; None where no one states it
+    links                    to other cards, by kind (:mod:`calib.hardware.links`)
     sources                  figure -> where it is from; a figure's own name or the mapping it is in
     measured                 figure -> published measured ceiling: low, high, source
     provenance               how the peaks are known: datasheet, derived or probed
@@ -71,11 +73,12 @@ class Hardware:
     shared_memory_per_block: int | None = None
     threads_per_sm: int | None = None
     power_w: float | None = None
+    links: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     provenance: str = "datasheet"
 
-    @property
+    @cached_property
     def unprobed(self) -> tuple[str, ...]:
         """Names of the figures that are still to be probed."""
         return tuple(n for n in MAY_BE_PROBED if _unknown(getattr(self, n)))
@@ -142,11 +145,15 @@ _STEEPNESS = 8.0
 
 
 def floors(op: Operator, hardware: Hardware) -> tuple[Any, Any]:
-    """(min_flops / peak, bytes / bandwidth) [s]; arrays for a grid.
+    """(min_flops / peak, bytes / bandwidth) [s]; arrays for a grid. Of what several cards do
+    together, the slower of memory and link is the second.
 
     Raises ``HardwareError``, a ``ValueError``, for a dtype that the device has no peak for.
     """
-    return op.min_flops / peak(op, hardware), op.bytes / hardware.bandwidth
+    compute, memory = op.min_flops / peak(op, hardware), op.bytes / hardware.bandwidth
+    if isinstance(op, Collective):
+        memory = np.maximum(memory, bandwidth_seconds(op, hardware.links))
+    return compute, memory
 
 
 def floor(op: Operator, hardware: Hardware) -> Any:
@@ -158,9 +165,11 @@ def floor(op: Operator, hardware: Hardware) -> Any:
 
 
 def bound(op: Operator, hardware: Hardware) -> Any:
-    """Which of the :func:`floors` counts: "compute" or "memory"; an array for a grid."""
+    """Which of the :func:`floors` counts: "compute" or "memory", "link" of what several cards do
+    together; an array for a grid."""
     compute, memory = floors(op, hardware)
-    named = np.where(compute > memory, "compute", "memory")
+    other = "link" if isinstance(op, Collective) else "memory"
+    named = np.where(compute > memory, "compute", other)
     return named if named.ndim else str(named)
 
 
@@ -181,9 +190,9 @@ def load_hardware(name: str) -> Hardware:
 
     Raises ``HardwareError`` with the names that exist, or with the key that is wrong in the file.
     """
-    if name not in hardware_names():
-        raise HardwareError(f"hw = {name!r}: expected one of {', '.join(hardware_names())}")
     path = CONF / "hw" / f"{name}.yaml"
+    if path.stem != name or not path.is_file():
+        raise HardwareError(f"hw = {name!r}: expected one of {', '.join(hardware_names())}")
     return _read_hardware(path, path.stat().st_mtime_ns)
 
 
@@ -341,6 +350,7 @@ _KEYS: dict[str, Accepted] = {
     "shared_memory_per_block": _figure("bytes", 1e3, 1e9, whole=True, null=True),
     "threads_per_sm": _figure("", 32, 1e5, whole=True, null=True),
     "power_w": _figure("W", 0.1, 1e6, null=True),
+    "links": (read_links, ACCEPTED),
     "sources": (_sources, "a mapping from figure to the source it is from"),
     "measured": (_ceilings, "a mapping from figure to low, high (low <= high) and source"),
     "provenance": (_provenance, f"one of {', '.join(PROVENANCES)}"),

@@ -15,6 +15,7 @@ from calib.steps.notes import (
     image_notes,
     issue_notes,
     module_code_notes,
+    overlap_notes,
     plan_notes,
     source_notes,
     trace_notes,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from calib.estimates.fusion import Fusion
     from calib.fit.calibration import Estimator
     from calib.report.record import RunRecord
+    from calib.steps.alternatives.cases import Run
+    from calib.steps.alternatives.table import WhatIf
     from calib.steps.measuring import Observed
 
 
@@ -64,6 +67,9 @@ def answer(
     from calib.estimates.timeline import launch_table, timeline_table
     from calib.estimates.training import training_table
     from calib.report.record import RunRecord
+    from calib.steps.alternatives.cases import Run
+    from calib.steps.alternatives.overlap import overlapped
+    from calib.steps.alternatives.table import alternatives
 
     architecture, execution = request.model.architecture, request.execution
     name = getattr(model, "name", None) or request.model.name or architecture
@@ -71,14 +77,19 @@ def answer(
     costs = issue_costs(target)
     fused = {p: fuse(v.layer.calls()) for p, v in phases.items() if execution == COMPILED}
     names = {"model": name, "workload": workload.name}
-    found = estimated(request, phases, calibrations, names, fused, costs, host_s)
+    calibration, unseen = (c and overlapped(c, request.parallel.overlap) for c in calibrations)
+    assert calibration is not None
+    beside = cases_beside(Run(request, target, model, phases, calibration, costs, host_s))
+    said = beside.asked if beside else calibration
+    found = estimated(request, phases, (calibrations[0], unseen), said, names, fused, costs, host_s)
     notes = source_notes(target, found.operators, request.implementation)
     notes += getattr(model, "notes", [])
     if hasattr(model, "formulas"):
         found = beside_formulas(found, model, workload)
-    repeats, last = {phase: p.repeat for phase, p in phases.items()}, list(phases)[-1]
+    repeats = {phase: p.repeat for phase, p in phases.items()}
     found = beside_clock(found, request, target, observed, repeats)
     notes += [*found.notes, *module_code_notes(host_s, found.operators)]
+    notes += overlap_notes(request.parallel) if request.spread else []
     notes += issue_notes(costs, fused)
     about = found.measurement or {}
     notes += host_drift_notes(about.get("host_drift"))
@@ -90,10 +101,9 @@ def answer(
     figures = (
         training_table(found.components, phases, workload, target.hardware)
         if request.trains
-        else figure_table(found.components, workload, sees)
+        else figure_table(found.components, workload, sees, request.parallel.cards)
     )
     traced = request.report.trace and not target.hardware.unprobed
-    calibration, unseen = calibrations
     now = datetime.now(UTC)
     return RunRecord(
         run_id=f"{name}-{workload.name}-{target.hardware.name}-{now:%Y%m%dT%H%M%S}",
@@ -115,47 +125,42 @@ def answer(
         fits=with_pace((unseen or calibration).held_out, target.store.folder),
         measurement=found.measurement,
         timeline=timeline_table(found.operators, repeats),
-        launches=launch_table(found.operators, last, repeats[last], costs, execution)
-        if traced
-        else None,
+        launches=launch_table(found.operators, repeats, costs, execution) if traced else None,
         memory=memory(model, workload, target.hardware.memory_bytes).as_dict()
         if target.hardware.memory_bytes
         else None,
         ceilings=ceiling_table(target),
-        alternatives=what_if(request, target, model, phases, calibration, costs, host_s),
+        layout=model.layout.as_dict() if request.spread else None,
+        alternatives=alternatives(beside) if beside else None,
         notes=notes,
         environment={**versions(), "config": request.given, "device": target.device},
     )
 
 
-def what_if(
-    request: Request,
-    target: Target,
-    model: Any,
-    phases: dict[str, Phase],
-    calibration: Estimator,
-    costs: HostCosts | None,
-    host_s: float,
-) -> pd.DataFrame | None:
-    """What else it could have been; None where no page shows it or no time is known."""
-    if not request.report.html or target.hardware.unprobed:
+def cases_beside(run: Run) -> WhatIf | None:
+    """What else it could be; None where no page shows it and no limit is asked for, or where no
+    time is known."""
+    unasked = not run.request.report.html and run.request.limit.tpot is None
+    idle = not any(phase.layer.launched() for phase in run.phases.values())
+    if unasked or idle or run.target.hardware.unprobed:
         return None
-    from calib.steps.alternatives.cases import Run
-    from calib.steps.alternatives.table import alternatives
+    from calib.steps.alternatives.table import what_if
 
-    return alternatives(Run(request, target, model, phases, calibration, costs, host_s))
+    return what_if(run)
 
 
 def estimated(
     request: Request,
     phases: Mapping[str, Phase],
     calibrations: tuple[Estimator, Estimator | None],
+    said: Estimator,
     names: dict[str, str],
     fused: Mapping[str, Fusion],
     costs: HostCosts | None,
     host_s: float,
 ) -> Tables:
-    """The formulas and what the calibrations say of them, launches replayed."""
+    """The formulas and what the calibrations say of them, launches replayed. ``said``: what the
+    first of them says."""
     from calib.estimates.modules import module_table
     from calib.estimates.reach import reach_notes
     from calib.estimates.sums import component_table
@@ -164,7 +169,8 @@ def estimated(
 
     rewritten = {phase: fusion.calls for phase, fusion in fused.items()}
     implementation = request.implementation
-    operators = operator_table(phases, *calibrations, implementation, names, rewritten)
+    unseen = calibrations[1]
+    operators = operator_table(phases, said, unseen, implementation, names, rewritten)
     made = ((rewritten.get(phase) or p.layer.calls()) for phase, p in phases.items())
     ops = (call.op for calls in made for call in calls)
     timed = list(zip(ops, operators["estimate_s"], operators["provenance"], strict=True))

@@ -171,7 +171,7 @@ def measure_model(request: Request, target: Target) -> Observed | None:
     """
     if not target.here or request.model.architecture != "deepseek_ocr":
         return None
-    if request.execution != EAGER or request.measured or request.trains:
+    if request.execution != EAGER or request.measured or request.trains or request.spread:
         return None
     from calib.measure.reference.measurement import measure_reference
 

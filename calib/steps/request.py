@@ -17,9 +17,11 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from calib.errors import CalibError, one_of, wrong
 from calib.hardware.datasheet import Hardware, HardwareError, hardware_from_config
 from calib.steps.settings.dimensions import dimensions_of
+from calib.steps.settings.layout import ParallelRequest
 from calib.steps.settings.paths import AnyPath, File, Folder, described
 from calib.steps.settings.words import Part, checked
 from model.architectures import ARCHITECTURES
+from model.parallel.layout import Layout, LayoutError
 from model.workload import Workload
 
 Name = Annotated[
@@ -121,10 +123,13 @@ class ReportRequest(Part):
     html: Flag = True
 
 
+A_TIME = "a time above 0 with its unit, one of s, ms, us, such as 20ms"
+
+
 class LimitRequest(Part):
     """``tpot``: the most that an output token may take [s]; None: nothing is asked."""
 
-    tpot: float | None = Field(default=None, description="a time above 0, such as 20ms or 0.02")
+    tpot: float | None = Field(default=None, description=A_TIME)
 
     @field_validator("tpot", mode="before")
     @classmethod
@@ -153,7 +158,13 @@ class Request(Part):
     samples: SamplesRequest = SamplesRequest()
     report: ReportRequest = ReportRequest()
     limit: LimitRequest = LimitRequest()
+    parallel: ParallelRequest = ParallelRequest()
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def spread(self) -> bool:
+        """Whether several cards share the model."""
+        return self.parallel.cards > 1
 
     @property
     def trains(self) -> bool:
@@ -193,6 +204,30 @@ class Request(Part):
         raise CalibError(wrong("hw", value, "a card, as conf/hw has them"))
 
     @model_validator(mode="after")
+    def _training_of_a_step(self) -> Request:
+        for key, value in self.training:
+            if value is not None and not self.trains:
+                raise CalibError(wrong(f"training.{key}", value, "pass=train beside it"))
+        return self
+
+    @model_validator(mode="after")
+    def _what_cards_share(self) -> Request:
+        if set(self.parallel.sizes.values()) <= {1, None}:
+            return self
+        (key, value), of = self.parallel.first, self.model.architecture
+        if self.trains or of == OWN:
+            what = "with pass=train" if self.trains else "with model=module"
+            raise CalibError(wrong(f"parallel.{key}", value, f"1 {what}"))
+        if self.parallel.pp == 1 and self.parallel.microbatches is not None:
+            asked = self.parallel.microbatches
+            raise CalibError(wrong("parallel.microbatches", asked, "null with parallel.pp=1"))
+        try:
+            Layout(**self.parallel.sizes)
+        except LayoutError as error:
+            raise CalibError(str(error)) from None
+        return self
+
+    @model_validator(mode="after")
     def _step_of_a_trace(self) -> Request:
         if self.measured_step and not self.measured:
             accepted = "measured=<a trace> beside it"
@@ -229,15 +264,16 @@ def read_request(config: Mapping[str, Any]) -> Request:
 
 
 def seconds_of(value: Any) -> Any:
-    """ "20ms" -> 0.02, 0.02 as it is; None stays. Raises ``ValueError`` for what is no time."""
+    """ "20ms" -> 0.02; None stays. Raises ``ValueError`` for what is no time with a unit: a bare
+    number would be seconds to one and milliseconds to another."""
     if value is None:
         return None
-    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*(s|ms|us)?\s*", str(value))
-    scale = {None: 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
+    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*(s|ms|us)\s*", str(value))
+    scale = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
     try:
         seconds = float(found[1]) * scale[found[2]] if found else 0.0
     except ValueError:
         seconds = 0.0
-    if not seconds > 0:
-        raise ValueError(f"limit.tpot = {value!r}: expected a time above 0, such as 20ms or 0.02")
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"limit.tpot = {value!r}: expected {A_TIME}")
     return seconds

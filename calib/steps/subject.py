@@ -10,7 +10,8 @@ from calib.errors import CalibError
 from calib.hardware.datasheet import Hardware
 from calib.steps.request import HF, OWN, Request, Subject, Traced
 from model.architectures import build
-from model.ops import Operator
+from model.ops import Collective, Operator
+from model.parallel.layout import LayoutError
 from model.workload import Phase, Workload
 
 
@@ -26,7 +27,18 @@ def find_subject(request: Request, hardware: Hardware) -> tuple[Request, Any]:
         request = request.model_copy(update={"workload": model.workload})
     else:
         model = meant_for(build_model(request.model, request.hf, hardware), hardware)
+        model = spread(model, request, hardware)
     return request, trained(model, request) if request.trains else model
+
+
+def spread(model: Any, request: Request, hardware: Hardware) -> Any:
+    """``model`` on the cards that the request asks for. Raises ``CalibError`` as ``layout_on``."""
+    if not request.spread:
+        return model
+    from calib.steps.settings.layout import layout_on
+    from model.parallel import Parallel
+
+    return Parallel(model, layout_on(request.parallel, hardware))
 
 
 def trained(model: Any, request: Request) -> Any:
@@ -60,6 +72,8 @@ def phases_of(model: Any, workload: Workload) -> dict[str, Phase]:
     try:
         found: dict[str, Phase] = model.phases(workload)
         _check_countable(found)
+    except LayoutError as error:
+        raise CalibError(str(error)) from None
     except ValueError as error:
         known = str(error).split(" ", 1)[0] in vars(workload)
         named = f"workload.{error}" if known else f"workload: {error}"
@@ -113,7 +127,8 @@ def usual_dtype(hardware: Hardware | None) -> str:
 
 
 def shapes_of(phases: Mapping[str, Phase]) -> Iterator[Operator]:
-    """The operators of all phases as they can be run, each time they are called."""
+    """The operators of all phases as one card can run them, each time they are called."""
     from calib.fit.physics.features import whole
 
-    yield from (whole(c.op) for p in phases.values() for c in p.layer.calls())
+    ops = (c.op for p in phases.values() for c in p.layer.calls())
+    yield from (whole(op) for op in ops if not isinstance(op, Collective))

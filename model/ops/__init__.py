@@ -13,6 +13,7 @@ Conventions, for every class here:
   leaves out. It is a count of elementary operations, not a measurement;
 - ``flops``: the first where there is one, else the second;
 - ``min_flops``: ``flops`` without the work that a mask makes superfluous; the roofline uses it;
+- ``link_bytes``: what one card sends to others (:mod:`model.ops.collective`);
 - a flag enters as ``+flag`` (an int), since sympy multiplies no bool;
 - ``backward()``: the operators that the gradient of this one executes, the gradient of its input
   before those of its weights. An operator whose gradient has no formula of its own is ``Other``.
@@ -21,6 +22,14 @@ Conventions, for every class here:
 from __future__ import annotations
 
 from model.ops.attention import Attention, AttentionBackward
+from model.ops.collective import (
+    AllGather,
+    AllReduce,
+    AllToAll,
+    Collective,
+    ReduceScatter,
+    SendRecv,
+)
 from model.ops.convolution import Conv2d, Convolution
 from model.ops.dtypes import ITEM_BYTES, is_floating, item_bytes
 from model.ops.grids import grid, grid_points, is_grid
@@ -56,6 +65,11 @@ OPERATORS: dict[str, type[Operator]] = {
         Gather,
         Copy,
         Other,
+        AllReduce,
+        AllGather,
+        ReduceScatter,
+        AllToAll,
+        SendRecv,
     )
 }
 """Every operator class by the name of its kind: the one way from a stored row to an operator."""
@@ -64,9 +78,13 @@ __all__ = [
     "ITEM_BYTES",
     "OPERATORS",
     "REST",
+    "AllGather",
+    "AllReduce",
+    "AllToAll",
     "Attention",
     "AttentionBackward",
     "ChannelNorm",
+    "Collective",
     "Conv2d",
     "Convolution",
     "Copy",
@@ -80,7 +98,9 @@ __all__ = [
     "Norm",
     "Operator",
     "Other",
+    "ReduceScatter",
     "Reduction",
+    "SendRecv",
     "Softmax",
     "TensorCoreOperator",
     "distinct_experts",

@@ -86,6 +86,11 @@ class Operator:
         return 0
 
     @property
+    def link_bytes(self) -> Any:
+        """What one card sends over the link to others."""
+        return 0
+
+    @property
     def bytes_read(self) -> Any:
         raise NotImplementedError
 

@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 
 from model.ops import (
     OPERATORS,
+    AllGather,
+    AllReduce,
+    AllToAll,
     Attention,
     AttentionBackward,
     ChannelNorm,
@@ -27,7 +30,9 @@ from model.ops import (
     Norm,
     Operator,
     Other,
+    ReduceScatter,
     Reduction,
+    SendRecv,
     Softmax,
     distinct_experts,
     grid,
@@ -52,6 +57,11 @@ SAMPLES: dict[str, Operator] = {
     "gather": Gather(5, 7),
     "copy": Copy(35, dtype="float32", out_dtype="bfloat16"),
     "other": Other("topk", read=70, written=12, arithmetic=35),
+    "all_reduce": AllReduce(64, 4),
+    "all_gather": AllGather(64, 4),
+    "reduce_scatter": ReduceScatter(64, 4, dtype="float32"),
+    "all_to_all": AllToAll(64, 8, nodes=2),
+    "send_recv": SendRecv(64),
 }
 
 
@@ -214,6 +224,21 @@ def test_every_gradient_is_made_of_operators(name: str) -> None:
     for gradient in SAMPLES[name].backward():
         assert gradient.flops >= 0
         assert gradient.bytes > 0
+
+
+@given(ranks=st.integers(1, 64), part=st.integers(1, 10_000))
+def test_an_all_reduce_is_a_reduce_scatter_and_an_all_gather(ranks: int, part: int) -> None:
+    """On the link and in adds; every card sends all but its own part, and all sums are whole."""
+    elements = part * ranks
+    whole, scatter, gather = (
+        kind(elements, ranks) for kind in (AllReduce, ReduceScatter, AllGather)
+    )
+    assert whole.link_bytes == scatter.link_bytes + gather.link_bytes
+    assert whole.link_bytes == 2 * 2 * part * (ranks - 1)
+    assert whole.flops == scatter.flops == part * (ranks - 1)
+    assert gather.flops == AllToAll(elements, ranks).flops == 0
+    assert (scatter.bytes_written, gather.bytes_read) == (2 * part, 2 * part)
+    assert ranks * scatter.flops == elements * (ranks - 1), "every sum of n terms is n - 1 adds"
 
 
 def test_padding_and_casting_move_what_is_read_and_what_is_written() -> None:

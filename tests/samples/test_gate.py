@@ -169,6 +169,7 @@ def test_columns_beside_ours_are_not_read(tmp_path):
 
 
 SHAPES = (
+    ops.AllReduce(8192, 8, nodes=2),
     ops.Matmul(3, 5, 7, bias=True),
     ops.Attention(1, 9, 9, 4, 2, 64, causal=True, window=3),
     ops.Conv2d(1, 8, 16, 7, 7, 3, padding=1, groups=2),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ from calib.fit.physics.blocks.product_blocks import CHOICE, product_columns, una
 from calib.fit.physics.blocks.stream_blocks import stream_columns
 from calib.fit.physics.tiles import tile_columns, work
 from calib.hardware.convolutions import window
-from calib.hardware.datasheet import Hardware, peak
+from calib.hardware.datasheet import Hardware, floors
 from model.ops import (
     Attention,
+    Collective,
     Conv2d,
     Convolution,
     GroupedMatmul,
@@ -79,7 +81,7 @@ class Features:
     @property
     def smooth_names(self) -> list[str]:
         """Columns over which time changes smoothly: all but the tiles."""
-        return [name for name in sorted(self.columns) if not name.startswith(_STEPS)]
+        return list(_smooth(tuple(self.columns)))
 
     def __len__(self) -> int:
         return len(self.compute_s)
@@ -97,10 +99,14 @@ class Features:
         return np.stack([self.columns.get(name, zeros) for name in names], axis=1)
 
 
+@cache
+def _smooth(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in sorted(names) if not name.startswith(_STEPS))
+
+
 def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -> Features:
     """Features of one operator or one grid of them."""
-    compute = np.atleast_1d(np.asarray(op.min_flops / peak(op, hardware), dtype=float))
-    memory = np.atleast_1d(np.asarray(op.bytes / hardware.bandwidth, dtype=float))
+    compute, memory = (np.atleast_1d(np.asarray(s, dtype=float)) for s in floors(op, hardware))
     n = max(len(compute), len(memory))
     compute, memory = np.broadcast_to(compute, n), np.broadcast_to(memory, n)
     is_hot = np.broadcast_to(np.asarray(hot, dtype=bool), n)
@@ -126,11 +132,11 @@ def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -
             columns |= grouped_columns(op, hardware)
         if isinstance(op, MoeMlp):
             columns |= expert_columns(op, hardware)
-        if not isinstance(op, TensorCoreOperator):
+        if not isinstance(op, TensorCoreOperator | Collective):
             columns |= stream_columns(op, hardware, is_hot)
     for name, label in _labels(op).items():
         columns[f"{name}={label}"] = np.ones(1)
-    columns = {name: np.broadcast_to(value, n) for name, value in columns.items()}
+    columns = {name: v if v.shape == (n,) else np.broadcast_to(v, n) for name, v in columns.items()}
     return Features(compute, memory, is_hot, np.broadcast_to(hardware.clock_hz, n), columns)
 
 
@@ -140,7 +146,7 @@ _LEAST_S = 1e-12
 
 def _numbers(op: Operator) -> dict[str, np.ndarray]:
     """Dimensions as logarithms (a zero as a half), flags as 0 or 1."""
-    numbers, flags = {}, {f.name for f in fields(op) if isinstance(f.default, bool)}
+    numbers, flags = {}, _flags(type(op))  # type: ignore[arg-type]
     shape = _of_convolution(op) if isinstance(op, Conv2d | Convolution) else vars(op)
     for name, value in shape.items():
         if value is None or isinstance(value, str):
@@ -151,6 +157,12 @@ def _numbers(op: Operator) -> dict[str, np.ndarray]:
         else:
             numbers[name] = np.log(np.maximum(array, 0.5))
     return numbers
+
+
+@cache
+def _flags(cls: type[Operator]) -> frozenset[str]:
+    """The fields that are flags."""
+    return frozenset(f.name for f in fields(cls) if isinstance(f.default, bool))
 
 
 def _of_convolution(op: Conv2d | Convolution) -> dict[str, Any]:
@@ -198,6 +210,8 @@ def features_of_list(
     """Features of a list of operators of one kind, in its order."""
     is_hot = np.broadcast_to(np.asarray(hot, dtype=bool), len(ops))
     stacks = stack(ops)
+    if len(stacks) == 1:  # all of them, in order
+        return features(stacks[0][0], hardware, is_hot)
     parts = concatenate([features(grid, hardware, is_hot[rows]) for grid, rows in stacks])
     return parts.rows(np.argsort(np.concatenate([rows for _, rows in stacks])))
 
@@ -215,9 +229,10 @@ def _stack_alike(ops: Sequence[Operator]) -> Operator:
     first = ops[0]
     if is_grid(first):
         raise TypeError("a grid is estimated on its own, not in a list")
-    values = {}
-    for f in fields(first):
-        column = [getattr(op, f.name) for op in ops]
-        is_label = column[0] is None or isinstance(column[0], str)
-        values[f.name] = column[0] if is_label else np.array(column) + 0
+    values: dict[str, Any] = {}
+    for name, known in vars(first).items():
+        if known is None or isinstance(known, str):
+            values[name] = known
+        else:
+            values[name] = np.array([vars(op)[name] for op in ops]) + 0
     return type(first)(**values)

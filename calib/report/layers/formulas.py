@@ -60,6 +60,8 @@ OPERATOR_FIELDS = {
     "read": (r"b_{in}", "bytes read"),
     "written": (r"b_{out}", "bytes written"),
     "arithmetic": ("a", "elementary operations"),
+    "ranks": ("N", "cards"),
+    "nodes": (r"\nu", "nodes that the cards are on"),
 }
 """Letter and meaning of each numeric field of an operator."""
 DTYPE_FIELDS = {
@@ -74,6 +76,7 @@ PROPERTIES = {
     "weight_bytes_read": "R_{weights}",
     "bytes_read": "R",
     "bytes_written": "W",
+    "link_bytes": "L",
 }
 """The costs of an operator and the name of each in a formula."""
 

@@ -124,7 +124,12 @@ def answer_columns(table: pd.DataFrame) -> list[Column]:
     """Whether it fits, and what a user asks, as far as any run knows it."""
     fits = [{True: "yes", False: "no"}.get(v, UNKNOWN) for v in table["fits"].tolist()]
     columns = [Column("fits", fits)]
+    several = "cards" in table and table["cards"].max() > 1
+    if several:
+        columns.insert(0, Column("cards", words_of(table["cards"])))
     for name, head, cell in FIGURES:
+        if name.endswith("per_card") and not several:
+            continue
         if name in table and table[name].map(known).any():
             columns.append(Column(head, [cell(v) for v in fitting(table, name)]))
     rates = [c for c in columns if c.head.endswith("/s")]
@@ -145,6 +150,7 @@ FIGURES = (
     ("time_of_a_pass", "a pass", seconds),
     ("time_of_a_step", "a step", seconds),
     ("tokens_per_second", "tokens/s", rate),
+    ("tokens_per_second_per_card", "a card", rate),
     ("images_per_second", "images/s", rate),
     ("pages_per_second", "pages/s", rate),
     ("samples_per_second", "samples/s", rate),

@@ -85,6 +85,7 @@ def _row(run: Path) -> dict[str, Any]:
         "wall_high_s": _number(report["high_s"]),
         **_figures(report),
         **_memory(report),
+        "cards": _cards(report),
         "provenance": report["provenance"],
     }
 
@@ -95,7 +96,14 @@ def _figures(report: dict[str, Any]) -> dict[str, float]:
     if found.get("time_per_output_token"):
         batch = report["workload"]["settings"]["batch"]
         found["tokens_per_second"] = batch / found["time_per_output_token"]
+        found["tokens_per_second_per_card"] = found["tokens_per_second"] / _cards(report)
     return found
+
+
+def _cards(report: dict[str, Any]) -> int:
+    """That share the model."""
+    asked = report["environment"].get("config", {}).get("parallel") or {}
+    return int(asked.get("tp", 1) * asked.get("pp", 1) * asked.get("dp", 1))
 
 
 def _memory(report: dict[str, Any]) -> dict[str, Any]:

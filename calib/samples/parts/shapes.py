@@ -15,6 +15,7 @@ from calib.errors import CalibError, one_of
 from model.ops import (
     ITEM_BYTES,
     OPERATORS,
+    Collective,
     Conv2d,
     Copy,
     Elementwise,
@@ -153,6 +154,8 @@ def _possible(op: Operator) -> None:
     for many, few in (("in_channels", "groups"), ("out_channels", "groups"), ("heads", "kv_heads")):
         if hasattr(op, many) and getattr(op, many) % getattr(op, few):
             raise Refused(f"shape.{few}", getattr(op, few), f"a divisor of {many}")
+    if isinstance(op, Collective) and op.ranks % op.nodes:
+        raise Refused("shape.nodes", op.nodes, "a divisor of ranks")
     if isinstance(op, Conv2d) and min(op.height, op.width) + 2 * op.padding < op.kernel:
         raise Refused("shape.kernel", op.kernel, "no more than the padded sides")
     if isinstance(op, GroupedMatmul | MoeMlp) and op.top_k > op.experts:

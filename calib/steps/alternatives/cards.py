@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from calib.cards.shipped import shipped_cards
 from calib.hardware.datasheet import Hardware, HardwareError, load_hardware, peak
+from calib.hardware.links import between, nodes_of, within
 from model.layer import Call
-from model.ops import Operator
+from model.ops import Collective, Operator, SendRecv
 
 APART = 1.1
 """Ratio of two cards' times at their peaks above which one is faster than the other."""
@@ -33,15 +35,39 @@ class Work:
         self.unit = np.array([list(first).index(unit) for unit in units])
         self.flops = np.array([float(op.min_flops) for op in self.ops])
         self.bytes = np.array([float(op.bytes) for op in self.ops])
+        self.ranks = max((op.ranks for op in self.ops if isinstance(op, Collective)), default=1)
 
     def at_peaks(self, hardware: Hardware) -> float:
-        """Seconds at the peaks of ``hardware``; infinite on a device that lacks one of them."""
+        """Seconds at the peaks of ``hardware``; infinite on a device that lacks one of them, or a
+        link to as many others."""
+        if self.ranks > 1 and not joins(hardware, self.ranks):
+            return float("inf")
         try:
             peaks = np.array([peak(op, hardware) for op in self.of_units])[self.unit]
         except HardwareError:
             return float("inf")
         each = np.maximum(self.flops / peaks, self.bytes / hardware.bandwidth)
         return float(each @ self.times)
+
+
+def joins(hardware: Hardware, ranks: int) -> bool:
+    """Whether its links join so many cards."""
+    inner = within(hardware.links)
+    if inner is None:
+        return False
+    return ranks <= inner.cards or between(hardware.links) is not None
+
+
+def relinked(calls: Mapping[str, Sequence[Call]], hardware: Hardware) -> dict[str, list[Call]]:
+    """What cards tell each other, over as many nodes as cards like ``hardware`` take."""
+
+    def there(call: Call) -> Call:
+        op = call.op
+        if not isinstance(op, Collective) or isinstance(op, SendRecv):
+            return call
+        return replace(call, op=replace(op, nodes=nodes_of(op.ranks, hardware.links)))
+
+    return {phase: [there(call) for call in some] for phase, some in calls.items()}
 
 
 def neighbours(hardware: Hardware, work: Work, needed_bytes: float) -> dict[str, Hardware]:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from calib.errors import CalibError
 from calib.estimates.alternatives import Case, case_calls
 from calib.estimates.fusion import fuse, with_fused_norms
-from calib.estimates.memory import weight_bytes, weights_of, working_bytes
+from calib.estimates.memory import weights_of, working_bytes
 from calib.samples.host_costs import COMPILED, EAGER, GRAPH, HostCosts, host_costs
-from calib.steps.alternatives.cards import Work, neighbours
-from calib.steps.subject import build_model
+from calib.steps.alternatives.cards import Work, neighbours, relinked
+from calib.steps.alternatives.overlap import overlapped
+from calib.steps.settings.layout import ParallelRequest
+from calib.steps.subject import build_model, spread
 from model.layer import Call
+from model.parallel import LayoutError
 from model.workload import Phase
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from calib.steps.target import Target
 
 BATCHES = (2, 8, 32, 128)
+SPLIT = (2, 4, 8)
+"""Cards that a model is split over."""
 STORED = {"float8_e4m3fn": "fp8 weights", "int4": "int4 weights"}
 """Types that weights may be stored in, and be multiplied in another."""
 NAMES = {EAGER: "eager", GRAPH: "CUDA graph", COMPILED: "compiled"}
@@ -39,6 +44,11 @@ class Run:
     estimator: Estimator
     costs: HostCosts | None
     module_code_s: float
+
+    @property
+    def is_traced(self) -> bool:
+        """Of such a model no other batch is looked at: each would take a pass of seconds."""
+        return hasattr(getattr(self.model, "whole", self.model), "working")
 
     @property
     def memory_bytes(self) -> float:
@@ -100,6 +110,7 @@ def rows_of(run: Run) -> Iterator[Row]:
     yield Row("asked", "as asked", run.case(base), needs, has)
     if needs > has:
         yield from weight_rows(run)
+        yield from layout_rows(run)
         yield from card_rows(run, base, needs)
         return
     for execution in (EAGER, GRAPH, COMPILED):
@@ -117,9 +128,9 @@ def rows_of(run: Run) -> Iterator[Row]:
 
 
 def batch_rows(run: Run) -> Iterator[Row]:
-    """Larger batches than the one that was asked, until one does not fit. Of a model that is
-    traced none: each would take a pass of seconds."""
-    if hasattr(run.model, "working"):
+    """Larger batches than the one that was asked, until one does not fit; of a model that is
+    traced none."""
+    if run.is_traced:
         return
     for batch in BATCHES:
         if batch > run.request.workload.batch:
@@ -152,10 +163,30 @@ def weight_rows(run: Run) -> Iterator[Row]:
             model = build_model(asked.model_copy(update={"dimensions": other}), run.request.hf)
         except CalibError:  # a model that knows no such type
             continue
+        model = spread(model, run.request, run.target.hardware)
         phases = model.phases(run.request.workload)
-        needs = weight_bytes(phases) + run.working_bytes
+        needs = weights_of(model, run.request.workload) + run.working_bytes
         case = run.case(run.as_executed(case_calls(phases)))
         yield Row("weights", name, case, needs, run.memory_bytes)
+
+
+def layout_rows(run: Run) -> Iterator[Row]:
+    """The fewest cards that the model fits on when they split it; of one that is traced none."""
+    asked = run.request
+    if run.is_traced or asked.spread or asked.trains:
+        return
+    for tp in SPLIT:
+        several = asked.model_copy(update={"parallel": ParallelRequest(tp=tp)})
+        try:
+            model = spread(run.model, several, run.target.hardware)
+            phases = model.phases(asked.workload)
+        except (CalibError, LayoutError):  # no links, heads that do not divide, no language model
+            continue
+        needs = weights_of(model, asked.workload) + working_bytes(model, asked.workload)
+        if needs <= run.memory_bytes:
+            case = run.case(run.as_executed(case_calls(phases)))
+            yield Row("layout", f"{tp} cards (tp={tp})", case, needs, run.memory_bytes)
+            return
 
 
 def card_rows(run: Run, calls: Mapping[str, list[Call]], needs: float) -> Iterator[Row]:
@@ -166,7 +197,10 @@ def card_rows(run: Run, calls: Mapping[str, list[Call]], needs: float) -> Iterat
         return
     hardware = run.target.hardware
     for card in neighbours(hardware, Work(calls, run.passes), needs).values():
-        estimator = load_card(card)
+        estimator: Estimator | None = load_card(card)
         costs = host_costs([], card.name)
-        case = run.case(calls, estimator=estimator, costs=costs) if estimator else None
+        if estimator:
+            estimator = overlapped(estimator, run.request.parallel.overlap)
+        there = relinked(calls, card) if run.request.spread else calls
+        case = run.case(there, estimator=estimator, costs=costs) if estimator else None
         yield Row("card", card.name, case, needs, float(card.memory_bytes))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from calib.errors import CalibError, shown
 from calib.trace.hf.guard import KEY
 from calib.trace.hf.model import HFModel
+from model.parallel import Layout, LayoutError
 from model.workload import Phase, Workload
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ class Denoiser(HFModel):
 
     def formulas(self, workload: Workload) -> dict[str, Phase]:
         return {}
+
+    def on_cards(self, layout: Layout, others: tuple[int, int]) -> HFModel:
+        raise LayoutError(*layout.first, "1 for a model of diffusers")
 
     def build(self) -> torch.nn.Module:
         import torch

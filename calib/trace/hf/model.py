@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from calib.trace.hf.guard import KEY, one_line
+from calib.trace.hf.spread import Spread
 from calib.trace.weights.stored import Weights
 from model.causal_lm import mean_context
 from model.workload import Phase, Workload
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from calib.trace.passes import Traced
+    from model.parallel import Layout
 
 ROUTING = (
     "Experts touched are the expectation under uniform routing; real routing touches fewer, so "
@@ -46,7 +48,7 @@ SIZES = {
 class HFModel:
     """A class of ``transformers`` and its configuration. ``name``: as :func:`name_of` says.
     ``assumed``: the file names no dtype; ``card``: the compute capability of the card whose kernels
-    are asked, None: a CPU's."""
+    are asked, None: a CPU's. ``spread``: of several cards, of which it is the first."""
 
     name: str
     kind: type
@@ -55,6 +57,7 @@ class HFModel:
     assumed: bool = False
     weights: Weights = field(default_factory=Weights, repr=False)
     card: str | None = None
+    spread: Spread | None = None
     traced: dict[Workload, Traced] = field(default_factory=dict, repr=False)
     further: dict[Workload, Traced] = field(default_factory=dict, repr=False)
 
@@ -82,6 +85,16 @@ class HFModel:
     def on(self, card: str | None) -> HFModel:
         return replace(self, card=card, traced={}, further={})
 
+    def on_cards(self, layout: Layout, others: tuple[int, int]) -> HFModel:
+        """As the first card of ``layout`` runs it (:class:`calib.trace.hf.spread.Spread`)."""
+        return replace(self, spread=Spread(layout, others), traced={}, further={})
+
+    def features(self, workload: Workload, phase: str) -> tuple[int, str] | None:
+        """Elements that a stage of a pipeline hands on, and their dtype; None of what is seen."""
+        hidden = self.dimensions.get("hidden")
+        tokens = {"prefill": self.prompt_length(workload), "decode": 1}.get(phase)
+        return (workload.batch * tokens * hidden, self.dtype) if tokens and hidden else None
+
     def phases(self, workload: Workload, routing: None = None) -> dict[str, Phase]:
         """The passes of ``workload``, traced once: of text, ``prefill`` and a ``decode`` step at
         the mean context, rounded up; of images ``vision``; of what is only read ``encode``; of
@@ -98,7 +111,8 @@ class HFModel:
 
             with one_line(f"{self.name}: {self.kind.__name__}"):
                 traced = traced_phases(self, workload)
-                self.traced[workload] = self.weights.onto(traced, self.dtype, self.card)
+                traced = self.weights.onto(traced, self.dtype, self.card)
+                self.traced[workload] = self.spread.onto(traced) if self.spread else traced
         return self.traced[workload]
 
     def weight_bytes(self, workload: Workload) -> float:
@@ -145,7 +159,8 @@ class HFModel:
             longer = replace(known, prompt_tokens=FURTHER * max(known.prompt_tokens, 1))
             with one_line(f"{self.name}: {self.kind.__name__}"):
                 traced = traced_phases(self, longer, last="prefill")
-                self.further[known] = self.weights.onto(traced, self.dtype, self.card)
+                traced = self.weights.onto(traced, self.dtype, self.card)
+                self.further[known] = self.spread.onto(traced) if self.spread else traced
         return self.further[known]
 
     def formulas(self, workload: Workload) -> dict[str, Phase]:
@@ -179,7 +194,7 @@ class HFModel:
         finally:
             torch.set_default_dtype(before)
         built: torch.nn.Module = module
-        return self.weights.of(built)
+        return self.weights.of(self.spread.cut(built) if self.spread else built)
 
 
 def number(config: Any, name: str) -> Any:
