@@ -33,8 +33,18 @@ class Case:
     reference: Run
 
 
-SOFTMAXES = ((4096, 4096), (283, 129280))
-"""Rows and columns: the scores of SAM's global attention written out, DeepSeek-OCR's vocabulary."""
+SOFTMAXES = ((4096, 4096), (283, 129280), (49152, 4096))
+"""Rows and columns: scores of one head of SAM's global attention written out, DeepSeek-OCR's
+vocabulary, and all twelve heads."""
+LARGE_NORMS = (ops.Norm(16384, 4096), ops.Norm(65536, 768, kind="layernorm"))
+"""Rows of a batch rather than of one page: 268 and 201 MB, beyond any L2."""
+FLOAT8 = (
+    ops.Matmul(2048, 4096, 4096, dtype="float8_e4m3fn"),
+    ops.Matmul(2048, 4096, 14336, dtype="float8_e4m3fn"),
+)
+"""Of LLaMA-3.1-8B's layers, as a quantised release multiplies them."""
+FEW_ROWS = 256
+"""Below so many rows a product is a reading of its weights more than arithmetic."""
 DEPTHWISE = (
     ops.Conv2d(1, 256, 256, 64, 64, kernel=3, padding=1, groups=256),
     ops.Conv2d(8, 96, 96, 56, 56, kernel=7, padding=3, groups=96),
@@ -67,10 +77,19 @@ def cases(operators: Iterable[ops.Operator], device: str) -> Iterator[Case]:
             yield conv_case("conv2d", op, device)
         elif isinstance(op, ops.Norm):
             yield norm_case(op, device)
+    yield from other_cases(device)
+
+
+def other_cases(device: str) -> Iterator[Case]:
+    """Those that neither model's operators name, or not at a size that a ceiling means much for."""
+    for op in FLOAT8:
+        yield float8_case(op, device)
     for tokens in (1, 283):
         yield swiglu_case(tokens, 6848, 1280, device)
     for tokens in (1, 2048):
         yield swiglu_case(tokens, 14336, 4096, device)
+    for op in LARGE_NORMS:
+        yield norm_case(op, device)
     for rows, columns in SOFTMAXES:
         yield softmax_case(ops.Softmax(rows, columns), device)
     for op in DEPTHWISE:
@@ -86,13 +105,35 @@ def linear_case(op: ops.Matmul, device: str) -> Case:
     x, w = randn(op.m, op.k, device=device), randn(op.n, op.k, device=device)
     b = randn(op.n, device=device) if op.bias else None
     return Case(
-        "linear" if op.m > 1 else "linear, one token",
+        "linear" if op.m >= FEW_ROWS else "linear, few rows" if op.m > 1 else "linear, one token",
         f"m={op.m} n={op.n} k={op.k}",
         op.min_flops,
         op.bytes,
         lambda: mlp.linear(x, w, b),
         {"cuBLAS": lambda: functional.linear(x, w, b)},
         lambda: mlp.linear_reference(x, w, b),
+    )
+
+
+def float8_case(op: ops.Matmul, device: str) -> Case:
+    """Beside the vendor's exact sums and its fast ones, which stay in the matrix unit's 14 bits
+    (``kernels.mlp.operands.multiply_add``)."""
+    x, w = (torch.randn(n, op.k, device=device).to(torch.float8_e4m3fn) for n in (op.m, op.n))
+    one = torch.ones((), device=device)
+
+    def scaled(fast: bool) -> Run:
+        return lambda: torch._scaled_mm(
+            x, w.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=fast
+        )
+
+    return Case(
+        "linear, float8",
+        f"m={op.m} n={op.n} k={op.k}",
+        op.min_flops / 2,  # the ceiling is of bfloat16, at half the rate
+        op.bytes,
+        lambda: mlp.linear(x, w),
+        {"cuBLAS": scaled(False), "cuBLAS, fast sums": scaled(True)},
+        lambda: mlp.linear_reference(x, w),
     )
 
 

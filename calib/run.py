@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from calib.checkout import CONF, check_packages
 from calib.errors import FAILED, LOST_STATUS, CalibError, DeviceLost
 from calib.steps.manners.order import options_first
-from calib.steps.many.members import member_name, note_parent
+from calib.steps.many.alone import alone_in
+from calib.steps.many.members import leave_unknown, member_name, note_parent
 from calib.steps.many.merging import MERGE, merge_what_is_done
 from calib.steps.module.source import note_named
 
@@ -73,7 +74,9 @@ def main(config: DictConfig) -> None:
         check_packages()
         from calib.steps.request import read_request
 
-        run(read_request(resolved(config)), folder, member_name(job))
+        request = read_request(resolved(config))
+        with alone_in(folder):
+            run(request, folder, member_name(job))
     except KeyboardInterrupt:
         if job.mode == RunMode.MULTIRUN:
             raise
@@ -137,7 +140,7 @@ def cli() -> None:
     """The command line: what Hydra finds wrong before a run starts is one clear error too."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for them reads every package
-    gc.set_threshold(50_000, 20, 20)  # what imports and tables create stays: a search is in vain
+    gc.set_threshold(700_000, 3, 3)  # what imports and tables create stays: a search is in vain
     note_parent(sys.argv[1:])
     note_named(sys.argv[1:])
     if {"--help", "-h"} & set(sys.argv[1:]):
@@ -145,7 +148,7 @@ def cli() -> None:
 
         print(help_text(), end="")
         return
-    sys.argv[1:] = options_first(sys.argv[1:], MERGE)
+    sys.argv[1:] = options_first(leave_unknown(sys.argv[1:]), MERGE)
     end_on_signals()
     try:
         main()

@@ -16,19 +16,18 @@ those at the diagonal or the end are masked, the ones between need no mask.
 
 from __future__ import annotations
 
-from math import e as EULER
-from math import log2
-
 import torch
 import triton
 import triton.language as tl
 
+from kernels.attention_blocks import LOG2_E, fold, load_rows, place, seen
+from kernels.attention_turns import can_turn, turns_launch
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import head_block
 from kernels.configs.pick import pick_attention
+from kernels.configs.ways import DESCRIBED, TURNS
 from kernels.launch import Architecture, Launch, architecture_of, strided
 
-LOG2_E = log2(EULER)
 MAX_HEAD_DIM = 256
 
 
@@ -64,50 +63,12 @@ def attention_reference(
 
 
 @triton.jit
-def place(tiles, H: tl.constexpr):
-    """The tile, the head and the image of a program. They share the first axis of the grid, since
-    the others end at 65535; head and image are in 64 bits, as strides times them must be."""
-    i_h = tl.program_id(0) // tiles
-    return tl.program_id(0) % tiles, (i_h % H).to(tl.int64), (i_h // H).to(tl.int64)
-
-
-@triton.jit
-def load_rows(p, o_r, o_d, s, R, D: tl.constexpr, BD: tl.constexpr, MASKED: tl.constexpr):
-    """[BR, BD] of a matrix [R, D], zero outside. No mask where none can be needed."""
-    p += o_r.to(tl.int64)[:, None] * s[2] + o_d.to(tl.int64)[None, :] * s[3]
-    if MASKED and D == BD:
-        b = tl.load(p, mask=o_r[:, None] < R, other=0.0)
-    elif MASKED:
-        b = tl.load(p, mask=(o_r[:, None] < R) & (o_d[None, :] < D), other=0.0)
-    elif D == BD:
-        b = tl.load(p)
-    else:
-        b = tl.load(p, mask=o_d[None, :] < D, other=0.0)
-    return b
-
-
-@triton.jit
-def seen(o_q, o_k, Q, N, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
-    """[BM, BN] (or its transpose, as the offsets are shaped): the mask of a block of scores."""
-    m_s = o_k < N
-    if CAUSAL:
-        m_s = m_s & (o_k <= o_q + N - Q)
-    if WINDOW is not None:
-        m_s = m_s & (o_k > o_q + N - Q - WINDOW)
-    return m_s
-
-
-@triton.jit
 def walk(
     b_acc, b_m, b_l, b_q, p_k, p_v, p_bias, o_q, lo, hi, Q, N, s_k, s_v, s_bias, scale,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr,
     BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Keys [lo, hi) into the running accumulator, maximum and sum.
-
-    Without a bias scores stay unscaled until the exponent, where the factor is free: it is one
-    multiply-add with the subtraction of the maximum (which wants it positive).
-    """
+    """Keys [lo, hi) into the running accumulator, maximum and sum."""
     o_d = tl.arange(0, BD)
     for o_n in range(lo, hi, BN):
         o_k = o_n + tl.arange(0, BN)
@@ -123,19 +84,9 @@ def walk(
             b_s = tl.where(
                 seen(o_q[:, None], o_k[None, :], Q, N, CAUSAL, WINDOW), b_s, -float("inf")
             )
-        b_top = tl.max(b_s, 1)  # [BM]
-        if p_bias is None:
-            b_top *= scale
-        b_max = tl.maximum(b_m, b_top)
-        b_ref = tl.where(b_max == -float("inf"), 0.0, b_max)  # a row that has seen no key yet
-        if p_bias is None:
-            b_s *= scale
-        b_p = tl.exp2(b_s - b_ref[:, None])  # [BM, BN]
-        b_fade = tl.exp2(b_m - b_ref)
-        b_l = b_l * b_fade + tl.sum(b_p, 1)
+        b_p, b_fade, b_m, b_l = fold(b_s, b_m, b_l, scale, p_bias is not None)
         b_v = load_rows(p_v, o_k, o_d, s_v, N, D, BD, MASKED)  # [BN, BD]
         b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc * b_fade[:, None])  # [BM, BD]
-        b_m = b_max
     return b_acc, b_m, b_l
 
 
@@ -213,6 +164,8 @@ def attention_launch(
     tile = tile or pick_attention(
         q_len, kv_len, head_dim, batch * heads, q.element_size(), architecture, masked
     )
+    if tile.way in (DESCRIBED, TURNS) and can_turn(architecture, q, k, v):
+        return turns_launch(q, k, v, bias, o, lse, causal, window, scale, architecture, tile)
     arguments = strided(q=q, k=k, v=v, bias=bias, o=o) | {
         "p_lse": lse,
         "Q": q_len,

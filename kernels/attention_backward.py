@@ -6,7 +6,8 @@ With p = exp(s - lse), s = scale q k^T + bias, and delta_i = sum_d o_id do_id:
 
 and ds itself is the gradient of the bias. One kernel owns a block of keys and walks along the
 queries of all heads that share them (so grouped heads need no atomics), one owns a block of
-queries and walks along the keys. Scores are transposed in the first: [keys, queries].
+queries and walks along the keys. Scores are transposed in the first: [keys, queries]. Other ways to
+the same, by columns, stand in ``attention_columns``.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.attention import LOG2_E, attention_forward, load_rows, place, seen
+from kernels.attention import attention_forward
+from kernels.attention_blocks import LOG2_E, load_rows, place, seen
+from kernels.attention_columns import columns_launches
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import head_block
 from kernels.configs.pick import pick_backward
+from kernels.configs.ways import ATOMIC, HEADS
 from kernels.launch import Architecture, Launch, architecture_of, strided
+from kernels.mlp.operands import can_bulk
 
 
 @triton.jit
@@ -160,11 +165,14 @@ def backward_launches(
     scale: float,
     architecture: Architecture,
     tile: Tile | None = None,
-) -> tuple[Launch, Launch, Launch]:
+) -> tuple[Launch, ...]:
     """delta, then dk and dv, then dq and the gradient of the bias; ``gradients``: dq, dk, dv,
     dbias, each shaped as what it is the gradient of, the last [B, H, q_len, kv_len] or None."""
     (batch, heads, q_len, head_dim), (_, kv_heads, kv_len, _) = q.shape, k.shape
-    tile = tile or pick_backward(head_dim, q.element_size(), architecture)
+    tile = tile or pick_backward(
+        q_len, kv_len, head_dim, batch * heads, heads // kv_heads, q.element_size(),
+        architecture, bias is None,
+    )  # fmt: skip
     dq, dk, dv, dbias = gradients
     delta = torch.empty_like(lse)
     block = {"D": head_dim, "BD": head_block(head_dim), "BM": tile.m, "H": heads, "Q": q_len}
@@ -182,10 +190,15 @@ def backward_launches(
     rows = strided(o=o, do=do) | {"p_delta": delta}
     keys = shared | strided(dk=dk, dv=dv)
     queries = shared | strided(dq=dq, dbias=dbias)
+    deltas = Launch(delta_kernel, (triton.cdiv(q_len, tile.m) * heads * batch,), rows | block, 4)
+    if tile.way in (HEADS, ATOMIC) and bias is None and can_bulk(architecture, q, k, v, do):
+        return deltas, *columns_launches(
+            q, k, v, do, lse, delta, (dq, dk, dv), causal, window, scale, architecture, tile
+        )
     over_queries = (triton.cdiv(q_len, tile.m) * heads * batch,)
     over_keys = (triton.cdiv(kv_len, tile.n) * kv_heads * batch,)
     return (
-        Launch(delta_kernel, over_queries, rows | block, 4),
+        deltas,
         Launch(dkdv_kernel, over_keys, keys | block, tile.warps, tile.stages),
         Launch(dq_kernel, over_queries, queries | block, tile.warps, tile.stages),
     )

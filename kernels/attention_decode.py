@@ -11,7 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.attention import LOG2_E, attention_reference, check_attention, load_rows, place
+from kernels.attention import attention_reference, check_attention
+from kernels.attention_blocks import LOG2_E, load_rows, place
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import head_block
 from kernels.configs.pick import pick_decode

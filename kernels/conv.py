@@ -8,7 +8,7 @@ group's input channels:
 The order of r is free, so it follows memory: channels fastest for channels-last tensors, the
 kernel's columns fastest for torch's default. A patch embedding is the case S = kernel, P = 0. A
 depthwise convolution has no sum over channels, hence no product of matrices, and a page of its own
-(``depthwise``).
+(``depthwise``). Another way for channels-last images stands in ``conv_windows``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from torch.nn import functional
 
 from kernels.configs.candidates import Tile
 from kernels.configs.pick import Product, pick_linear
+from kernels.configs.ways import DEPTH, WINDOWS
+from kernels.conv_windows import window_of, windows_launch
 from kernels.depthwise import depthwise_launch, is_channels_last
 from kernels.launch import Architecture, Launch, architecture_of, strided
 from kernels.mlp.operands import tile_of
@@ -120,9 +122,16 @@ def conv2d_launches(
     (batch, _, height, width), (channels, depth, kernel_h, kernel_w) = (x.shape, weight.shape)
     (out_h, out_w), n, matrix = o.shape[2:], channels // groups, as_matrix(o)
     m, k = batch * out_h * out_w, depth * kernel_h * kernel_w
-    can_split = matrix is not None
-    product = Product("conv2d", m, n, k, x.element_size(), groups, can_split=can_split)
+    seen = window_of(x, weight, stride, architecture, DEPTH)
+    product = Product(
+        "conv2d", m, n, k, x.element_size(), groups, can_split=matrix is not None,
+        windows_stride=stride if seen is not None else 0,
+    )  # fmt: skip
     tile, sums, parts = tile or pick_linear(product, architecture), None, o[None]
+    if tile.way == WINDOWS:
+        seen = window_of(x, weight, stride, architecture, tile.k)
+        if seen is not None:
+            return (windows_launch(x, seen, weight, bias, o, stride, padding, tile),)
     if tile.splits > 1:
         if matrix is None:
             raise ValueError(f"o: strides {o.stride()}: expected positions side by side to split")

@@ -128,6 +128,11 @@ def strided(**tensors: torch.Tensor | None) -> dict[str, Any]:
     return pointers | strides
 
 
+def _scratch(size: int, alignment: int, stream: int | None) -> torch.Tensor:
+    """Bytes on the current card, where torch keeps them on 512."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
 _SIZES = frozenset(["M", "N", "K", "Q", "R", "E", "H", "W", "OH", "OW", "S", "P", "C", "SPLITS"])
 """Arguments in capitals that are sizes of operands, some of them compiled in."""
 
@@ -141,6 +146,8 @@ class Launch:
     arguments: Mapping[str, Any]
     warps: int
     stages: int = 1
+    needs_scratch: bool = False
+    """Whether the kernel makes descriptors, for which it wants memory of the device."""
 
     @property
     def name(self) -> str:
@@ -169,4 +176,6 @@ class Launch:
         if record is not None:
             record[1].append(self)
         elif all(self.grid):
+            if self.needs_scratch:
+                triton.set_allocator(_scratch)
             self.kernel[self.grid](**self.arguments, **self.options)

@@ -1,8 +1,9 @@
 """Reductions along rows: RMSNorm, LayerNorm, softmax, each reading its input once where it fits.
 
-One program owns a block of rows [BM, BN]. Where a row fits one block (``BN`` >= columns) it stays
-in registers between the statistics and the result; a longer row is read block by block, twice.
-Statistics are in float32.
+One program owns a block of rows [BM, BN]. Where a row fits one block (``WHOLE``) it stays in
+registers between the statistics and the result; a longer row is read block by block, twice, or
+(softmax) shared by programs. With ``STAGES`` there are as many programs as a card holds, each with
+block after block of rows, the next ones on their way meanwhile. Statistics are in float32.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from kernels.configs.candidates import Tile
 from kernels.configs.pick import pick_rows
+from kernels.configs.ways import AHEAD, SHARED
 from kernels.launch import Architecture, Launch, architecture_of, strided
 
 
@@ -56,21 +58,38 @@ def load_row(p, o_n, N):
 
 
 @triton.jit
-def rms_norm_kernel(
-    p_x, p_w, p_o, M, N, eps, s_x, s_o, BM: tl.constexpr, BN: tl.constexpr
+def rms_rows(
+    i_tile, p_x, p_w, p_o, M, N, eps, s_x, s_o,
+    WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
+    o_m = i_tile * BM + tl.arange(0, BM)
     o_n = tl.arange(0, BN)
     b_x = load_block(p_x, o_m, o_n, M, N, s_x, 0.0)  # [BM, BN]
     b_square = tl.sum(b_x * b_x, 1)  # [BM]
-    for o in range(BN, N, BN):
-        b_more = load_block(p_x, o_m, o + o_n, M, N, s_x, 0.0)
-        b_square += tl.sum(b_more * b_more, 1)
+    if not WHOLE:
+        for o in range(BN, N, BN):
+            b_more = load_block(p_x, o_m, o + o_n, M, N, s_x, 0.0)
+            b_square += tl.sum(b_more * b_more, 1)
     b_r = tl.rsqrt(b_square / N + eps)[:, None]  # [BM, 1]
     store_block(p_o, b_x * b_r * load_row(p_w, o_n, N), o_m, o_n, M, N, s_o)
-    for o in range(BN, N, BN):
-        b_more = load_block(p_x, o_m, o + o_n, M, N, s_x, 0.0)
-        store_block(p_o, b_more * b_r * load_row(p_w, o + o_n, N), o_m, o + o_n, M, N, s_o)
+    if not WHOLE:
+        for o in range(BN, N, BN):
+            b_more = load_block(p_x, o_m, o + o_n, M, N, s_x, 0.0)
+            b_o = b_more * b_r * load_row(p_w, o + o_n, N)
+            store_block(p_o, b_o, o_m, o + o_n, M, N, s_o)
+
+
+@triton.jit
+def rms_norm_kernel(
+    p_x, p_w, p_o, M, N, eps, s_x, s_o,
+    STAGES: tl.constexpr, WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    if STAGES == 0:
+        rms_rows(tl.program_id(0), p_x, p_w, p_o, M, N, eps, s_x, s_o, WHOLE, BM, BN)
+    else:
+        first, step = tl.program_id(0), tl.num_programs(0)
+        for i_tile in tl.range(first, tl.cdiv(M, BM), step, num_stages=STAGES):
+            rms_rows(i_tile, p_x, p_w, p_o, M, N, eps, s_x, s_o, WHOLE, BM, BN)
 
 
 @triton.jit
@@ -83,28 +102,44 @@ def spread(b_x, o, o_n, N, BN: tl.constexpr):
 
 
 @triton.jit
-def layer_norm_kernel(
-    p_x, p_w, p_bias, p_o, M, N, eps, s_x, s_o, BM: tl.constexpr, BN: tl.constexpr
+def layer_rows(
+    i_tile, p_x, p_w, p_bias, p_o, M, N, eps, s_x, s_o,
+    WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Blocks of a long row are merged by their counts, means and spreads (Chan et al., 1983)."""
-    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
+    o_m = i_tile * BM + tl.arange(0, BM)
     o_n = tl.arange(0, BN)
     b_x = load_block(p_x, o_m, o_n, M, N, s_x, 0.0)  # [BM, BN]
     count, b_mean, b_square = spread(b_x, 0, o_n, N, BN)
-    for o in range(BN, N, BN):
-        b_more = load_block(p_x, o_m, o + o_n, M, N, s_x, 0.0)
-        more, b_mean_2, b_square_2 = spread(b_more, o, o_n, N, BN)
-        b_step = b_mean_2 - b_mean
-        b_square += b_square_2 + b_step * b_step * (count * more / (count + more))
-        count += more
-        b_mean += b_step * (more / count)
+    if not WHOLE:
+        for o in range(BN, N, BN):
+            b_more = load_block(p_x, o_m, o + o_n, M, N, s_x, 0.0)
+            more, b_mean_2, b_square_2 = spread(b_more, o, o_n, N, BN)
+            b_step = b_mean_2 - b_mean
+            b_square += b_square_2 + b_step * b_step * (count * more / (count + more))
+            count += more
+            b_mean += b_step * (more / count)
     b_r = tl.rsqrt(b_square / N + eps)[:, None]  # [BM, 1]
     b_o = (b_x - b_mean[:, None]) * b_r * load_row(p_w, o_n, N) + load_row(p_bias, o_n, N)
     store_block(p_o, b_o, o_m, o_n, M, N, s_o)
-    for o in range(BN, N, BN):
-        b_o = (load_block(p_x, o_m, o + o_n, M, N, s_x, 0.0) - b_mean[:, None]) * b_r
-        b_o = b_o * load_row(p_w, o + o_n, N) + load_row(p_bias, o + o_n, N)
-        store_block(p_o, b_o, o_m, o + o_n, M, N, s_o)
+    if not WHOLE:
+        for o in range(BN, N, BN):
+            b_o = (load_block(p_x, o_m, o + o_n, M, N, s_x, 0.0) - b_mean[:, None]) * b_r
+            b_o = b_o * load_row(p_w, o + o_n, N) + load_row(p_bias, o + o_n, N)
+            store_block(p_o, b_o, o_m, o + o_n, M, N, s_o)
+
+
+@triton.jit
+def layer_norm_kernel(
+    p_x, p_w, p_bias, p_o, M, N, eps, s_x, s_o,
+    STAGES: tl.constexpr, WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    if STAGES == 0:
+        layer_rows(tl.program_id(0), p_x, p_w, p_bias, p_o, M, N, eps, s_x, s_o, WHOLE, BM, BN)
+    else:
+        first, step = tl.program_id(0), tl.num_programs(0)
+        for i_tile in tl.range(first, tl.cdiv(M, BM), step, num_stages=STAGES):
+            layer_rows(i_tile, p_x, p_w, p_bias, p_o, M, N, eps, s_x, s_o, WHOLE, BM, BN)
 
 
 @triton.jit
@@ -114,9 +149,11 @@ def reference_of(b_max):
 
 
 @triton.jit
-def softmax_kernel(p_x, p_o, M, N, s_x, s_o, BM: tl.constexpr, BN: tl.constexpr):
+def softmax_rows(
+    i_tile, p_x, p_o, M, N, s_x, s_o, WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+):
     """The sum of a long row is carried along with its running maximum, as in attention."""
-    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
+    o_m = i_tile * BM + tl.arange(0, BM)
     o_n = tl.arange(0, BN)
     b_x = load_block(p_x, o_m, o_n, M, N, s_x, -float("inf"))  # [BM, BN]
     b_first = tl.max(b_x, 1)  # [BM]
@@ -124,33 +161,100 @@ def softmax_kernel(p_x, p_o, M, N, s_x, s_o, BM: tl.constexpr, BN: tl.constexpr)
     b_ref = reference_of(b_max)
     b_e = tl.exp(b_x - b_ref[:, None])
     b_sum = tl.sum(b_e, 1)
-    for o in range(BN, N, BN):
-        b_more = load_block(p_x, o_m, o + o_n, M, N, s_x, -float("inf"))
-        b_new = tl.maximum(b_max, tl.max(b_more, 1))
-        b_ref = reference_of(b_new)
-        b_sum = b_sum * tl.exp(b_max - b_ref) + tl.sum(tl.exp(b_more - b_ref[:, None]), 1)
-        b_max = b_new
+    if not WHOLE:
+        for o in range(BN, N, BN):
+            b_more = load_block(p_x, o_m, o + o_n, M, N, s_x, -float("inf"))
+            b_new = tl.maximum(b_max, tl.max(b_more, 1))
+            b_ref = reference_of(b_new)
+            b_sum = b_sum * tl.exp(b_max - b_ref) + tl.sum(tl.exp(b_more - b_ref[:, None]), 1)
+            b_max = b_new
     b_scale = tl.exp(b_first - b_ref) / b_sum
     store_block(p_o, b_e * b_scale[:, None], o_m, o_n, M, N, s_o)
-    for o in range(BN, N, BN):
-        b_more = load_block(p_x, o_m, o + o_n, M, N, s_x, -float("inf"))
-        b_o = tl.exp(b_more - b_ref[:, None]) / b_sum[:, None]
-        store_block(p_o, b_o, o_m, o + o_n, M, N, s_o)
+    if not WHOLE:
+        for o in range(BN, N, BN):
+            b_more = load_block(p_x, o_m, o + o_n, M, N, s_x, -float("inf"))
+            b_o = tl.exp(b_more - b_ref[:, None]) / b_sum[:, None]
+            store_block(p_o, b_o, o_m, o + o_n, M, N, s_o)
 
 
-def rows_launch(
+@triton.jit
+def softmax_kernel(
+    p_x, p_o, M, N, s_x, s_o,
+    STAGES: tl.constexpr, WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    if STAGES == 0:
+        softmax_rows(tl.program_id(0), p_x, p_o, M, N, s_x, s_o, WHOLE, BM, BN)
+    else:
+        first, step = tl.program_id(0), tl.num_programs(0)
+        for i_tile in tl.range(first, tl.cdiv(M, BM), step, num_stages=STAGES):
+            softmax_rows(i_tile, p_x, p_o, M, N, s_x, s_o, WHOLE, BM, BN)
+
+
+@triton.jit
+def softmax_parts_kernel(p_x, p_max, p_sum, M, N, s_x, BN: tl.constexpr):
+    """Of each stretch of BN columns the maximum and the sum of exponentials about it: ``max``,
+    ``sum`` [M, parts] float32."""
+    parts = tl.cdiv(N, BN)
+    i_m, i_part = tl.program_id(0) // parts, tl.program_id(0) % parts
+    o_n = i_part * BN + tl.arange(0, BN)
+    b_x = load_block(p_x, i_m + tl.arange(0, 1), o_n, M, N, s_x, -float("inf"))  # [1, BN]
+    b_max = tl.max(b_x, 1)  # [1]
+    b_sum = tl.sum(tl.exp(b_x - reference_of(b_max)[:, None]), 1)
+    o_part = tl.program_id(0) + tl.arange(0, 1)
+    tl.store(p_max + o_part, b_max)
+    tl.store(p_sum + o_part, b_sum)
+
+
+@triton.jit
+def softmax_join_kernel(p_x, p_max, p_sum, p_o, M, N, s_x, s_o, BP: tl.constexpr, BN: tl.constexpr):
+    """The same stretches again, by what all of their row have left; ``BP`` holds the parts."""
+    parts = tl.cdiv(N, BN)
+    i_m, i_part = tl.program_id(0) // parts, tl.program_id(0) % parts
+    o_part = tl.arange(0, BP)
+    p_row = i_m * parts + o_part
+    b_maxima = tl.load(p_max + p_row, mask=o_part < parts, other=-float("inf"))  # [BP]
+    b_sums = tl.load(p_sum + p_row, mask=o_part < parts, other=0.0)
+    ref = reference_of(tl.max(b_maxima, 0))
+    total = tl.sum(b_sums * tl.exp(b_maxima - ref), 0)
+    o_m, o_n = i_m + tl.arange(0, 1), i_part * BN + tl.arange(0, BN)
+    b_x = load_block(p_x, o_m, o_n, M, N, s_x, -float("inf"))  # [1, BN]
+    store_block(p_o, tl.exp(b_x - ref) / total, o_m, o_n, M, N, s_o)
+
+
+def rows_launches(
     kernel: Any,
     x: torch.Tensor,
     o: torch.Tensor,
     architecture: Architecture,
     tile: Tile | None = None,
     **parameters: Any,
-) -> Launch:
-    """One of the kernels above on ``x``, ``o`` [M, N], with its own ``parameters``."""
+) -> tuple[Launch, ...]:
+    """One of the kernels above on ``x``, ``o`` [M, N], with its own ``parameters``; two launches
+    where rows are shared by programs."""
     m, n = x.shape
-    tile = tile or pick_rows(m, n, architecture)
+    name = kernel.__name__.removesuffix("_kernel")
+    tile = tile or pick_rows(name, m, n, x.element_size(), architecture)
+    if tile.way == SHARED:
+        return shared_launches(x, o, tile)
+    programs, stages = triton.cdiv(m, tile.m), 0
+    if tile.way == AHEAD:
+        resident = architecture.threads_per_sm // (32 * tile.warps)
+        programs, stages = min(programs, architecture.sms * min(4, resident)), tile.stages
     arguments = strided(x=x, o=o) | {"M": m, "N": n, **tile.blocks("mn"), **parameters}
-    return Launch(kernel, (triton.cdiv(m, tile.m),), arguments, tile.warps)
+    arguments |= {"STAGES": stages, "WHOLE": tile.n >= n}
+    return (Launch(kernel, (programs,), arguments, tile.warps),)
+
+
+def shared_launches(x: torch.Tensor, o: torch.Tensor, tile: Tile) -> tuple[Launch, Launch]:
+    """Softmax of [M, N] by programs of ``tile.n`` columns each: what they sum, then the result."""
+    (m, n), parts = x.shape, triton.cdiv(x.shape[1], tile.n)
+    largest, sums = (x.new_empty(m, parts, dtype=torch.float32) for _ in range(2))
+    arguments = strided(x=x) | {"p_max": largest, "p_sum": sums, "M": m, "N": n, "BN": tile.n}
+    joined = arguments | strided(o=o) | {"BP": triton.next_power_of_2(parts)}
+    return (
+        Launch(softmax_parts_kernel, (m * parts,), arguments, tile.warps),
+        Launch(softmax_join_kernel, (m * parts,), joined, tile.warps),
+    )
 
 
 def rms_norm(
@@ -180,7 +284,8 @@ def softmax(x: torch.Tensor, tile: Tile | None = None) -> torch.Tensor:
 def _by_rows(kernel: Any, x: torch.Tensor, tile: Tile | None, **parameters: Any) -> torch.Tensor:
     rows = x.reshape(-1, x.shape[-1])
     o = torch.empty_like(rows, memory_format=torch.contiguous_format)
-    rows_launch(kernel, rows, o, architecture_of(x.device), tile, **parameters).run()
+    for launch in rows_launches(kernel, rows, o, architecture_of(x.device), tile, **parameters):
+        launch.run()
     return o.view(x.shape)
 
 

@@ -35,6 +35,19 @@ MATRIX_INSTRUCTION = re.compile(r"\b(HMMA|HGMMA|UTC[A-Z]*MMA)\b")
 GLOBAL_LOAD = re.compile(r"\b(LDG|LDGSTS)\.(\S+)")
 BULK_LOAD = re.compile(r"\bUTMALDG\b")
 SPILL = re.compile(r"\b(LDL|STL)\b")
+PTX = {
+    "wgmma": r"wgmma\.mma_async",
+    "tcgen05": r"tcgen05\.mma",
+    "mma": r"mma\.sync",
+    "bulk load": r"cp\.async\.bulk\.tensor\S*shared::\w+\.global",
+    "bulk store": r"cp\.async\.bulk\.tensor\S*global\.shared::cta",
+    "copy": r"cp\.async\.c[ag]\.",
+    "atomic": r"\b(?:atom|red)\.\S*(?:global|gpu)",
+}
+"""What is counted in PTX: matrix instructions of four warps, of a block and of one warp; tiles by
+descriptor in and out; 16-byte copies in the background; sums in memory."""
+HANDOVER = re.compile(r"\bUSETMAXREG\b")
+"""Warps of different roles hand registers over."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,8 @@ class Resources:
     """Global load instructions by width: bits of a thread's access, or ``bulk`` by descriptor."""
     vector_bits: int
     """Bits of the widest global load of a thread; 0 where all come by descriptor or none does."""
+    instructions: dict[str, int]
+    """Counted in PTX, by the names of ``PTX``, and ``roles``: warps hand registers over."""
 
 
 class _NamedTarget:
@@ -110,6 +125,13 @@ def load_widths(sass: str) -> dict[str, int]:
     return {width: count for width, count in widths.items() if count}
 
 
+def instructions(ptx: str, sass: str) -> dict[str, int]:
+    """What a kernel is made of, those it has none of left out."""
+    counts = {name: len(re.findall(pattern, ptx)) for name, pattern in PTX.items()}
+    counts["roles"] = len(HANDOVER.findall(sass))
+    return {name: count for name, count in counts.items() if count}
+
+
 def occupancy(registers: int, shared: int, warps: int, architecture: Architecture) -> float:
     """Share of an SM's warps that can reside at once, by what runs out first.
 
@@ -134,20 +156,23 @@ def measure(specimen: Specimen, architecture: Architecture) -> Resources:
     usage = dict(re.findall(r"\b(REG|STACK):(\d+)", text))
     matrix, loads = MATRIX_INSTRUCTION.findall(text), load_widths(text)
     registers, shared = int(usage["REG"]), int(compiled.metadata.shared)
+    threads = re.search(r"\.reqntid (\d+)", compiled.asm["ptx"])
+    warps = int(threads[1]) // 32 if threads else launch.warps
     return Resources(
         kernel=launch.name,
         variant=specimen.variant,
         card=architecture.name,
-        warps=launch.warps,
+        warps=warps,
         registers=registers,
         spills=len(SPILL.findall(text)),
         stack_bytes=int(usage["STACK"]),
         shared_bytes=shared,
-        occupancy=occupancy(registers, shared, launch.warps, architecture),
+        occupancy=occupancy(registers, shared, warps, architecture),
         matrix_instruction=matrix[0] if matrix else "",
         dot_inputs="tt.dot" in compiled.asm["ttir"],
         loads=loads,
         vector_bits=max((int(w) for w in loads if w != "bulk"), default=0),
+        instructions=instructions(compiled.asm["ptx"], text),
     )
 
 
@@ -158,18 +183,22 @@ def measure_card(name: str, kernels: Iterable[str] | None = None) -> list[Resour
     return [measure(s, architecture) for s in chosen]
 
 
+def listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in sorted(counts.items())) or "-"
+
+
 def markdown(rows: list[Resources]) -> str:
     """A table a card."""
     head = (
-        "| kernel | configuration | registers | spills | shared B | occupancy | matrix | loads |\n"
-        "|---|---|---|---|---|---|---|---|\n"
+        "| kernel | configuration | registers | spills | shared B | occupancy | matrix | loads "
+        "| in PTX |\n|---|---|---|---|---|---|---|---|---|\n"
     )
     tables = []
     for card in dict.fromkeys(r.card for r in rows):
         lines = (
             f"| {r.kernel.removesuffix('_kernel')} | {r.variant} | {r.registers} | {r.spills} "
             f"| {r.shared_bytes} | {r.occupancy:.0%} | {r.matrix_instruction or '-'} "
-            f"| {', '.join(f'{w}: {n}' for w, n in sorted(r.loads.items())) or '-'} |\n"
+            f"| {listed(r.loads)} | {listed(r.instructions)} |\n"
             for r in rows
             if r.card == card
         )
@@ -181,18 +210,38 @@ def markdown(rows: list[Resources]) -> str:
 DOCUMENT = """# Kernels: what the compiler made of them
 
 Written by `python -m kernels.resources --write docs/kernels.md` with triton {version}; no card is
-needed for it. The tiles of `kernels/configs` that fit each card, compiled in bfloat16 at shapes
-of DeepSeek-OCR: heads of 128 and 64 (the backward with the tile that these get), other head sizes
-and dtypes are not in the table. *Registers* are those of a thread; *spills* are instructions that
-touch local memory; *occupancy* is the share of an SM's warps that fit at once; *matrix* is the
+needed for it. The tiles and ways of `kernels/configs` that fit each card, compiled in bfloat16 at
+shapes of DeepSeek-OCR: heads of 128 and 64 (the backward with the tile that these get), other head
+sizes and dtypes are not in the table. *Registers* are those of a thread; *spills* are instructions
+that touch local memory; *occupancy* is the share of an SM's warps that fit at once; *matrix* is the
 instruction that multiplies (HMMA of a warp, HGMMA of four warps, UTCHMMA of a block); *loads* are
-the global load instructions in the code by bits a thread, `bulk` where a descriptor fetches a tile.
+the global load instructions in the code by bits a thread, `bulk` where a descriptor fetches a tile;
+*in PTX* counts matrix instructions (`mma` of a warp, `wgmma` of four, `tcgen05` of a block), tiles
+that a descriptor brings or takes (`bulk load`, `bulk store`), 16-byte copies in the background
+(`copy`), sums in memory (`atomic`), and registers handed over between warps of different roles
+(`roles`).
 
-**What the tables cannot say, and no card has said yet** ([gpu.md](gpu.md) holds what was run on
-one): whether the kernels are right as compiled, not only under the interpreter (`pytest -m gpu`);
-how fast they are, and whether they reach the marks set for Hopper (`python -m benchmarks.kernels`,
-where the marks stand); whether the model of `kernels/configs/pick.py` picks the best tile, and
-splits a reduction where that pays (`--tune` of the same command). No figure of speed is claimed.
+**Every way is predicted to gain and none is measured.** A plain configuration is what ran on an
+H200 on 2026-11-27 ([gpu.md](gpu.md)) and is what a call takes today, except that norms and softmax
+of rows that a program holds have lost their loops for longer ones since, and as many as 26 of 58
+registers with them. A *way* (its name ends the configuration: persistent, specialised, stream,
+described, turns, heads, atomic, ahead, shared, windows, taps, rows) is taken only where a table of
+choices says so, and no such table ships, since no card has written one. What each should gain, and
+why: [kernels/README.md](../kernels/README.md).
+What the tables here cannot say: whether kernels are right as compiled, not only under the
+interpreter (`pytest -m gpu`), and how fast they are. On a card
+
+```
+python -m benchmarks.kernels --tune --budget 300 --rounds 20 --out outputs/kernels
+cp outputs/kernels/sm_90.json kernels/configs/tiles/      # what ships from then on
+```
+
+times every tile and way once a class of shapes, in five minutes, each compiled ahead and checked
+against its reference; it goes on where an earlier call ended. Then it compares the choices with the
+vendor's kernels, and says of each mark of Hopper (geometric means of the vendor's time over ours:
+linear 0.92, of fewer than 256 rows 1.0, attention of a prompt 0.92, its backward 0.8, of a token
+1.05, convolutions, depthwise and SwiGLU 1.0, experts 1.2; norms and softmax 0.92 of the measured
+bandwidth, at 64 MB and more) whether it is reached. No figure of speed is claimed.
 
 {summary}
 

@@ -13,7 +13,18 @@ from typing import Any
 
 import torch
 
-from kernels import attention, attention_backward, attention_decode, conv, depthwise, norm, stream
+from kernels import (
+    attention,
+    attention_backward,
+    attention_columns,
+    attention_decode,
+    conv,
+    depthwise,
+    norm,
+    stream,
+)
+from kernels.configs import ways
+from kernels.configs.candidates import Tile
 from kernels.configs.footprint import attention_tiles, backward_tiles, decode_tiles, linear_tiles
 from kernels.configs.pick import pick_vector
 from kernels.launch import Architecture, Launch
@@ -37,7 +48,18 @@ def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 def specimens(architecture: Architecture) -> Iterator[Specimen]:
     """All of them for one card."""
-    for part in (linears, swiglus, groups, vectors, attentions, backwards, decodes, convs, rows):
+    for part in (
+        linears,
+        linear_ways,
+        swiglus,
+        groups,
+        vectors,
+        attentions,
+        backwards,
+        decodes,
+        convs,
+        rows,
+    ):
         yield from part(architecture)
     yield from streams(architecture)
 
@@ -54,6 +76,16 @@ def linears(architecture: Architecture) -> Iterator[Specimen]:
     split, finish = product.linear_launches(x, w, b, o, "gelu", architecture, tile)
     yield Specimen(f"{tile}, aligned", split)
     yield Specimen("4 parts, gelu", finish)
+
+
+def linear_ways(architecture: Architecture) -> Iterator[Specimen]:
+    """The ways beside the plain one; ends as the layer they are timed for does, in a bias."""
+    for m, wanted in ((512, 64), (16, 0)):
+        x, w, b, o = empty(m, 1280), empty(6848, 1280), empty(6848), empty(m, 6848)
+        for tile in ways.linear_ways(m, ITEM, architecture):
+            if tile.m >= wanted and (m > 64 or tile.m < 64):
+                (launch,) = product.linear_launches(x, w, b, o, None, architecture, tile)
+                yield Specimen(str(tile), launch)
 
 
 def swiglus(architecture: Architecture) -> Iterator[Specimen]:
@@ -86,7 +118,9 @@ def attentions(architecture: Architecture) -> Iterator[Specimen]:
         q, lse = empty(1, 8, 512, head_dim), empty(1, 8, 512, dtype=torch.float32)
         bias = empty(1, 8, 512, 512) if with_bias else None
         what = f"d={head_dim}" + ", causal" * causal + ", window" * bool(window)
-        for tile in attention_tiles(head_dim, ITEM, architecture, bool(window) or with_bias):
+        masked = bool(window) or with_bias
+        tiles = attention_tiles(head_dim, ITEM, architecture, masked)
+        for tile in tiles + ways.attention_ways(head_dim, ITEM, architecture, masked):
             launch = attention.attention_launch(
                 q, q, q, bias, q, lse, causal, window, 1.0, architecture, tile
             )
@@ -103,6 +137,21 @@ def backwards(architecture: Architecture) -> Iterator[Specimen]:
         ):
             what = f"d={head_dim}" + ", causal" * causal + ", bias" * with_bias
             yield Specimen(f"{tile}, {what}", launch)
+        yield from backward_ways(head_dim, architecture)
+
+
+def backward_ways(head_dim: int, architecture: Architecture) -> Iterator[Specimen]:
+    """By columns, causal, four query heads on a key head; what sums groups once."""
+    q, k = empty(1, 8, 512, head_dim), empty(1, 2, 512, head_dim)
+    lse, summed = empty(1, 8, 512, dtype=torch.float32), False
+    for tile in ways.backward_ways(head_dim, ITEM, architecture):
+        for launch in attention_columns.columns_launches(
+            q, k, k, q, lse, lse, (q, k, k), True, None, 1.0, architecture, tile
+        ):
+            is_sum = launch.name == "group_sum_kernel"
+            if not (is_sum and summed):
+                yield Specimen(f"{tile}, d={head_dim}, causal", launch)
+            summed = summed or is_sum
 
 
 def decodes(architecture: Architecture) -> Iterator[Specimen]:
@@ -123,6 +172,11 @@ def convs(architecture: Architecture) -> Iterator[Specimen]:
     for tile in linear_tiles("conv2d", ITEM, architecture):
         (launch,) = conv.conv2d_launches(x, w, None, x, 1, 1, 1, architecture, tile)
         yield Specimen(f"{tile}, 3x3 channels-last", launch)
+    halved = empty(1, 256, 32, 32).to(memory_format=last)
+    for tile in ways.conv_ways(ITEM, architecture):
+        for o, stride in ((x, 1), (halved, 2)):
+            (launch,) = conv.conv2d_launches(x, w, None, o, stride, 1, 1, architecture, tile)
+            yield Specimen(f"{tile}, 3x3 by {stride}", launch)
     tile = linear_tiles("conv2d", ITEM, architecture)[0]
     out = tokens.permute(0, 3, 1, 2)
     (launch,) = conv.conv2d_launches(image, patch, None, out, 16, 0, 1, architecture, tile)
@@ -134,6 +188,10 @@ def convs(architecture: Architecture) -> Iterator[Specimen]:
         x, w = (t.to(memory_format=layout) for t in (empty(1, 256, 64, 64), empty(256, 1, 3, 3)))
         launch = depthwise.depthwise_launch(x, w, None, x, 1, 1, architecture)
         yield Specimen(f"3x3 {what}", launch)
+    x, w = (t.to(memory_format=last) for t in (empty(8, 96, 56, 56), empty(96, 1, 7, 7)))
+    for tile in ways.DEPTHWISE:
+        launch = depthwise.depthwise_launch(x, w, None, x, 1, 3, architecture, tile)
+        yield Specimen(f"7x7 channels-last, {tile}", launch)
 
 
 def rows(architecture: Architecture) -> Iterator[Specimen]:
@@ -144,10 +202,15 @@ def rows(architecture: Architecture) -> Iterator[Specimen]:
         (norm.layer_norm_kernel, {"p_w": w, "p_bias": w, "eps": 1e-6}),
         (norm.softmax_kernel, {}),
     )
+    ahead = Tile(2, 2048, 0, 8, 3, way=ways.AHEAD)
     for kernel, parameters in kernels:
-        yield Specimen("1280 columns", norm.rows_launch(kernel, x, x, architecture, **parameters))
-    launch = norm.rows_launch(norm.softmax_kernel, scores, scores, architecture)
-    yield Specimen("129280 columns", launch)
+        for tile, how in ((None, ""), (ahead, f", {ahead}")):
+            (launch,) = norm.rows_launches(kernel, x, x, architecture, tile, **parameters)
+            yield Specimen(f"1280 columns{how}", launch)
+    long = (None, *ways.row_ways(scores.shape[1], ITEM, can_share=True))
+    for tile in long:
+        for launch in norm.rows_launches(norm.softmax_kernel, scores, scores, architecture, tile):
+            yield Specimen("129280 columns" + f", {tile}" * bool(tile), launch)
 
 
 def streams(architecture: Architecture) -> Iterator[Specimen]:

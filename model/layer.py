@@ -178,6 +178,17 @@ class Layer:
             elif isinstance(step, Call):
                 yield replace(step, path=join(path, step.path)) if path else step
 
+    @once
+    def launched(self) -> tuple[Call, ...]:
+        """The same without the path that leads to each: found once for layers that are equal."""
+        found: list[Call] = []
+        for step in self.steps:
+            if isinstance(step, Child):
+                found += step.layer.launched()
+            elif isinstance(step, Call):
+                found.append(step)
+        return tuple(found)
+
     def backward_calls(self, path: str = "") -> list[Call]:
         """The calls of the gradient, last layer first."""
         return [
@@ -208,6 +219,7 @@ class Layer:
         """The type that the layer's own parameters are stored in."""
         return getattr(self, "weight_dtype", None) or str(vars(self)["dtype"])
 
+    @once
     def weight_bytes(self) -> Any:
         """Memory that the parameters of the layer and all its children take."""
         return self.own_weight_bytes() + sum(c.weight_bytes() for c in self.children().values())

@@ -21,7 +21,13 @@ RESULTS = ("model/modules.parquet", "model/estimates.parquet", "pool.parquet")
 PACKED = (
     *("models/models.json", "models/*.parquet", "graph.json", "agree.json"),
     *("energy.parquet", "energy.json"),
-    *("kernels/kernels.parquet", "tuned/kernels.parquet", "tables.parquet", "repeat.parquet"),
+    *(
+        "kernels/kernels.parquet",
+        "tuned/kernels.parquet",
+        "tuned/sm_*.json",
+        "tables.parquet",
+        "repeat.parquet",
+    ),
     *("model/report.md", "model/report.json", "samples/*/pace.json"),
 )
 """Those that ``steps.zip`` holds, as they lie in the folder of work."""

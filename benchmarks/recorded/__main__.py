@@ -63,6 +63,7 @@ def main() -> None:
         print()
         for way in (SHIPS, UNSEEN):
             print(intervals.described(found.operators, found.phases, way))
+        print(intervals.in_model(found.operators, OVER))
     if asked.worst:
         print(f"\n{text.where_table(found.operators, asked.by)}")
         print(f"\n{text.worst_table(found.operators, asked.by, asked.worst)}")

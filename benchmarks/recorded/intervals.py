@@ -18,10 +18,13 @@ import pandas as pd
 from benchmarks.recorded.estimates import PAIR
 from calib.cards.corrected import NORMAL
 from calib.estimates.sums import Ends
+from calib.fit.calibration import MEASURED
 from calib.fit.plan import CONFIDENCE
 
 GRID = np.round(np.arange(0.0, 1.01, 0.05), 2)
 Pair = tuple[float, float]
+FEWEST = 50
+"""Operators of a kind that are asked by themselves."""
 
 
 @dataclass(frozen=True)
@@ -102,3 +105,23 @@ def described(operators: pd.DataFrame, phases: pd.DataFrame, way: str) -> str:
         f"intervals of sums ({way}): within a kind {known[0]:.2f}, between kinds {known[1]:.2f}; "
         f"{inside:.1%} of phases hold, {np.mean(blind):.1%} by numbers of the other models"
     )
+
+
+def in_model(operators: pd.DataFrame, way: str) -> str:
+    """One line: by how much operators whose very shapes were sampled differ within a model (log),
+    for nine tenths of their time, by kind; what IN_MODEL of ``calib.fit.fitting`` is."""
+    known = (operators["way"] == way) & (operators["provenance"] == MEASURED)
+    some = operators[known & (operators["measured_s"] > 0) & (operators["estimate_s"] > 0)]
+    off = np.log(some["measured_s"].astype(float) / some["estimate_s"].astype(float)).abs()
+    shown = [f"all {_most(off, some['measured_s']):.2f}"]
+    for kind, rows in some.groupby("kind"):
+        if len(rows) >= FEWEST:
+            shown.append(f"{kind} {_most(off[rows.index], rows['measured_s']):.2f}")
+    return f"measured by itself, within a model ({way}): {', '.join(shown)}"
+
+
+def _most(off: pd.Series, seconds: pd.Series) -> float:
+    """What nine tenths of the ``seconds`` lie within."""
+    order = np.argsort(off.to_numpy())
+    share = np.cumsum(seconds.to_numpy()[order]) / seconds.sum()
+    return float(off.to_numpy()[order][np.searchsorted(share, CONFIDENCE)])

@@ -65,11 +65,19 @@ def read_run(folder: Path) -> Run:
     """Raises ``CalibError`` for a folder that holds no run."""
     import pandas as pd
 
+    among = sorted(path.parent.name for path in folder.glob("*/report.json"))
+    if among and not (folder / "report.json").exists():
+        raise CalibError(
+            f"{folder}: holds {len(among)} runs: expected one of them, such as {folder / among[0]}"
+        )
     try:
         report = json.loads((folder / "report.json").read_text("utf-8"))
         operators = pd.read_parquet(folder / "estimates.parquet")
     except (OSError, ValueError) as error:
-        raise CalibError(f"{folder}: cannot be read ({error}): expected the folder of a run")
+        why = getattr(error, "strerror", None) or error
+        raise CalibError(
+            f"{folder}: cannot be read ({why}): expected the folder of a run"
+        ) from None
     return Run(folder, report, operators)
 
 

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from calib.estimates.replay.layout import Layout, filled, narrowed_ends
+from calib.estimates.replay.schedule import rates
 from calib.estimates.sums import WEAK_SHARE
 from calib.estimates.tables import found_in_cache
-from calib.estimates.timeline import Layout, filled, narrowed, rates
-from calib.fit.calibration import ROOFLINE, WEAKEST_FIRST, Estimates, Estimator, dtype_of
+from calib.fit.calibration import ROOFLINE, WEAKEST_FIRST, Estimates, Estimator
 from calib.samples.host_costs import HostCosts
 from model.layer import Call
 from model.ops import Operator
 from model.workload import Phase, Workload
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DECODE = "decode"
 ENDS = {"": "estimate_s", "low_": "low_s", "high_": "high_s"}
@@ -46,8 +44,8 @@ class Case:
 
 
 def case_calls(phases: Mapping[str, Phase]) -> dict[str, list[Call]]:
-    """The calls of one pass of each phase."""
-    return {name: list(phase.layer.calls()) for name, phase in phases.items()}
+    """The calls of one pass of each phase; their paths do not matter here."""
+    return {name: list(phase.layer.launched()) for name, phase in phases.items()}
 
 
 def outcomes(cases: Sequence[Case], implementation: str) -> list[dict[str, Any]]:
@@ -64,9 +62,9 @@ def outcomes(cases: Sequence[Case], implementation: str) -> list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class _Rows:
-    """The calls of a phase with ends that add up, and their launches in order."""
+    """The calls of a phase by column, [rows], with ends that add up; their launches in order."""
 
-    table: pd.DataFrame
+    columns: dict[str, Any]
     layout: Layout
     passes: int
 
@@ -78,47 +76,52 @@ class _Known:
     estimator: Estimator
     implementation: str
     cases: Sequence[Case]
-    place: dict[Operator, int] = field(init=False)
+    place: dict[int, int] = field(init=False)
+    kinds: list[str] = field(init=False)
+    kind_of: np.ndarray = field(init=False)
     seconds: Estimates = field(init=False)
     whole: dict[tuple[int, int], _Rows] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         calls = (c for case in self.cases for some in case.calls.values() for c in some)
-        ops = list(dict.fromkeys(call.op for call in calls))
+        # Layers that are equal share their operators: by identity first, which costs a tenth.
+        objects = {id(call.op): call.op for call in calls}
+        number: dict[Operator, int] = {}
+        self.place = {i: number.setdefault(op, len(number)) for i, op in objects.items()}
+        ops = list(number)
         hot = [found_in_cache(op, self.estimator.hardware) for op in ops]
-        self.place = {op: i for i, op in enumerate(ops)}
+        self.kinds = [op.operator for op in ops]
+        numbers = {kind: i for i, kind in enumerate(dict.fromkeys(self.kinds))}
+        self.kind_of = np.array([numbers[kind] for kind in self.kinds])
         self.seconds = self.estimator.estimates(ops, self.implementation, hot)
 
     def rows(self, calls: Sequence[Call], passes: int) -> _Rows:
         """Of a phase; made once for cases that share its calls."""
         key = (id(calls), passes)
         if key not in self.whole:
-            rows = narrowed(self._table(calls, passes))
-            self.whole[key] = _Rows(rows, Layout(rows, passes), passes)
+            self.whole[key] = self._rows(calls, passes)
         return self.whole[key]
 
-    def _table(self, calls: Sequence[Call], passes: int) -> pd.DataFrame:
+    def _rows(self, calls: Sequence[Call], passes: int) -> _Rows:
         """What sums and replays need: the columns of the run's operators."""
-        import pandas as pd
-
-        index = np.array([self.place[call.op] for call in calls])
+        index = np.array([self.place[id(call.op)] for call in calls])
         count = np.array([call.count for call in calls])
-        times = count * passes
-        found = self.seconds
-        return pd.DataFrame(
-            {
-                "kind": [call.op.operator for call in calls],
-                "dtype": [dtype_of(call.op) for call in calls],
-                "shape": index,
-                "count": count,
-                "launches": [call.launches for call in calls],
-                "sync": [call.sync for call in calls],
-                "estimate_s": found.seconds[index] * times,
-                "low_s": found.low[index] * times,
-                "high_s": found.high[index] * times,
-                "provenance": found.known_as[index],
-            }
-        )
+        times, found = count * passes, self.seconds
+        seconds = {
+            "estimate_s": found.seconds[index] * times,
+            "low_s": found.low[index] * times,
+            "high_s": found.high[index] * times,
+        }
+        what = {"kind": self.kind_of[index], "dtype": np.zeros_like(index), "shape": index}
+        columns = seconds | {
+            **narrowed_ends(seconds | what),
+            "kind": [self.kinds[i] for i in index.tolist()],
+            "count": count,
+            "launches": np.array([call.launches for call in calls]),
+            "sync": np.array([call.sync for call in calls]),
+            "provenance": found.known_as[index],
+        }
+        return _Rows(columns, Layout(columns, passes), passes)
 
 
 def _outcome(case: Case, known: _Known) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def _outcome(case: Case, known: _Known) -> dict[str, Any]:
     for phase, calls in case.calls.items():
         rows = known.rows(calls, case.passes[phase])
         walls[phase] = wall_seconds(rows, case)
-        how, seconds = rows.table["provenance"].to_numpy(), rows.table["estimate_s"].to_numpy()
+        how, seconds = rows.columns["provenance"], rows.columns["estimate_s"]
         for name in WEAKEST_FIRST:
             carried[name] = carried.get(name, 0.0) + float(seconds[how == name].sum())
     return {**figures(walls, case.workload), "provenance": weakest(carried)}
@@ -135,11 +138,11 @@ def _outcome(case: Case, known: _Known) -> dict[str, Any]:
 
 def wall_seconds(rows: _Rows, case: Case) -> dict[str, float]:
     """Wall time of all passes of a phase, and the ends of its interval [s]."""
-    table = rows.table
+    columns = rows.columns
     if case.costs is None:
-        launches = float((table["launches"] * table["count"]).sum()) * rows.passes
+        launches = float((columns["launches"] * columns["count"]).sum()) * rows.passes
         code_s = case.module_code_s * launches
-        return {end: float(filled(table, column).sum()) + code_s for end, column in ENDS.items()}
+        return {end: float(filled(columns, column).sum()) + code_s for end, column in ENDS.items()}
     return {
         end: float(rows.layout.wall(column, case.execution, rates(case.costs, column)).sum())
         for end, column in ENDS.items()

@@ -13,6 +13,7 @@ A sum's provenance is the weakest that carries over a twentieth of its time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,10 +75,10 @@ def distance_of_sum(
 class Ends:
     """The ends of sums over any choice of operator rows."""
 
-    def __init__(self, operators: pd.DataFrame):
-        estimate = operators["estimate_s"].to_numpy(dtype=float)
-        self.low = estimate - operators["low_s"].to_numpy(dtype=float)
-        self.high = operators["high_s"].to_numpy(dtype=float) - estimate
+    def __init__(self, operators: Mapping[str, Any] | pd.DataFrame):
+        estimate = np.asarray(operators["estimate_s"], dtype=float)
+        self.low = estimate - np.asarray(operators["low_s"], dtype=float)
+        self.high = np.asarray(operators["high_s"], dtype=float) - estimate
         self.kinds = _numbers(operators["kind"])
         dtypes, shapes = _numbers(operators["dtype"]), _numbers(operators["shape"])
         # One number for each (kind, dtype, shape): positions in a box of all that could be.
@@ -101,8 +102,9 @@ class Ends:
         return found[0], found[1]
 
 
-def _numbers(names: pd.Series) -> np.ndarray:
-    return names.factorize()[0]
+def _numbers(names: pd.Series | np.ndarray) -> np.ndarray:
+    """Names by numbers; what is numbered already stays."""
+    return names if isinstance(names, np.ndarray) else names.factorize()[0]
 
 
 class Sums:
@@ -166,6 +168,16 @@ def component_names(operators: pd.DataFrame) -> pd.Series:
     return names.mask(names.isin(divided), names + " (rest)")
 
 
+def most_bound(parts: list[dict[str, Any]]) -> str | None:
+    """What bounds the parts that take most of the wall time: a sum is bound by nothing else."""
+    seconds: dict[str, float] = {}
+    for part in parts:
+        if part["limited_by"] is not None:
+            before = seconds.get(part["limited_by"], 0.0)
+            seconds[part["limited_by"]] = before + part["wall_s"]
+    return max(seconds, key=lambda limit: seconds[limit], default=None)
+
+
 def component_table(operators: pd.DataFrame) -> pd.DataFrame:
     """One row a component in order of execution, then the total.
 
@@ -175,7 +187,7 @@ def component_table(operators: pd.DataFrame) -> pd.DataFrame:
 
     sums, names = Sums(operators), component_names(operators).to_numpy()
     rows = [{"component": n, **sums.over(names == n)} for n in dict.fromkeys(names)]
-    rows.append({"component": "total", **sums.over(slice(None))})
+    rows.append({"component": "total", **sums.over(slice(None)), "limited_by": most_bound(rows)})
     unknown = dict.fromkeys(("measured_s", "error", "error_unseen", "roofline_error"), float("nan"))
     table = pd.DataFrame(rows).assign(**unknown)
     table["kernel_s"] = table["estimate_s"]

@@ -190,10 +190,28 @@ def _lessons(
     return lessons_of(tested, fitted.prior, blend, likeness(hardware, devices, dtype))
 
 
+IN_MODEL = {
+    "matmul": 0.13,
+    "attention": 0.12,
+    "softmax": 0.16,
+    "norm": 0.24,
+    "elementwise": 0.25,
+    "copy": 0.21,
+    "gather": 1.34,
+    "other": 0.69,
+}
+IN_ANY_MODEL = 0.23
+"""On a card, by how much nine tenths of the time of operators that were measured by themselves
+differs within a model (log half-width): another clock, another state of the caches. Of DeepSeek-OCR
+on an H200 (``python -m benchmarks.recorded --intervals``). On a CPU the repeats of a shape, taken
+at three times of a sweep, say it themselves."""
+
+
 def measured_shapes(
     samples: Sequence[Sample], hardware: Hardware
 ) -> dict[tuple[str, Operator, str], tuple[float, float, float]]:
-    """Expected seconds, 5th and 95th percentile of the repeats of each shape, drift-corrected."""
+    """Expected seconds of each shape and a 90% interval: 5th and 95th percentile of its repeats,
+    drift-corrected, and on a card what differs within a model."""
     known_good = (s for s in clean(samples) if s.status == "ok" and len(s.seconds))
     usable = [s for s in known_good if s.expected > 0]
     corrected = drift_corrected(usable, hardware)
@@ -206,5 +224,10 @@ def measured_shapes(
         low, high = np.quantile(spread, [0.05, 0.95]) if len(spread) > 1 else spread.repeat(2)
         first = usable[rows[0]]
         key = (first.implementation, first.op, first.cache)
-        known[key] = (float(seconds), float(low), float(high))
+        within = 0.0
+        if hardware.compute_capability is not None:
+            within = IN_MODEL.get(first.op.operator, IN_ANY_MODEL)
+        below = np.exp(np.hypot(np.log(seconds / low), within))
+        above = np.exp(np.hypot(np.log(high / seconds), within))
+        known[key] = (float(seconds), float(seconds / below), float(seconds * above))
     return known

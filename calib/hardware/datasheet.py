@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class Hardware:
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     provenance: str = "datasheet"
 
-    @property
+    @cached_property
     def unprobed(self) -> tuple[str, ...]:
         """Names of the figures that are still to be probed."""
         return tuple(n for n in MAY_BE_PROBED if _unknown(getattr(self, n)))
@@ -190,9 +190,9 @@ def load_hardware(name: str) -> Hardware:
 
     Raises ``HardwareError`` with the names that exist, or with the key that is wrong in the file.
     """
-    if name not in hardware_names():
-        raise HardwareError(f"hw = {name!r}: expected one of {', '.join(hardware_names())}")
     path = CONF / "hw" / f"{name}.yaml"
+    if path.stem != name or not path.is_file():
+        raise HardwareError(f"hw = {name!r}: expected one of {', '.join(hardware_names())}")
     return _read_hardware(path, path.stat().st_mtime_ns)
 
 

@@ -64,7 +64,7 @@ def memory_lines(record: RunRecord) -> list[str]:
     needs, has = nbytes(memory["needed_bytes"]), nbytes(memory["memory_bytes"])
     if not memory["fits"]:
         return [f"It does not fit: it needs {needs}, the device has {has}. {_why(memory)}"]
-    text = f"Memory: {needs} of {has} at the peak, in {memory['phase']}: {_parts(memory)}. "
+    text = f"Memory: {needs} of {has} at the peak, in {memory['phase']}: {memory_parts(memory)}. "
     text += f"The largest batch that fits is {memory['largest_batch']:,}"
     if memory["largest_context"] is not None:
         text += f", the longest sequence {memory['largest_context']:,} tokens"
@@ -72,7 +72,24 @@ def memory_lines(record: RunRecord) -> list[str]:
     return [text + "."]
 
 
-def _parts(memory: dict[str, Any]) -> str:
+def limit_lines(record: RunRecord) -> list[str]:
+    """The largest batch within the limit that was asked for, or why there is none."""
+    if record.alternatives is None:
+        return []
+    rows = record.alternatives[record.alternatives["group"] == "limit"].to_dict("records")
+    return [_limit(row) for row in rows]
+
+
+def _limit(row: dict[Any, Any]) -> str:
+    if not known(row.get("token_s")):
+        return f"With {row['name']}: no batch, {row['why']}."
+    return (
+        f"With {row['name']} the largest batch is {row['batch']:,}: {seconds(row['token_s'])}, "
+        f"{row['rate']:,.0f} tokens a second."
+    )
+
+
+def memory_parts(memory: dict[str, Any]) -> str:
     """Weights, and the largest of each other part with its phase."""
     found = [f"weights {nbytes(memory['weight_bytes'])}"]
     for name, key in (("KV cache", "kv_cache"), ("activations", "activation")):
@@ -87,7 +104,7 @@ def _why(memory: dict[str, Any]) -> str:
         return f"The weights alone take {nbytes(memory['weight_bytes'])}."
     batch = memory["largest_batch"]
     fits = f"batch {batch:,} would fit" if batch else "not even one page would fit"
-    return f"In {memory['phase']} it needs most: {_parts(memory)}; {fits}."
+    return f"In {memory['phase']} it needs most: {memory_parts(memory)}; {fits}."
 
 
 def verdict(record: RunRecord) -> str:

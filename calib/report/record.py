@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class RunRecord:
                        their kernels as ``kernel_s``
     timeline           one row a phase, seconds of one pass: wall_s, low_s, high_s, kernel_s,
                        idle_s, graph_s (the same as a CUDA graph), limited_by; None: not replayed
-    launches           one row a launch of one pass of the last phase (a decode step), as
+    launches           one row a launch of one pass of each phase, as
                        ``calib.estimates.timeline.launch_table`` makes it
     memory             the fields of ``calib.estimates.memory.Memory`` and what follows from them
     figures            name, unit, roofline, estimate, low, high, measured
@@ -82,13 +83,13 @@ class RunRecord:
         name, layout = str(self.hardware["name"]), self.layout
         return name if layout is None else f"{layout['cards']} x {name} ({layout['words']})"
 
-    @property
+    @cached_property
     def total(self) -> dict[str, Any]:
         """The row of ``components`` that sums the others."""
         rows = self.components[self.components["component"] == TOTAL]
         return {str(k): v for k, v in rows.iloc[-1].items()}
 
-    @property
+    @cached_property
     def executions(self) -> pd.Series:
         """How often each row of ``operators`` is executed in the whole workload."""
         roots = self.modules[self.modules["path"] == ""]
@@ -96,9 +97,21 @@ class RunRecord:
         return self.operators["count"] * self.operators["phase"].map(passes)
 
     @property
+    def last_pass(self) -> pd.DataFrame | None:
+        """The launches of the last phase (a decode step); None where no pass was replayed."""
+        if self.launches is None or self.launches.empty:
+            return None
+        return self.launches[self.launches["phase"] == self.launches["phase"].iloc[-1]]
+
+    @property
     def timed(self) -> bool:
         """Whether any time is known: without peaks of a device there are costs only."""
         return known(self.total["estimate_s"])
+
+    @property
+    def has_room(self) -> bool:
+        """False only where it is known not to."""
+        return self.memory is None or bool(self.memory["fits"])
 
     @property
     def measured(self) -> bool:

@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from calib.report.lines import BOUND_BY, memory_lines, timeline_lines, unknown_lines
-from calib.report.record import RunRecord, known
+from calib.report.lines import BOUND_BY, limit_lines, memory_lines, timeline_lines, unknown_lines
+from calib.report.record import GROWS, RunRecord, known
 from calib.report.units import (
     UNKNOWN,
     figure,
@@ -60,6 +60,11 @@ def print_report(record: RunRecord, stream: TextIO | None = None) -> None:
 
     console = wide_console(stream or sys.stdout)
     console.print(Text(headline(record), style="bold"))
+    if not record.has_room:
+        print_cells(cost_cells(record), console, last_is_total=True)
+        for remark in (*memory_lines(record), *limit_lines(record), *caveats(record)):
+            console.print(Text(remark))
+        return
     print_cells(component_cells(record), console, last_is_total=True)
     print_cells(figure_cells(record), console)
     roofline = record.total.get("roofline_error")
@@ -125,6 +130,12 @@ def component_cells(record: RunRecord, errors: tuple[str, ...] = ERRORS) -> Cell
     return Cells((*headers, *last), [_component(row, shown, record.measured) for row in rows])
 
 
+def cost_cells(record: RunRecord) -> Cells:
+    """What needs no time: of what does not fit there is none."""
+    cells = component_cells(record)
+    return Cells(cells.headers[:3], [row[:3] for row in cells.rows])
+
+
 def _component(row: dict[Any, Any], errors: list[str], measured: bool) -> tuple[str, ...]:
     if measured:
         last = [seconds(row["measured_s"]), *(percent(row[c], signed=True) for c in errors)]
@@ -163,7 +174,22 @@ def figure_cells(record: RunRecord) -> Cells:
 
 
 def remarks(record: RunRecord) -> list[str]:
-    """What a reader must know beside the numbers: the machine's drift, then the run's notes."""
+    """What a reader must know beside the numbers: the machine's drift, a limit's answer, the run's
+    notes."""
+    found = [*unsteady(record), *unknown_lines(record)]
+    found += timeline_lines(record) + memory_lines(record) + limit_lines(record)
+    return found + list(record.notes)
+
+
+def caveats(record: RunRecord) -> list[str]:
+    """Of them those that no other part of a document says: what bounds a phase and whether it fits
+    stand in its answer."""
+    said = [note for note in record.notes if GROWS not in note]
+    return [*unsteady(record), *unknown_lines(record), *said]
+
+
+def unsteady(record: RunRecord) -> list[str]:
+    """How the machine drifted, and whether its times can be believed."""
     found, measurement = [], record.measurement or {}
     if known(measurement.get("drift")):
         drift = percent(measurement["drift"])
@@ -176,8 +202,7 @@ def remarks(record: RunRecord) -> list[str]:
         apart = measurement.get("spread")
         why = f"its repeats lie {percent(apart)} apart; " if apart else ""
         found.append(f"This run is unstable: {why}repeat it on a machine that does nothing else.")
-    found += unknown_lines(record)
-    return found + timeline_lines(record) + memory_lines(record) + list(record.notes)
+    return found
 
 
 def _table(cells: Cells, last_is_total: bool = False) -> Table:

@@ -1,14 +1,18 @@
-"""``trace.json``: launches on the host's and the device's track, inside their modules.
+"""``trace.json``: one pass of each phase, launches on the host's and the device's track.
 
 Chrome's trace event format: complete events (``ph`` "X") with ``ts`` and ``dur`` in microseconds,
-and metadata (``M``) that names the tracks. Perfetto and chrome://tracing open it. Modules enclose
-what they launch: on the host in the same track, on the device in one beside the kernels.
+metadata (``M``) that names the tracks, and flows (``s`` to ``f``, as torch's profiler has them)
+from a launch to the kernel that it starts. Perfetto and chrome://tracing open it. Phases follow one
+another as in the run, each once; modules enclose what they launch: on the host in the same track,
+on the device in one beside the kernels. What takes no time has no slice: of a CUDA graph the host
+launches the whole, and the arrow leads to its first kernel.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,39 +20,101 @@ if TYPE_CHECKING:
 
 HOST, DEVICE = 1, 2
 KERNELS, MODULES = 1, 2
+FLOW = "launch to kernel"
 Event = dict[str, Any]
+Span = tuple[int, int]
 
 
-def chrome_trace(launches: pd.DataFrame, device: str) -> dict[str, Any]:
-    """The trace of a table of launches (``calib.estimates.timeline.launch_table``), in its
-    order."""
-    rows = launches.to_dict("records")
-    paths = [str(row["path"]) for row in rows]
+@dataclass(frozen=True)
+class Pass:
+    """Launches of one pass of a phase, in order; spans are nanoseconds since the trace began.
 
-    def spans(begin: str, end: str) -> list[tuple[int, int]]:
-        return [(_nanoseconds(row[begin]), _nanoseconds(row[end])) for row in rows]
+    ``issued``: what the host is busy with; ``waited``: until it goes on; ``ran``: the device.
+    """
 
-    issued, ran = spans("issue_s", "wait_s"), spans("start_s", "end_s")
+    phase: str
+    kinds: list[str]
+    paths: list[str]
+    shapes: list[str]
+    bounds: list[str]
+    issued: list[Span]
+    waited: list[int]
+    ran: list[Span]
+
+    @property
+    def span(self) -> Span:
+        begin = min(self.issued[0][0], self.ran[0][0])
+        return begin, max(self.waited[-1], self.ran[-1][1])
+
+
+def chrome_trace(
+    launches: pd.DataFrame, device: str, passes: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """The trace of a table of launches (``calib.estimates.timeline.launch_table``), in its order.
+
+    ``passes``: how often the run makes a pass of each phase.
+    """
     events = [
         *_named(HOST, "host", {KERNELS: "launches and modules"}),
         *_named(DEVICE, device, {KERNELS: "kernels", MODULES: "modules"}),
-        *_modules(paths, issued, HOST, KERNELS),
-        *_modules(paths, ran, DEVICE, MODULES),
     ]
-    for row, (begin, end), (start, stop) in zip(rows, issued, ran, strict=True):
-        about = {"shape": str(row["shape"]), "module": str(row["path"])}
-        enqueued = _nanoseconds(row["issued_s"])
-        events.append(_event(row["kind"], "launch", HOST, KERNELS, begin, enqueued, about))
-        if end > enqueued:
-            events.append(_event("wait", "sync", HOST, KERNELS, enqueued, end, about))
-        about = {**about, "bound": str(row["bound"])}
-        events.append(_event(row["kind"], "kernel", DEVICE, KERNELS, start, stop, about))
-    return {"displayTimeUnit": "ms", "traceEvents": events}
+    flows: list[Event] = []
+    begin = before = 0
+    for phase, rows in launches.groupby("phase", sort=False):
+        one = _pass(str(phase), rows, begin)
+        begin = one.span[1]
+        repeat = (passes or {}).get(one.phase, 1)
+        events += _phase(one, repeat)
+        flows += _flows(one, before)
+        before += len(one.kinds)
+    return {"displayTimeUnit": "ms", "traceEvents": [*events, *flows]}
 
 
-def _nanoseconds(seconds: Any) -> int:
-    """Whole, so that what is nested stays so after rounding."""
-    return round(float(seconds) * 1e9)
+def _pass(phase: str, rows: pd.DataFrame, begin: int) -> Pass:
+    """``begin``: nanoseconds of the trace before it."""
+
+    def times(name: str) -> list[int]:
+        return [begin + round(seconds * 1e9) for seconds in rows[name].tolist()]
+
+    def words(name: str) -> list[str]:
+        return [str(word) for word in rows[name]]
+
+    return Pass(
+        phase,
+        kinds=words("kind"),
+        paths=words("path"),
+        shapes=words("shape"),
+        bounds=words("bound"),
+        issued=list(zip(times("issue_s"), times("issued_s"), strict=True)),
+        waited=times("wait_s"),
+        ran=list(zip(times("start_s"), times("end_s"), strict=True)),
+    )
+
+
+def _phase(one: Pass, repeat: int) -> Iterator[Event]:
+    name = one.phase if repeat == 1 else f"{one.phase} (1 of {repeat:,})"
+    for process, thread in ((HOST, KERNELS), (DEVICE, MODULES)):
+        yield from _slice(name, "phase", process, thread, one.span, {"passes": repeat})
+    on_host = [(begin, end) for (begin, _), end in zip(one.issued, one.waited, strict=True)]
+    yield from _modules(one.paths, on_host, HOST, KERNELS)
+    yield from _modules(one.paths, one.ran, DEVICE, MODULES)
+    columns = (one.kinds, one.paths, one.shapes, one.bounds, one.issued, one.waited, one.ran)
+    for kind, path, shape, bound, issued, waited, ran in zip(*columns, strict=True):
+        name, about = f"{kind} {path}".strip(), {"shape": shape, "module": path}
+        yield from _slice(name, "launch", HOST, KERNELS, issued, about)
+        yield from _slice("wait", "sync", HOST, KERNELS, (issued[1], waited), about)
+        yield from _slice(name, "kernel", DEVICE, KERNELS, ran, {**about, "bound": bound})
+
+
+def _flows(one: Pass, first: int) -> Iterator[Event]:
+    """From each launch that takes time to its kernel; none where the host computes itself.
+    ``first``: launches of the trace before it."""
+    for number, (issued, ran) in enumerate(zip(one.issued, one.ran, strict=True)):
+        if issued[0] < issued[1] <= ran[0] < ran[1]:
+            about = {"name": FLOW, "cat": "flow", "id": first + number}
+            yield {**about, "ph": "s", "pid": HOST, "tid": KERNELS, "ts": _microseconds(issued[0])}
+            end = {"pid": DEVICE, "tid": KERNELS, "ts": _microseconds(ran[0])}
+            yield {**about, "ph": "f", "bp": "e", **end}
 
 
 def _microseconds(nanoseconds: int) -> float:
@@ -57,19 +123,22 @@ def _microseconds(nanoseconds: int) -> float:
     return math.nextafter(nanoseconds / 1e3, math.inf) if nanoseconds else 0.0
 
 
-def _event(
-    name: Any, category: str, process: int, thread: int, begin: int, end: int, about: Event
-) -> Event:
-    return {
-        "name": str(name),
-        "cat": category,
-        "ph": "X",
-        "ts": _microseconds(begin),
-        "dur": _microseconds(end - begin),
-        "pid": process,
-        "tid": thread,
-        "args": about,
-    }
+def _slice(
+    name: str, category: str, process: int, thread: int, span: Span, about: Event
+) -> Iterator[Event]:
+    """An event; none where it takes no time."""
+    begin, end = span
+    if end > begin:
+        yield {
+            "name": name,
+            "cat": category,
+            "ph": "X",
+            "ts": _microseconds(begin),
+            "dur": _microseconds(end - begin),
+            "pid": process,
+            "tid": thread,
+            "args": about,
+        }
 
 
 def _named(process: int, name: str, threads: dict[int, str]) -> Iterator[Event]:
@@ -80,7 +149,7 @@ def _named(process: int, name: str, threads: dict[int, str]) -> Iterator[Event]:
 
 
 def _modules(
-    paths: Sequence[str], spans: Sequence[tuple[int, int]], process: int, thread: int
+    paths: Sequence[str], spans: Sequence[Span], process: int, thread: int
 ) -> Iterator[Event]:
     """An event for each run of launches within one module, the outer modules first."""
     opened: list[tuple[str, int]] = []  # name and index of the first launch, outermost first
@@ -92,6 +161,6 @@ def _modules(
         closed = [(depth, *opened[depth]) for depth in range(kept, len(opened))]
         for depth, name, first in closed:
             path = ".".join([n for n, _ in opened[:depth]] + [name])
-            begin, end = spans[first][0], spans[i - 1][1]
-            yield _event(name, "module", process, thread, begin, end, {"module": path})
+            span = (spans[first][0], spans[i - 1][1])
+            yield from _slice(name, "module", process, thread, span, {"module": path})
         opened = [*opened[:kept], *((name, i) for name in parts[kept:])]

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib.errors import CalibError
+from calib.report.document.write import report_markdown
 from calib.report.layers.analytic_report import AnalyticModelReport
 from calib.report.layers.build import build_report, plain
 from calib.report.layers.tree import branches
-from calib.report.markdown import report_markdown
+from calib.report.page.sums import distinct
 from calib.report.record import RunRecord
 from calib.report.trace_file import chrome_trace
 from model.architectures import ARCHITECTURES
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 LAYERS = "layers"
 OUTPUTS = (
     *("estimates.parquet", "modules.parquet", "report.json", "report.yaml", "report.md"),
-    *("report.html", "trace.json", "roofline.png", "accuracy.png", "components.png"),
+    *("report.html", "trace.json", "roofline.png", "accuracy.png", "kinds.png", "components.png"),
     *("environment.json", "config.yaml"),
 )
 """All that a run may write, beside the pages of :data:`LAYERS`."""
@@ -67,14 +68,17 @@ def write_report(
         report = build_report(record, tree, target / LAYERS if documents else None)
         write_data(report, staging)
         if record.launches is not None:
-            trace = json.dumps(chrome_trace(record.launches, record.hardware["name"]))
+            trace = json.dumps(
+                chrome_trace(record.launches, record.hardware["name"], passes(record))
+            )
             (staging / "trace.json").write_text(trace, encoding="utf-8")
-        text = report_markdown(record, tree, images, LAYERS if documents else None)
+        operators = distinct(record)
+        text = report_markdown(record, tree, images, LAYERS if documents else None, operators)
         (staging / "report.md").write_text(text, encoding="utf-8")
         if html:
             from calib.report.page.write import write_page
 
-            write_page(record, tree, staging)
+            write_page(record, tree, staging, operators)
         (staging / "environment.json").write_text(_json(plain(record.environment)), "utf-8")
         if config is not None:
             (staging / "config.yaml").write_text(config, encoding="utf-8")
@@ -84,6 +88,12 @@ def write_report(
             write_layer_docs(report, staging / LAYERS)
     forget(target, written)
     return written
+
+
+def passes(record: RunRecord) -> dict[str, int]:
+    """How often each phase runs."""
+    rows = [] if record.timeline is None else record.timeline.to_dict("records")
+    return {str(row["phase"]): int(row["passes"]) for row in rows}
 
 
 def forget(folder: Path, kept: Iterable[Path] = ()) -> None:

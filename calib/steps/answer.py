@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from calib.fit.calibration import Estimator
     from calib.report.record import RunRecord
+    from calib.steps.alternatives.cases import Run
+    from calib.steps.alternatives.table import WhatIf
     from calib.steps.measuring import Observed
 
 
@@ -65,6 +67,9 @@ def answer(
     from calib.estimates.timeline import launch_table, timeline_table
     from calib.estimates.training import training_table
     from calib.report.record import RunRecord
+    from calib.steps.alternatives.cases import Run
+    from calib.steps.alternatives.overlap import overlapped
+    from calib.steps.alternatives.table import alternatives
     from calib.steps.engine.stack import stack_of
 
     architecture, execution = request.model.architecture, request.execution
@@ -74,15 +79,21 @@ def answer(
     fused = {p: fuse(v.layer.calls()) for p, v in phases.items() if execution == COMPILED}
     names = {"model": name, "workload": workload.name}
     stack = stack_of(request.implementation, target.hardware, model, phases)
-    rewritten = {phase: fusion.calls for phase, fusion in fused.items()}
+    hidden = request.parallel.overlap
     known = calibrations if stack is None else (stack, None)
-    made = rewritten if stack is None else stack.calls
-    found = estimated(request, phases, known, names, made, costs, host_s)
+    calibration, unseen = (c and overlapped(c, hidden) for c in known)
+    assert calibration is not None
+    run = Run(request, target, model, phases, calibration, costs, host_s)
+    beside = None if stack else cases_beside(run)
+    said = beside.asked if beside else calibration
+    reached = stack.own if stack else calibrations[0]
+    made = stack.calls if stack else {p: fusion.calls for p, fusion in fused.items()}
+    found = estimated(request, phases, (said, unseen), reached, names, made, costs, host_s)
     notes = [stack.note] if stack else source_notes(target, found.operators, request.implementation)
     notes += getattr(model, "notes", [])
     if hasattr(model, "formulas"):
         found = beside_formulas(found, model, workload)
-    repeats, last = {phase: p.repeat for phase, p in phases.items()}, list(phases)[-1]
+    repeats = {phase: p.repeat for phase, p in phases.items()}
     found = beside_clock(found, request, target, observed, repeats)
     notes += [*found.notes, *module_code_notes(host_s, found.operators)]
     notes += overlap_notes(request.parallel) if request.spread else []
@@ -100,7 +111,6 @@ def answer(
         else figure_table(found.components, workload, sees, request.parallel.cards)
     )
     traced = request.report.trace and not target.hardware.unprobed
-    calibration, unseen = calibrations
     now = datetime.now(UTC)
     return RunRecord(
         run_id=f"{name}-{workload.name}-{target.hardware.name}-{now:%Y%m%dT%H%M%S}",
@@ -122,67 +132,52 @@ def answer(
         fits=with_pace((unseen or calibration).held_out, target.store.folder),
         measurement=found.measurement,
         timeline=timeline_table(found.operators, repeats),
-        launches=launch_table(found.operators, last, repeats[last], costs, execution)
-        if traced
-        else None,
+        launches=launch_table(found.operators, repeats, costs, execution) if traced else None,
         memory=memory(model, workload, target.hardware.memory_bytes).as_dict()
         if target.hardware.memory_bytes
         else None,
         ceilings=ceiling_table(target),
         layout=model.layout.as_dict() if request.spread else None,
-        alternatives=None
-        if stack
-        else what_if(request, target, model, phases, calibration, costs, host_s),
+        alternatives=alternatives(beside) if beside else None,
         notes=notes,
         environment={**versions(), "config": request.given, "device": target.device},
     )
 
 
-def what_if(
-    request: Request,
-    target: Target,
-    model: Any,
-    phases: dict[str, Phase],
-    calibration: Estimator,
-    costs: HostCosts | None,
-    host_s: float,
-) -> pd.DataFrame | None:
-    """What else it could have been; None where no page shows it or no time is known."""
-    if not request.report.html or target.hardware.unprobed:
+def cases_beside(run: Run) -> WhatIf | None:
+    """What else it could be; None where no page shows it and no limit is asked for, or where no
+    time is known."""
+    unasked = not run.request.report.html and run.request.limit.tpot is None
+    idle = not any(phase.layer.launched() for phase in run.phases.values())
+    if unasked or idle or run.target.hardware.unprobed:
         return None
-    from calib.steps.alternatives.cases import Run
-    from calib.steps.alternatives.overlap import overlapped
-    from calib.steps.alternatives.table import alternatives
+    from calib.steps.alternatives.table import what_if
 
-    estimator = overlapped(calibration, request.parallel.overlap)
-    return alternatives(Run(request, target, model, phases, estimator, costs, host_s))
+    return what_if(run)
 
 
 def estimated(
     request: Request,
     phases: Mapping[str, Phase],
     calibrations: tuple[Estimator, Estimator | None],
+    reached: Estimator,
     names: dict[str, str],
     rewritten: Mapping[str, Sequence[Call]],
     costs: HostCosts | None,
     host_s: float,
 ) -> Tables:
-    """The formulas and what the calibrations say of them, launches replayed. ``rewritten``: by
-    phase, calls in place of the model's own."""
+    """The formulas and what the calibrations say of them, launches replayed. ``reached``: whose
+    samples are asked how far they reach; ``rewritten``: by phase, calls in place of the model's
+    own."""
     from calib.estimates.modules import module_table
     from calib.estimates.reach import reach_notes
     from calib.estimates.sums import component_table
     from calib.estimates.tables import operator_table
     from calib.estimates.timeline import with_wall
-    from calib.steps.alternatives.overlap import overlapped
-    from calib.steps.engine.stack import Stack
 
-    implementation, whole = request.implementation, calibrations[0]
-    reached = whole.own if isinstance(whole, Stack) else whole
-    hidden = request.parallel.overlap
-    seen, unseen = (c and overlapped(c, hidden) for c in calibrations)
-    assert seen is not None
-    operators = operator_table(phases, seen, unseen, implementation, names, rewritten)
+    said, unseen = calibrations
+    implementation = request.implementation
+    operators = operator_table(phases, said, unseen, implementation, names, rewritten)
     made = ((rewritten.get(phase) or p.layer.calls()) for phase, p in phases.items())
     ops = (call.op for calls in made for call in calls)
     timed = list(zip(ops, operators["estimate_s"], operators["provenance"], strict=True))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from calib.hardware.attention_backend import growing, planned
 from calib.hardware.datasheet import hardware_names
 from calib.report.record import AVOIDED, GROWS
+from calib.report.units import nbytes, seconds
 from calib.samples.host_costs import HostCosts
 from calib.steps.settings.layout import ParallelRequest
 from calib.steps.target import Target
@@ -58,7 +59,7 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
             "roofline: a lower bound, often 2-5x below the clock. To calibrate it, put a Parquet "
             f"file of its samples{of} (calib.samples.sample) into {target.store.folder}."
         )
-    if about and (sampled or ships):
+    if about and (sampled or ships) and len(set(operators["provenance"])) > 1:
         notes.append(f"How the times of each kind are known: {known_by(operators)}.")
     return notes
 
@@ -76,7 +77,7 @@ def issue_notes(costs: HostCosts | None, fused: Mapping[str, Fusion]) -> list[st
     for phase, fusion in fused.items():
         notes.append(
             f"Compiled, a pass of {phase} launches {fusion.launches} kernels in place of "
-            f"{fusion.launches_before} and moves {fusion.saved_bytes / 1e6:.3g} MB less."
+            f"{fusion.launches_before} and moves {nbytes(fusion.saved_bytes)} less."
         )
     return notes
 
@@ -110,16 +111,17 @@ def plan_notes(
         low, high = (1e3 * per_token * end for end in (plan.low_s, plan.high_s))
         each = "a plan" if per_token == 1 else f"{per_token} plans"
         notes.append(
-            f"Decode, at lengths seen before, takes {_ms(steady / phases[DECODE].repeat)} a token: "
-            f"that is what this report holds. {GROWS} torch's cuDNN attention makes "
-            f"{each} a token on the host: {_ms(per_token * plan.estimate_s)} more "
+            "Decode, at lengths seen before, takes "
+            f"{seconds(steady / phases[DECODE].repeat)} a token: that is what this report holds. "
+            f"{GROWS} torch's cuDNN attention makes "
+            f"{each} a token on the host: {seconds(per_token * plan.estimate_s)} more "
             f"({low:.0f}-{high:.0f} ms, {plan.known_by}). {AVOIDED} {AVOIDED_BY}."
         )
     once = len(planned(others, capability))
     if once:
         notes.append(
             f"A process's first pass makes {once} more plan{'s' * (once != 1)}, one for each shape "
-            f"of attention that it has not met: about {_ms(once * plan.estimate_s)} once."
+            f"of attention that it has not met: about {seconds(once * plan.estimate_s)} once."
         )
     return [*notes, *length_notes(lengths or {})]
 
@@ -130,13 +132,9 @@ def length_notes(lengths: Mapping[str, Sequence[float]]) -> list[str]:
         return []
     new, seen = (statistics.median(lengths[name]) for name in (NEW, SEEN))
     return [
-        f"By the clock a decode step over a length that is new takes {_ms(new)}, and over the same "
-        f"length again {_ms(seen)}: {_ms(new - seen)} for the first time."
+        f"By the clock a decode step over a length that is new takes {seconds(new)}, and over the "
+        f"same length again {seconds(seen)}: {seconds(new - seen)} for the first time."
     ]
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
 
 
 def host_drift_notes(drift: Mapping[str, float] | None) -> list[str]:
@@ -164,8 +162,8 @@ def trace_notes(about: Mapping[str, Any]) -> list[str]:
             "as record_function ranges named by their path."
         )
         notes += [
-            f"By the trace the device was busy with {c['phase']} for {_ms(c['measured_s'])}: the "
-            f"estimate of its kernels is {_ms(c['estimate_s'])} ({c['error']:+.0%})."
+            f"By the trace the device was busy with {c['phase']} for {seconds(c['measured_s'])}: "
+            f"the estimate of its kernels is {seconds(c['estimate_s'])} ({c['error']:+.0%})."
             for c in about["clocks"]
             if c["what"] == "operators" and c["measured_s"]
         ]

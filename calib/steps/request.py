@@ -123,10 +123,13 @@ class ReportRequest(Part):
     html: Flag = True
 
 
+A_TIME = "a time above 0 with its unit, one of s, ms, us, such as 20ms"
+
+
 class LimitRequest(Part):
     """``tpot``: the most that an output token may take [s]; None: nothing is asked."""
 
-    tpot: float | None = Field(default=None, description="a time above 0, such as 20ms or 0.02")
+    tpot: float | None = Field(default=None, description=A_TIME)
 
     @field_validator("tpot", mode="before")
     @classmethod
@@ -201,6 +204,13 @@ class Request(Part):
         raise CalibError(wrong("hw", value, "a card, as conf/hw has them"))
 
     @model_validator(mode="after")
+    def _training_of_a_step(self) -> Request:
+        for key, value in self.training:
+            if value is not None and not self.trains:
+                raise CalibError(wrong(f"training.{key}", value, "pass=train beside it"))
+        return self
+
+    @model_validator(mode="after")
     def _what_cards_share(self) -> Request:
         if set(self.parallel.sizes.values()) <= {1, None}:
             return self
@@ -254,15 +264,16 @@ def read_request(config: Mapping[str, Any]) -> Request:
 
 
 def seconds_of(value: Any) -> Any:
-    """ "20ms" -> 0.02, 0.02 as it is; None stays. Raises ``ValueError`` for what is no time."""
+    """ "20ms" -> 0.02; None stays. Raises ``ValueError`` for what is no time with a unit: a bare
+    number would be seconds to one and milliseconds to another."""
     if value is None:
         return None
-    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*(s|ms|us)?\s*", str(value))
-    scale = {None: 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
+    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*(s|ms|us)\s*", str(value))
+    scale = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
     try:
         seconds = float(found[1]) * scale[found[2]] if found else 0.0
     except ValueError:
         seconds = 0.0
-    if not seconds > 0:
-        raise ValueError(f"limit.tpot = {value!r}: expected a time above 0, such as 20ms or 0.02")
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"limit.tpot = {value!r}: expected {A_TIME}")
     return seconds

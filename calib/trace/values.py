@@ -137,7 +137,7 @@ def in_force(mode: FakeTensorMode) -> Iterator[FakeTensorMode]:
     references to storages bit by bit: each is then given back twice, and the heap is lost.
     """
     before = vars(FakeTensor).get("__deepcopy__")
-    FakeTensor.__deepcopy__ = _copied  # type: ignore[method-assign]
+    FakeTensor.__deepcopy__ = _copied  # type: ignore[method-assign,assignment]
     try:
         with mode:
             yield mode

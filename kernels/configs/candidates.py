@@ -26,11 +26,14 @@ class Tile:
     warps: int = 4
     stages: int = 1
     splits: int = 1
+    way: str = ""
+    """How the kernel goes about it, where it has several ways (``kernels.configs.ways``)."""
 
     def __str__(self) -> str:
         sizes = (self.m, self.n, self.k) if self.k else (self.m, self.n)
         shared = f" /{self.splits}" * (self.splits > 1)
-        return f"{'x'.join(map(str, sizes))} w{self.warps} s{self.stages}{shared}"
+        way = f" {self.way}" * bool(self.way)
+        return f"{'x'.join(map(str, sizes))} w{self.warps} s{self.stages}{shared}{way}"
 
     def blocks(self, sides: str) -> dict[str, int]:
         """The block sizes as a kernel names them: "mn" gives BM and BN."""

@@ -24,6 +24,14 @@ from kernels.configs.footprint import (
     power_of_two,
 )
 from kernels.configs.tuned import Question, answer
+from kernels.configs.ways import (
+    DEPTHWISE,
+    attention_ways,
+    backward_ways,
+    conv_ways,
+    linear_ways,
+    row_ways,
+)
 from kernels.launch import Architecture
 
 NEARLY = 1.05
@@ -56,6 +64,8 @@ class Product:
     copies: int = 1
     by_element: bool = False
     can_split: bool = False
+    windows_stride: int = 0
+    """Of a convolution whose windows a descriptor can fetch (``kernels.conv_windows``)."""
 
     @property
     def factors(self) -> int:
@@ -141,14 +151,28 @@ def model_linear(product: Product, architecture: Architecture) -> Tile:
     return fastest(parts, clocks) if parts else whole
 
 
+@cache
+def contenders(product: Product, architecture: Architecture) -> tuple[Tile, ...]:
+    """What is timed: the tiles that the model knows, and the other ways of the kernel."""
+    tiles = product_tiles(product, architecture)
+    if product.kernel == "linear" and not product.by_element:
+        tiles += linear_ways(product.m, product.item, architecture)
+    if product.windows_stride:
+        tiles += conv_ways(product.item, architecture)
+    return tiles
+
+
 def pick_linear(product: Product, architecture: Architecture) -> Tile:
     """The tuned tile, or the model's."""
-    ways = ", by element" * product.by_element + ", whole" * (not product.can_split)
+    limits = ", by element" * product.by_element + ", whole" * (not product.can_split)
+    if product.windows_stride:
+        limits += f", windows by {product.windows_stride}"
     question = Question(
         architecture.card,
-        product.kernel + ways,
+        product.kernel + limits,
         (product.item, product.copies, product.m, product.n, product.k),
-        product_tiles(product, architecture),
+        contenders(product, architecture),
+        architecture.name,
     )
     return answer(question, lambda: model_linear(product, architecture))
 
@@ -202,7 +226,9 @@ def pick_attention(
         architecture.card,
         f"attention{', masked' * masked}",
         (item, heads, q_len, kv_len, head_dim),
-        attention_tiles(head_dim, item, architecture, masked),
+        attention_tiles(head_dim, item, architecture, masked)
+        + attention_ways(head_dim, item, architecture, masked),
+        architecture.name,
     )
     return answer(
         question,
@@ -210,9 +236,28 @@ def pick_attention(
     )
 
 
-def pick_backward(head_dim: int, item: int, architecture: Architecture) -> Tile:
-    """The largest that fits."""
-    return backward_tiles(head_dim, item, architecture)[0]
+def pick_backward(
+    q_len: int,
+    kv_len: int,
+    head_dim: int,
+    heads: int,
+    group: int,
+    item: int,
+    architecture: Architecture,
+    has_ways: bool = True,
+) -> Tile:
+    """The tuned one, or the largest that fits. ``heads``: of queries, of all images of a batch;
+    ``has_ways``: whether it can be done by columns, which a bias cannot."""
+    tiles = backward_tiles(head_dim, item, architecture)
+    ways = backward_ways(head_dim, item, architecture) if has_ways else ()
+    question = Question(
+        architecture.card,
+        "attention, backward" + ", bias" * (not has_ways),
+        (item, heads, group, q_len, kv_len, head_dim),
+        tiles + ways,
+        architecture.name,
+    )
+    return answer(question, lambda: tiles[0])
 
 
 @cache
@@ -229,7 +274,7 @@ def pick_decode(
 
 
 @cache
-def pick_rows(rows: int, columns: int, architecture: Architecture) -> Tile:
+def model_rows(rows: int, columns: int, architecture: Architecture) -> Tile:
     """Whole rows up to 16384 columns, as many of them as make 4096 elements while each SM still
     gets two programs; 16 elements a thread."""
     n = min(power_of_two(columns), 16384)
@@ -238,14 +283,43 @@ def pick_rows(rows: int, columns: int, architecture: Architecture) -> Tile:
     return Tile(m, n, 0, min(16, max(1, m * n // 512)))
 
 
+def pick_rows(kernel: str, rows: int, columns: int, item: int, architecture: Architecture) -> Tile:
+    """The tuned one, or the model's. ``kernel``: ``rms_norm``, ``layer_norm`` or ``softmax``."""
+    model = model_rows(rows, columns, architecture)
+    ways = row_ways(columns, item, kernel == "softmax")
+    question = Question(
+        architecture.card, kernel, (item, rows, columns), (model, *ways), architecture.name
+    )
+    return answer(question, lambda: model)
+
+
 def pick_finish(columns: int) -> Tile:
     """Sums of partial results: 16 bytes a thread and part, two rows or one."""
     return Tile(2, 256) if columns >= 256 else Tile(4, 128)
 
 
-def pick_depthwise(channels_last: bool) -> Tile:
-    """Positions x channels: the longer side lies along memory."""
-    return Tile(8, 128) if channels_last else Tile(512, 1)
+def pick_depthwise(
+    channels: int,
+    positions: int,
+    batch: int,
+    kernel: int,
+    stride: int,
+    item: int,
+    channels_last: bool,
+    architecture: Architecture,
+) -> Tile:
+    """The tuned one, or positions x channels with the longer side along memory."""
+    if not channels_last:
+        return Tile(512, 1)
+    model = Tile(8, 128)
+    question = Question(
+        architecture.card,
+        f"depthwise {kernel}x{kernel}, stride {stride}",
+        (item, batch, channels, positions),
+        (model, *DEPTHWISE),
+        architecture.name,
+    )
+    return answer(question, lambda: model)
 
 
 def pick_stream(item: int, architecture: Architecture) -> Tile:

@@ -4,8 +4,8 @@
 
 One program owns one tile [BM, BN] of the output and walks along K. Sums are in float32; float32
 operands are multiplied as tf32, which is what ``tl.dot`` does by default; a product of float8 is
-written in bfloat16. Few rows take the path of
-``few_rows``, few tiles with a long K that of ``split``.
+written in bfloat16. Few rows take the path of ``few_rows``, few tiles with a long K that of
+``split``; ``persistent`` and ``stream_k`` are other ways, taken where a tile says so.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from kernels.configs.candidates import Tile
 from kernels.configs.pick import Product, pick_linear
+from kernels.configs.ways import STREAM
 from kernels.launch import Architecture, Launch, architecture_of, strided
 from kernels.mlp.activation import ACTIVATIONS, activate, activation_reference
 from kernels.mlp.few_rows import VECTOR_ROWS, vector_launch
@@ -31,7 +32,9 @@ from kernels.mlp.operands import (
     store_tile,
     tile_of,
 )
+from kernels.mlp.persistent import persistent_launch
 from kernels.mlp.split import finish_launch, partial_sums
+from kernels.mlp.stream_k import stream_launch
 
 
 def linear_reference(
@@ -87,6 +90,9 @@ def linear_launches(
     by_element = not (in_vectors(x) and in_vectors(weight))
     product = Product("linear", m, n, k, x.element_size(), by_element=by_element, can_split=True)
     tile = tile or pick_linear(product, architecture)
+    if tile.way:
+        launch_of = stream_launch if tile.way == STREAM else persistent_launch
+        return (launch_of(x, weight, bias, o, activation, architecture, tile),)
     bulk, split = can_bulk(architecture, x, weight), tile.splits > 1
     parts = partial_sums(o, tile.splits) if split else o[None]
     arguments = strided(x=x, w=weight, o=parts[0]) | {

@@ -56,6 +56,12 @@ class Layout:
         """Cards that an expert is split over."""
         return self.stage_cards // self.ep
 
+    @property
+    def first(self) -> tuple[str, int]:
+        """The first key that asks for several cards, and its value."""
+        keys = ("tp", "pp", "ep", "dp")
+        return next(((k, getattr(self, k)) for k in keys if getattr(self, k) > 1), ("tp", 1))
+
     def nodes(self, ranks: int) -> int:
         """Nodes that a group of ``ranks`` neighbours takes."""
         return -(-ranks // self.node_cards) if self.node_cards else 1

@@ -79,8 +79,7 @@ class Parallel:
         passed = self.whole.phases(asked, routing)
         found = {name: self._part(phase, place) for name, phase in passed.items()}
         if not any(part.features for part in found.values()):
-            key = next(k for k in ("tp", "pp", "ep", "dp") if getattr(self.layout, k) > 1)
-            raise LayoutError(key, getattr(self.layout, key), "1 for what is no language model")
+            raise LayoutError(*self.layout.first, "1 for what is no language model")
         if self.layout.ep > 1 and not self.whole.experts:
             raise LayoutError("ep", self.layout.ep, "1 for a model without experts")
         return found
@@ -109,6 +108,8 @@ class Parallel:
 
     def _traced_parts(self, card: Any, asked: Workload) -> dict[str, Part]:
         found = {}
+        if self.layout.pp > 1 and card.prompt_length(asked) is None:
+            raise LayoutError("pp", self.layout.pp, "1 for a model whose text does not grow")
         for name, phase in card.phases(asked).items():
             size = card.features(asked, name)
             features = Features(*size) if size and layers_of(phase.layer) else None

@@ -45,14 +45,15 @@ def test_a_row_without_a_vendor() -> None:
 
 def test_summary_is_geometric_and_judges_by_the_mark() -> None:
     rows = [bench.row(timings(ours=[1.0], cuBLAS=[r])) for r in (0.5, 2.0)]
-    rows.append(bench.row(timings("conv2d", ours=[1.0], cuDNN=[0.79])))
+    rows.append(bench.row(timings("conv2d", ours=[1.0], cuDNN=[0.99])))
     lines = bench.summarise(pd.DataFrame(rows)).set_index("kind")
     assert lines.loc["linear", "ratio"] == pytest.approx(1.0)
     assert lines.loc["linear", "reached"] == "yes"
     assert lines.loc["conv2d", "reached"] == "no"
 
 
-def test_a_kind_without_a_mark_is_shown() -> None:
+def test_a_kind_without_a_mark_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bench.MARKS, "attention, backward", ("ratio", None))
     row = bench.row(timings("attention, backward", ours=[1.0], cuDNN=[0.5]))
     line = bench.summarise(pd.DataFrame([row])).iloc[0]
     assert (line["ratio"], line["mark"], line["reached"]) == (0.5, "-", "-")
@@ -61,8 +62,12 @@ def test_a_kind_without_a_mark_is_shown() -> None:
 def test_small_norms_are_shown_and_not_counted() -> None:
     small = bench.Timings("norm", "1 x 8", 1.0, 100.0, {"ours": [100.0]}, {})
     large = bench.Timings("norm", "big", 1.0, 1e9, {"ours": [1.0]}, {})
-    line = bench.summarise(pd.DataFrame([bench.row(small), bench.row(large)])).iloc[0]
+    lines = bench.summarise(pd.DataFrame([bench.row(small), bench.row(large)]))
+    line, apart = lines.iloc[0], lines.iloc[1]
     assert (line["shapes"], line["share"], line["reached"]) == (1, 1.0, "yes")
+    assert apart["kind"] == "norm, below 64 MB"
+    assert (apart["shapes"], apart["mark"]) == (1, "-")
+    assert apart["share"] == pytest.approx(0.01)
 
 
 def test_floor_is_the_roofline() -> None:
@@ -102,6 +107,7 @@ def test_a_vendor_that_refuses_is_named_and_ours_may_not() -> None:
 DEPTHWISE = ops.Conv2d(1, 8, 8, 5, 5, kernel=3, padding=1, groups=8)
 TINY = [
     ops.Matmul(5, 33, 40, bias=True),
+    ops.Matmul(3, 33, 40),
     ops.Matmul(1, 33, 40),
     ops.GroupedMatmul(9, 4, 2, 33, 40),
     ops.Attention(1, 9, 9, 2, 1, 16, causal=True),
@@ -125,6 +131,9 @@ def test_a_whole_run_on_tiny_shapes(
     )
     monkeypatch.setattr(kernel_cases, "stream_cases", lambda *_: whole_stream_cases(999, device))
     monkeypatch.setattr(kernel_cases, "SOFTMAXES", ((3, 40),))
+    monkeypatch.setattr(kernel_cases, "LARGE_NORMS", ())
+    monkeypatch.setattr(kernel_cases, "FLOAT8", (ops.Matmul(6, 16, 32, dtype="float8_e4m3fn"),))
+    monkeypatch.setattr(kernel_cases, "FEW_ROWS", 5)
     monkeypatch.setattr(kernel_cases, "DEPTHWISE", (DEPTHWISE,))
     rows = [
         bench.row(bench.compete(case, lambda run: 1e-3, CEILINGS, 2))
@@ -136,8 +145,8 @@ def test_a_whole_run_on_tiny_shapes(
     bench.write(tmp_path, table, text)
     assert "| linear, one token | m=1 n=33 k=40 | 1000.0 (1000.0-1000.0) | cuBLAS |" in text
     read = pd.read_parquet(tmp_path / "kernels.parquet")
-    gradients, softmaxes, depthwise = 1, 1, 1
-    assert len(read) == len(TINY) - 1 + 4 + 4 + gradients + softmaxes + depthwise
+    gradients, softmaxes, depthwise, float8 = 1, 1, 1, 1
+    assert len(read) == len(TINY) - 1 + 4 + 4 + gradients + softmaxes + depthwise + float8
     assert "| attention, backward | b=1 h=2/1 q=9 kv=9 d=16, causal |" in text
     assert [len(s) for s in read["seconds"][0]] == [2, 2]
 

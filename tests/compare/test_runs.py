@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,19 @@ def test_a_table_and_a_picture_are_written(folders: dict[str, Path], tmp_path: P
     table = pd.read_parquet(tmp_path / "compare.parquet")
     assert set(table["level"]) == {"component", "operator"}
     assert (tmp_path / "compare.png").stat().st_size > 10_000
+
+
+def test_a_folder_of_many_runs_or_of_none_is_one_clear_line(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = next(iter(folders.values()))
+    (tmp_path / "grid").mkdir()
+    shutil.copytree(one, tmp_path / "grid" / "0")
+    assert main([str(tmp_path / "grid"), str(one)]) == 2
+    said = capsys.readouterr().err
+    among = f"holds 1 runs: expected one of them, such as {tmp_path / 'grid' / '0'}"
+    assert said == f"error: {tmp_path / 'grid'}: {among}\n"
+    assert main([str(tmp_path / "none"), str(one)]) == 2
+    said = capsys.readouterr().err
+    why = "cannot be read (No such file or directory): expected the folder of a run"
+    assert said == f"error: {tmp_path / 'none'}: {why}\n"

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from calib.estimates.sums import BETWEEN, WITHIN, Ends, distance_of_sum
-from calib.estimates.timeline import narrowed
+from calib.estimates.replay.layout import narrowed
+from calib.estimates.sums import BETWEEN, WITHIN, Ends, distance_of_sum, most_bound
 
 SHAPES, KINDS = np.array([0, 0, 1, 2]), np.array([0, 0, 0, 1])
 D = np.array([1.0, 2.0, 4.0, 5.0])
@@ -49,3 +49,12 @@ def test_narrowed_rows_add_up_to_the_ends_of_their_sum():
     assert found["high_s"].sum() == pytest.approx(table["estimate_s"].sum() + above)
     exact = table.assign(low_s=table["estimate_s"], high_s=table["estimate_s"])
     pd.testing.assert_frame_equal(narrowed(exact), exact)
+
+
+def test_a_whole_is_bound_by_what_bounds_most_of_its_parts():
+    """SAM's 3 s and CLIP's 2 s compute, decode's 4 s wait: no part is bound by bandwidth."""
+    parts = [("compute", 3.0), ("compute", 2.0), ("host", 4.0), (None, 9.0)]
+    rows = [{"limited_by": limit, "wall_s": seconds} for limit, seconds in parts]
+    assert most_bound(rows) == "compute"
+    assert most_bound(rows[2:]) == "host"
+    assert most_bound(rows[3:]) is None

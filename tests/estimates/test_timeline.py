@@ -11,15 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from calib.estimates.timeline import (
-    Launches,
-    Rates,
-    issue,
-    replay,
-    replay_passes,
-    timeline_table,
-    with_wall,
-)
+from calib.estimates.replay.schedule import Launches, Rates, issue, replay, replay_passes
+from calib.estimates.timeline import timeline_table, with_wall
 from calib.samples.host_costs import COMPILED, EAGER, GRAPH, REPLAYED, Cost, HostCosts
 
 COSTS = Rates(

@@ -7,7 +7,7 @@ import pytest
 
 from calib.errors import CalibError
 from calib.fit.calibration import uncalibrated
-from calib.fit.fitting import fit, measured_shapes
+from calib.fit.fitting import IN_MODEL, fit, measured_shapes
 from calib.hardware.datasheet import floor, load_hardware
 from calib.samples.drift import drift_corrected
 from calib.samples.sample import Sample
@@ -176,9 +176,16 @@ def test_visits_to_a_shape_are_taken_together():
 def test_the_interval_of_a_measured_shape_spans_its_visits():
     sample = Sample(ops.Matmul(64, 64, 64), [1e-3, 1.01e-3], "h200", "torch")
     slower = replace(sample, seconds=[1.3e-3, 1.31e-3])
-    ((seconds, low, high),) = measured_shapes([sample, slower], H200).values()
+    cpu = replace(H200, compute_capability=None)
+    ((seconds, low, high),) = measured_shapes([sample, slower], cpu).values()
     assert 1e-3 <= low < 1.02e-3 < seconds == pytest.approx(1.145e-3, rel=0.01)
     assert 1.29e-3 < high <= 1.31e-3
+
+
+def test_on_a_card_a_measured_shape_may_differ_within_a_model():
+    sample = Sample(ops.Matmul(64, 64, 64), [1e-3] * 5, "h200", "torch")
+    ((seconds, low, high),) = measured_shapes([sample], H200).values()
+    assert np.log([seconds / low, high / seconds]) == pytest.approx([IN_MODEL["matmul"]] * 2)
 
 
 def test_no_interval_leaves_what_shares_of_the_floor_were_seen():

@@ -9,7 +9,9 @@ import torch
 from kernel_cases import DTYPES, assert_near, draw
 
 from kernels import conv
+from kernels.configs import ways
 from kernels.configs.candidates import Tile
+from kernels.launch import ARCHITECTURES
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -94,6 +96,81 @@ def test_depthwise(
 ) -> None:
     tile = Tile(16, 4)
     check((6, 6 * multiple), (7, 9), (3, 3), 2, 1, 6, dtype, device, layout, tile)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "size, kernel, stride, padding",
+    [
+        ((6, 10), (3, 3), 1, 1),
+        ((6, 10), (3, 3), 2, 1),
+        ((9, 6), (2, 5), 3, 2),
+        ((4, 8), (1, 1), 2, 0),
+    ],
+)
+def test_windows(
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: int,
+    padding: int,
+    dtype: torch.dtype,
+    device: str,
+) -> None:
+    """Two images; windows of one row of 16 positions, beyond the sides; channels in two steps."""
+    tile = Tile(16, 16, 8, stages=2, way=ways.WINDOWS)
+    last = torch.channels_last
+    x = draw(2, 16, *size, dtype=dtype, device=device).to(memory_format=last)
+    weight = draw(21, 16, *kernel, dtype=dtype, device=device).to(memory_format=last)
+    bias = draw(21, dtype=dtype, device=device)
+    assert conv.window_of(x, weight, stride, ARCHITECTURES["sm_90"], 8) is not None
+    got = conv.conv2d(x, weight, bias, stride, padding, tile=tile)
+    assert_near(got, conv.conv2d_reference(x, weight, bias, stride, padding))
+
+
+def test_windows_of_several_rows(device: str) -> None:
+    tile = Tile(32, 16, 16, way=ways.WINDOWS)
+    last = torch.channels_last
+    x, weight = (
+        draw(*s, dtype=torch.float16, device=device) for s in ((1, 16, 5, 20), (16, 16, 3, 3))
+    )
+    got = conv.conv2d(x.to(memory_format=last), weight, padding=1, tile=tile)
+    assert_near(got, conv.conv2d_reference(x, weight, padding=1))
+
+
+def test_what_no_window_fetches_goes_the_plain_way(device: str) -> None:
+    """A side that the stride does not divide, channels that are no whole steps, groups."""
+    last, sm_90 = torch.channels_last, ARCHITECTURES["sm_90"]
+    tile = Tile(16, 16, 16, way=ways.WINDOWS)
+    for channels, size, groups in ((16, (7, 8), 1), (20, (8, 8), 1), (32, (8, 8), 2)):
+        x = draw(1, channels, *size, dtype=torch.float16, device=device).to(memory_format=last)
+        weight = draw(16, channels // groups, 3, 3, dtype=torch.float16, device=device)
+        weight = weight.to(memory_format=last)
+        assert conv.window_of(x, weight, 2, sm_90, tile.k) is None
+        got = conv.conv2d(x, weight, None, 2, 1, groups, tile=tile)
+        assert_near(got, conv.conv2d_reference(x, weight, None, 2, 1, groups))
+
+
+@full
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("tile", ways.CONV, ids=str)
+def test_windows_full_size(tile: Tile, stride: int, device: str) -> None:
+    check((256, 512), (64, 64), (3, 3), stride, 1, 1, BF16, device, torch.channels_last, tile)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("way", [ways.TAPS, ways.ROWS])
+def test_depthwise_ways(way: str, stride: int, dtype: torch.dtype, device: str) -> None:
+    """A 3 x 2 kernel; blocks of 4 columns and 2 rows that divide no side; two outputs a channel."""
+    tile = Tile(4, 8, 2, way=way)
+    layout = torch.channels_last
+    check((3, 6), (5, 7), (3, 2), stride, 1, 3, dtype, device, layout, tile)
+
+
+@full
+@pytest.mark.parametrize("tile", ways.DEPTHWISE, ids=str)
+def test_depthwise_ways_full_size(tile: Tile, device: str) -> None:
+    check((96, 96), (56, 57), (7, 7), 1, 3, 96, BF16, device, torch.channels_last, tile)
 
 
 def test_depthwise_as_picked(device: str) -> None:

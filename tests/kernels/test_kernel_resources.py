@@ -19,14 +19,15 @@ import pytest
 
 import kernels
 from kernels.launch import ARCHITECTURES
-from kernels.resources import Resources, load_widths, markdown, occupancy, summary
+from kernels.resources import Resources, instructions, load_widths, markdown, occupancy, summary
 
 ROOT = Path(__file__).parents[2]
 CARDS = ("sm_90", "sm_120")
 STREAMS = ("copy_kernel", "scale_kernel", "add_kernel", "triad_kernel")
 PRODUCTS = {
     *("linear_kernel", "swiglu_kernel", "grouped_kernel", "conv2d_kernel", "attention_kernel"),
-    *("dkdv_kernel", "dq_kernel", "split_kernel"),
+    *("dkdv_kernel", "dq_kernel", "split_kernel", "persistent_kernel", "stream_k_kernel"),
+    *("turns_kernel", "columns_kernel", "rows_kernel", "windows_kernel"),
 }
 
 
@@ -54,8 +55,10 @@ def test_every_kernel_is_compiled_for_both_cards(compiled: list[Resources]) -> N
     pages = [import_module(m.name) for m in walk_packages(kernels.__path__, "kernels.")]
     written = {n for page in pages for n in vars(page) if n.endswith("_kernel")}
     assert len(written) > 15
-    for card in CARDS:
-        assert {r.kernel for r in compiled if r.card == card} == written
+    by_descriptor = {"turns_kernel", "columns_kernel", "rows_kernel", "group_sum_kernel"}
+    by_descriptor |= {"windows_kernel"}
+    assert {r.kernel for r in compiled if r.card == "sm_90"} == written
+    assert {r.kernel for r in compiled if r.card == "sm_120"} == written - by_descriptor
 
 
 def test_no_spills(compiled: list[Resources]) -> None:
@@ -75,6 +78,33 @@ def test_every_product_is_on_matrix_instructions(compiled: list[Resources]) -> N
         ("sm_90", "HGMMA"),
         ("sm_120", "HMMA"),
     }
+
+
+def test_ways_of_a_linear_layer_use_what_hopper_has(compiled: list[Resources]) -> None:
+    """Tiles by descriptor, groups of four warps that multiply; specialised warps hand registers
+    over, and results leave by descriptor."""
+    mine = [r for r in compiled if r.kernel in ("persistent_kernel", "stream_k_kernel")]
+    hopper = [r for r in mine if r.card == "sm_90"]
+    assert len(hopper) > 8 and len(mine) > len(hopper)
+    assert all({"wgmma", "bulk load"} <= r.instructions.keys() for r in hopper)
+    stay = [r for r in hopper if r.kernel == "persistent_kernel"]
+    assert all("bulk store" in r.instructions for r in stay)
+    roles = [r for r in stay if "roles" in r.instructions]
+    assert {r.variant.split()[-1] for r in roles} == {"specialised"}
+    assert len(roles) == 3 and {r.warps for r in roles} == {12}
+
+
+def test_instructions_are_counted_in_ptx() -> None:
+    ptx = """
+        cp.async.bulk.tensor.2d.shared::cta.global.mbarrier::complete_tx::bytes [%r1], [%rd1];
+        cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r1], [%rd1];
+        cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%rd1, {%r2, %r3}], [%r1];
+        wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {%f1}, %rd2, %rd3;
+        cp.async.cg.shared.global [ %r1 + 0 ], [ %rd1 + 0 ], 0x10, %r4;
+        atom.global.acq_rel.gpu.add.u32 %r1, [%rd1], 1;
+    """
+    counts = {"bulk load": 2, "bulk store": 1, "wgmma": 1, "copy": 1, "atomic": 1, "roles": 1}
+    assert instructions(ptx, "USETMAXREG.DEALLOC.CTAPOOL 0x28 ;") == counts
 
 
 def test_streams_load_16_bytes_and_nothing_less(compiled: list[Resources]) -> None:
@@ -138,9 +168,9 @@ def test_tables() -> None:
         matrix_instruction="HGMMA",
         loads={"128": 2, "bulk": 1},
         vector_bits=128,
+        instructions={"wgmma": 4, "bulk load": 1},
         **common,
     )
-    assert "| linear | 64x64x64 | 80 | 3 | 4096 | 25% | HGMMA | 128: 2, bulk: 1 |" in markdown(
-        [row]
-    )
+    line = "| linear | 64x64x64 | 80 | 3 | 4096 | 25% | HGMMA | 128: 2, bulk: 1 | "
+    assert f"{line}bulk load: 1, wgmma: 4 |" in markdown([row])
     assert "| sm_90 | 1 | 1 | 80 | 4096 | 232448 | HGMMA: 1 |" in summary([row])

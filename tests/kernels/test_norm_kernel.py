@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from kernel_cases import DTYPES, assert_near, draw
 
 from kernels import norm
+from kernels.configs import pick, ways
 from kernels.configs.candidates import Tile
+from kernels.launch import ARCHITECTURES
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 BF16 = torch.bfloat16
-TILES = {"whole rows": Tile(2, 128), "blocks of a row": Tile(2, 32), "as picked": None}
+TILES = {
+    "whole rows": Tile(2, 128),
+    "blocks of a row": Tile(2, 32),
+    "rows ahead": Tile(2, 128, stages=2, way=ways.AHEAD),
+    "as picked": None,
+}
 full = pytest.mark.gpu
 
 
@@ -31,6 +40,37 @@ def check(rows: int, columns: int, dtype: torch.dtype, device: str, tile: Tile |
 @pytest.mark.parametrize("tile", TILES)
 def test_rows(dtype: torch.dtype, tile: str, device: str) -> None:
     check(7, 77, dtype, device, TILES[tile])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_shared_by_programs(dtype: torch.dtype, device: str) -> None:
+    """Masked from the first part on, and in all of the last one."""
+    x = draw(5, 77, dtype=dtype, device=device)
+    x[0, :40], x[1, 40:] = float("-inf"), float("-inf")
+    got = norm.softmax(x, Tile(1, 32, way=ways.SHARED))
+    assert_near(got, norm.softmax_reference(x), products=False)
+
+
+def test_programs_that_stay_take_every_row(device: str) -> None:
+    """41 rows in blocks of two, on a card that holds four programs."""
+    x = draw(41, 77, dtype=torch.float32, device=device)
+    o = torch.empty_like(x)
+    card = replace(ARCHITECTURES["sm_90"], sms=1)
+    tile = Tile(2, 128, warps=4, stages=3, way=ways.AHEAD)
+    (launch,) = norm.rows_launches(norm.softmax_kernel, x, o, card, tile)
+    assert launch.grid == (4,)
+    launch.run()
+    assert_near(o, norm.softmax_reference(x), products=False)
+
+
+@pytest.mark.parametrize("columns", [40, 256, 1280, 4096, 16384, 129280])
+def test_ways_of_rows(columns: int) -> None:
+    """Whole rows where a program holds one, and no more threads than a block may have."""
+    found = ways.row_ways(columns, 2, can_share=True)
+    assert all(1 <= t.warps <= 16 for t in found)
+    assert all(t.n >= columns for t in found) == (columns <= ways.LONGEST_ROW)
+    assert any(t.way == ways.SHARED for t in found) == (columns > ways.LONGEST_ROW)
+    assert not pick.pick_rows("softmax", 4096, columns, 2, ARCHITECTURES["sm_90"]).way
 
 
 def test_rows_of_a_view(device: str) -> None:

@@ -95,8 +95,7 @@ def synthetic_record(measured: bool = True, workload: Workload | None = None) ->
         timeline=timeline_table(operators, {n: p.repeat for n, p in phases.items()}),
         launches=launch_table(
             operators,
-            "decode",
-            asked.decode_steps,
+            {n: p.repeat for n, p in phases.items()},
             None if measured else host_costs([], hardware.name),
             "eager",
         ),

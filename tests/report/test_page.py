@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_record import RUNS, run
+from report_record import RUNS, run, synthetic_record
 
 from calib.report.layers.tree import branches
 from calib.report.page import library
-from calib.report.page.answer import facts
+from calib.report.page.answer import facts, how_known
 from calib.report.page.sums import distinct
 from calib.report.page.write import page
 from calib.report.record import AVOIDED, GROWS, RunRecord
-from calib.report.units import seconds
+from calib.report.units import percent, seconds
 from calib.report.write import write_report
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -223,3 +223,17 @@ def test_what_a_growing_text_costs_on_top_stands_in_the_answer() -> None:
     found = {f.question: f for f in facts(record, distinct(record))}
     assert found["What comes on top?"].answer.startswith(GROWS)
     assert found["What comes on top?"].answer.endswith("52 ms more.")
+
+
+def test_how_it_is_known_is_told_by_part_of_the_time_or_in_one_word() -> None:
+    record = synthetic_record(measured=False)
+    alike = record.operators.assign(provenance="transferred")
+    components = record.components.assign(provenance="transferred")
+    record = replace(record, operators=alike, components=components)
+    assert how_known(record) == "Known as transferred: fitted to samples of other devices."
+    half = alike.copy()
+    half.loc[half["phase"] == "decode", "provenance"] = "interpolated"
+    share = half.groupby("provenance")["estimate_s"].sum() / half["estimate_s"].sum()
+    said = how_known(replace(record, operators=half))
+    assert f"{percent(share['interpolated'])} is known as interpolated" in said
+    assert f"{percent(share['transferred'])} as transferred; the whole goes by the weakest." in said

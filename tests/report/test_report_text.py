@@ -12,11 +12,19 @@ import pytest
 from markdown_it import MarkdownIt
 from report_record import RUNS, run
 
+from calib.report.document.kinds import kind_cells
+from calib.report.document.write import how_much, report_markdown
 from calib.report.layers.tree import branches
-from calib.report.lines import unknown_lines
-from calib.report.markdown import answer, kind_cells, largest, report_markdown
+from calib.report.lines import memory_lines, timeline_lines, unknown_lines, verdict
 from calib.report.record import RunRecord, known
-from calib.report.terminal import WIDTH, Cells, component_cells, figure_cells, print_report
+from calib.report.terminal import (
+    WIDTH,
+    Cells,
+    component_cells,
+    figure_cells,
+    print_report,
+    remarks,
+)
 from calib.report.units import UNKNOWN, digits, figure, flops, interval, nbytes, percent, seconds
 
 
@@ -96,7 +104,21 @@ def test_terminal_shows_errors_where_there_is_a_clock() -> None:
 def test_no_word_of_a_clock_where_nothing_was_measured() -> None:
     assert figure_cells(run("measured")).headers[-1] == "measured"
     assert figure_cells(run("predicted")).headers[-1] == "interval"
-    assert "*Unseen*" in markdown("measured") and "*Unseen*" not in markdown("predicted")
+    assert "never saw" in markdown("measured") and "never saw" not in markdown("predicted")
+
+
+def test_a_run_prints_at_most_a_screen() -> None:
+    """The longest: measured, with everything that a run may have to say."""
+    for name in RUNS:
+        record = replace(run(name), notes=["A note of a hundred words. " * 4] * 6)
+        assert len(printed(record)) <= 60
+
+
+def test_what_does_not_fit_has_no_time_in_the_terminal() -> None:
+    record = run("predicted")
+    lines = printed(replace(record, memory={**(record.memory or {}), "fits": False}))
+    assert any(line.startswith("It does not fit: it needs ") for line in lines)
+    assert not re.search(r"\d [mµn]?s\b", "\n".join(lines))
 
 
 def test_a_table_too_wide_loses_columns_and_no_digits() -> None:
@@ -143,7 +165,7 @@ def test_markdown_is_well_formed(name: str) -> None:
             widths[-1].append(0)
         if token.type in ("td_open", "th_open"):
             widths[-1][-1] += 1
-    assert len(widths) == {"measured": 9, "predicted": 5}[name]
+    assert len(widths) == {"measured": 8, "predicted": 4}[name]
     assert all(len(set(rows)) == 1 and len(rows) > 1 for rows in widths)
     texts = [t.content for t in tokens if t.type == "inline"]
     assert not [text for text in texts if "|" in text]
@@ -155,32 +177,44 @@ def test_modules_and_components_err_by_the_same_measure() -> None:
     record = run("measured")
     error = percent(record.total["error"], signed=True)
     root = next(r for r in markdown("measured").splitlines() if r.startswith(f"| `{record.model}`"))
-    assert root.endswith(f"| {error} |")
+    assert f"| {error} |" in root
 
 
-def test_first_paragraph_answers() -> None:
-    """How long, where it goes, how sure: with the numbers of the tables."""
-    record, text = run("measured"), answer(run("measured"))
-    total = record.total
-    for number in (total["estimate_s"], total["measured_s"]):
-        assert seconds(number) in text
-    share = record.components.set_index("component")["estimate_s"]
-    assert f"decode takes {percent(share['decode'] / share['total'])}" in text
-    assert "matmul takes" in text
-    assert f"{percent(abs(total['error']))} too {'low' if total['error'] < 0 else 'high'}" in text
-    assert "by time: " in text
-    assert markdown("measured").split("\n\n")[1] == text
+def test_the_first_lines_answer() -> None:
+    """How long, whether it fits, how sure: as the page's card says it, before any head."""
+    record, text = run("measured"), markdown("measured").split("\n## ")[0]
+    for row in record.figures.to_dict("records"):
+        assert figure(row["estimate"], row["unit"]) in text
+    assert seconds(record.total["measured_s"]) in text
+    for question in ("**Does it fit?**", "**What bounds it?**", "**How sure is it?**"):
+        assert f"- {question} " in text
+    order = re.findall(r"^## (.*)$", markdown("measured"), flags=re.MULTILINE)
+    assert order[:3] == ["Where the time goes", "Roofline", "How good it is"]
+    assert order[-1] == "This run"
 
 
-def test_first_paragraph_without_a_clock() -> None:
-    text = answer(run("predicted"))
+def test_the_answer_without_a_clock() -> None:
+    text = markdown("predicted")
     assert "Nothing was measured in this run." in text
-    assert "a bound rather than a forecast" in text
-    assert "between" not in text
+    assert "nothing but the peaks is known: a lower bound" in text
+    assert "How it was measured" not in text
 
 
-def test_largest_parts() -> None:
-    assert largest(["a", "b_c", "d", "e"], [1.0, 6.0, 2.0, 1.0]) == "b c takes 60%, d 20%, a 10%"
+def test_a_report_says_a_fact_once_and_its_caveats_at_the_end() -> None:
+    record = replace(run("predicted"), notes=["A caveat."])
+    text = report_markdown(record, branches(record), [])
+    assert text.index("A caveat.") > text.index("## This run")
+    for line in (*timeline_lines(record), *memory_lines(record)):
+        assert line in remarks(record) and line not in text
+
+
+def test_what_does_not_fit_has_no_time_in_its_report() -> None:
+    record = run("predicted")
+    assert record.memory is not None
+    record = replace(record, memory={**record.memory, "fits": False})
+    text = report_markdown(record, branches(record), [])
+    assert "**Does it fit?** No: it needs" in text
+    assert not re.search(r"\d [mµn]?s\b", text.split("## This run")[0])
 
 
 def test_kinds_are_summed() -> None:
@@ -191,7 +225,7 @@ def test_kinds_are_summed() -> None:
     row = dict(zip(cells.headers, cells.rows[0], strict=True))
     steps = of_kind["phase"].map({"vision": 1, "prefill": 1, "decode": 16})
     assert row["calls"] == f"{(of_kind['count'] * steps).sum():,}"
-    assert row["calibrated"] == seconds(of_kind["estimate_s"].sum())
+    assert row["kernels"] == seconds(of_kind["estimate_s"].sum())
     error = of_kind["estimate_s"].sum() / of_kind["measured_s"].sum() - 1
     assert row["error"] == percent(error, signed=True)
 
@@ -202,9 +236,9 @@ def test_errors_of_kinds_are_against_steady_times_too() -> None:
     slower = record.operators.assign(measured_s=1.25 * record.operators["measured_s"])
     rows = {r[0]: r for r in kind_cells(replace(record, operators=slower)).rows}
     for name, *cells in kind_cells(record).rows:
-        assert rows[name][-1] == cells[-1]
+        assert rows[name][3] == cells[2]  # a name, kernels, measured, error
         clock = slower.loc[slower["kind"] == name.replace(" ", "_"), "measured_s"].sum()
-        assert rows[name][-2] == seconds(clock)
+        assert rows[name][2] == seconds(clock)
 
 
 def traced(**found: Any) -> RunRecord:
@@ -217,7 +251,7 @@ def traced(**found: Any) -> RunRecord:
 
 def test_what_the_clock_says_of_kernels_only() -> None:
     clock = {"phase": "decode", "what": "operators", "estimate_s": 0.9, "measured_s": 1.0}
-    text = answer(traced(clocks=[clock, {**clock, "what": "wall", "measured_s": None}]))
+    text = verdict(traced(clocks=[clock, {**clock, "what": "wall", "measured_s": None}]))
     assert "Of decode the clock knows what the device did, 1.00 s: the estimate" in text
     assert re.search(r"of the kernels, 900 ms, is 10(.0)?% too low\.", text)
 
@@ -228,8 +262,8 @@ def test_what_the_clock_says_of_a_part() -> None:
     prefill = components["component"] == "prefill"
     components.loc[prefill, "measured_s"] = components.loc[prefill, "estimate_s"] / 1.1
     record = replace(record, components=components)
-    assert "The clock knows prefill only" in answer(record)
-    assert "their estimate is 10% too high." in answer(record)
+    assert "The clock knows prefill only" in verdict(record)
+    assert "their estimate is 10% too high." in verdict(record)
     cells = component_cells(record)
     assert "measured" in cells.headers
     shown = dict(zip((row[0] for row in cells.rows), cells.rows, strict=True))
@@ -239,7 +273,7 @@ def test_what_the_clock_says_of_a_part() -> None:
 
 def test_a_trace_of_something_else_is_no_clock() -> None:
     record = traced(refused={"decode": ["it is of something else"]})
-    assert "A trace was given, and is not taken for this model's." in answer(record)
+    assert "A trace was given, and is not taken for this model's." in verdict(record)
     section = report_markdown(record, branches(record), []).split("## How it was measured")[1]
     assert "Of decode this is what the trace holds, which was not taken" in section
 
@@ -279,13 +313,13 @@ def test_kinds_compare_only_what_the_clock_saw() -> None:
     seen = operators.loc[norms[1::2]]
     rows = {r[0]: r for r in kind_cells(replace(run("measured"), operators=operators)).rows}
     expected = seen["estimate_s"].sum() / seen["measured_s"].sum() - 1
-    assert rows["norm"][-1] == percent(expected, signed=True)
-    assert rows["softmax"][-2:] == (UNKNOWN, UNKNOWN)
+    assert rows["norm"][3] == percent(expected, signed=True)
+    assert rows["softmax"][2:4] == (UNKNOWN, UNKNOWN)
 
 
 def test_modules_are_folded_and_small_ones_left_out() -> None:
     text = markdown("measured")
-    assert "`layers.[1-11]` | DecoderLayer | 11 |" in text
+    assert "`layers.[1-11]` \N{MULTIPLICATION SIGN}11 |" in text
     assert "layers.5" not in text
     assert "rotary_emb" not in text
 
@@ -318,7 +352,7 @@ def test_a_measurement_that_knows_little_says_what_it_knows() -> None:
 
 
 def test_pipes_in_cells_are_escaped() -> None:
-    from calib.report.markdown import table
+    from calib.report.document.tables import table
 
     assert table(Cells(("a", "b"), [("x|y", "1")])).splitlines()[-1] == "| x\\|y | 1 |"
 
@@ -379,6 +413,6 @@ def test_totals_that_hold_what_nobody_knows_say_at_least() -> None:
     assert percent(row["bytes"] / record.operators["bytes"].sum()) in said
     text = report_markdown(record, branches(record), [])
     assert said in text
-    assert "| other | " in text and "\u2265" in text.split("## Modules")[1]
+    assert "| other | " in text and "\u2265" in text.split("### Modules")[1]
     untimed = replace(record, components=record.components.assign(estimate_s=float("nan")))
-    assert answer(untimed).startswith("**\u2265 ")
+    assert how_much(untimed).startswith("**\u2265 ")

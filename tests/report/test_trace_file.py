@@ -9,15 +9,17 @@ import pandas as pd
 import pytest
 from report_record import run
 
+from calib.estimates.timeline import launch_table
 from calib.report.trace_file import DEVICE, HOST, chrome_trace
+from calib.samples.host_costs import GRAPH, host_costs
 
 
 @pytest.fixture(scope="module", params=["predicted", "measured"])
 def trace(request: pytest.FixtureRequest) -> tuple[pd.DataFrame, list[dict]]:
     launches = run(request.param).launches
     assert launches is not None
-    text = json.dumps(chrome_trace(launches, "card"), allow_nan=False)
-    assert len(text) < 3e6
+    text = json.dumps(chrome_trace(launches, "card", {"decode": 16}), allow_nan=False)
+    assert len(text) < 4e6
     return launches, json.loads(text)["traceEvents"]
 
 
@@ -27,11 +29,11 @@ def complete(events: list[dict]) -> list[dict]:
 
 def test_events_have_what_the_format_requires(trace) -> None:
     _, events = trace
-    assert {e["ph"] for e in events} == {"X", "M"}
+    assert {e["ph"] for e in events} <= {"X", "M", "s", "f"}
     for event in complete(events):
         assert event["name"]
         assert event["ts"] >= 0
-        assert event["dur"] >= 0
+        assert as_perfetto_reads(event["dur"]) > 0
         assert {"cat", "pid", "tid", "args"} <= set(event)
     tracks = {(e["pid"], e["tid"]) for e in complete(events)}
     named = {(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"}
@@ -80,19 +82,31 @@ def test_what_is_nested_stays_so_in_whole_nanoseconds(stretch: float) -> None:
     launches[times] *= stretch
     events = chrome_trace(launches, "card")["traceEvents"]
     assert overlaps(events) == []
-    for event, start in zip(
-        [e for e in complete(events) if e["cat"] == "kernel"], launches["start_s"], strict=True
-    ):
+    kernels = [e for e in complete(events) if e["cat"] == "kernel"]
+    first = launches[launches["phase"] == "vision"]["start_s"]
+    for event, start in zip(kernels, first, strict=False):
         assert as_perfetto_reads(event["ts"]) == round(start * 1e9)
 
 
 def test_processes_and_tracks_are_named_before_their_events(trace) -> None:
     _, events = trace
     first = next(i for i, e in enumerate(events) if e["ph"] == "X")
-    assert all(e["ph"] == "X" for e in events[first:])
+    assert all(e["ph"] != "M" for e in events[first:])
     for event in events:
         assert all(type(event[name]) is int for name in ("pid", "tid") if name in event)
     assert all(isinstance(e["args"]["name"], str) for e in events[:first])
+
+
+def phases(events: list[dict]) -> list[dict]:
+    return [e for e in complete(events) if e["cat"] == "phase" and e["pid"] == HOST]
+
+
+def test_phases_follow_one_another_each_once(trace) -> None:
+    launches, events = trace
+    assert [e["name"] for e in phases(events)] == ["vision", "prefill", "decode (1 of 16)"]
+    for before, after in itertools.pairwise(phases(events)):
+        assert before["ts"] + before["dur"] == pytest.approx(after["ts"], abs=2e-3)
+    assert set(launches["phase"]) == {"vision", "prefill", "decode"}
 
 
 def test_times_are_those_of_the_replay_in_microseconds(trace) -> None:
@@ -100,13 +114,81 @@ def test_times_are_those_of_the_replay_in_microseconds(trace) -> None:
     kernels = [e for e in complete(events) if e["cat"] == "kernel"]
     issued = [e for e in complete(events) if e["cat"] == "launch"]
     assert len(kernels) == len(issued) == len(launches)
-    for event, start, end in zip(kernels, launches["start_s"], launches["end_s"], strict=True):
-        assert event["ts"] == pytest.approx(start * 1e6, abs=1e-3)
-        assert event["ts"] + event["dur"] == pytest.approx(end * 1e6, abs=2e-3)
+    begins = dict(zip(launches["phase"].unique(), (e["ts"] for e in phases(events)), strict=True))
+    began = launches["phase"].map(begins)
+    for event, begin, start, end in zip(
+        kernels, began, launches["start_s"], launches["end_s"], strict=True
+    ):
+        assert event["ts"] == pytest.approx(begin + start * 1e6, abs=2e-3)
+        assert event["ts"] + event["dur"] == pytest.approx(begin + end * 1e6, abs=4e-3)
     for before, after in itertools.pairwise(kernels):
         assert before["ts"] + before["dur"] <= after["ts"] + 1e-6
     for host, device in zip(issued, kernels, strict=True):
         assert device["args"]["module"] == host["args"]["module"]
+        assert device["name"] == host["name"]
+
+
+def test_kernels_are_named_by_operator_and_path(trace) -> None:
+    launches, events = trace
+    names = {e["name"] for e in complete(events) if e["cat"] == "kernel"}
+    rows = launches[launches["path"] != ""]
+    assert set(rows["kind"] + " " + rows["path"]) <= names
+
+
+def flow_ends(events: list[dict]) -> tuple[dict[int, dict], dict[int, dict]]:
+    """The events that begin a flow, and those that end one, by its id."""
+    begun = [e for e in events if e["ph"] == "s"]
+    ended = [e for e in events if e["ph"] == "f"]
+    assert len({e["id"] for e in begun}) == len(begun)
+    return {e["id"]: e for e in begun}, {e["id"]: e for e in ended}
+
+
+def slice_at(events: list[dict], flow: dict, category: str) -> dict:
+    """The slice of a track that begins where the flow does, which is what it is bound to."""
+    (found,) = [
+        e
+        for e in complete(events)
+        if (e["cat"], e["pid"], e["tid"], e["ts"])
+        == (category, flow["pid"], flow["tid"], flow["ts"])
+    ]
+    return found
+
+
+def test_arrows_lead_from_a_launch_to_its_kernel() -> None:
+    launches = run("predicted").launches
+    assert launches is not None
+    events = chrome_trace(launches, "card")["traceEvents"]
+    begun, ended = flow_ends(events)
+    assert begun.keys() == ended.keys() and len(begun) == len(launches)
+    for number in list(begun)[::97]:
+        launch = slice_at(events, begun[number], "launch")
+        kernel = slice_at(events, ended[number], "kernel")
+        assert launch["name"] == kernel["name"] and ended[number]["bp"] == "e"
+        assert launch["ts"] + launch["dur"] <= kernel["ts"] + 1e-6
+
+
+def test_a_cpu_that_computes_itself_has_no_arrows() -> None:
+    launches = run("measured").launches
+    assert launches is not None
+    assert flow_ends(chrome_trace(launches, "cpu")["traceEvents"]) == ({}, {})
+
+
+def test_a_graph_is_one_launch_and_no_slice_is_empty() -> None:
+    record = run("predicted")
+    repeats = {"vision": 1, "prefill": 1, "decode": 16}
+    costs = host_costs([], record.hardware["name"])
+    launches = launch_table(record.operators, repeats, costs, GRAPH)
+    events = chrome_trace(launches, "card")["traceEvents"]
+    assert all(as_perfetto_reads(e["dur"]) > 0 for e in complete(events))
+    issued = [e for e in complete(events) if e["cat"] == "launch"]
+    stops = int((launches["wait_s"] > launches["issued_s"]).sum())
+    assert 3 <= len(issued) <= 3 + stops
+    kernels = [e for e in complete(events) if e["cat"] == "kernel"]
+    assert len(kernels) == len(launches)
+    begun, ended = flow_ends(events)
+    assert len(begun) == len(ended) == len(issued)
+    assert slice_at(events, ended[0], "kernel") == kernels[0]
+    assert overlaps(events) == []
 
 
 def test_modules_enclose_their_launches(trace) -> None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
+from jsonschema import Draft202012Validator
 from omegaconf import OmegaConf
 
 from calib.checkout import CONF
 from calib.errors import CalibError
+from calib.estimates.tables import found_in_cache
 from calib.hardware.datasheet import load_hardware
+from calib.report.layers.analytic_report import report_schema
+from calib.report.lines import limit_lines
 from calib.report.record import RunRecord, known
+from calib.report.write import write_report
+from calib.steps.alternatives.asked import Asked
 from calib.steps.alternatives.cards import Work, neighbours
 from calib.steps.alternatives.cases import Run
 from calib.steps.alternatives.limit import _narrow, largest_batch
@@ -149,12 +158,12 @@ def test_neighbours_are_the_nearest_by_the_peaks() -> None:
     assert work.at_peaks(own) == pytest.approx(3 * Elementwise(1 << 30).bytes / own.bandwidth)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("20ms", 0.02), ("0.5 s", 0.5), (0.02, 0.02)])
+@pytest.mark.parametrize(("text", "seconds"), [("20ms", 0.02), ("0.5 s", 0.5), ("2e2us", 2e-4)])
 def test_a_limit_is_a_time(text: Any, seconds: float) -> None:
     assert seconds_of(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["fast", "-1ms", "0", "20 min", True])
+@pytest.mark.parametrize("text", ["fast", "-1ms", "0ms", "20 min", True, "20", 20, 0.02])
 def test_a_limit_that_is_no_time_is_refused(text: Any) -> None:
     with pytest.raises((CalibError, ValueError), match=r"limit\.tpot = .*: expected a time above"):
         read_request(parts_config() | {"limit": {"tpot": text}})
@@ -183,6 +192,57 @@ def test_the_largest_batch_is_the_last_that_is_fast_enough() -> None:
 
 
 def test_a_limit_that_nothing_meets_says_so() -> None:
-    row = case(record((*LLAMA, "limit.tpot=1us")), "at most 0.001 ms a token")
+    row = case(record((*LLAMA, "limit.tpot=1us")), "at most 1 µs a token")
     assert not known(row.get("token_s"))
     assert "not even" in row["why"]
+
+
+def test_the_terminal_says_what_a_limit_allows() -> None:
+    (said,) = limit_lines(record((*LLAMA, "limit.tpot=2ms")))
+    row = case(record((*LLAMA, "limit.tpot=2ms")), "at most 2 ms a token")
+    assert said.startswith(f"With at most 2 ms a token the largest batch is {row['batch']:,}: ")
+    (said,) = limit_lines(record((*LLAMA, "limit.tpot=1us")))
+    assert said == f"With at most 1 µs a token: no batch, {NONE_SO_FAST}."
+    assert limit_lines(record(LLAMA)) == []
+
+
+def test_a_limit_is_answered_without_a_page_too() -> None:
+    found = record((*LLAMA, "limit.tpot=2ms", "report.html=false"))
+    assert limit_lines(found) == limit_lines(record((*LLAMA, "limit.tpot=2ms")))
+    assert record((*LLAMA, "report.html=false")).alternatives is None
+
+
+NONE_SO_FAST = "not even a batch of 1 is that fast, or fits"
+
+
+def test_the_report_as_data_and_as_text_has_the_table(tmp_path: Path) -> None:
+    """Row by row what the run found, under the report's own schema."""
+    found = record((*LLAMA, "limit.tpot=20ms"))
+    assert found.alternatives is not None
+    write_report(found, tmp_path, pictures=False, html=False)
+    data = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    Draft202012Validator(json.loads(report_schema())).validate(data)
+    rows = found.alternatives.to_dict("records")
+    assert [row["name"] for row in data["alternatives"]] == [row["name"] for row in rows]
+    for said, row in zip(data["alternatives"], rows, strict=True):
+        assert said["fits"] == row["fits"]
+        assert said["token_s"] == (pytest.approx(row["token_s"]) if known(row["token_s"]) else None)
+    text = (tmp_path / "report.md").read_text("utf-8")
+    table = text.split("## What if")[1].split("\n## ")[0]
+    assert "| CUDA graph | " in table and "| at most 20 ms a token: batch " in table
+
+
+def test_what_was_asked_for_before_is_not_asked_again() -> None:
+    """And what was not, or hot where it was cold, is: the answer is the estimator's own."""
+    request, _, _, phases, (estimator, _) = parts(LLAMA)
+    ops = list(dict.fromkeys(c.op for p in phases.values() for c in p.layer.calls()))
+    asked = Asked(estimator, request.implementation)
+    asked.ask(ops)
+    hot = [found_in_cache(op, estimator.hardware) for op in ops]
+    for some, flags in ((ops[3:9], hot[3:9]), (ops[:1], [not hot[0]]), ([Elementwise(77)], [True])):
+        mine, theirs = (e.estimates(some, "torch", flags) for e in (asked, estimator))
+        assert mine.seconds == pytest.approx(theirs.seconds, rel=1e-5)
+        assert list(mine.known_as) == list(theirs.known_as)
+    pd.testing.assert_frame_equal(asked.held_out, estimator.held_out)
+    asked.estimator = None  # type: ignore[assignment]  # nobody is asked
+    assert len(asked.estimates(ops, "torch", hot).seconds) == len(ops)

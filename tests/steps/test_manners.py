@@ -13,11 +13,13 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from calib.checkout import CONF, ROOT
+from calib.errors import CalibError
 from calib.steps.command_line import option_names
 from calib.steps.manners.help import EXAMPLES, entries, help_text
 from calib.steps.manners.order import options_first
 from calib.steps.many import members
-from calib.steps.many.members import member_name, swept_in
+from calib.steps.many.alone import alone_in
+from calib.steps.many.members import LEFT_OUT, leave_unknown, member_name, swept_in
 from calib.steps.progress import PARENT
 
 
@@ -125,3 +127,26 @@ def test_a_worker_leaves_ctrl_c_to_the_process_that_started_it(
     monkeypatch.setenv(PARENT, str(os.getppid()))
     member_name(job("JoblibLauncher"))
     assert set_to == [(signal.SIGINT, signal.SIG_IGN)]
+
+
+def test_an_option_that_does_not_exist_leaves_the_others_of_a_sweep() -> None:
+    words = ["-m", "+hw=rtx5090,rtx590,h200", "workload.batch=1,2", "model=no_such"]
+    assert leave_unknown(words) == ["-m", "+hw=rtx5090,h200", *words[2:]]
+    assert list(LEFT_OUT) == ["hw=rtx590"]
+    assert "did you mean rtx5090" in LEFT_OUT["hw=rtx590"]
+    assert leave_unknown(words[1:]) == words[1:] and not LEFT_OUT  # of one run Hydra says it
+
+
+def test_a_folder_of_a_run_is_one_process_s(tmp_path: Path) -> None:
+    held = "from calib.steps.many.alone import alone_in; import pathlib, sys\n"
+    held += "with alone_in(pathlib.Path(sys.argv[1])): print('in', flush=True); input()"
+    asked = [sys.executable, "-c", held, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(asked, cwd=ROOT, **pipes) as other:
+        assert other.stdout.readline() == "in\n"
+        said = "another run is writing there: expected a folder"
+        with pytest.raises(CalibError, match=said), alone_in(tmp_path):
+            pass
+        other.communicate("\n")
+    with alone_in(tmp_path):
+        assert (tmp_path / ".lock").exists()

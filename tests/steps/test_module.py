@@ -83,7 +83,12 @@ def test_a_step_of_training_has_an_mfu(tmp_path: Path) -> None:
     [
         ({"hw": "h2000"}, "hw = 'h2000': expected one of .*h200"),
         ({"execution": "fast"}, "execution = 'fast': expected one of eager, graph, compiled"),
-        ({"training": {"state": "float32"}}, "training.state = .*did you mean state_dtype"),
+        (
+            {"train": True, "training": {"state": "float32"}},
+            "training.state = .*did you mean state_dtype",
+        ),
+        ({"training": {"state_dtype": "float32"}}, "training = .*: expected train=True beside it"),
+        ({"measure": "quick"}, "measure = 'quick' on h200: expected a device that is here"),
         ({"measure": "quik"}, "sweep = 'quik': expected one of .*quick"),
     ],
 )

@@ -64,7 +64,7 @@ def test_an_eager_decode_says_what_a_growing_text_costs_beside_its_steady_time()
 
 def test_the_clock_says_both_too() -> None:
     (said,) = length_notes({"new": [0.08, 0.07, 0.075], "seen": [0.0165] * 3})
-    assert "new takes 75 ms" in said and "again 16.5 ms" in said and "58.5 ms for" in said
+    assert "new takes 75.0 ms" in said and "again 16.5 ms" in said and "58.5 ms for" in said
     assert length_notes({}) == []
 
 
@@ -72,3 +72,9 @@ def test_the_hosts_drift_is_said() -> None:
     (said,) = host_drift_notes({"slowest": 0.72, "fastest": 1.04})
     assert "at 72% to 104% of the speed" in said
     assert host_drift_notes(None) == []
+
+
+def test_a_long_time_is_in_seconds() -> None:
+    """Not 8.21e+04 ms."""
+    (said,) = length_notes({"new": [82.1 + 1e-3], "seen": [1e-3]})
+    assert "new takes 82.1 s" in said and "again 1.00 ms" in said and "e+" not in said

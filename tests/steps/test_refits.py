@@ -109,7 +109,7 @@ def test_torch_alone_is_fitted():
 
 @pytest.mark.parametrize(("value", "text"), [(7.2, "7 s"), (math.inf, "not yet"), (math.nan, "-")])
 def test_seconds_in_the_report(value, text):
-    from calib.report.markdown import known_after
+    from calib.report.document.write import known_after
     from calib.report.units import UNKNOWN
 
     assert known_after(value) == text.replace("-", UNKNOWN)

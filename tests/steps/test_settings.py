@@ -82,6 +82,8 @@ def test_what_cannot_be_explained_is_passed_on() -> None:
         ("sweep.budget_s=-1", "sweep.budget_s = -1: expected a number above 0"),
         ("sweep.spread=wide", "sweep.spread = 'wide': expected a number above 0"),
         ("measured_step=decode", "measured_step = 'decode': expected measured=<a trace> beside it"),
+        ("training.state_dtype=float32", "training.state_dtype = 'float32': expected pass=train"),
+        ("limit.tpot=20", "limit.tpot = 20: expected a time above 0 with its unit"),
         ("measured=/no/trace.json", "measured = '/no/trace.json': expected the path of a trace"),
         ("measured=5", "measured = 5: expected the path of a trace of torch.profiler, or null"),
         ("hf=1", "hf = 1: expected keys out of config, dtype"),

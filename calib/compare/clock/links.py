@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from calib.compare.clock.events import CALLS, NONE, OPERATOR, Recorded
+from calib.report.units import seconds
 
 GRAPH, LAUNCH = "GraphLaunch", "LaunchKernel"
 """In the names of the driver's calls."""
@@ -105,7 +106,7 @@ def _one_at_a_time(events: Sequence[Recorded]) -> tuple[list[Recorded], str]:
     whole = sum(e.length_ns for e in events)
     return found, (
         f"{count} of {len(events)} events of the device overlap the next on their stream: they are "
-        f"cut where it begins, by {cut / 1e6:.3g} ms of {whole / 1e6:.3g} ms in all."
+        f"cut where it begins, by {seconds(cut / 1e9)} of {seconds(whole / 1e9)} in all."
         if count
         else ""
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ class Features:
     @property
     def smooth_names(self) -> list[str]:
         """Columns over which time changes smoothly: all but the tiles."""
-        return [name for name in sorted(self.columns) if not name.startswith(_STEPS)]
+        return list(_smooth(tuple(self.columns)))
 
     def __len__(self) -> int:
         return len(self.compute_s)
@@ -97,6 +98,11 @@ class Features:
         """[n, len(names)], zero for a column that this kind of operator does not have."""
         zeros = np.zeros(len(self))
         return np.stack([self.columns.get(name, zeros) for name in names], axis=1)
+
+
+@cache
+def _smooth(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in sorted(names) if not name.startswith(_STEPS))
 
 
 def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -> Features:
@@ -133,7 +139,7 @@ def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -
             columns |= stream_columns(op, hardware, is_hot)
     for name, label in _labels(op).items():
         columns[f"{name}={label}"] = np.ones(1)
-    columns = {name: np.broadcast_to(value, n) for name, value in columns.items()}
+    columns = {name: v if v.shape == (n,) else np.broadcast_to(v, n) for name, v in columns.items()}
     return Features(compute, memory, is_hot, np.broadcast_to(hardware.clock_hz, n), columns)
 
 
@@ -143,7 +149,7 @@ _LEAST_S = 1e-12
 
 def _numbers(op: Operator) -> dict[str, np.ndarray]:
     """Dimensions as logarithms (a zero as a half), flags as 0 or 1."""
-    numbers, flags = {}, {f.name for f in fields(op) if isinstance(f.default, bool)}
+    numbers, flags = {}, _flags(type(op))  # type: ignore[arg-type]
     shape = _of_convolution(op) if isinstance(op, Conv2d | Convolution) else vars(op)
     for name, value in shape.items():
         if value is None or isinstance(value, str):
@@ -154,6 +160,12 @@ def _numbers(op: Operator) -> dict[str, np.ndarray]:
         else:
             numbers[name] = np.log(np.maximum(array, 0.5))
     return numbers
+
+
+@cache
+def _flags(cls: type[Operator]) -> frozenset[str]:
+    """The fields that are flags."""
+    return frozenset(f.name for f in fields(cls) if isinstance(f.default, bool))
 
 
 def _of_convolution(op: Conv2d | Convolution) -> dict[str, Any]:
@@ -201,6 +213,8 @@ def features_of_list(
     """Features of a list of operators of one kind, in its order."""
     is_hot = np.broadcast_to(np.asarray(hot, dtype=bool), len(ops))
     stacks = stack(ops)
+    if len(stacks) == 1:  # all of them, in order
+        return features(stacks[0][0], hardware, is_hot)
     parts = concatenate([features(grid, hardware, is_hot[rows]) for grid, rows in stacks])
     return parts.rows(np.argsort(np.concatenate([rows for _, rows in stacks])))
 
@@ -218,9 +232,10 @@ def _stack_alike(ops: Sequence[Operator]) -> Operator:
     first = ops[0]
     if is_grid(first):
         raise TypeError("a grid is estimated on its own, not in a list")
-    values = {}
-    for f in fields(first):
-        column = [getattr(op, f.name) for op in ops]
-        is_label = column[0] is None or isinstance(column[0], str)
-        values[f.name] = column[0] if is_label else np.array(column) + 0
+    values: dict[str, Any] = {}
+    for name, known in vars(first).items():
+        if known is None or isinstance(known, str):
+            values[name] = known
+        else:
+            values[name] = np.array([vars(op)[name] for op in ops]) + 0
     return type(first)(**values)

@@ -15,31 +15,21 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from calib.report.layers.alternative import Alternative
+from calib.report.layers.quantities import (
+    TERABITS,
+    Error,
+    Limit,
+    Milliseconds,
+    Provenance,
+    Seconds,
+    Share,
+)
 from calib.report.layers.schema import Doc, json_schema
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the fields below. History: 1, the first; 2, wall times beside kernels' times, and
-times and shares of them may be null (mode=analytic without a card)."""
-
-TERABITS = "[terabit: 1e12 bits, not terabytes; io_bytes says the same in bytes]"
-Seconds = Annotated[float | None, Doc("[s]; null where it is not known", minimum=0)]
-Error = Annotated[
-    float | None,
-    Doc("estimate / measured - 1, the machine's drift taken out; null where nothing was measured"),
-]
-Milliseconds = Annotated[float | None, Doc("[ms]; null where it is not known", minimum=0)]
-Share = Annotated[
-    float | None, Doc("a fraction of the whole; null without times", minimum=0, maximum=1.000001)
-]
-Provenance = Annotated[
-    Literal["measured", "interpolated", "extrapolated", "transferred", "roofline", "unknown"],
-    Doc("how the estimate is known, from the strongest to the weakest; unknown: there is none"),
-]
-
-
-Limit = Annotated[
-    Literal["host", "compute", "memory", "link"] | None, Doc("what most of the wall time goes to")
-]
+times and shares of them may be null (mode=analytic without a card); 3, ``alternatives``."""
 
 
 @dataclass(frozen=True)
@@ -314,6 +304,7 @@ class AnalyticModelReport:
     figures: list[Figure]
     fits: list[Fit]
     ceilings: list[CeilingFigure]
+    alternatives: list[Alternative]
     measurement: dict[str, Any] | None
     environment: dict[str, Any]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
+from calib.report.layers.alternative import Alternative
 from calib.report.layers.analytic_report import (
     SCHEMA_VERSION,
     AnalyticModelReport,
@@ -73,6 +74,7 @@ def build_report(
         figures=records(Figure, record.figures),
         fits=records(Fit, record.fits),
         ceilings=[] if record.ceilings is None else records(CeilingFigure, record.ceilings),
+        alternatives=alternatives_of(record),
         measurement=plain(record.measurement),
         environment=plain(record.environment),
     )
@@ -281,6 +283,10 @@ def ratio(value: float | None, reference: float | None) -> float | None:
 
 
 Record = TypeVar("Record")
+
+
+def alternatives_of(record: RunRecord) -> list[Alternative]:
+    return [] if record.alternatives is None else records(Alternative, record.alternatives)
 
 
 def records(cls: type[Record], table: Any) -> list[Record]:

@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from calib.report.document.tables import table
 from calib.report.layers.analytic_report import AnalyticModelReport, ModuleMetricsSnapshot
 from calib.report.layers.build import build_report
 from calib.report.layers.formulas import (
@@ -29,7 +30,6 @@ from calib.report.layers.formulas import (
     word,
 )
 from calib.report.layers.tree import branches
-from calib.report.markdown import table
 from calib.report.record import RunRecord, escaped
 from calib.report.terminal import Cells
 from calib.report.units import flops, nbytes, percent, seconds

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calib.report.layers.build import build_model, tokens_prefilled
-from calib.report.lines import BOUND_BY, WORTH_SAYING
+from calib.report.lines import BOUND_BY, WORTH_SAYING, memory_parts, parts_verdict
 from calib.report.page.cells import BY, DASH, HOW, plain, readable, sentence, span
 from calib.report.page.certainty import certainty_of, worst_known
 from calib.report.page.what_if import token_seconds, what_fits
@@ -74,7 +74,7 @@ def dtype_of(record: RunRecord) -> str:
 
 def fits(record: RunRecord) -> bool:
     """False only where it is known not to."""
-    return record.memory is None or bool(record.memory["fits"])
+    return record.has_room
 
 
 def timed(record: RunRecord) -> bool:
@@ -133,7 +133,8 @@ def fit_fact(record: RunRecord) -> Fact:
         return Fact("Does it fit?", f"No: it needs {needs}, the device has {has}.",
                     f"Weights {weights}, KV cache {nbytes(memory['kv_cache_bytes'])}, "
                     f"activations {nbytes(memory['activation_bytes'])}.", "bad")  # fmt: skip
-    most = f"The largest batch that fits is {memory['largest_batch']:,}"
+    most = f"{sentence(memory_parts(memory))}. "
+    most += f"The largest batch that fits is {memory['largest_batch']:,}"
     if memory["largest_context"] is not None:
         most += f", the longest sequence {memory['largest_context']:,} tokens"
     return Fact("Does it fit?", f"Yes: {needs} of {has}.", most + ".", "good")
@@ -195,16 +196,16 @@ def _than_eager(row: dict[Any, Any], eager_s: float | None) -> str:
 def sure_fact(record: RunRecord) -> Fact:
     """The error where it was measured; else the interval, whose it is, and how it is known."""
     question, total = "How sure is it?", record.total
-    how = readable(total["provenance"])
-    meaning = f"Known as {how}: {HOW.get(how, '')}."
+    meaning = how_known(record)
     between = span(total["low_s"], total["high_s"])
-    if record.measured:
+    if known(total["measured_s"]):
         off = percent(total["error"], signed=True)
         unseen = percent(total.get("error_unseen"), signed=True)
         beside = f"; {unseen} by a fit that never saw this model" if unseen != "-" else ""
         measured = seconds(total["measured_s"])
         return Fact(question, f"Measured: {measured}. The estimate is {off} off{beside}.", meaning)
     parts = certainty_of(record)
+    meaning = f"{parts_verdict(record)} {meaning}" if record.measurement else meaning
     if parts is None:
         return Fact(question, "No interval is known.", meaning, "bad")
     below, above = (
@@ -215,6 +216,18 @@ def sure_fact(record: RunRecord) -> Fact:
     whose = f"{percent(parts.host_share)} of its width is the host's. " if parts.host_s else ""
     wide = above > 1 or below < -0.5
     return Fact(question, answer, whose + meaning, "bad" if wide else "")
+
+
+def how_known(record: RunRecord) -> str:
+    """By part of the kernels' time; the whole goes by its weakest."""
+    by = record.operators.groupby("provenance")["estimate_s"].sum().sort_values(ascending=False)
+    parts = {str(how): share for how, share in (by / (by.sum() or 1)).items() if share >= 0.005}
+    if len(parts) < 2:
+        how = readable(record.total["provenance"])
+        return f"Known as {how}: {HOW.get(how, '')}."
+    first, *others = (f"{percent(share)} {{}}{how}" for how, share in parts.items())
+    listed = ", ".join([first.format("is known as "), *(other.format("as ") for other in others)])
+    return f"Of the kernels' time {listed}; the whole goes by the weakest."
 
 
 def _worst(row: dict[Any, Any]) -> Fact:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from calib.report.record import known
-from calib.report.units import UNKNOWN, digits, flops, interval, nbytes, percent, seconds
+from calib.report.units import UNKNOWN, digits, flops, interval, least, nbytes, percent, seconds
 
 DASH, BY = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 HOW = {
@@ -99,6 +99,11 @@ def flops_cell(value: Any) -> Cell:
 
 def bytes_cell(value: Any) -> Cell:
     return Cell(nbytes(value), number(value))
+
+
+def at_least(cell: Cell, is_least: Any) -> Cell:
+    """A quantity of which some part is not known."""
+    return replace(cell, text=least(cell.text, is_least))
 
 
 def count_cell(value: Any) -> Cell:

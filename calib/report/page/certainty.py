@@ -68,7 +68,7 @@ def worst_known(operators: pd.DataFrame) -> dict[str, Any] | None:
     return {str(k): v for k, v in table.iloc[0].items()} if len(table) else None
 
 
-def worst_grid(operators: pd.DataFrame) -> Grid:
+def worst_grid(operators: pd.DataFrame, most: int = WORST) -> Grid:
     columns = (
         Column("operator", words=True),
         Column("phase", words=True, spare=True),
@@ -78,7 +78,7 @@ def worst_grid(operators: pd.DataFrame) -> Grid:
         Column("known", words=True),
     )
     rows = []
-    for row in widths(operators).head(WORST).to_dict("records"):
+    for row in widths(operators).head(most).to_dict("records"):
         estimate = row["estimate_s"]
         ends = (row["low_s"] / estimate - 1, row["high_s"] / estimate - 1) if estimate else (0, 0)
         rows.append(

@@ -1,7 +1,8 @@
-"""The library that draws the figures, Vega-Lite, as one script to be put into a page.
+"""What a page is made with, kept in the user's cache: Vega-Lite, which draws the figures, as one
+script to be put into a page, and the templates, compiled.
 
-``vl_convert`` makes it of what its wheel holds, which takes two seconds of a processor: it is made
-once and kept in the user's cache, by version.
+``vl_convert`` makes the script of what its wheel holds, which takes two seconds of a processor: it
+is made once and kept by version.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ import os
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import BytecodeCache
 
 PACKAGE = "vl-convert-python"
 
@@ -29,6 +34,19 @@ def vega_script() -> str:
         half.write_text(made, "utf-8")
         half.replace(kept)
     return made
+
+
+def compiled_templates() -> BytecodeCache | None:
+    """Templates compiled by an earlier run, which takes as long as filling them in; None where
+    nothing can be kept."""
+    from jinja2 import FileSystemBytecodeCache
+
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return FileSystemBytecodeCache(str(folder)) if os.access(folder, os.W_OK) else None
 
 
 def cache_folder() -> Path:

@@ -12,6 +12,7 @@ from calib.report.page.cells import (
     Column,
     Grid,
     Row,
+    at_least,
     bytes_cell,
     count_cell,
     error_cell,
@@ -101,16 +102,19 @@ def module_grid(record: RunRecord, tree: list[Branch], times: bool) -> Grid:
         Column("bytes", "read and written", spare=True),
     )
     of = tree[0].costs["wall_s" if times else "bytes"] or 1.0
-    rows = tuple(_module(branch, of, times) for branch in tree)
+    wall = record.clock_of_modules != "kernels"
+    rows = tuple(_module(branch, of, times, wall) for branch in tree)
     return Grid(columns, rows, tree=True).without_empty()
 
 
-def _module(branch: Branch, of: float, times: bool) -> Row:
+def _module(branch: Branch, of: float, times: bool, wall: bool) -> Row:
+    """``wall``: what was measured is wall time, not that of the kernels alone."""
     costs = branch.costs
     shown = costs["wall_s" if times else "bytes"]
     steady = costs["steady_s"]
     share = shown / of if shown is not None else None
-    error = costs["wall_s"] / steady - 1 if steady and costs["wall_s"] is not None else None
+    said = costs["wall_s" if wall else "estimate_s"]
+    error = said / steady - 1 if steady and said is not None else None
     name = branch.name + (f" {BY}{branch.count}" if branch.count > 1 else "")
     time = time_cell if times else (lambda value: Cell(UNKNOWN))
     return Row(
@@ -123,8 +127,8 @@ def _module(branch: Branch, of: float, times: bool) -> Row:
             share_cell(share, bar=True),
             time(costs["roofline_s"]),
             bytes_cell(costs["weight_bytes"]),
-            flops_cell(costs["flops"]),
-            bytes_cell(costs["bytes"]),
+            at_least(flops_cell(costs["flops"]), branch.at_least),
+            at_least(bytes_cell(costs["bytes"]), branch.at_least),
         ),
         id=branch.id,
         parent=branch.parent or "",

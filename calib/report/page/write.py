@@ -13,11 +13,11 @@ from calib.report.page.figures.clock import against_the_clock
 from calib.report.page.figures.roofline import LAST_CACHE, rooflines
 from calib.report.page.figures.style import kind_scale
 from calib.report.page.figures.timeline import timeline
-from calib.report.page.library import vega_script
+from calib.report.page.library import compiled_templates, vega_script
 from calib.report.page.sums import distinct
 from calib.report.page.what_if import what_if_grid
 from calib.report.record import RunRecord
-from calib.report.terminal import remarks
+from calib.report.terminal import caveats
 from calib.report.units import seconds
 
 if TYPE_CHECKING:
@@ -27,14 +27,18 @@ TEMPLATES = Path(__file__).parent / "templates"
 PAGE = "report.html"
 
 
-def write_page(record: RunRecord, tree: list[Branch], folder: Path) -> None:
-    """Write ``report.html`` into ``folder``."""
-    (folder / PAGE).write_text(page(record, tree), encoding="utf-8")
+def write_page(
+    record: RunRecord, tree: list[Branch], folder: Path, operators: pd.DataFrame | None = None
+) -> None:
+    """Write ``report.html`` into ``folder``. ``operators``: ``distinct`` of the record, if it is
+    known."""
+    (folder / PAGE).write_text(page(record, tree, operators), encoding="utf-8")
 
 
-def page(record: RunRecord, tree: list[Branch]) -> str:
+def page(record: RunRecord, tree: list[Branch], operators: pd.DataFrame | None = None) -> str:
     """The whole page. What comes from files and names is escaped by the template."""
-    return rendered("run.html", **contents(record, tree))
+    summed = distinct(record) if operators is None else operators
+    return rendered("run.html", **contents(record, tree, summed))
 
 
 def rendered(template: str, draws: bool = False, **named: Any) -> str:
@@ -44,6 +48,7 @@ def rendered(template: str, draws: bool = False, **named: Any) -> str:
 
     loader = FileSystemLoader(TEMPLATES)
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
+    options["bytecode_cache"] = compiled_templates()
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)
     own = {n: Markup((TEMPLATES / n).read_text("utf-8")) for n in ("style.css", "page.js")}
     named["library"] = Markup(vega_script()) if draws or named["figures"] else ""
@@ -52,11 +57,11 @@ def rendered(template: str, draws: bool = False, **named: Any) -> str:
     return made.get_template(template).render(style=own["style.css"], code=own["page.js"], **named)
 
 
-def contents(record: RunRecord, tree: list[Branch]) -> dict[str, Any]:
+def contents(record: RunRecord, tree: list[Branch], operators: pd.DataFrame) -> dict[str, Any]:
     """All that the template shows, in the order of the page."""
-    operators, times = distinct(record), answer.timed(record)
+    times = answer.timed(record)
     roofs = rooflines(record, operators) if times else {}
-    pass_of = timeline(record.launches) if times else None
+    pass_of = timeline(record.last_pass) if times else None
     clock = against_the_clock(operators) if times else None
     figures = {f"roofline-{phase}": spec for phase, spec in roofs.items()}
     figures |= {n: s for n, s in (("timeline", pass_of), ("clock", clock)) if s}
@@ -71,12 +76,12 @@ def contents(record: RunRecord, tree: list[Branch]) -> dict[str, Any]:
         **where(record, tree, operators, times),
         "roofs": list(roofs),
         "kinds": key(operators["kind"]),
-        "pass_kinds": key([] if record.launches is None else record.launches["kind"]),
+        "pass_kinds": key([] if record.last_pass is None else record.last_pass["kind"]),
         "cached": record.ceilings is not None and LAST_CACHE in set(record.ceilings["name"]),
         "last_pass": last_pass(record),
         "alternatives": what_if_grid(record),
         **how_good(record, operators, times),
-        "notes": [str(note) for note in remarks(record)],
+        "notes": caveats(record),
         "about": about(record),
         "figures": figures,
     }

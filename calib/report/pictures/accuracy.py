@@ -103,7 +103,4 @@ def by_kind(distinct: pd.DataFrame) -> tuple[Figure, str]:
     axes.set_xlabel(f"time [{unit}]")
     axes.set_xlim(0, table["high_s"].max() / factor * 1.14)
     axes.tick_params(axis="y", length=0)
-    return (
-        figure,
-        "Nothing was measured in this run, so these are estimates by kind of operator.",
-    )
+    return figure, "Kernels by kind of operator, with the interval of each sum."

@@ -26,7 +26,9 @@ def draw_pictures(record: RunRecord, folder: Path) -> list[tuple[str, str]]:
     distinct = distinct_operators(operators)
     drawn = (
         ("roofline.png", *roofline_picture(record, distinct)),
-        ("accuracy.png", *(against_the_clock if record.clocked else by_kind)(distinct)),
+        ("accuracy.png", *against_the_clock(distinct))
+        if record.clocked
+        else ("kinds.png", *by_kind(distinct)),
         ("components.png", *components_picture(record)),
     )
     for name, figure, _ in drawn:

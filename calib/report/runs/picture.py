@@ -13,7 +13,7 @@ import numpy as np
 from calib.report.pictures.canvas import FAINT, INK, PARTS, WHISKER, beside, canvas
 from calib.report.record import known
 from calib.report.runs.table import COSTS, NUMBERS, varied
-from calib.report.units import TIMES, flops, nbytes, pick, seconds
+from calib.report.units import TIMES, digits, flops, nbytes, pick, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +127,7 @@ def draw_amounts(axes: Axes, table: pd.DataFrame, cost: str) -> None:
     values = table[cost].to_numpy(dtype=float) / factor
     axes.barh(range(len(table)), values, color=KERNELS, height=0.62)
     for y, value in enumerate(values):
-        beside(axes, f"{value:.3g}", value, y)
+        beside(axes, digits(value), value, y)
     axes.set_xlim(0, values.max() * (1 + HEAD))
     axes.set_xlabel(f"{name} [{unit}]")
 

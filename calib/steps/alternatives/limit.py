@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from calib.estimates.alternatives import DECODE, case_calls, outcomes
 from calib.estimates.memory import working_bytes
+from calib.report.units import TIMES, pick
 from calib.steps.alternatives.cases import Row, Run, batch_row
 
 AT_ONCE = 7
@@ -20,7 +21,8 @@ MOST = 1 << 16
 
 def limit_row(run: Run, limit_s: float) -> Row:
     """What ``limit_s`` seconds a token allow; without a time where not even one sequence does."""
-    name = f"at most {limit_s * 1e3:.4g} ms a token"
+    factor, unit = pick(limit_s, TIMES)
+    name = f"at most {limit_s / factor:.4g} {unit} a token"
     nothing = Row("limit", name, None, 0.0, run.memory_bytes)
     if DECODE not in run.phases:
         return replace(nothing, why="nothing is decoded")

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from calib.estimates.alternatives import outcomes
-from calib.steps.alternatives.cases import Run, rows_of
+from calib.steps.alternatives.asked import Asked
+from calib.steps.alternatives.cases import Row, Run, rows_of
 from calib.steps.alternatives.limit import limit_row
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def alternatives(run: Run) -> pd.DataFrame:
+@dataclass(frozen=True)
+class WhatIf:
+    """The cases of a run before any is timed, and what their calibration says of all of them."""
+
+    run: Run
+    rows: list[Row]
+    asked: Asked
+
+
+def what_if(run: Run) -> WhatIf:
+    """The run's own cases, with its estimator asked for all of them at once."""
+    asked = Asked(run.estimator, run.request.implementation)
+    run = replace(run, estimator=asked)
+    rows = list(rows_of(run))
+    cases = [row.case for row in rows if row.case is not None and row.case.estimator is asked]
+    asked.ask(c.op for case in cases for calls in case.calls.values() for c in calls)
+    return WhatIf(run, rows, asked)
+
+
+def alternatives(found: WhatIf) -> pd.DataFrame:
     """One row a case, the run as it was asked first; the batch within a limit last, where one was
     asked for.
 
@@ -22,12 +43,13 @@ def alternatives(run: Run) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows, limit_s = list(rows_of(run)), run.request.limit.tpot
+    run, rows = found.run, list(found.rows)
+    limit_s = run.request.limit.tpot
     if limit_s is not None:
         rows.append(limit_row(run, limit_s))
     timed = [row for row in rows if row.case is not None and row.fits]
-    found = outcomes([row.case for row in timed if row.case], run.request.implementation)
-    known = dict(zip(map(id, timed), found, strict=True))
+    outcome = outcomes([row.case for row in timed if row.case], run.request.implementation)
+    known = dict(zip(map(id, timed), outcome, strict=True))
     columns = ("group", "name", "needed_bytes", "memory_bytes", "fits", "why")
     return pd.DataFrame(
         [

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hydra.types import RunMode
 
+from calib.errors import one_of
 from calib.steps.progress import PARENT, in_worker
 
 SWEPT = "CALIB_SWEPT"
@@ -38,6 +40,34 @@ def swept_in(words: Iterable[str]) -> Iterator[str]:
             continue
         if override.is_sweep_override():
             yield override.key_or_group
+
+
+LEFT_OUT: dict[str, str] = {}
+"""Options of this command line that do not exist -> why their runs were left out."""
+
+
+def leave_unknown(words: Sequence[str]) -> list[str]:
+    """``words`` of many runs less the options that do not exist, which are noted in ``LEFT_OUT``:
+    Hydra would make none of the others. A word of which nothing is left stays as it is."""
+    LEFT_OUT.clear()
+    if not {"-m", "--multirun"} & set(words):
+        return list(words)
+    from calib.steps.command_line import option_names
+
+    groups, kept = option_names(), []
+    for word in words:
+        name, _, value = word.partition("=")
+        options, chosen = groups.get(name.lstrip("+"), []), value.split(",")
+        good = [one for one in chosen if one in options]
+        if options and good and len(good) < len(chosen) and re.fullmatch(r"[\w,.-]+", value):
+            key = name.lstrip("+")
+            for one in chosen:
+                if one not in good:
+                    LEFT_OUT[f"{key}={one}"] = f"expected {one_of(one, options)}"
+            kept.append(f"{name}={','.join(good)}")
+        else:
+            kept.append(word)
+    return kept
 
 
 def member_name(job: Any) -> str | None:

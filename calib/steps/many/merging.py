@@ -10,6 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from calib.errors import CalibError
+from calib.steps.many.members import LEFT_OUT
 
 MERGE = "+hydra.callbacks.merge_runs._target_=calib.steps.many.merging.MergeRuns"
 """Names the class here, since nothing in the configuration is code."""
@@ -59,6 +60,9 @@ class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
             status = 2
         for path, why in failed.items():
             print(f"  {path}: {why}", file=sys.stderr)
+        for option, why in LEFT_OUT.items():
+            print(f"left out, {option}: {why}", file=sys.stderr)
+            status = 2
         return status
 
 

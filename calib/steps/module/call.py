@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib.checkout import CONF, check_packages, read_yaml
-from calib.errors import CalibError, one_of
+from calib.errors import CalibError, one_of, wrong
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,10 +165,12 @@ def estimate(
     Without ``measure`` times lean on what ships and on samples of a card taken before, and those
     of a CPU are NaN, since only probes tell its peaks.
 
-    Raises ``CalibError`` that names the argument: a device that is not known, a module that looks
-    at values, a step of one that has nothing to learn.
+    Raises ``CalibError`` that names the argument: a device that is not known, or not here and to be
+    measured, a module that looks at values, a step of one that has nothing to learn.
     """
     check_packages()
+    if training and not train:
+        raise CalibError(wrong("training", dict(training), "train=True beside it"))
     from calib.steps.answer import answer
     from calib.steps.fitting import fit_samples
     from calib.steps.measuring import measure_host, measure_operators
@@ -189,6 +191,9 @@ def estimate(
         **{"pass": "train" if train else "inference"},
     )
     target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
+    if measure and not target.here:
+        here = "a device that is here, or measure=None"
+        raise CalibError(f"measure = {measure!r} on {target.hardware.name}: expected {here}")
     model = meant_for(model, target.hardware)
     if train:
         model = trained(model, request)

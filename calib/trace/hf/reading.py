@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from calib.errors import CalibError, shown, wrong
+from calib.trace.diffusion.model import NAMED, Denoiser, class_and_arguments
 from calib.trace.hf.backbones import with_own_backbone
 from calib.trace.hf.guard import (
     KEY,
@@ -33,11 +34,8 @@ def load(path: str | Path | None, dtype: str | None = None, assumed: str = "floa
     file = file / "config.json" if file.is_dir() else file
     given = read(file)
     kind_name = given.get("model_type")
-    if not isinstance(kind_name, str) and "_class_name" in given:
-        raise CalibError(
-            f"{KEY} = {file}: {shown(given['_class_name'])} is a model of diffusers: expected one "
-            "of transformers, or calib.trace.trace(module, *inputs) of the module itself"
-        )
+    if not isinstance(kind_name, str) and NAMED in given:
+        return denoiser(file, given, dtype, assumed)
     if not isinstance(kind_name, str):
         raise CalibError(f"{KEY} = {file}: it has no model_type: expected a transformers config")
     offline()
@@ -47,17 +45,30 @@ def load(path: str | Path | None, dtype: str | None = None, assumed: str = "floa
         config = configuration(file, kind_name, plain, "auto_map" in given)
         config = with_own_backbone(config)
         kind = model_class(file, config, plain)
-        named = dtype or named_dtype(given)
-        chosen = named or assumed
-        if chosen not in ("bfloat16", "float16", "float32"):
-            raise CalibError(wrong("hf.dtype", chosen, "bfloat16, float16 or float32"))
-        model = HFModel(
-            *(name_of(file), kind, config, chosen),
-            assumed=named is None,
-            weights=weights_of(file, given),
-        )
+        chosen, is_assumed = chosen_dtype(given, dtype, assumed)
+        weights = weights_of(file, given)
+        model = HFModel(name_of(file), kind, config, chosen, is_assumed, weights)
         _ = model.dimensions  # which a report says
     return model
+
+
+def denoiser(file: Path, given: dict[str, Any], dtype: str | None, assumed: str) -> Denoiser:
+    """The model of a file of ``diffusers``."""
+    offline()
+    with one_line(f"{file}: {shown(given[NAMED])}"):
+        plain = without_loaders(given)
+        check_sizes(plain)
+        kind, arguments = class_and_arguments(file, plain)
+        return Denoiser(name_of(file), kind, arguments, *chosen_dtype(given, dtype, assumed))
+
+
+def chosen_dtype(given: Mapping[str, Any], dtype: str | None, assumed: str) -> tuple[str, bool]:
+    """The dtype of a model's tensors, and whether it is but assumed."""
+    named = dtype or named_dtype(given)
+    chosen = named or assumed
+    if chosen not in ("bfloat16", "float16", "float32"):
+        raise CalibError(wrong("hf.dtype", chosen, "bfloat16, float16 or float32"))
+    return chosen, named is None
 
 
 def named_dtype(given: Mapping[str, Any]) -> Any:

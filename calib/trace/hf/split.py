@@ -139,7 +139,7 @@ def plan_of(module: Any, layout: Layout) -> dict[str, str]:
         return {}
     given = dict(getattr(module, "tp_plan", None) or {})
     kind, known = type(module.config).__name__, dict[str, str]()
-    key = next(k for k in ("tp", "ep", "dp") if getattr(layout, k) > 1)
+    key, value = layout.first
     names = [name for name, _ in module.named_modules()]
     names += [name for name, _ in module.named_parameters()]
     rules = {re.compile(_pattern(rule)): style for rule, style in given.items()}
@@ -153,13 +153,13 @@ def plan_of(module: Any, layout: Layout) -> dict[str, str]:
         )
     if layout.tp > 1 and not {COLUMNS, ROWS} & set(known.values()):
         accepted = f"1 for {kind}, which has no plan that can be followed here (base_model_tp_plan)"
-        raise CalibError(wrong(f"parallel.{key}", getattr(layout, key), accepted))
+        raise CalibError(wrong(f"parallel.{key}", value, accepted))
     strange = next((s for s in known.values() if s not in STYLES), None)
     inner = [p for p, s in known.items() if s == HEAD and not _is_head(module, p)]
     if (strange or inner) and layout.tp > 1:
         what = strange or f"{HEAD} of {inner[0]}"
         accepted = f"1 for {kind}, whose plan has {what}, which is not known here"
-        raise CalibError(wrong(f"parallel.{key}", getattr(layout, key), accepted))
+        raise CalibError(wrong(f"parallel.{key}", value, accepted))
     return known | dict(_latent(module, known))
 
 

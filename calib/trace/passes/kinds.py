@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from calib.trace.diffusion.step import denoise
 from calib.trace.passes.forms import Pass
 from calib.trace.passes.inputs import Inputs
 from calib.trace.passes.pair import encode_then_decode
@@ -22,6 +23,10 @@ def passes_of(
     asked for; it may run again, and a decode step then sees one token more. ``notes``: filled with
     what the reader must know."""
     made = Inputs(module, workload, getattr(torch, dtype), [] if notes is None else notes)
+    if denoises(module):
+        if workload.task:
+            made.refuse(f"workload.task = {workload.task}", "denoises", "none")
+        return denoise(made)
     if is_pair(module) and workload.task != "encode":
         return encode_then_decode(made)
     if generates(module) and workload.task != "encode":
@@ -31,6 +36,10 @@ def passes_of(
     if towers_of(module):
         return two_towers(made)
     return forward_once(made)
+
+
+def denoises(module: Any) -> bool:
+    return type(module).__module__.startswith("diffusers.")
 
 
 def is_pair(module: Any) -> bool:

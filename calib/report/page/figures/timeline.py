@@ -101,6 +101,7 @@ def _rows(launches: pd.DataFrame, factor: float) -> list[dict[str, Any]]:
     names = {"start_s": "s", "end_s": "e", "issue_s": "i", "issued_s": "d"}
     times = {short: (launches[name] / factor).round(5).tolist() for name, short in names.items()}
     kernels = (launches["end_s"] - launches["start_s"]).tolist()
+    starts = launches["start_s"].tolist()
     words = zip(launches["kind"], launches["shape"], launches["path"], strict=True)
     return [
         {
@@ -109,7 +110,7 @@ def _rows(launches: pd.DataFrame, factor: float) -> list[dict[str, Any]]:
             "operator": f"{kind} {shape}".strip(),
             "path": path,
             "kernel": seconds(kernels[i]),
-            "at": seconds(launches["start_s"].iat[i]),
+            "at": seconds(starts[i]),
         }
         for i, (kind, shape, path) in enumerate(words)
     ]

@@ -87,7 +87,7 @@ def test_a_report_says_the_layout_and_what_a_card_does(tmp_path: Path) -> None:
     own = json.loads(modules["params_json"]["model.layers.0.self_attn"].iloc[0])
     assert (own["heads"], own["kv_heads"], own["hidden"]) == (8, 2, 4096)
     text = (tmp_path / "4" / "report.md").read_text("utf-8")
-    assert text.startswith("# llama_3_1_8b, text_512 on 4 x h200 (tp=4)")
+    assert text.startswith("# llama_3_1_8b on 4 x h200 (tp=4)")
     assert "Nothing is overlapped" in text
     assert "4 x h200 (tp=4)" in (tmp_path / "4" / "report.html").read_text("utf-8")
     table = with_keys(

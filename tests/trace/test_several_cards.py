@@ -133,3 +133,17 @@ def test_what_cannot_be_split_is_one_line(
     with pytest.raises((CalibError, ValueError), match=said.replace(".", r"\.")) as raised:
         Parallel(model, layout).phases(TEXT)
     assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_text_has_no_stages() -> None:
+    model = load(CONFIGS / "vit_l", "bfloat16")
+    image = Workload("image", side=224, prompt_tokens=0, batch=2)
+    for layout, said in (
+        (Layout(pp=2), "parallel.pp = 2: expected 1 for a model whose text"),
+        (Layout(tp=2), "parallel.tp = 2: expected 1 for ViTConfig"),
+    ):
+        with pytest.raises((CalibError, ValueError), match=said):
+            Parallel(model, layout).phases(image)
+    halves = Parallel(model, Layout(dp=2)).phases(image)["vision"].layer
+    whole = model.phases(image)["vision"].layer
+    assert 2 * halves.forward_tensor_core_flops() == whole.forward_tensor_core_flops()

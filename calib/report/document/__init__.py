@@ -1,0 +1,1 @@
+"""``report.md``: the page's contents in its order, as text."""

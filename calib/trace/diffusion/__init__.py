@@ -1,0 +1,1 @@
+"""Models of diffusion: from their configuration, a step of denoising at a time."""
