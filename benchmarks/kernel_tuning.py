@@ -113,8 +113,13 @@ def contest(
     budget_s: float,
     pool: Executor | None = None,
     now: Callable[[], float] = time.monotonic,
+    recover: Callable[[], None] = lambda: None,
 ) -> Table:
-    """Fill ``table`` in the order of :func:`in_order` until ``budget_s`` are over."""
+    """Fill ``table`` in the order of :func:`in_order` until ``budget_s`` are over.
+
+    ``recover`` raises ``DeviceLost`` where the card no longer answers; it is asked after a tile
+    that failed, and ``table`` then holds on disk which one it was.
+    """
     start = now()
     mine = tuned.choices(architecture.card)
     mine.clear()  # an earlier tuning may not have known all of today's contenders
@@ -126,11 +131,11 @@ def contest(
             continue
         for future in ahead.get(i, ()):
             future.exception()  # waits; what was refused is refused again, and told
-        hold(case, clock, judge, table)
+        hold(case, clock, judge, table, recover)
     return table
 
 
-def hold(case: Case, clock: Clock, judge: Judge, table: Table, rounds: int = 7) -> None:
+def hold(case: Case, clock: Clock, judge: Judge, table: Table, recover: Callable[[], None]) -> None:
     """The races of one case, if its classes have no choice yet."""
     asked = [q for q in timing.questions_of(case.ours) if q.key not in table.tiles]
     if not asked:
@@ -143,11 +148,13 @@ def hold(case: Case, clock: Clock, judge: Judge, table: Table, rounds: int = 7) 
         table.trying = (question.key, str(tile))
         table.store()
         why = judge(case.ours, reference)
+        if why:
+            recover()
         table.trying = None
         return why
 
     models = {q.key: q.untuned for q in asked}
-    for race in timing.tune(case.ours, clock, rounds, check):
+    for race in timing.tune(case.ours, clock, check=check):
         table.add(case, race, models[race.question.key])
 
 
@@ -220,12 +227,16 @@ def gains(table: Table) -> str:
 def tune_card(clock: Clock, judge: Judge, out: Path, budget_s: float) -> Table:
     """On the current card, compiling in as many processes as it has cores to spare."""
     from calib.measure.cuda.ahead import processes
+    from calib.measure.cuda.stream import TorchStream
     from kernels.launch import described
 
     architecture = described(torch.device("cuda", torch.cuda.current_device()))
     table = resumed(out / f"{architecture.name}.json", source_of(architecture))
-    with processes() as pool:
-        contest("cuda", clock, judge, architecture, table, budget_s, pool)
+    recover = TorchStream("cuda", 0).recover
+    pool = processes()
+    try:
+        contest("cuda", clock, judge, architecture, table, budget_s, pool, recover=recover)
+    finally:
         pool.shutdown(cancel_futures=True)
     table.store()
     sys.stdout.write(gains(table) + f"{table.path}: copy it to kernels/configs/tiles to ship it\n")

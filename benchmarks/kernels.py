@@ -31,6 +31,7 @@ import triton
 
 from benchmarks import kernel_tuning
 from benchmarks.kernel_cases import Case, Outcome, Run, cases, model_operators, randn
+from calib.errors import LOST_STATUS, DeviceLost
 from calib.measure.clock import in_turns, ratios
 from model import ops
 
@@ -318,7 +319,11 @@ def main(arguments: list[str] | None = None) -> int:
     torch.backends.cudnn.benchmark = True  # the vendor's best algorithm, found in the first call
     clock, place = cuda_clock(), where(torch.cuda.get_device_name())
     if options.tune or options.tune_only:
-        kernel_tuning.tune_card(clock, refusal, options.out, options.budget)
+        try:
+            kernel_tuning.tune_card(clock, refusal, options.out, options.budget)
+        except DeviceLost as error:
+            sys.stderr.write(f"benchmarks.kernels: {error}: run again, and it goes on\n")
+            return LOST_STATUS
         if options.tune_only:
             return 0
     ceilings = measure_ceilings(clock, "cuda")

@@ -13,6 +13,7 @@ import torch
 from benchmarks import kernel_cases, kernel_tuning
 from benchmarks import kernels as bench
 from benchmarks.kernel_tuning import Table
+from calib.errors import DeviceLost
 from kernels import launch
 from kernels.configs import tuned
 from kernels.launch import ARCHITECTURES
@@ -90,7 +91,7 @@ def test_it_goes_on_where_it_ended(tmp_path: Path, device: str) -> None:
     def unasked(run: object) -> float:
         raise AssertionError("a class that has a choice is not timed again")
 
-    kernel_tuning.hold(next(few(SMALL, device)), unasked, bench.refusal, again)
+    kernel_tuning.hold(next(few(SMALL, device)), unasked, bench.refusal, again, lambda: None)
     other = kernel_tuning.source_of(CARD) | {"triton": "0.0"}
     assert not kernel_tuning.resumed(tmp_path / "sm_90.json", other).tiles
 
@@ -98,17 +99,17 @@ def test_it_goes_on_where_it_ended(tmp_path: Path, device: str) -> None:
 def test_a_tile_that_lost_the_card_is_not_tried_again(tmp_path: Path, device: str) -> None:
     tried: list[str] = []
 
-    class Lost(BaseException):
-        """Ends the process, as a lost card does."""
-
     def judge(run: kernel_cases.Run, reference: object) -> str:
         tried.append(str(next(iter(tuned._FORCED.values()))))
-        if len(tried) == 3:
-            raise Lost
-        return ""
+        return "CUDA error: an illegal memory access" if len(tried) == 3 else ""
 
-    with pytest.raises(Lost):
-        kernel_tuning.contest(device, likes_ways, judge, CARD, table(tmp_path), 1e9)
+    def recover() -> None:
+        raise DeviceLost("the card is lost to this process")
+
+    with pytest.raises(DeviceLost):
+        kernel_tuning.contest(
+            device, likes_ways, judge, CARD, table(tmp_path), 1e9, recover=recover
+        )
     again = table(tmp_path)
     assert again.lost == {KEY: [tried[2]]}
     contest(device, again)
