@@ -1,6 +1,7 @@
 """Measured serving runs beside estimates, and beside the leading tool where it is given.
 
     python -m benchmarks.serving                     # each development split by the other
+    python -m benchmarks.serving --apart model       # each model by the others; or card
     python -m benchmarks.serving --final             # the final split, by both
     python -m benchmarks.serving --ask ASKED.csv     # what to hand to benchmarks.serving.peer
     python -m benchmarks.serving --peer ANSWERED.csv # with its answers
@@ -32,6 +33,7 @@ BY = ["engine", "model"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--final", action="store_true", help="score the final split")
+    parser.add_argument("--apart", choices=("split", "model", "card"), default="split")
     parser.add_argument("--ask", type=Path, help="write the runs to ask the peer for, and stop")
     parser.add_argument("--peer", type=Path, help="the peer's answers")
     arguments = parser.parse_args()
@@ -39,7 +41,8 @@ def main() -> None:
         ask(arguments.ask, arguments.final)
         return
     every = runs(arguments.final)
-    known = unseen(with_steps(sayable(runs())))
+    known = unseen(with_steps(sayable(runs())), arguments.apart)
+    known = known[known["tpot"].notna()]
     judged = judged_final(known) if arguments.final else known
     judged = with_intervals(judged, factors(known))
     if arguments.peer:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.serving.runs import INFERENCEMAX
-from calib.estimates.stack.formats import Formats
+from calib.estimates.stack.formats import QUANTISED, Formats
 
 MEAN_LENGTH = 0.9
 """Of what a row says, under InferenceMAX."""
@@ -35,17 +35,6 @@ MIXED = {"vllm": True, "trtllm": True, "sglang": False}
 RESERVES = {"vllm": 0.5, "trtllm": 1.0, "sglang": 0.5}
 """Of a request's output, what its place in the cache is counted with: TensorRT-LLM admits what can
 run to its end, the others what fits now."""
-QUANTISED = {
-    ("vllm", "fp8"): "o",
-    ("trtllm", "fp8"): "",
-    ("vllm", "nvfp4"): "qoud",
-    ("trtllm", "nvfp4"): "od",
-    ("sglang", "fp8_block"): "qoud",
-    ("vllm", "fp8_block"): "qoud",
-    ("trtllm", "fp8_block"): "qoud",
-}
-"""Products before which a kernel brings the input to the narrow format: the others' is written so
-by the norm before them."""
 
 
 @dataclass(frozen=True)

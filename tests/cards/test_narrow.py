@@ -81,10 +81,12 @@ def test_what_lies_beside_a_product_has_no_launch(figures: Figures) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float4_e2m1fn", "int8", "float8_e4m3fn"])
-@pytest.mark.parametrize("card", ["a100", "b200"])
-def test_every_narrow_type_has_a_time_on_every_card(dtype: str, card: str) -> None:
+@pytest.mark.parametrize(("card", "m"), [("a100", 1), ("b200", 4096)])
+def test_every_narrow_type_has_a_time_on_every_card(dtype: str, card: str, m: int) -> None:
+    """An A100 gains by fewer bytes alone. A B200's tables have a float8 kernel that takes longer
+    for one token than bfloat16's."""
     shipped = load_card(load_hardware(card))
     assert shipped is not None
-    ops = [Matmul(1, 8192, 8192, dtype=d, out_dtype="bfloat16") for d in ("bfloat16", dtype)]
+    ops = [Matmul(m, 8192, 8192, dtype=d, out_dtype="bfloat16") for d in ("bfloat16", dtype)]
     wide, narrow = shipped.estimate(ops, hot=False)["estimate_s"]
     assert 0 < narrow < wide

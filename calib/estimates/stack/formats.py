@@ -18,6 +18,17 @@ PRODUCTS = {
     "nvfp4": (FP4, ""),
 }
 """A format of products -> dtype, and the engine's kernel for it."""
+QUANTISED = {
+    ("vllm", "fp8"): "o",
+    ("trtllm", "fp8"): "",
+    ("vllm", "nvfp4"): "qoud",
+    ("trtllm", "nvfp4"): "od",
+    ("sglang", "fp8_block"): "qoud",
+    ("vllm", "fp8_block"): "qoud",
+    ("trtllm", "fp8_block"): "qoud",
+}
+"""Products before which a kernel brings the input to the narrow format: the others' is written so
+by the norm before them."""
 _LAYERS = frozenset("qoud")
 """Products of the layers; router and head keep the model's dtype."""
 

@@ -96,9 +96,10 @@ PATTERNS = (
     Pattern("p+", _nothing, "positions are kept on the card from step to step"),
     Pattern(r"R\+n", _summed, "a sum over cards, the residual's sum and the norm are one kernel"),
     Pattern(r"\+?n", _normed, "a sum and the norm after it are one kernel"),
-    Pattern("q[qh]+", _joined, "queries, keys and values are one product"),
+    Pattern("q[qhs]+", _joined, "queries, keys and values are one product"),
+    Pattern("s", _nothing, "what narrows a product's input is a matter of the engine's formats"),
     Pattern("i+A", _turned, "norm of heads, rotation and writing to the cache are one kernel"),
-    Pattern("um*um*", _gated, "gate and up are one product, activation and product one kernel"),
+    Pattern("um*s?um*", _gated, "gate and up are one product, activation and product one kernel"),
     Pattern("rt+", _routed, "scores, the best of them and their weights are one kernel"),
     Pattern("y*xy*xy*", _experts, "experts are one fused layer"),
 )

@@ -10,7 +10,16 @@ import re
 from dataclasses import dataclass
 
 from model.layer import Call
-from model.ops import AllReduce, Attention, Collective, GroupedMatmul, Matmul, Norm, Operator
+from model.ops import (
+    AllReduce,
+    Attention,
+    Collective,
+    Elementwise,
+    GroupedMatmul,
+    Matmul,
+    Norm,
+    Operator,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ ROLES = (
     Role("R", r"", (AllReduce,)),
     Role("C", r"", (Collective,)),
     Role("e", r"embed_tokens$"),
+    Role("s", r"_proj$", (Elementwise,)),
     Role("n", r"(layernorm|(^|\.)norm)$", (Norm,)),
     Role("h", r"self_attn\.[qk]_norm$"),
     Role("q", r"self_attn\.[qkv]_proj$", (Matmul,)),

@@ -91,7 +91,7 @@ def stack_of(
     """
     from calib.cards.engines.card import load_engine_card
     from calib.cards.engines.stored import ENGINES
-    from calib.estimates.stack.formats import Formats, formatted
+    from calib.estimates.stack.formats import QUANTISED, Formats, formatted
     from calib.estimates.stack.lower import fused
     from calib.estimates.stack.roles import OTHER, role_of
 
@@ -107,7 +107,7 @@ def stack_of(
             "vllm, or model=llama_3_1_8b, qwen3_30b_a3b and their like"
         )
     stored = NARROW.get(str(getattr(model, "weight_dtype", None)), "bfloat16")
-    formats, made = Formats(stored, stored), {}
+    formats, made = Formats(stored, stored, quantised=QUANTISED.get((engine, stored), "")), {}
     names: dict[Operator, str] = {}
     for name, some in calls.items():
         kernels = [(c, *k) for c in fused(some) for k in formatted(c, formats)]
