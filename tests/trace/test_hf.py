@@ -215,7 +215,7 @@ GIVEN = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     [
         ([], "expected a JSON object"),
         ({}, "has no model_type"),
-        ({"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel. is a model of diffusers"),
+        ({"_class_name": "AutoModel"}, "AutoModel.: expected a model of diffusers"),
         ({"model_type": "my_llama"}, "'my_llama': expected one of the"),
         (
             {"model_type": "my_llama", "auto_map": {"AutoModel": "modeling.My"}},
