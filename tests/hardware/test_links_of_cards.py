@@ -1,6 +1,6 @@
 """Links of a card: read, refused, and what a message takes on them, by hand."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -76,6 +76,6 @@ def test_a_card_without_links_says_so() -> None:
 def test_links_that_cannot_be_are_refused_by_name(links: object) -> None:
     with pytest.raises(ValueError):
         read_links(links)
-    given = {k: v for k, v in vars(H200).items() if k not in ("links", "device_names")}
+    given = {k: v for k, v in asdict(H200).items() if k not in ("links", "device_names")}
     with pytest.raises(HardwareError, match=r"hw\.links"):
         hardware_from_config({**given, "device_names": ["x"], "links": links})
