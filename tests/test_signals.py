@@ -41,7 +41,9 @@ run.cli()
 def ended_by(number, code, *arguments, ignored=()):
     """Exit status and last words of a process that got a signal once it spoke."""
     path = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
-    path += "".join(f"import signal; signal.signal({n:d}, signal.SIG_IGN)\n" for n in ignored)
+    path += "import signal\n"  # the suite itself may run where one is ignored, as nohup has it
+    path += f"signal.signal({number:d}, signal.SIG_DFL)\n" if number != signal.SIGINT else ""
+    path += "".join(f"signal.signal({n:d}, signal.SIG_IGN)\n" for n in ignored)
     command = [sys.executable, "-c", path + code, *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
