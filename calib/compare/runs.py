@@ -198,11 +198,25 @@ ASKED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "execution": lambda report: report["execution"],
     "implementation": lambda report: report["implementation"],
 }
+KEYS = ("pass", "parallel", "training", "hf", "limit")
+"""Groups of keys that are compared as they were given."""
+
+
+def keys_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """ "parallel.tp" -> 8, of the groups that are compared."""
+    found: dict[str, Any] = {}
+    for group in KEYS:
+        value = config.get(group)
+        some = value.items() if isinstance(value, Mapping) else [("", value)]
+        found |= {f"{group}.{key}".rstrip("."): v for key, v in some}
+    return found
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What was asked, and what was installed, otherwise."""
     pairs = [(name, get(before), get(after)) for name, get in ASKED.items()]
+    given = [keys_of(report["environment"].get("config", {})) for report in (before, after)]
+    pairs += [(n, given[0].get(n), given[1].get(n)) for n in {**given[0], **given[1]}]
     settings = [report["workload"]["settings"] for report in (before, after)]
     pairs += [(n, settings[0].get(n), settings[1].get(n)) for n in settings[1]]
     places = [report["environment"] for report in (before, after)]

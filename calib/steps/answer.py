@@ -63,14 +63,14 @@ def answer(
     """
     from calib.estimates.fusion import fuse
     from calib.estimates.memory import memory
-    from calib.estimates.sums import figure_table
+    from calib.estimates.sums import DENOISE, figure_table
     from calib.estimates.timeline import launch_table, timeline_table
     from calib.estimates.training import training_table
     from calib.report.record import RunRecord
     from calib.steps.alternatives.cases import Run
     from calib.steps.alternatives.overlap import overlapped, together
     from calib.steps.alternatives.table import alternatives
-    from calib.steps.engine.stack import stack_of
+    from calib.steps.engine.stack import stack_notes, stack_of
 
     architecture, execution = request.model.architecture, request.execution
     name = getattr(model, "name", None) or request.model.name or architecture
@@ -91,7 +91,8 @@ def answer(
     reached = stack.own if stack else calibrations[0]
     made = stack.calls if stack else {p: fusion.calls for p, fusion in fused.items()}
     found = estimated(request, phases, (said, unseen), reached, names, made, costs, host_s)
-    notes = [stack.note] if stack else source_notes(target, found.operators, request.implementation)
+    plain = source_notes(target, found.operators, request.implementation)
+    notes = stack_notes(stack, request.implementation, found.operators, plain)
     notes += getattr(model, "notes", [])
     if hasattr(model, "formulas"):
         found = beside_formulas(found, model, workload)
@@ -105,7 +106,7 @@ def answer(
     if execution == EAGER and request.implementation == "torch":
         card, lengths = target.hardware.compute_capability, about.get("lengths")
         notes += plan_notes(costs, card, phases, found.components, lengths)
-    sees = workload.side is not None and "vision" in phases
+    sees = workload.side is not None and not phases.keys().isdisjoint(("vision", DENOISE))
     notes += [] if sees or request.trains else image_notes(name, workload)
     figures = (
         training_table(found.components, phases, workload, target.hardware)

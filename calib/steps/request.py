@@ -211,8 +211,20 @@ class Request(Part):
         return self
 
     @model_validator(mode="after")
+    def _of_the_model_that_is_meant(self) -> Request:
+        """No answer for one model where another was described."""
+        for part, of in (("hf", HF), ("module", OWN)):
+            given = next(((k, v) for k, v in getattr(self, part) if v is not None), None)
+            if given and self.model.architecture != of:
+                raise CalibError(wrong(f"{part}.{given[0]}", given[1], f"model={of} beside it"))
+        return self
+
+    @model_validator(mode="after")
     def _what_cards_share(self) -> Request:
         if set(self.parallel.sizes.values()) <= {1, None}:
+            if self.parallel.overlap:
+                accepted = "0, or several cards (parallel.tp=2)"
+                raise CalibError(wrong("parallel.overlap", self.parallel.overlap, accepted))
             return self
         (key, value), of = self.parallel.first, self.model.architecture
         if self.trains or of == OWN:

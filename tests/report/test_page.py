@@ -236,4 +236,5 @@ def test_how_it_is_known_is_told_by_part_of_the_time_or_in_one_word() -> None:
     share = half.groupby("provenance")["estimate_s"].sum() / half["estimate_s"].sum()
     said = how_known(replace(record, operators=half))
     assert f"{percent(share['interpolated'])} is known as interpolated" in said
-    assert f"{percent(share['transferred'])} as transferred; the whole goes by the weakest." in said
+    second = f"{percent(share['transferred'])} as transferred"
+    assert f"{second}; the whole goes by the weakest that takes 5%." in said

@@ -21,6 +21,7 @@ NAMES = {
     "time to first token": "to first token",
     "time per output token": "per output token",
     "time of a pass": "a pass",
+    "time of all steps": "all steps",
 }
 
 
@@ -227,7 +228,7 @@ def how_known(record: RunRecord) -> str:
         return f"Known as {how}: {HOW.get(how, '')}."
     first, *others = (f"{percent(share)} {{}}{how}" for how, share in parts.items())
     listed = ", ".join([first.format("is known as "), *(other.format("as ") for other in others)])
-    return f"Of the kernels' time {listed}; the whole goes by the weakest."
+    return f"Of the kernels' time {listed}; the whole goes by the weakest that takes 5%."
 
 
 def _worst(row: dict[Any, Any]) -> Fact:

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 WITHOUT_MODELS = "vllm"
 """The engine whose tables ship as a card's own: they also say what single operators take."""
+NOT_LOWERED = (
+    "implementation=vllm knows the kernels of a plain decoder of text, and this is none, or its "
+    "weights are of a quantised file: these are torch's own launches, each operator by that "
+    "engine's tables."
+)
 NARROW = {"float8_e4m3fn": "fp8", "float4_e2m1fn": "nvfp4"}
 """A model's weights by dtype -> the format of an engine's products."""
 
@@ -79,6 +84,17 @@ class Stack(Tabled):
         for name, rows in by_name.items():
             found.put(np.array(rows), self.card.estimates([some[i] for i in rows], name))
         return found
+
+
+def stack_notes(
+    stack: Stack | None, implementation: str, operators: pd.DataFrame, plain: list[str]
+) -> list[str]:
+    """What stands in place of ``plain``, the notes of single operators: whose kernels these are."""
+    from calib.estimates.sums import known_by
+
+    if stack is None:
+        return [NOT_LOWERED, *plain] if implementation == WITHOUT_MODELS else plain
+    return [stack.note, f"How the times of each kind are known: {known_by(operators)}."]
 
 
 def stack_of(
