@@ -137,9 +137,10 @@ def fit_section(record: RunRecord) -> list[str]:
     fits = fit_grid(record)
     if fits is None:
         return ["No fit was used: there are no samples that this estimate could rest on."]
+    one = record.fits["implementation"].nunique() == 1
     parts = [
         "Held-out errors, on groups of shapes that the fit did not see:",
-        grid_table(fits, without=("timed with", "groups")),
+        grid_table(fits, without=("groups", "timed with") if one else ("groups",)),
     ]
     if "known_after_s" in record.fits:
         known_after_s = [
