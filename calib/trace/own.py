@@ -228,13 +228,14 @@ def built(source: Buildable, workload: Workload) -> OwnModel:
         module: Any = source.build()
         made = Inputs(module, workload, getattr(torch, source.dtype), [])
         encodes = getattr(module.config, "is_encoder_decoder", False)
-        if module.main_input_name == "pixel_values":
+        main = getattr(module, "main_input_name", "no one input")
+        if main == "pixel_values":
             given, _ = next(pixel_forms(made, module.forward, module))
             return OwnModel(module, (), given)
-        if module.main_input_name == "input_ids" and not encodes:
+        if main == "input_ids" and not encodes:
             length = max(workload.prompt_tokens, 1)
             return OwnModel(module, (), {"input_ids": made.tokens(length), "use_cache": False})
     raise CalibError(
-        f"pass = 'train': {type(module).__name__} takes {module.main_input_name}: expected a "
+        f"pass = 'train': {type(module).__name__} takes {main}: expected a "
         "language model or a vision model"
     )

@@ -74,9 +74,11 @@ class Layout:
         return SendRecv(elements, dtype=dtype, nodes=2 if apart else 1)
 
     def parts(self, batch: int) -> int:
-        """Microbatches that ``batch`` sequences of a group go through the pipeline in."""
+        """Microbatches that ``batch`` sequences of a group go through the pipeline in: at most as
+        many as are asked for, and none that would be empty."""
         wanted = self.pp if self.microbatches is None else self.microbatches
-        return max(1, min(wanted, batch))
+        each = -(-batch // max(1, min(wanted, batch)))
+        return -(-batch // each) if each else 1
 
     def words(self) -> str:
         """ "tp=4 pp=2": what is not 1."""

@@ -19,9 +19,11 @@ APART = 1.1
 
 
 class Work:
-    """What a workload asks of a device: its operators, and how often each runs."""
+    """What a workload asks of a device: its operators, and how often each runs, on ``cards``."""
 
-    def __init__(self, calls: Mapping[str, Sequence[Call]], passes: Mapping[str, int]):
+    def __init__(
+        self, calls: Mapping[str, Sequence[Call]], passes: Mapping[str, int], cards: int = 1
+    ):
         times: Counter[Operator] = Counter()
         for phase, some in calls.items():
             for call in some:
@@ -35,12 +37,12 @@ class Work:
         self.unit = np.array([list(first).index(unit) for unit in units])
         self.flops = np.array([float(op.min_flops) for op in self.ops])
         self.bytes = np.array([float(op.bytes) for op in self.ops])
-        self.ranks = max((op.ranks for op in self.ops if isinstance(op, Collective)), default=1)
+        self.cards = cards
 
     def at_peaks(self, hardware: Hardware) -> float:
         """Seconds at the peaks of ``hardware``; infinite on a device that lacks one of them, or a
         link to as many others."""
-        if self.ranks > 1 and not joins(hardware, self.ranks):
+        if self.cards > 1 and not joins(hardware, self.cards):
             return float("inf")
         try:
             peaks = np.array([peak(op, hardware) for op in self.of_units])[self.unit]
@@ -50,21 +52,27 @@ class Work:
         return float(each @ self.times)
 
 
-def joins(hardware: Hardware, ranks: int) -> bool:
+def joins(hardware: Hardware, cards: int) -> bool:
     """Whether its links join so many cards."""
     inner = within(hardware.links)
     if inner is None:
         return False
-    return ranks <= inner.cards or between(hardware.links) is not None
+    return cards <= inner.cards or between(hardware.links) is not None
 
 
-def relinked(calls: Mapping[str, Sequence[Call]], hardware: Hardware) -> dict[str, list[Call]]:
-    """What cards tell each other, over as many nodes as cards like ``hardware`` take."""
+def relinked(
+    calls: Mapping[str, Sequence[Call]], hardware: Hardware, cards: int
+) -> dict[str, list[Call]]:
+    """What ``cards`` tell each other, over as many nodes as cards like ``hardware`` take. Between
+    stages a hop leaves a node where it did, unless all are on one."""
+    apart = nodes_of(cards, hardware.links) > 1
 
     def there(call: Call) -> Call:
         op = call.op
-        if not isinstance(op, Collective) or isinstance(op, SendRecv):
+        if not isinstance(op, Collective):
             return call
+        if isinstance(op, SendRecv):
+            return call if apart else replace(call, op=replace(op, nodes=1))
         return replace(call, op=replace(op, nodes=nodes_of(op.ranks, hardware.links)))
 
     return {phase: [there(call) for call in some] for phase, some in calls.items()}

@@ -199,12 +199,12 @@ def card_rows(run: Run, calls: Mapping[str, list[Call]], needs: float) -> Iterat
 
     if run.costs is None:
         return
-    hardware = run.target.hardware
-    for card in neighbours(hardware, Work(calls, run.passes), needs).values():
+    hardware, cards = run.target.hardware, run.request.parallel.cards
+    for card in neighbours(hardware, Work(calls, run.passes, cards), needs).values():
         estimator: Estimator | None = load_card(card)
         costs = host_costs([], card.name)
         if estimator and run.request.spread:
             estimator = together(estimator, run.request.parallel.overlap)
-        there = relinked(calls, card) if run.request.spread else calls
+        there = relinked(calls, card, cards) if run.request.spread else calls
         case = run.case(there, estimator=estimator, costs=costs) if estimator else None
         yield Row("card", card.name, case, needs, float(card.memory_bytes))

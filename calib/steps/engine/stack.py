@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.errors import CalibError
+from calib.errors import CalibError, wrong
 from calib.fit.calibration import Calibration, Estimates, Tabled
 from calib.hardware.datasheet import Hardware
 from model.layer import Call
@@ -98,11 +98,16 @@ def stack_notes(
 
 
 def stack_of(
-    engine: str, hardware: Hardware, model: Any, phases: Mapping[str, Phase]
+    engine: str,
+    hardware: Hardware,
+    model: Any,
+    phases: Mapping[str, Phase],
+    limit_s: float | None = None,
 ) -> Stack | None:
     """The stack of ``engine``; None where it is none, or vLLM with another kind of model.
 
-    Raises ``CalibError`` for another engine with a model that is no decoder of text, or on a card
+    ``limit_s``: of a token, which no table of batches answers for an engine yet.
+    Raises ``CalibError`` for one, for another engine with a model that is no decoder of text, or on a card
     that nothing ships for.
     """
     from calib.cards.engines.card import load_engine_card
@@ -119,9 +124,12 @@ def stack_of(
         if engine == WITHOUT_MODELS:
             return None
         raise CalibError(
-            f"implementation = {engine!r} of a model that is no decoder of text: expected torch or "
-            "vllm, or model=llama_3_1_8b, qwen3_30b_a3b and their like"
+            f"implementation = {engine!r} of what is no plain decoder of text, or has the weights "
+            "of a quantised file, or is a step of training: expected torch or vllm, or a model like "
+            "llama_3_1_8b and qwen3_30b_a3b"
         )
+    if limit_s is not None:
+        raise CalibError(wrong("limit.tpot", limit_s, "implementation=torch, or mode=serve"))
     stored = NARROW.get(str(getattr(model, "weight_dtype", None)), "bfloat16")
     formats, made = Formats(stored, stored, quantised=QUANTISED.get((engine, stored), "")), {}
     names: dict[Operator, str] = {}

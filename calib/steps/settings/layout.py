@@ -25,7 +25,7 @@ class ParallelRequest(Part):
     pp: Cards = 1
     ep: Cards = 1
     dp: Cards = 1
-    microbatches: Annotated[int, Field(strict=True, ge=1, le=2**20)] | None = None
+    microbatches: Annotated[int, Field(strict=True, ge=1, le=64)] | None = None
 
     overlap: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
 

@@ -61,6 +61,8 @@ class Cut:
         elif style in (HEAD, EMBEDDING):
             self.after[path], self.whole[path] = style, part.weight.shape[0]
             self.narrow(part, "weight", 0, share(part.weight.shape[0], self.layout.tp, 0))
+            if getattr(part, "padding_idx", None) is not None:
+                part.padding_idx = None  # whose row another card may have; it costs nothing else
 
     def columns(self, part: Any, name: str, parent: Any) -> None:
         own = self.width(name, part.weight.shape[0], parent)
