@@ -1,4 +1,4 @@
-"""What ``mode=serve`` found: ``front.parquet``, ``front.md``, a picture, and the terminal's table."""
+"""What ``mode=serve`` found: ``front.parquet``, ``front.md``, a picture, the terminal's table."""
 
 from __future__ import annotations
 

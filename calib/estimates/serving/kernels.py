@@ -71,9 +71,11 @@ class Server:
         parts = _parameters(model)
         ends = [parts["embedding"] / layout.tp, parts["lm_head"] / layout.tp]
         wide = (max(ends) if layout.pp > 1 else sum(ends)) * item_bytes("bfloat16")
-        cards = layout.stage_cards if model.experts else layout.tp
-        layers = parts["decoder layers"] * self.stage_share(0)
-        return wide + layers / cards * BYTES[self.formats.products]
+        sparse = model.layers - model.dense_layers
+        experts = sparse * model.experts * 3 * model.hidden * model.expert_intermediate
+        rest = (parts["decoder layers"] - experts) / layout.tp
+        layers = (rest + experts / layout.stage_cards) * self.stage_share(0)
+        return wide + layers * BYTES[self.formats.products]
 
     def token_bytes(self) -> float:
         """What a card's cache keeps of a token."""

@@ -67,30 +67,30 @@ def passed(kernels: Sequence[Kernel], card: Kernels, count: int) -> Pass:
     """``kernels`` whose sizes are arrays [count], or the same at all points."""
     shapes = ((3, count), (3, count), (3,), (len(PARTS), count), (len(WEAKEST_FIRST), count))
     found = Pass(*(np.zeros(shape) for shape in shapes))
-    for kernel, times, region in distinct(kernels):
+    for kernel, times in distinct(kernels):
         op = kernel.op
         asked = grid(type(op), **vars(op)) if is_grid(op) else [op]
         told = card.estimates(asked, kernel.name)
-        part = KINDS.get(op.operator, "stream")
+        part, whole = KINDS.get(op.operator, "stream"), sum(times.values())
         into = found.told if part == "comm" else found.kernels
-        into[region] += told.seconds * times
-        found.launches[region] += times
+        for region, often in times.items():
+            into[region] += told.seconds * often
+            found.launches[region] += often
         high = np.where(np.isfinite(told.high), told.high, 2 * told.seconds)
-        found.wide[PARTS.index(part)] += (high - told.low) / 2 * times
+        found.wide[PARTS.index(part)] += (high - told.low) / 2 * whole
         for rank, name in enumerate(WEAKEST_FIRST):
-            found.known[rank] += told.seconds * (told.known_as == name) * times
+            found.known[rank] += told.seconds * (told.known_as == name) * whole
     return found
 
 
-def distinct(kernels: Sequence[Kernel]) -> list[tuple[Kernel, float, int]]:
-    """Each kernel once, how often it runs, and its region."""
-    found: dict[Any, tuple[Kernel, float, int]] = {}
+def distinct(kernels: Sequence[Kernel]) -> list[tuple[Kernel, dict[int, float]]]:
+    """Each kernel once, and how often it runs in each region."""
+    found: dict[Any, tuple[Kernel, dict[int, float]]] = {}
     for kernel in kernels:
-        region = _region(kernel.path)
         sizes = (v.tobytes() if isinstance(v, np.ndarray) else v for v in vars(kernel.op).values())
-        key = (region, kernel.name, type(kernel.op), *sizes)
-        times = found[key][1] if key in found else 0.0
-        found[key] = (kernel, times + float(kernel.count), region)
+        times = found.setdefault((kernel.name, type(kernel.op), *sizes), (kernel, {}))[1]
+        region = _region(kernel.path)
+        times[region] = times.get(region, 0.0) + float(kernel.count)
     return list(found.values())
 
 

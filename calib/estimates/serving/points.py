@@ -1,8 +1,8 @@
 """What users see of a model on many layouts, at many batches and lengths, in one pass.
 
-A point is one server: a layout, ``batch`` requests at a time on each of its ``dp`` replicas, ``isl``
-tokens in and ``osl`` out. Each is the closed form of :mod:`steady`, with steps of the kernels and
-of what an engine adds (:mod:`calib.cards.engines.overheads`). A pipeline's replica goes through
+A point is one server: a layout, ``batch`` requests at a time on each of its ``dp`` replicas,
+``isl`` tokens in and ``osl`` out. Each is the closed form of :mod:`steady`, with steps of kernels
+and of what an engine adds (:mod:`calib.cards.engines.overheads`). A pipeline's replica goes through
 its stages in as many parts as there are stages, as far as there are requests:
 
     step   = max(sum over stages of t, parts * max t)     t: of a stage, for one part

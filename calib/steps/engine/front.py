@@ -48,7 +48,9 @@ def serve(request: Request, folder: Path) -> Front:
     servers = servers_of(request, model, hardware)
     rows = points(servers, serving, asked_of(request.serve, len(servers)))
     if rows.empty:
-        accepted = f"a model that {request.serve.cards} cards hold with one request (serve.cards)"
+        accepted = (
+            f"one that {request.serve.cards} x {hardware.name} hold with a request (serve.cards)"
+        )
         raise CalibError(wrong("model", name, accepted))
     limits = Limits(request.limit.tpot, request.limit.ttft, request.price.per_hour)
     rows = judged(rows, limits)
