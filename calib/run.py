@@ -72,14 +72,14 @@ def served(request: Request, folder: Path, member: str | None) -> None:
     """A server's front in place of one run."""
     if member is not None:
         raise CalibError("mode = 'serve' with -m: expected one run: serve.isl and .osl take lists")
-    from calib.report.front import print_front
+    from calib.report.serving.texts import print_front
     from calib.steps.engine.front import serve
     from calib.steps.progress import stage
 
     with stage("trying layouts"):
         front = serve(request, folder)
     print_front(front)
-    print(f"front: {folder / 'front.md'}")
+    print(f"front: {folder / ('front.html' if request.report.html else 'front.md')}")
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")

@@ -78,6 +78,8 @@ def test_a_run_writes_its_front(tmp_path: Path) -> None:
     text = (tmp_path / "front.md").read_text("utf-8")
     assert "## 256 in, 1,024 out" in text and "## 2,048 in, 1,024 out" in text
     assert "front.png" in text and (tmp_path / "front.png").stat().st_size > 10_000
+    page = (tmp_path / "front.html").read_text("utf-8")
+    assert 'data-figure="front"' in page and "256 in, 1,024 out" in page
 
 
 def test_batches_reach_from_one_to_the_most() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calib.report.pictures.canvas import FAINT, INK, PARTS, canvas, logarithmic
+from calib.report.serving.found import loads, thinned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from calib.report.front import Front
+    from calib.report.serving.found import Front
 
 POINTS = 5000
 """Drawn of all configurations; more would hide one another."""
@@ -18,8 +19,6 @@ POINTS = 5000
 
 def front_picture(front: Front) -> Figure:
     """A line a load; a layout's name where the front comes to it."""
-    from calib.report.front import loads, thinned
-
     figure, (axes,) = canvas(front.title, 5.2)
     logarithmic(axes)
     axes.set_xlabel("tokens a second a user (1 / time per token)")

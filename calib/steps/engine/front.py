@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from calib.estimates.serving.kernels import Server
     from calib.estimates.serving.points import Asked, Serving
     from calib.fit.calibration import Estimates
-    from calib.report.front import Front
+    from calib.report.serving.found import Front
     from model.ops import Operator
     from model.parallel import Layout
 
@@ -39,7 +39,8 @@ def serve(request: Request, folder: Path) -> Front:
     """
     from calib.estimates.serving.front import Limits, judged, largest
     from calib.estimates.serving.points import points
-    from calib.report.front import Front, write_front
+    from calib.report.serving.found import Front
+    from calib.report.serving.write import write_front
 
     hardware = find_target(request.hw, request.samples.dir, "analytic").hardware
     model = decoder(request)
