@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 POINTS = 5000
 """Drawn of all configurations; more would hide one another."""
+APART = 0.88
+"""A name stands at most here from the one before, so that both can be read."""
 
 
 def front_picture(front: Front) -> Figure:
@@ -39,9 +41,13 @@ def front_picture(front: Front) -> Figure:
 
 
 def _named(axes: Axes, rows: Any) -> None:
-    """The layout where it changes along the front, no more than a few."""
+    """The layout where it changes along the front, where there is room."""
     changes = rows[rows["layout"] != rows["layout"].shift()]
-    for row in changes.groupby("layout", sort=False).head(1).head(8).to_dict("records"):
+    before = float("inf")
+    for row in changes.groupby("layout", sort=False).head(1).to_dict("records"):
         at = (row["tokens_per_s_user"], row["tokens_per_s_card"])
+        if at[0] > APART * before:
+            continue
+        before = at[0]
         style: dict[str, Any] = {"fontsize": 8, "color": INK, "textcoords": "offset points"}
         axes.annotate(row["layout"], at, (5, 4), **style)
