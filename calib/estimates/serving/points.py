@@ -99,6 +99,15 @@ class Points:
         """Tokens of a step that carries a part of a prompt."""
         return np.rint(self.isl / self.pieces).astype(np.int64) + self.beside
 
+    @cached_property
+    def pieces_alone(self) -> np.ndarray:
+        """Where nothing decodes beside a prompt."""
+        return np.ceil(self.isl / self.serving.habits.budget(0))
+
+    @cached_property
+    def alone(self) -> np.ndarray:
+        return np.rint(self.isl / self.pieces_alone).astype(np.int64)
+
     @property
     def steps(self) -> np.ndarray:
         """Of decode, as :class:`Passes` is told."""
@@ -143,7 +152,7 @@ def _passes(some: Sequence[Points]) -> Passes:
     """Of points whose kernels are alike."""
     first = some[0]
     server = replace(first.server, layout=_alike(first.server))
-    tokens = [a for p in some for a in (p.mixed, np.maximum(p.beside, 1))]
+    tokens = [a for p in some for a in (p.mixed, p.alone, np.maximum(p.beside, 1))]
     return Passes(
         server,
         first.serving.card,
@@ -219,7 +228,23 @@ def _rows(p: Points, passes: Passes) -> pd.DataFrame:
     served = steady(steps, Load(p.batch, p.isl, p.osl))
     others = (1 - share) * whole + beside.cards * _hops(p, p.mixed)
     ttft = served.ttft * beside.queue + others + beside.front_token * p.isl
-    return _table(p, replace(served, ttft=ttft), decode, full, prompt)
+    table = _table(p, replace(served, ttft=ttft), decode, full, prompt)
+    spread = np.hypot(full.spread / full.seconds, beside.spread)
+    return table.assign(
+        decode_s=decode,
+        decode_high_s=decode * np.exp(beside.factor * spread),
+        prompt_s=_alone(p, passes),
+    )
+
+
+def _alone(p: Points, passes: Passes) -> np.ndarray:
+    """Seconds of a prompt on cards that do nothing else."""
+    beside = p.serving.beside
+    tokens, seen = passes.by_token(p.alone), passes.attention(p.isl)
+    kernels = beside.prompts * (p.pieces_alone * tokens.seconds + seen.seconds)
+    launches = tokens.launches.sum() + seen.launches.sum()
+    seconds = np.maximum(kernels, p.pieces_alone * beside.eager * launches)
+    return np.asarray(seconds + p.pieces_alone * beside.step + beside.cards * _hops(p, p.alone))
 
 
 def _table(

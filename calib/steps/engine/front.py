@@ -37,6 +37,9 @@ def serve(request: Request, folder: Path) -> Front:
     Raises ``CalibError`` for what cannot be served: no decoder of text, no card that ships, no
     layout that memory holds.
     """
+    import pandas as pd
+
+    from calib.estimates.serving.apart import apart
     from calib.estimates.serving.front import Limits, judged, largest
     from calib.estimates.serving.points import points
     from calib.report.serving.found import Front
@@ -53,11 +56,14 @@ def serve(request: Request, folder: Path) -> Front:
             f"one that {request.serve.cards} x {hardware.name} hold with a request (serve.cards)"
         )
         raise CalibError(wrong("model", name, accepted))
+    tried = len(servers) * len(batches_of(request.serve)) * len(lengths_of(request.serve))
+    if request.serve.apart:
+        split = apart(rows, servers, serving, request.serve.cards)
+        rows, tried = pd.concat([rows, split], ignore_index=True), tried + len(split)
     limits = Limits(request.limit.tpot, request.limit.ttft, request.price.per_hour)
     rows = judged(rows, limits)
     title = f"{name} on {hardware.name}, by {request.implementation}"
     said = {"tpot": request.limit.tpot, "ttft": request.limit.ttft}
-    tried = len(servers) * len(batches_of(request.serve)) * len(lengths_of(request.serve))
     front = Front(title, rows, largest(rows), said, tried, (note, *notes(request)))
     write_front(front, folder, request.report.pictures, request.report.html)
     return front

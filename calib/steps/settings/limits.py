@@ -47,7 +47,8 @@ Lengths = Annotated[
 
 class ServeRequest(Part):
     """``isl``, ``osl``: tokens in and out, all with all. ``batches``: how many batches of a replica
-    are tried, from 1 to ``most``. ``cache``: None: in the model's dtype."""
+    are tried, from 1 to ``most``. ``cache``: None: bfloat16. ``apart``:
+    also with prompts on cards of their own."""
 
     isl: Lengths = Field(default=(1024,), description=LENGTHS)
     osl: Lengths = Field(default=(1024,), description=LENGTHS)
@@ -55,6 +56,7 @@ class ServeRequest(Part):
     batches: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 100
     most: Annotated[int, Field(strict=True, ge=1, le=2**20)] = 4096
     cache: Literal["bfloat16", "fp8"] | None = None
+    apart: Annotated[bool, Field(strict=True)] = False
 
 
 def seconds_of(value: Any) -> Any:
