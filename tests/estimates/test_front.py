@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from calib.cards.engines.card import load_engine_card
 from calib.cards.engines.overheads import Overheads, load_overheads
+from calib.estimates.serving.apart import apart
 from calib.estimates.serving.front import Limits, judged, largest, pareto
 from calib.estimates.serving.habits import HABITS
 from calib.estimates.serving.kernels import Server, attention, by_token, timed
@@ -180,3 +181,21 @@ def test_what_ships_of_servers() -> None:
         assert found is not None and 0.5 < found.kernels < 1.5 and found.factor > 0
     assert load_overheads("torch") is None
     assert Overheads().decode(0.01, 0.0) == pytest.approx(0.01)
+
+
+def test_apart_nothing_stalls_a_token_and_no_card_is_overrun() -> None:
+    serving, model = serving_of(), Llama()
+    servers = [Server(model, Layout(tp, 1, 1, dp), FP8) for tp, dp in ((1, 1), (2, 1), (1, 2))]
+    rows = points(servers, serving, Asked([1, 8, 64, 256], [(2048, 256)]))
+    found = apart(rows, servers, serving, 4)
+    assert len(found) and found["cards"].max() <= 4
+    for row in found.to_dict("records"):
+        prompts, decodes = (name.strip() for name in row["layout"].split("|"))
+        mixed = rows[(rows["layout"] == decodes) & (rows["concurrency"] == row["concurrency"])]
+        moved = row["tpot_s"] - float(mixed["decode_s"].iloc[0])
+        assert 0 < moved * 255 < 0.1
+        replicas = int(prompts.partition("dp=")[2] or 1)
+        load = row["requests_per_s"] * row["prompt_s"] / replicas
+        assert load < 1 and row["ttft_s"] >= row["prompt_s"] * (1 + load / (2 * (1 - load))) * 0.999
+        assert row["tokens_per_s_card"] * row["cards"] == pytest.approx(row["requests_per_s"] * 256)
+    assert apart(rows, servers, serving, 1).empty

@@ -22,7 +22,7 @@ import pandas as pd
 
 from calib.estimates.serving.kernels import Server
 from calib.estimates.serving.points import Serving
-from model.ops import SendRecv, item_bytes
+from model.ops import SendRecv, grid, item_bytes
 
 PROMPTS = "prompts"
 """In a layout's name, what the cards before it do."""
@@ -68,7 +68,7 @@ def _served(pairs: pd.DataFrame, by_name: dict[str, Server], serving: Serving) -
         requests_per_s=rate,
         prompt_s=pairs["prompt_s_of_prompts"],
     )
-    left = [c for c in found if not c.endswith("_of_prompts")]
+    left = [c for c in found if not str(c).endswith("_of_prompts")]
     return found.loc[load < 1, left]
 
 
@@ -83,5 +83,6 @@ def _transfer(pairs: pd.DataFrame, by_name: dict[str, Server], serving: Serving)
     nodes = np.where(cards > node, 2, 1) if node else np.ones(len(pairs), dtype=np.int64)
     keys = np.stack([np.rint(elements).astype(np.int64), nodes], axis=1)
     distinct, where = np.unique(keys, axis=0, return_inverse=True)
-    op = SendRecv(distinct[:, 0], dtype=server.model.dtype, nodes=distinct[:, 1])
+    sizes = {"elements": distinct[:, 0], "nodes": distinct[:, 1]}
+    op = grid(SendRecv, **sizes, dtype=server.model.dtype)
     return np.asarray(serving.card.estimates(op, "").seconds[where.ravel()])

@@ -117,7 +117,8 @@ class Points:
 
 def points(servers: Sequence[Server], serving: Serving, asked: Asked) -> pd.DataFrame:
     """A row a point: layout, load, ``tpot_s`` with its interval, ``ttft_s``, tokens a second,
-    provenance. What memory does not hold is not there."""
+    provenance; ``decode_s``, a step without a prompt, and ``prompt_s``, a prompt on cards that do
+    nothing else. What memory does not hold is not there."""
     groups: dict[Layout, list[Points]] = {}
     for server in servers:
         fit = _fitting(server, serving, asked)
@@ -230,11 +231,8 @@ def _rows(p: Points, passes: Passes) -> pd.DataFrame:
     ttft = served.ttft * beside.queue + others + beside.front_token * p.isl
     table = _table(p, replace(served, ttft=ttft), decode, full, prompt)
     spread = np.hypot(full.spread / full.seconds, beside.spread)
-    return table.assign(
-        decode_s=decode,
-        decode_high_s=decode * np.exp(beside.factor * spread),
-        prompt_s=_alone(p, passes),
-    )
+    high = decode * np.exp(beside.factor * spread)
+    return table.assign(decode_s=decode, decode_high_s=high, prompt_s=_alone(p, passes))
 
 
 def _alone(p: Points, passes: Passes) -> np.ndarray:

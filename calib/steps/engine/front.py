@@ -197,7 +197,12 @@ def lengths_of(serve: ServeRequest) -> list[tuple[int, int]]:
 def notes(request: Request) -> list[str]:
     """What the times leave out."""
     cache = request.serve.cache or "bfloat16"
+    split = (
+        "Prompts on cards of their own: a formula that no measured run was laid beside; before the "
+        "bar in a name stands what takes prompts, and requests are those that decode."
+    )
     return [
+        *([split] if request.serve.apart else []),
         "A closed loop in its steady state: each request that is done is replaced at once; decode "
         f"in CUDA graphs; keys and values in {cache}; no prompt is found in a cache of prefixes.",
         "The first token is the server's: what a client adds is not in it. No measured run has a "
