@@ -33,6 +33,9 @@ def run(request: Request, folder: Path, member: str | None = None) -> None:
 
     ``member``: what it is called as one of many, of which a line is said and no more; "": nothing.
     """
+    if request.mode == "serve":
+        served(request, folder, member)
+        return
     from calib.report.terminal import print_member, print_report
     from calib.report.write import write_report
     from calib.steps.answer import answer
@@ -63,6 +66,20 @@ def run(request: Request, folder: Path, member: str | None = None) -> None:
         return
     print_report(record)
     print(f"report: {folder / ('report.html' if asked.html else 'report.md')}")
+
+
+def served(request: Request, folder: Path, member: str | None) -> None:
+    """A server's front in place of one run."""
+    if member is not None:
+        raise CalibError("mode = 'serve' with -m: expected one run: serve.isl and .osl take lists")
+    from calib.report.serving.texts import print_front
+    from calib.steps.engine.front import serve
+    from calib.steps.progress import stage
+
+    with stage("trying layouts"):
+        front = serve(request, folder)
+    print_front(front)
+    print(f"front: {folder / ('front.html' if request.report.html else 'front.md')}")
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")

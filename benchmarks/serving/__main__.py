@@ -5,6 +5,7 @@
     python -m benchmarks.serving --final             # the final split, by both
     python -m benchmarks.serving --ask ASKED.csv     # what to hand to benchmarks.serving.peer
     python -m benchmarks.serving --peer ANSWERED.csv # with its answers
+    python -m benchmarks.serving --ship              # write the numbers that ship
 
 The last line is one JSON object.
 """
@@ -23,6 +24,7 @@ from benchmarks.serving.intervals import factors, unseen, with_estimates, with_i
 from benchmarks.serving.overheads import fit, shown
 from benchmarks.serving.peer import ASKED
 from benchmarks.serving.runs import runs
+from benchmarks.serving.ship import ship
 from benchmarks.serving.steps import with_steps
 from calib.samples.public_tables import CARDS
 
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--apart", choices=("split", "model", "card"), default="split")
     parser.add_argument("--ask", type=Path, help="write the runs to ask the peer for, and stop")
     parser.add_argument("--peer", type=Path, help="the peer's answers")
+    parser.add_argument("--ship", action="store_true", help="write what ships of the engines")
     arguments = parser.parse_args()
     if arguments.ask:
         ask(arguments.ask, arguments.final)
@@ -43,6 +46,9 @@ def main() -> None:
     every = runs(arguments.final)
     known = unseen(with_steps(sayable(runs())), arguments.apart)
     known = known[known["tpot"].notna()]
+    if arguments.ship:
+        ship(known)
+        return
     judged = judged_final(known) if arguments.final else known
     judged = with_intervals(judged, factors(known))
     if arguments.peer:

@@ -1,15 +1,7 @@
 """What an engine costs beside its kernels, fitted to runs of the development splits.
 
-A few numbers an engine, the same for every model, card and layout (``NUMBERS``):
-
-    decode step = step + (gpu^4 + host^4)^(1/4)
-    gpu  = kernels * decode's kernels + cards * its collectives + gap * launches
-    host = base + request * running
-    prompt = prompts * prompt's kernels * (1 - hit), at least eager * launches a step that has one
-
-``kernels`` and ``prompts`` are near one, ``cards`` is of collectives: a table's cards do nothing
-but wait for one another, a server's come one after the other. ``queue`` scales the wait for the
-first token, which comes later by ``front_token`` a token of the prompt.
+The numbers of :mod:`calib.cards.engines.overheads`, an engine's, with which a prompt takes ``1 -
+hit`` of what is there.
 
 Three more are of a campaign (``OF_CAMPAIGN``), what one harness ran of one engine, the gap analysis
 on one card: ``front``, what its client adds to the first token; ``hit``, the share of a prompt that
@@ -28,10 +20,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.serving.runs import GAP
+from calib.cards.engines.overheads import Overheads as Beside
 from calib.estimates.serving.steady import Load, Served, Steps, steady
-
-_SHARP = 4.0
-"""How sharply the slower of card and host takes over."""
 
 
 @dataclass(frozen=True)
@@ -92,25 +82,25 @@ def numbers(known: Iterable[str]) -> dict[str, Number]:
 def served(rows: pd.DataFrame, told: Mapping[str, float]) -> Served:
     """The closed form for ``rows`` of one engine; ``told``: its numbers, as they are fitted; of a
     campaign that is not among them where the fit starts."""
-    value = {n: number.told(told[n]) for n, number in NUMBERS.items()}
+    beside = beside_of(told)
     is_gap = (rows["harness"] == GAP).to_numpy()
     hit = _of_campaign("hit", rows, told) * is_gap
     burst = _of_campaign("burst", rows, told)
     running = np.maximum(np.rint(rows["running"].to_numpy()), 1)
     half = np.maximum(running // 2, 1)
     decode, lesser = (
-        _step(rows, name, count, value) for name, count in (("decode", running), ("half", half))
+        _step(rows, name, count, beside) for name, count in (("decode", running), ("half", half))
     )
     slope = (decode - lesser) / np.maximum(running - half, 1)
     pieces = rows["pieces"].to_numpy()
     together = np.maximum(running / np.maximum(rows["mean_osl"].to_numpy() - 1, 1), 1.0)
-    kernels = value["prompts"] * rows["prompt_s"].to_numpy() * (1 - hit)
-    eager = pieces * (value["eager"] * rows["prompt_launches"].to_numpy() - decode) / together
+    kernels = beside.prompts * rows["prompt_s"].to_numpy() * (1 - hit)
+    eager = pieces * (beside.eager * rows["prompt_launches"].to_numpy() - decode) / together
     prompts = rows["prompts"].to_numpy() / (1 - hit)
     steps = Steps(decode, np.maximum(kernels, eager), slope, pieces, prompts)
     found = steady(steps, _load(rows, np.where(is_gap, 1 / burst, rows["waves"].to_numpy())))
-    front = _of_campaign("front", rows, told) + value["front_token"] * rows["mean_isl"].to_numpy()
-    return replace(found, ttft=found.ttft * value["queue"] + front)
+    front = _of_campaign("front", rows, told) + beside.front_token * rows["mean_isl"].to_numpy()
+    return replace(found, ttft=found.ttft * beside.queue + front)
 
 
 def _of_campaign(name: str, rows: pd.DataFrame, told: Mapping[str, float]) -> np.ndarray:
@@ -120,14 +110,17 @@ def _of_campaign(name: str, rows: pd.DataFrame, told: Mapping[str, float]) -> np
     return of_row.map(known).to_numpy(dtype=float)
 
 
-def _step(rows: pd.DataFrame, name: str, running: Any, value: Mapping[str, float]) -> Any:
+def beside_of(told: Mapping[str, float]) -> Beside:
+    """The engine's own among the numbers."""
+    return Beside(**{n: number.told(told[n]) for n, number in NUMBERS.items()})
+
+
+def _step(rows: pd.DataFrame, name: str, running: Any, beside: Beside) -> Any:
     """``name``: of which step, ``decode`` or ``half``; ``running`` [n] requests."""
     comm = rows[f"{name}_comm"].to_numpy()
     kernels = rows[f"{name}_s"].to_numpy() - comm
-    gpu = value["kernels"] * kernels + value["cards"] * comm
-    gpu = gpu + value["gap"] * rows["decode_launches"].to_numpy()
-    host = value["base"] + value["request"] * running
-    return value["step"] + (gpu**_SHARP + host**_SHARP) ** (1 / _SHARP)
+    gpu = beside.on_card(kernels, comm, rows["decode_launches"].to_numpy())
+    return beside.decode(gpu, beside.host(running))
 
 
 def _load(rows: pd.DataFrame, waves: Any) -> Load:

@@ -16,25 +16,13 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.serving.runs import INFERENCEMAX
+from calib.estimates.serving.habits import HABITS
 from calib.estimates.stack.formats import QUANTISED, Formats
 
 MEAN_LENGTH = 0.9
 """Of what a row says, under InferenceMAX."""
 WAVES = 10
 HOLD = 20
-MEMORY = {"vllm": 0.9, "trtllm": 0.9, "sglang": 0.88}
-"""Share of memory that an engine takes: of all of it, TensorRT-LLM for its cache of what is free;
-SGLang about 0.88 on cards of this size."""
-BESIDE = {"vllm": 2e9, "trtllm": 3e9, "sglang": 0.0}
-"""Bytes of that share which neither weights nor cache take: activations of the largest step, and
-workspaces. SGLang's share is of weights and cache alone; the others are guesses."""
-TOKENS = {"vllm": 8192, "trtllm": 8192, "sglang": 8192}
-"""Tokens that a step takes, by default on these cards."""
-MIXED = {"vllm": True, "trtllm": True, "sglang": False}
-"""Whether a step carries prompts beside tokens (SGLang lets prompts go first)."""
-RESERVES = {"vllm": 0.5, "trtllm": 1.0, "sglang": 0.5}
-"""Of a request's output, what its place in the cache is counted with: TensorRT-LLM admits what can
-run to its end, the others what fits now."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +43,7 @@ def setting(row: pd.Series) -> Setting:
     formats = Formats(
         row["products"], row["experts"], cache, QUANTISED.get((engine, row["products"]), "")
     )
-    tokens = TOKENS[engine]
+    tokens = HABITS[engine].tokens
     if dumped and engine == "trtllm":
         tokens = 16384 if row["card"] != "b200" else int(row["isl"] + row["osl"] + 200)
     gathers = dumped and engine == "trtllm" and (row["isl"], row["osl"]) == (1024, 1024)
@@ -70,10 +58,6 @@ def setting(row: pd.Series) -> Setting:
 
 def places(row: pd.Series, weights: float, cache_of_token: float, memory: float) -> float:
     """Requests that the cache of one replica holds; ``weights``, ``memory`` [bytes a card]."""
-    engine = str(row["engine"])
-    if engine == "trtllm":
-        free = MEMORY[engine] * (memory - weights - BESIDE[engine])
-    else:
-        free = MEMORY[engine] * memory - weights - BESIDE[engine]
-    tokens = row["isl"] + RESERVES[engine] * row["osl"]
-    return float(np.maximum(free / cache_of_token / tokens, 1.0))
+    habits = HABITS[str(row["engine"])]
+    cached = habits.cache_bytes(weights, memory) / cache_of_token
+    return float(np.maximum(habits.places(cached, row["isl"], row["osl"]), 1.0))

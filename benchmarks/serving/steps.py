@@ -7,17 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.serving.kernels import Server, timed
 from benchmarks.serving.models import build
-from benchmarks.serving.settings import MIXED, Setting, places, setting
+from benchmarks.serving.settings import Setting, places, setting
 from calib.cards.engines.card import load_engine_card
-from calib.estimates.stack.lower import Kernel
-from model.ops import Attention
+from calib.estimates.serving.habits import HABITS, LEAST_TOKENS
+from calib.estimates.serving.kernels import Server, attention, by_token, timed
 from model.parallel import Layout
 
 KEYS = ["path", "card", "engine", "products", "experts", "tp", "dp", "moe_ep", "cache"]
-LEAST_TOKENS = 256
-"""That a step takes of a prompt, however many requests it serves besides."""
 
 
 def with_steps(rows: pd.DataFrame) -> pd.DataFrame:
@@ -54,7 +51,7 @@ def _steps_of(rows: pd.DataFrame, told: Setting) -> pd.DataFrame:
     pairs = list(zip(whole.tolist(), context.tolist(), strict=True))
     decode = timed([server.decode(n, keys) for n, keys in pairs], card)
     half = timed([server.decode(max(n // 2, 1), keys) for n, keys in pairs], card)
-    beside = whole if MIXED[card.engine] else np.zeros_like(whole)
+    beside = whole if HABITS[card.engine].mixed else np.zeros_like(whole)
     prompt = _prompt(server, card, np.rint(isl).astype(int), beside, pieces)
     columns = {f"decode_{name}": value for name, value in decode.parts.items()}
     return rows.assign(
@@ -79,11 +76,11 @@ def _prompt(
     many requests: kernels over all tokens less those over the requests' alone, and its attention.
     The head reads the last token of each alone."""
     mixed = np.rint(tokens / pieces).astype(int) + beside
-    whole = timed([_by_token(server.prompt(n)) for n in mixed.tolist()], card)
-    seen = timed([_attention(server.prompt(n)) for n in tokens.tolist()], card)
+    whole = timed([by_token(server.prompt(n)) for n in mixed.tolist()], card)
+    seen = timed([attention(server.prompt(n)) for n in tokens.tolist()], card)
     added = whole.seconds
     if beside.any():
-        alone = timed([_by_token(server.prompt(n)) for n in beside.tolist()], card)
+        alone = timed([by_token(server.prompt(n)) for n in beside.tolist()], card)
         added = np.maximum(added - alone.seconds, 0.0)
     both = np.hypot(whole.spread * whole.seconds, seen.spread * seen.seconds)
     return {
@@ -91,11 +88,3 @@ def _prompt(
         "prompt_launches": whole.launches + seen.launches,
         "prompt_spread": both / (whole.seconds + seen.seconds),
     }
-
-
-def _attention(kernels: list[Kernel]) -> list[Kernel]:
-    return [k for k in kernels if isinstance(k.op, Attention)]
-
-
-def _by_token(kernels: list[Kernel]) -> list[Kernel]:
-    return [k for k in kernels if not isinstance(k.op, Attention) and k.path != "lm_head"]

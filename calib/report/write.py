@@ -33,7 +33,8 @@ LAYERS = "layers"
 OUTPUTS = (
     *("estimates.parquet", "modules.parquet", "report.json", "report.yaml", "report.md"),
     *("report.html", "trace.json", "roofline.png", "accuracy.png", "kinds.png", "components.png"),
-    *("environment.json", "config.yaml"),
+    *("environment.json", "config.yaml", "front.parquet", "front.md", "front.png"),
+    "front.html",
 )
 """All that a run may write, beside the pages of :data:`LAYERS`."""
 

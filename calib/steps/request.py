@@ -8,7 +8,6 @@ names the key, its value and what is accepted.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,7 @@ from calib.errors import CalibError, one_of, wrong
 from calib.hardware.datasheet import Hardware, HardwareError, hardware_from_config
 from calib.steps.settings.dimensions import dimensions_of
 from calib.steps.settings.layout import ParallelRequest
+from calib.steps.settings.limits import LimitRequest, PriceRequest, ServeRequest
 from calib.steps.settings.paths import AnyPath, File, Folder, described
 from calib.steps.settings.words import Part, checked
 from model.architectures import ARCHITECTURES
@@ -40,6 +40,8 @@ Budget = Annotated[float, Field(strict=True, gt=0, le=7 * 86400)]
 Cap = Annotated[float, Field(strict=True, gt=0, le=3600)]
 MISSING = "???"
 """What Hydra puts where a key has no value: of ``hw`` it means the device found."""
+SERVE = "serve"
+SERVERS = ("torch", "vllm", "sglang", "trtllm")
 HF, OWN = "hf", "module"
 """The architectures that are traced: a configuration of ``transformers``, a module of one's own."""
 
@@ -123,20 +125,6 @@ class ReportRequest(Part):
     html: Flag = True
 
 
-A_TIME = "a time above 0 with its unit, one of s, ms, us, such as 20ms"
-
-
-class LimitRequest(Part):
-    """``tpot``: the most that an output token may take [s]; None: nothing is asked."""
-
-    tpot: float | None = Field(default=None, description=A_TIME)
-
-    @field_validator("tpot", mode="before")
-    @classmethod
-    def _seconds(cls, value: Any) -> Any:
-        return seconds_of(value)
-
-
 class Request(Part):
     """``hw`` None: the device found."""
 
@@ -148,7 +136,7 @@ class Request(Part):
     module: OwnRequest = OwnRequest()
     pass_: Literal["inference", "train"] = Field(default="inference", alias="pass")
     training: TrainingRequest = TrainingRequest()
-    mode: Literal["run", "analytic", "calibrate"] = "run"
+    mode: Literal["run", "analytic", "calibrate", "serve"] = "run"
     implementation: Literal["torch", "triton", "vllm", "sglang", "trtllm"] = "torch"
     execution: Literal["eager", "graph", "compiled"] = "eager"
     repeats: Annotated[int, Field(strict=True, ge=1, le=1000)] = 5
@@ -158,6 +146,8 @@ class Request(Part):
     samples: SamplesRequest = SamplesRequest()
     report: ReportRequest = ReportRequest()
     limit: LimitRequest = LimitRequest()
+    price: PriceRequest = PriceRequest()
+    serve: ServeRequest = ServeRequest()
     parallel: ParallelRequest = ParallelRequest()
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
 
@@ -240,6 +230,25 @@ class Request(Part):
         return self
 
     @model_validator(mode="after")
+    def _what_is_served(self) -> Request:
+        asked = {"limit.ttft": self.limit.ttft, "price.per_hour": self.price.per_hour}
+        if self.mode != SERVE:
+            for key, value in asked.items():
+                if value is not None:
+                    raise CalibError(wrong(key, value, "mode=serve beside it"))
+            return self
+        for key, shared in self.parallel.sizes.items():
+            if shared not in (None, 1):
+                accepted = "1 with mode=serve, which tries layouts"
+                raise CalibError(wrong(f"parallel.{key}", shared, accepted))
+        if self.trains:
+            raise CalibError(wrong("pass", self.pass_, "inference with mode=serve"))
+        if self.implementation not in SERVERS:
+            accepted = f"one of {', '.join(SERVERS)} with mode=serve"
+            raise CalibError(wrong("implementation", self.implementation, accepted))
+        return self
+
+    @model_validator(mode="after")
     def _step_of_a_trace(self) -> Request:
         if self.measured_step and not self.measured:
             accepted = "measured=<a trace> beside it"
@@ -273,19 +282,3 @@ def read_request(config: Mapping[str, Any]) -> Request:
     request = checked(Request, config)
     request._given = dict(config)
     return request
-
-
-def seconds_of(value: Any) -> Any:
-    """ "20ms" -> 0.02; None stays. Raises ``ValueError`` for what is no time with a unit: a bare
-    number would be seconds to one and milliseconds to another."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*(s|ms|us)\s*", str(value))
-    scale = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
-    try:
-        seconds = float(found[1]) * scale[found[2]] if found else 0.0
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"limit.tpot = {value!r}: expected {A_TIME}")
-    return seconds

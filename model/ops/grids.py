@@ -35,3 +35,20 @@ def grid_points(op: Operator) -> Iterator[Operator]:
     arrays = {n: v for n, v in vars(op).items() if isinstance(v, np.ndarray)}
     for values in zip(*arrays.values(), strict=True):
         yield replace(op, **{n: v.item() for n, v in zip(arrays, values, strict=True)})
+
+
+class Sizes(np.ndarray):
+    """[n] whole numbers that stand for one where a layer is built of them: hashable, and equal to
+    no other array, so that records which hold them can be compared and kept in a table. What is
+    computed of them is again such. Operators of that layer are grids.
+    """
+
+    @classmethod
+    def of(cls, values: Any) -> Sizes:
+        return np.asarray(values, dtype=np.int64).view(cls)
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return id(self)
+
+    def __eq__(self, other: Any) -> Any:
+        return self is other if isinstance(other, Sizes) else super().__eq__(other)

@@ -81,7 +81,8 @@ def on_card(of: Layer, steps: Iterator[Step] | tuple[Step, ...]) -> OneCard:
 def told(op: Collective, path: str = "") -> Iterator[Step]:
     """A collective whose result takes the place of what went in, where it is no larger."""
     if op.ranks > 1:
-        yield Live(-min(op.bytes_read, op.bytes_written))
+        read, written = op.bytes_read, op.bytes_written
+        yield Live(-(min(read, written) if np.ndim(read) == 0 else np.minimum(read, written)))
         yield Call(path, op)
 
 

@@ -27,7 +27,8 @@ from calib.steps.alternatives.cases import Run
 from calib.steps.alternatives.limit import _narrow, largest_batch
 from calib.steps.answer import answer, issue_costs
 from calib.steps.fitting import fit_samples
-from calib.steps.request import read_request, seconds_of
+from calib.steps.request import read_request
+from calib.steps.settings.limits import seconds_of
 from calib.steps.subject import build_model, shapes_of, spread
 from calib.steps.target import find_target
 from model.layer import Call

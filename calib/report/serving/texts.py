@@ -1,0 +1,74 @@
+"""The front in words: the terminal's tables and ``front.md``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calib.report.record import known
+from calib.report.serving.found import SHOWN, Front, loads, thinned
+from calib.report.terminal import Cells, print_cells
+from calib.report.units import UNKNOWN, digits, interval, seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HEADS = (
+    *("layout", "requests", "tokens/s a user", "tokens/s a card", "per token", "interval"),
+    *("first token", "cost a million", "known by"),
+)
+
+
+def cells_of(rows: pd.DataFrame) -> Cells:
+    table: list[tuple[str, ...]] = [
+        (
+            str(row["layout"]),
+            f"{row['concurrency']:,}",
+            digits(row["tokens_per_s_user"]),
+            digits(row["tokens_per_s_card"]),
+            seconds(row["tpot_s"]),
+            interval(row["tpot_low_s"], row["tpot_high_s"]),
+            seconds(row["ttft_s"]),
+            digits(row["cost_per_million"]) if known(row["cost_per_million"]) else UNKNOWN,
+            str(row["provenance"]),
+        )
+        for row in rows.to_dict("records")
+    ]
+    found = Cells(HEADS, table)
+    priced = any(known(value) for value in rows["cost_per_million"])
+    return found if priced else found.without("cost a million")
+
+
+def print_front(front: Front) -> None:
+    print(front.title)
+    print(front.summary)
+    if front.best.empty:
+        print(f"None has {front.asked}.")
+    for name, some in loads(front.best):
+        print(f"{name}: the front")
+        print_cells(cells_of(thinned(some, 10)))
+    for note in front.notes:
+        print(note)
+
+
+def front_markdown(front: Front, picture: bool) -> str:
+    parts = [f"# {front.title}", f"{front.summary}."]
+    if picture:
+        parts.append("![tokens a second a card over tokens a second a user](front.png)")
+    if front.best.empty:
+        parts.append(f"None has {front.asked}.")
+    for name, some in loads(front.best):
+        parts += [f"## {name}", "No other configuration is better in both:", _table(thinned(some))]
+        if len(some) > SHOWN:
+            parts.append(f"{SHOWN} of {len(some):,} points; `front.parquet` has all.")
+        of_layouts = dict(loads(front.largest)).get(name)
+        if front.asked and of_layouts is not None:
+            parts += [f"The most requests of each layout with {front.asked}, of those tried:"]
+            parts.append(_table(of_layouts))
+    return "\n\n".join([*parts, "## Notes", *front.notes]) + "\n"
+
+
+def _table(rows: pd.DataFrame) -> str:
+    cells = cells_of(rows)
+    rule = ["---", *["--:"] * (len(cells.headers) - 1)]
+    lines: list[Any] = [cells.headers, rule, *cells.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
