@@ -78,9 +78,7 @@ def answer(
     costs = issue_costs(target)
     fused = {p: fuse(v.layer.calls()) for p, v in phases.items() if execution == COMPILED}
     names = {"model": name, "workload": workload.name}
-    limit_s = request.limit.tpot
-    stack = stack_of(request.implementation, target.hardware, model, phases, limit_s)
-    hidden = request.parallel.overlap
+    stack, hidden = stack_of(request, target.hardware, model, phases), request.parallel.overlap
     calibration, unseen = calibrations
     if stack is not None:  # which has collectives of its own
         calibration, unseen = overlapped(stack, hidden), None

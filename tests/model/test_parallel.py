@@ -239,6 +239,14 @@ def test_a_pipeline_by_hand() -> None:
     assert flops(Layout(pp=4, microbatches=8), 8, "decode") == pytest.approx(2 * step, rel=0.13)
 
 
+@given(batch=st.integers(1, 300), asked=st.integers(1, 64))
+def test_no_microbatch_is_empty(batch: int, asked: int) -> None:
+    parts = Layout(pp=2, microbatches=asked).parts(batch)
+    each = -(-batch // parts)
+    assert 1 <= parts <= min(asked, batch)
+    assert (parts - 1) * each < batch <= parts * each
+
+
 def test_what_stages_send_each_other() -> None:
     model, layout = Llama(layers=6), Layout(tp=2, pp=3, microbatches=1, node_cards=4)
     hops = told(Parallel(model, layout).phases(text(5, 2))["prefill"].layer)["send_recv"]

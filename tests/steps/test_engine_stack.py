@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,10 @@ from model.workload import Workload
 H200 = load_hardware("h200")
 
 
+def asked(implementation: str, tpot: float | None = None) -> Any:
+    return SimpleNamespace(implementation=implementation, limit=SimpleNamespace(tpot=tpot))
+
+
 def phases_of(model: Any, **workload: Any) -> Any:
     return model.phases(Workload("w", batch=2, decode_steps=3, **workload))
 
@@ -23,7 +28,7 @@ def phases_of(model: Any, **workload: Any) -> Any:
 def test_a_decoder_is_lowered(engine: str) -> None:
     model = build("llama", layers=2, dense_layers=2, weight_dtype="float8_e4m3fn")
     phases = phases_of(model, prompt_tokens=65)
-    stack = stack_of(engine, H200, model, phases)
+    stack = stack_of(asked(engine), H200, model, phases)
     assert stack is not None
     for name, calls in stack.calls.items():
         before = phases[name].layer.calls()
@@ -38,12 +43,18 @@ def test_a_decoder_is_lowered(engine: str) -> None:
 
 def test_torch_is_no_stack() -> None:
     model = build("llama", layers=1, dense_layers=1)
-    assert stack_of("torch", H200, model, phases_of(model, prompt_tokens=5)) is None
+    assert stack_of(asked("torch"), H200, model, phases_of(model, prompt_tokens=5)) is None
 
 
 def test_what_is_no_decoder_is_refused_or_taken_as_it_is() -> None:
     model = build("vit")
     phases = model.phases(Workload("w", batch=1, side=224))
-    assert stack_of("vllm", H200, model, phases) is None
-    with pytest.raises(CalibError, match="implementation = 'trtllm' of a model that is no decoder"):
-        stack_of("trtllm", H200, model, phases)
+    assert stack_of(asked("vllm"), H200, model, phases) is None
+    with pytest.raises(CalibError, match="implementation = 'trtllm' of what is no plain decoder"):
+        stack_of(asked("trtllm"), H200, model, phases)
+
+
+def test_a_limit_that_no_table_would_answer_is_refused() -> None:
+    model = build("llama", layers=1, dense_layers=1)
+    with pytest.raises(CalibError, match=r"limit\.tpot = 0\.02"):
+        stack_of(asked("vllm", tpot=0.02), H200, model, phases_of(model, prompt_tokens=5))

@@ -39,6 +39,15 @@ def request(*words: str) -> Request:
             ["parallel.microbatches=2"],
             "parallel.microbatches = 2: expected null with parallel.pp=1",
         ),
+        (
+            ["parallel.overlap=0.5"],
+            "parallel.overlap = 0.5: expected 0, or several cards (parallel.tp=2)",
+        ),
+        (["hf.dtype=float16"], "hf.dtype = 'float16': expected model=hf beside it"),
+        (
+            ["module.path=a.py:b"],
+            "module.path = 'a.py:b': expected model=module beside it",
+        ),
     ],
 )
 def test_keys_that_cannot_be_are_refused_before_anything_runs(words: list[str], said: str) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib.cards.engines.card import EngineCard
+    from calib.steps.request import Request
 
 WITHOUT_MODELS = "vllm"
 """The engine whose tables ship as a card's own: they also say what single operators take."""
@@ -98,17 +99,12 @@ def stack_notes(
 
 
 def stack_of(
-    engine: str,
-    hardware: Hardware,
-    model: Any,
-    phases: Mapping[str, Phase],
-    limit_s: float | None = None,
+    request: Request, hardware: Hardware, model: Any, phases: Mapping[str, Phase]
 ) -> Stack | None:
-    """The stack of ``engine``; None where it is none, or vLLM with another kind of model.
+    """The stack of the implementation; None where it is none, or vLLM with another kind of model.
 
-    ``limit_s``: of a token, which no table of batches answers for an engine yet.
-    Raises ``CalibError`` for one, for another engine with a model that is no decoder of text, or on a card
-    that nothing ships for.
+    Raises ``CalibError`` for another engine with a model that is no decoder of text, on a card that
+    nothing ships for, and for a limit, which *what if* answers and an engine has not.
     """
     from calib.cards.engines.card import load_engine_card
     from calib.cards.engines.stored import ENGINES
@@ -116,6 +112,7 @@ def stack_of(
     from calib.estimates.stack.lower import fused
     from calib.estimates.stack.roles import OTHER, role_of
 
+    engine = request.implementation
     if engine not in ENGINES:
         return None
     calls = {name: phase.layer.calls() for name, phase in phases.items()}
@@ -125,11 +122,13 @@ def stack_of(
             return None
         raise CalibError(
             f"implementation = {engine!r} of what is no plain decoder of text, or has the weights "
-            "of a quantised file, or is a step of training: expected torch or vllm, or a model like "
-            "llama_3_1_8b and qwen3_30b_a3b"
+            "of a quantised file, or is a step of training: expected torch or vllm, or a model "
+            "like llama_3_1_8b and qwen3_30b_a3b"
         )
-    if limit_s is not None:
-        raise CalibError(wrong("limit.tpot", limit_s, "implementation=torch, or mode=serve"))
+    if request.limit.tpot is not None:
+        raise CalibError(
+            wrong("limit.tpot", request.limit.tpot, "implementation=torch, or mode=serve")
+        )
     stored = NARROW.get(str(getattr(model, "weight_dtype", None)), "bfloat16")
     formats, made = Formats(stored, stored, quantised=QUANTISED.get((engine, stored), "")), {}
     names: dict[Operator, str] = {}
