@@ -14,8 +14,9 @@ from calib.measure.clock import StopRule
 from calib.measure.cuda.instrument import CudaInstrument
 from calib.measure.sweep.design import adaptive, design, plain
 from calib.measure.sweep.order import DESIGN_SHARE, by_worth
-from calib.measure.sweep.plan import MODEL, Point, State, spent_s
+from calib.measure.sweep.plan import DESIGN, MODEL, Point, State, spent_s
 from calib.measure.sweep.sweep import Sweep
+from calib.samples.sample import Sample
 from calib.samples.store import SampleStore
 from model import ops
 
@@ -182,3 +183,19 @@ def test_the_design_goes_on_while_a_fit_is_under_way(questions):
     assert [p.op for p in taken[100 : 100 + questions - 1]] == [
         p.op for p in first[100 : 100 + questions - 1]
     ], "what follows in the design meanwhile"
+
+
+def test_a_fit_that_takes_longer_than_its_round_ends_it():
+    """The clock runs on while a fit is made; it once asked for a negative number of points."""
+    spent = [0.6]
+
+    def refit(samples):
+        spent[0] = 0.9
+        return lambda some: np.ones(len(some))
+
+    known = [
+        Sample(p.op, [1e-3], "card", "torch", origin=DESIGN)
+        for p in itertools.islice(plain(0)(State([], lambda: 0.0)), 40)
+    ]
+    plan = adaptive(refit, 0)(State(known, lambda: spent[0]))
+    assert len(list(itertools.islice(plan, 5))) == 5

@@ -118,6 +118,8 @@ def _round(stream: Iterator[Point], state: State, refit: Refit, until: float) ->
     designs = [s for s in state.samples if s.origin == DESIGN and s.status == "ok"]
     known = list(dict.fromkeys(s.op for s in designs))
     share = state.share()
+    if share >= until:  # while the fit was waited for
+        return
     count = int(1.5 * len(known) * (until - share) / share) + 1
     pool = list(itertools.islice(stream, _POOL * count))
     chosen = iter(most_useful(pool, known, uncertainty, count))
