@@ -47,6 +47,8 @@ SYNTAX = (
     "int(x) {a [1 ' \" \\ = ,, a=b @ (1) str(5) glob(*) sort(3,2) tag(a,1)"
 )
 VALUES = [v for some in (NUMBERS, HUGE, TEXTS, SHAPES, SYNTAX) for v in some.split(" ")]
+MAY_BE_LISTS = (("serve", "isl"), ("serve", "osl"))
+"""Keys that hold a number and may hold several."""
 PREFIXES = ("", "", "", "", "", "", "+", "++", "~")
 CARDS = ("", "+hw=h200", "+hw=rtx5090", "+hw=l4", "+hw=cpu")
 RESULTS = ("report.pictures=false", "report.layers=false")
@@ -192,7 +194,8 @@ def change(random: Random, config: Any, path: tuple[Any, ...]) -> tuple[str, tup
         free = key in node or above in (["hw", "sources"], ["hw", "measured"])
         node[key] = deepcopy(new)
         return f"{[*above, key]} = {shown(new)}", (*above, key), not free
-    wrong = is_wrong(node[key], new)
+    many = path in MAY_BE_LISTS and isinstance(new, list)
+    wrong = is_wrong(node[key], new) and not many
     node[key] = deepcopy(new)
     return f"{path} = {shown(new)}", path, wrong
 

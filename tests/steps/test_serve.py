@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,7 +15,8 @@ from calib.errors import CalibError
 from calib.hardware.datasheet import load_hardware
 from calib.steps.engine.front import batches_of, layouts_on, serve
 from calib.steps.request import Request, read_request
-from calib.steps.settings.limits import ServeRequest
+from calib.steps.settings.limits import PriceRequest, ServeRequest
+from calib.steps.settings.words import checked
 
 LLAMA = ["+hw=h200", "mode=serve", "model=llama_3_1_8b", "implementation=vllm"]
 
@@ -94,3 +96,9 @@ def test_layouts_are_those_that_links_join() -> None:
     assert len(found) == 20 and {layout.cards for layout in found} == {1, 2, 4, 8}
     assert all(layout.ep == 1 for layout in found)
     assert any(layout.ep == 8 for layout in layouts_on(card, 8, experts=True))
+
+
+@pytest.mark.parametrize("value", [10**40, -1, 0, "x", True, float("nan")])
+def test_a_price_that_cannot_be_is_one_line(value: Any) -> None:
+    with pytest.raises(CalibError, match=r"^price\.per_hour = "):
+        checked(PriceRequest, {"per_hour": value}, "price")

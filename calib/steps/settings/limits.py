@@ -34,7 +34,8 @@ class PriceRequest(Part):
     @field_validator("per_hour", mode="before")
     @classmethod
     def _number(cls, value: Any) -> Any:
-        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return float(value) if whole and abs(value) < 2**53 else value
 
 
 Length = Annotated[int, Field(strict=True, ge=1, le=2**24)]
