@@ -34,6 +34,7 @@ from calib.fit.calibration import (
     fitted_dtype,
     kind_of,
     linked,
+    wider,
 )
 from calib.fit.likeness import card_to_card
 from calib.fit.physics.blocks.stream_blocks import walk_seconds
@@ -306,8 +307,7 @@ class Card(Tabled):
         differ = self.figures.disagreement.get(kind, 0.0) if as_torch else 0.0
         known = (differ, self.figures.carried.get(kind, 0.0))
         width = np.hypot(np.hypot(*known), meant.spread)
-        low = times.seconds / np.exp(np.hypot(np.log(times.seconds / times.low), width))
-        high = times.seconds * np.exp(np.hypot(np.log(times.high / times.seconds), width))
+        low, high = wider(times.seconds, times.low, times.high, width)
         weakest = np.where(meant.own_kernel, np.inf, WEAKEST_FIRST.index(TRANSFERRED))
         rank = np.minimum(times.rank, weakest)
         bound = least_seconds(op, self.hardware)

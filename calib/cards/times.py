@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from calib.fit.calibration import INTERPOLATED, ROOFLINE, TRANSFERRED, WEAKEST_FIRST, Estimates
+from calib.fit.calibration import (
+    INTERPOLATED,
+    ROOFLINE,
+    TRANSFERRED,
+    WEAKEST_FIRST,
+    Estimates,
+    wider,
+)
 
 
 @dataclass(frozen=True)
@@ -21,8 +28,7 @@ class Times:
 
     def widened(self, width: Any) -> Times:
         """With a half-width in log added to the interval; known by other kernels at best."""
-        low = self.seconds / np.exp(np.hypot(np.log(self.seconds / self.low), width))
-        high = self.seconds * np.exp(np.hypot(np.log(self.high / self.seconds), width))
+        low, high = wider(self.seconds, self.low, self.high, width)
         rank = np.minimum(self.rank, WEAKEST_FIRST.index(TRANSFERRED))
         return Times(self.seconds, low, high, rank)
 

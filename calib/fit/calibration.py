@@ -26,6 +26,12 @@ Key = tuple[str, str, str]
 """(implementation, kind, dtype)"""
 
 
+def wider(seconds: Any, low: Any, high: Any, width: Any) -> tuple[Any, Any]:
+    """The ends of an interval with a half-width in log, independent of its own, added to either."""
+    below, above = (np.exp(np.hypot(np.log(end), width)) for end in (seconds / low, high / seconds))
+    return seconds / below, seconds * above
+
+
 @dataclass(frozen=True)
 class Estimates:
     """[n] what is known of operators, in order; the ends are those of a 90% interval, NaN where
@@ -57,8 +63,7 @@ class Estimates:
         nothing is known. ``width``: half-width that standing in adds, in log."""
         known = self.known_as != ROOFLINE
         with np.errstate(divide="ignore", invalid="ignore"):
-            low = self.seconds / np.exp(np.hypot(np.log(self.seconds / self.low), width))
-            high = self.seconds * np.exp(np.hypot(np.log(self.high / self.seconds), width))
+            low, high = wider(self.seconds, self.low, self.high, width)
         return Estimates(
             np.broadcast_to(floor, len(known)),
             np.where(known, np.maximum(self.seconds, floor), floor),
@@ -132,6 +137,20 @@ class Tabled:
         Raises ``HardwareError`` for a dtype that the device has no peak for.
         """
         return self.estimates(ops, implementation, hot).table()
+
+
+class Over(Tabled):
+    """Says something else of some operators than ``whole``, which it stands before."""
+
+    whole: Estimator
+
+    @property
+    def hardware(self) -> Hardware:
+        return self.whole.hardware
+
+    @property
+    def held_out(self) -> pd.DataFrame:
+        return self.whole.held_out
 
 
 @dataclass(frozen=True)

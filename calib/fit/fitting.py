@@ -24,6 +24,7 @@ from calib.fit.calibration import (
     dtype_of,
     fitted_dtype,
     kind_of,
+    wider,
 )
 from calib.fit.held_out import Data, data_of, folds_of, row_of
 from calib.fit.kind import KindFit, fit_kind
@@ -227,7 +228,6 @@ def measured_shapes(
         within = 0.0
         if hardware.compute_capability is not None:
             within = IN_MODEL.get(first.op.operator, IN_ANY_MODEL)
-        below = np.exp(np.hypot(np.log(seconds / low), within))
-        above = np.exp(np.hypot(np.log(high / seconds), within))
-        known[key] = (float(seconds), float(seconds / below), float(seconds * above))
+        low, high = wider(seconds, low, high, within)
+        known[key] = (float(seconds), float(low), float(high))
     return known

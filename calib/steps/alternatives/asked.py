@@ -8,44 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from calib.estimates.tables import found_in_cache
-from calib.fit.calibration import Estimates, Estimator, Tabled
-from calib.hardware.datasheet import Hardware
+from calib.fit.calibration import Estimates, Estimator, Over
 from model.ops import Operator
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass
-class Asked(Tabled):
-    """``estimator``, with what it said of operators before by ``implementation``.
+class Asked(Over):
+    """``whole``, with what it said of operators before by ``implementation``.
 
     ``place``: the row in ``found`` of an operator, hot or not.
     """
 
-    estimator: Estimator
+    whole: Estimator
     implementation: str
     place: dict[tuple[Operator, bool], int] = field(default_factory=dict)
     found: Estimates = field(default_factory=lambda: Estimates.nothing_of(0))
-
-    @property
-    def hardware(self) -> Hardware:
-        return self.estimator.hardware
-
-    @property
-    def held_out(self) -> pd.DataFrame:
-        return self.estimator.held_out
 
     def ask(self, ops: Iterable[Operator]) -> None:
         """Of ``ops`` as a model finds their inputs."""
         different = list(dict.fromkeys(ops))
         hot = [found_in_cache(op, self.hardware) for op in different]
-        self.found = self.estimator.estimates(different, self.implementation, hot)
+        self.found = self.whole.estimates(different, self.implementation, hot)
         self.place = {
             (op, is_hot): i for i, (op, is_hot) in enumerate(zip(different, hot, strict=True))
         }
@@ -56,7 +44,7 @@ class Asked(Tabled):
         implementation: str = "torch",
         hot: Sequence[bool] | np.ndarray | bool | None = None,
     ) -> Estimates:
-        """As the estimator says; it is asked again for what it was not."""
+        """As the whole says; it is asked again for what it was not."""
         if (
             implementation == self.implementation
             and isinstance(ops, list)
@@ -66,4 +54,4 @@ class Asked(Tabled):
             if rows and min(rows) >= 0:
                 columns: Any = (column[rows] for column in vars(self.found).values())
                 return Estimates(*columns)
-        return self.estimator.estimates(ops, implementation, hot)
+        return self.whole.estimates(ops, implementation, hot)

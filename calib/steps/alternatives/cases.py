@@ -177,7 +177,7 @@ def layout_rows(run: Run) -> Iterator[Row]:
     if run.is_traced or asked.spread or asked.trains:
         return
     if isinstance(estimator, Asked):  # apart: the run's own figures stay as they are, to the bit
-        estimator = estimator.estimator
+        estimator = estimator.whole
     estimator = together(estimator)
     for tp in SPLIT:
         several = asked.model_copy(update={"parallel": ParallelRequest(tp=tp)})

@@ -10,34 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from calib.cards.engines.stored import LIBRARY, load_engine
-from calib.fit.calibration import Calibration, Estimates, Estimator, Tabled
-from calib.hardware.datasheet import Hardware
+from calib.fit.calibration import Calibration, Estimates, Estimator, Over
 from model.ops import Collective, Operator, item_bytes
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
-class ByLibrary(Tabled):
+class ByLibrary(Over):
     """``whole``, with collectives on one node by ``fits`` to the library's runs, as far as they
     know the kind."""
 
     whole: Estimator
     fits: Calibration
-
-    @property
-    def hardware(self) -> Hardware:
-        return self.whole.hardware
-
-    @property
-    def held_out(self) -> pd.DataFrame:
-        return self.whole.held_out
 
     def estimates(
         self,
@@ -66,19 +53,11 @@ TIMED = "bfloat16"
 
 
 @dataclass(frozen=True)
-class Overlapped(Tabled):
+class Overlapped(Over):
     """``whole``, with ``hidden`` of the time of each collective left out."""
 
     whole: Estimator
     hidden: float
-
-    @property
-    def hardware(self) -> Hardware:
-        return self.whole.hardware
-
-    @property
-    def held_out(self) -> pd.DataFrame:
-        return self.whole.held_out
 
     def estimates(
         self,

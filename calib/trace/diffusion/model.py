@@ -45,16 +45,9 @@ class Denoiser(HFModel):
     def on_cards(self, layout: Layout, others: tuple[int, int]) -> HFModel:
         raise LayoutError(*layout.first, "1 for a model of diffusers")
 
-    def build(self) -> torch.nn.Module:
-        import torch
-
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(getattr(torch, self.dtype))
-        try:
-            built: torch.nn.Module = self.kind(**self.config).eval()
-        finally:
-            torch.set_default_dtype(before)
-        return built
+    def _made(self) -> torch.nn.Module:
+        made: torch.nn.Module = self.kind(**self.config).eval()
+        return made
 
 
 def class_and_arguments(file: Path, given: Mapping[str, Any]) -> tuple[type, dict[str, Any]]:

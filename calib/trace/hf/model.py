@@ -183,18 +183,24 @@ class HFModel:
     def build(self) -> torch.nn.Module:
         """The model without values, on whatever kind of tensors is in force."""
         import torch
-        from transformers.initialization import no_init_weights
 
         before = torch.get_default_dtype()
         torch.set_default_dtype(getattr(torch, self.dtype))
         try:
-            with no_init_weights():
-                module: Any = self.kind(self.config).eval()
-            module.tie_weights()  # which the library does when it loads weights
+            built = self._made()
         finally:
             torch.set_default_dtype(before)
-        built: torch.nn.Module = module
         return self.weights.of(self.spread.cut(built) if self.spread else built)
+
+    def _made(self) -> torch.nn.Module:
+        """By the library's own constructor."""
+        from transformers.initialization import no_init_weights
+
+        with no_init_weights():
+            module: Any = self.kind(self.config).eval()
+        module.tie_weights()  # which the library does when it loads weights
+        made: torch.nn.Module = module
+        return made
 
 
 def number(config: Any, name: str) -> Any:
