@@ -40,6 +40,8 @@ COLUMNS = [
 ]
 
 Capture = Callable[[Sequence[Callable[[], Any]]], Callable[[], Any]]
+Count = Callable[[Callable[[], Any]], tuple[float, float, float]]
+"""(passes, seconds, joules) of a run that is repeated for a while."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,10 @@ class Asked:
 @dataclass
 class Timed:
     """One phase. ``repeat``: passes of it in the workload; ``host``: until all is issued [s];
-    ``graph_s``: a replay; ``refused``: why there is none; ``kernel_s``: sum over the operators."""
+    ``graph_s``: a replay; ``refused``: why there is none; ``kernel_s``: sum over the operators;
+    ``eager_energy``, ``graph_energy``: passes, seconds and joules off the card's counter, of passes
+    one after the other (decode steps each of one token more) and of replays; empty where it has
+    none."""
 
     model: str
     workload: str
@@ -73,6 +78,8 @@ class Timed:
     refused: str = ""
     kernel_s: float = 0.0
     operators: int = 0
+    eager_energy: tuple[float, ...] = ()
+    graph_energy: tuple[float, ...] = ()
 
 
 def plan() -> list[Asked]:
@@ -103,7 +110,9 @@ def build(asked: Asked, device: str) -> Any:
     return with_values(model.build(), device)
 
 
-def phases(module: Any, asked: Asked, device: str, capture: Capture | None) -> Iterator[Any]:
+def phases(
+    module: Any, asked: Asked, device: str, capture: Capture | None, count: Count | None = None
+) -> Iterator[Any]:
     """``(Timed, its operators)`` of each phase, in order."""
     import torch
 
@@ -122,7 +131,12 @@ def phases(module: Any, asked: Asked, device: str, capture: Capture | None) -> I
             timed.operators = len(found.operators)
             timed.kernel_s = sum(event.seconds for event in found.operators)
             if capture is not None:
-                timed.graph_s, timed.refused = replayed(capture, one.run, device)
+                replay, timed.refused = captured(capture, one.run)
+                if replay is not None:
+                    timed.graph_s = replayed(replay, device)
+                    if count is not None:
+                        timed.graph_energy = count(replay)
+                    del replay
                 if one.repeat == 1:
                     one.run()  # what the next phase reads is then of no graph
             again[one.name] = (timed, found.operators)
@@ -133,6 +147,8 @@ def phases(module: Any, asked: Asked, device: str, capture: Capture | None) -> I
                 one.run()  # its lengths were the same in every run
             else:
                 timed.seconds_again, timed.host_again = rounds(one.run, device)
+            if count is not None:
+                timed.eager_energy = count(one.run)
             yield timed, operators
 
 
@@ -153,15 +169,20 @@ def rounds(run: Callable[[], Any], device: str) -> tuple[list[float], list[float
     return seconds, host
 
 
-def replayed(capture: Capture, run: Callable[[], Any], device: str) -> tuple[float | None, str]:
-    """Median seconds of a replay, or why there is none."""
+def captured(capture: Capture, run: Callable[[], Any]) -> tuple[Callable[[], Any] | None, str]:
+    """A replay of the pass, or why there is none."""
     from calib.measure.cuda.stream import Uncapturable
-    from calib.measure.reference.passes import synchronise
 
     try:
-        replay = capture([run])
+        return capture([run]), ""
     except Uncapturable as error:
         return None, str(error)[:200]
+
+
+def replayed(replay: Callable[[], Any], device: str) -> float:
+    """Median seconds of a replay."""
+    from calib.measure.reference.passes import synchronise
+
     seconds = []
     for _ in range(REPLAYS):
         synchronise(device)
@@ -169,7 +190,7 @@ def replayed(capture: Capture, run: Callable[[], Any], device: str) -> tuple[flo
         replay()
         synchronise(device)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), ""
+    return statistics.median(seconds)
 
 
 def table(timed: Timed, operators: Sequence[Any]) -> Any:
@@ -202,6 +223,7 @@ def run(
     capture: Capture | None,
     more: Callable[[], bool] = lambda: True,
     say: Callable[[str], None] = lambda line: None,
+    count: Count | None = None,
 ) -> list[str]:
     """Measure those of ``asked`` that ``out`` lacks, while there is ``more`` time; what failed, in
     words, which stops nothing."""
@@ -220,7 +242,7 @@ def run(
                     built = (None, None)  # its memory first
                     free(device)
                     built = (one.config, build(one, device))
-                found = list(phases(built[1], one, device, capture))
+                found = list(phases(built[1], one, device, capture, count))
             except (RuntimeError, ValueError, TypeError) as error:
                 built = (None, None)
                 first = (str(error) or type(error).__name__).splitlines()[0]
@@ -258,6 +280,17 @@ def line(timed: Timed) -> str:
     )
 
 
+def counter_of(stream: Any, device: str, least_s: float) -> Count | None:
+    """Counts over ``least_s`` and more [s]; None where the card has no counter."""
+    from benchmarks.card.energy import counted
+    from calib.measure.cuda.instrument import sensor_of
+
+    sensor = sensor_of(device)
+    if sensor.joules() is None or least_s <= 0:
+        return None
+    return lambda run: counted(run, sensor, stream, least_s)
+
+
 def chosen(only: str, config: Path | None, workload: Workload, dtype: str) -> list[Asked]:
     """What the command line asks for. Raises ``ValueError`` for a name that is not listed."""
     if config is not None:
@@ -289,6 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--side", type=int, help="of an image, of --config")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--seconds", type=float, default=1e9, help="none is begun after them")
+    parser.add_argument("--joules", type=float, default=0.8, help="seconds of counting, 0: none")
     options = parser.parse_args(arguments)
     name = f"given_b{options.batch}"
     given = Workload(
@@ -299,11 +333,14 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     capture: Capture | None = None
+    count: Count | None = None
     if torch.device(options.device).type == "cuda":
         from calib.measure.cuda.stream import TorchStream
 
-        l2_bytes = torch.cuda.get_device_properties(options.device).L2_cache_size
-        capture = TorchStream(options.device, l2_bytes).capture
+        properties = torch.cuda.get_device_properties(options.device)
+        stream = TorchStream(options.device, properties.L2_cache_size)
+        capture = stream.capture
+        count = counter_of(stream, options.device, options.joules)
     start = time.monotonic()
     failures = run(
         options.out,
@@ -312,6 +349,7 @@ def main(arguments: list[str] | None = None) -> int:
         capture,
         lambda: time.monotonic() - start < options.seconds,
         lambda text: print(text, flush=True),
+        count,
     )
     if failures:
         sys.stderr.write("\n".join(failures) + "\n")

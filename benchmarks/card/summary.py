@@ -20,7 +20,7 @@ RESULTS = ("model/modules.parquet", "model/estimates.parquet", "pool.parquet")
 """Files of the steps that are kept, beside the samples, the outcomes and the page."""
 PACKED = (
     *("models/models.json", "models/*.parquet", "graph.json", "agree.json"),
-    *("energy.parquet", "energy.json"),
+    *("energy.parquet", "energy.jsonl", "energy.json"),
     *(
         "kernels/kernels.parquet",
         "tuned/kernels.parquet",

@@ -62,7 +62,14 @@ class Captured:
 
 def test_a_phase_is_timed_taken_apart_and_kept(asked: list[Asked], tmp_path: Path) -> None:
     out, said = tmp_path / "out", []
-    failures = models.run(out, asked, "cpu", Captured(), say=said.append)
+    counted = []
+
+    def count(run):
+        run()
+        counted.append(run)
+        return 2.0, 0.5, 100.0 + len(counted)
+
+    failures = models.run(out, asked, "cpu", Captured(), say=said.append, count=count)
     assert failures == []
     entries = {(e["model"], e["phase"]): e for e in json.loads((out / "models.json").read_text())}
     assert list(entries) == [("llama", "prefill"), ("llama", "decode"), ("vit", "vision")]
@@ -70,6 +77,8 @@ def test_a_phase_is_timed_taken_apart_and_kept(asked: list[Asked], tmp_path: Pat
     assert prefill["graph_s"] is None and "not permitted" in prefill["refused"]
     assert decode["graph_s"] > 0 and decode["refused"] == ""
     assert (prefill["repeat"], decode["repeat"]) == (1, 4)
+    assert prefill["graph_energy"] == [] and decode["graph_energy"] == [2.0, 0.5, 101.0]
+    assert len({one["eager_energy"][2] for one in entries.values()}) == 3
     for one in entries.values():
         assert len(one["seconds"]) == len(one["host"]) == models.REPEATS
         assert all(h <= s for h, s in zip(one["host"], one["seconds"], strict=True))
@@ -120,7 +129,7 @@ def test_what_is_there_is_not_run_again_and_what_fails_stops_nothing(
     monkeypatch.setattr(
         models,
         "phases",
-        lambda module, one, device, capture: iter(
+        lambda module, one, *_: iter(
             [(replace(timed, model=one.model, workload=one.workload.name), ())]
         ),
     )

@@ -292,16 +292,20 @@ def open_cuda(
     means a fifth of the free memory, at most 8 GiB.
     """
     torch.cuda.init()
-    properties: Any = torch.cuda.get_device_properties(device)
-    bus_id = (
-        f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:"
-        f"{properties.pci_device_id:02x}.0"
-    )
     free, _ = torch.cuda.mem_get_info(device)
     arena = Arena(arena_bytes or min(free // 5, 2**33), seed, device)
     stream = TorchStream(device, hardware.l2_bytes)
-    return CudaInstrument(hardware, stream, open_sensor(bus_id), TorchBench(arena), device)
+    return CudaInstrument(hardware, stream, sensor_of(device), TorchBench(arena), device)
 
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0][:200] or type(error).__name__
+
+
+def sensor_of(device: str) -> Sensor:
+    """The telemetry of the card that torch calls ``device``, by its PCI address."""
+    properties: Any = torch.cuda.get_device_properties(device)
+    return open_sensor(
+        f"{properties.pci_domain_id:08x}:{properties.pci_bus_id:02x}:"
+        f"{properties.pci_device_id:02x}.0"
+    )
