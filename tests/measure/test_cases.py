@@ -195,7 +195,7 @@ IN_PARTS = [
 ]
 
 
-@pytest.mark.parametrize(("make", "op"), IN_PARTS, ids=str)
+@pytest.mark.parametrize(("make", "op"), IN_PARTS, ids=lambda v: getattr(v, "__name__", str(v)))
 def test_a_reference_in_pieces_is_the_whole_one(make, op):
     (case,) = make(op, ARENA)
     whole, seen = reference_of(case), 0
