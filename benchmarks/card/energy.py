@@ -32,6 +32,10 @@ LONGEST_S = 3.0
 COPIES_S = 5e-3
 """A graph is about so long: many times what its launch takes, a fraction of a counter's step."""
 _MOST_COPIES = 2000
+_AHEAD = 12
+"""Calls that are enqueued and not finished, at most."""
+READ_EVERY_S = 0.01
+"""More often than the counter moves, and seldom enough that reading it leaves time to enqueue."""
 
 
 class Counter(Protocol):
@@ -95,28 +99,37 @@ def counted(
 ) -> tuple[float, float, float]:
     """(calls of ``run``, seconds, joules) between two steps of the counter.
 
-    Each call is waited for before the next but one is enqueued, so that the counter is read while
-    the card works. Raises ``CalibError`` where the counter stands still.
+    So much work is always enqueued that the card does not idle while the counter is read, which
+    takes the driver milliseconds; what counts is what the card has finished. Raises ``CalibError``
+    where the counter stands still.
     """
-    start, calls, last = stream.now(), 0, _read(counter)
+    start, done, last = stream.now(), 0, _read(counter)
     first: tuple[float, float, float] | None = None
     latest = (0.0, 0.0, 0.0)
     marks: list[Any] = []
+    due = start
     while True:
         run()
         marks.append(stream.mark())
-        calls += 1
-        if len(marks) > 2:
+        while len(marks) > _AHEAD:
             wait(stream, marks.pop(0))
+            done += 1
+        if stream.now() < due:
+            continue
+        while marks and stream.reached(marks[0]):
+            marks.pop(0)
+            done += 1
         now, joules = stream.now(), _read(counter)
+        due = stream.now() + READ_EVERY_S
         if joules != last:
-            latest = (calls, now, joules)
+            latest = (done, now, joules)
             first = first or latest
             last = joules
         enough = first is not None and latest[1] - first[1] >= least_s
         if enough or now - start > LONGEST_S + least_s:
             break
-    wait(stream, marks[-1])
+    for mark in marks[-1:]:
+        wait(stream, mark)
     if first is None or latest[1] <= first[1]:
         raise CalibError("the energy counter of this card stands still: expected it to move")
     begun, ended = first, latest

@@ -94,6 +94,8 @@ def plan() -> list[Asked]:
         ("whisper_large_v3", SPEECH),
         ("qwen3_30b_a3b", TEXT),
         ("gemma_3_12b", TEXT),
+        ("sam_vit_b", replace(IMAGE, name="image_1024", side=1024)),
+        ("mixtral_8x7b", TEXT),
     ]
     return [Asked(name, CONFIGS / name, workload) for name, workload in listed]
 
