@@ -57,38 +57,63 @@ def write_report(
     mode ``analytic``. ``config``: the resolved configuration as YAML. ``html``: whether to write
     the page.
 
-    Raises ``ReportError``, an ``OSError``, naming the folder; nothing is then half-written.
+    Raises ``ReportError``, an ``OSError``, naming the folder; nothing is then half-written. Where a
+    picture, a text or a page cannot be made, for a package that is missing or a fault of ours, all
+    that can be is written before that is raised: what was measured stands in the tables.
     """
-    target = Path(folder)
+    target, faults = Path(folder), list[Exception]()
     documents = layers if layers is not None else pictures or record.mode == "analytic"
     documents = documents and record.architecture in ARCHITECTURES  # others have no formulas
     with renamed_at_the_end(target) as (staging, written):
         write_tables(record, staging)
-        images = _draw(record, staging) if pictures and record.timed else []
+        images: list[tuple[str, str]] = []
+        if pictures and record.timed:
+            with put_off(faults):
+                images = _draw(record, staging)
         tree = branches(record)
         report = build_report(record, tree, target / LAYERS if documents else None)
         write_data(report, staging)
-        if record.launches is not None:
-            trace = json.dumps(
-                chrome_trace(record.launches, record.hardware["name"], passes(record))
-            )
-            (staging / "trace.json").write_text(trace, encoding="utf-8")
-        operators = distinct(record)
-        text = report_markdown(record, tree, images, LAYERS if documents else None, operators)
-        (staging / "report.md").write_text(text, encoding="utf-8")
-        if html:
-            from calib.report.page.write import write_page
-
-            write_page(record, tree, staging, operators)
         (staging / "environment.json").write_text(_json(plain(record.environment)), "utf-8")
         if config is not None:
             (staging / "config.yaml").write_text(config, encoding="utf-8")
-        if documents:
-            from calib.report.layers.pages import write_layer_docs
+        operators = distinct(record)
+        with put_off(faults):
+            text = report_markdown(record, tree, images, LAYERS if documents else None, operators)
+            (staging / "report.md").write_text(text, encoding="utf-8")
+        with put_off(faults):
+            write_trace(record, staging)
+        if html:
+            with put_off(faults):
+                from calib.report.page.write import write_page
 
-            write_layer_docs(report, staging / LAYERS)
+                write_page(record, tree, staging, operators)
+        if documents:
+            with put_off(faults):
+                from calib.report.layers.pages import write_layer_docs
+
+                write_layer_docs(report, staging / LAYERS)
     forget(target, written)
+    if faults:
+        raise faults[0]
     return written
+
+
+@contextmanager
+def put_off(faults: list[Exception]) -> Iterator[None]:
+    """Keep an error of the block for later, but for one of the disk, after which nothing stands."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        faults.append(error)
+
+
+def write_trace(record: RunRecord, folder: Path) -> None:
+    """``trace.json``, where the launches were laid out."""
+    if record.launches is not None:
+        trace = chrome_trace(record.launches, record.hardware["name"], passes(record))
+        (folder / "trace.json").write_text(json.dumps(trace), encoding="utf-8")
 
 
 def passes(record: RunRecord) -> dict[str, int]:

@@ -397,3 +397,16 @@ def test_the_closure_holds_what_a_card_s_machine_lacks_and_nothing_large():
     assert {"hydra-core", "omegaconf", "antlr4-python3-runtime", "transformers"} <= found
     assert not found & set(wheels.LARGE)
     assert found <= set(wheels.pins())
+
+
+def test_every_dependency_is_expected_there_brought_along_or_left_out_by_name() -> None:
+    import tomllib
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project = tomllib.loads((wheels.ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    names = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    assert names <= wheels.closure() | {*wheels.LARGE, *wheels.LEFT_OUT}
+    (model,) = (s for s in checklist.steps(ROOT) if s.name == "model")
+    assert "report.html=false" in model.command

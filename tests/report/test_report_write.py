@@ -54,6 +54,31 @@ def test_tables_read_back_as_they_were(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(found, expected, check_dtype=False)
 
 
+@pytest.mark.parametrize(
+    ("missing", "lost"),
+    [
+        ("calib.report.page.write.write_page", "report.html"),
+        ("calib.report.write.report_markdown", "report.md"),
+        ("calib.report.write.chrome_trace", "trace.json"),
+    ],
+)
+def test_what_was_measured_is_kept_where_a_text_cannot_be_made(
+    missing: str, lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that a page needs was missing once, on a card that is lent by the minute."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("a package that draws")
+
+    monkeypatch.setattr(missing, fails)
+    with pytest.raises(ModuleNotFoundError, match="a package that draws"):
+        write_report(run("measured"), tmp_path, pictures=False, config="seed: 0\n")
+    assert files(tmp_path) == (TEXTS | TABLES | {"config.yaml"}) - {lost}
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "modules.parquet"), run("measured").modules, check_dtype=False
+    )
+
+
 def test_layer_documents_come_with_pictures_or_formulas(tmp_path: Path) -> None:
     """By default in mode analytic, and with pictures; the report says where they are."""
     analytic = replace(run("predicted"), mode="analytic")
