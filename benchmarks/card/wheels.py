@@ -42,7 +42,7 @@ LARGE = (
 )
 """Expected on the other machine: torch brings some, measuring needs the others. Not collected."""
 LEFT_OUT = ("vl-convert-python",)
-"""Neither expected nor brought along: the figures of a page, 30 MB (``report.html=false`` there)."""
+"""Neither expected nor brought along: a page's figures, 30 MB (``report.html=false`` there)."""
 PYTHON, PLATFORMS = "3.12", ("manylinux_2_28_x86_64", "manylinux2014_x86_64")
 _THERE = {"python_version": "3.12", "python_full_version": "3.12.0", "sys_platform": "linux"}
 _THERE |= {"platform_system": "Linux", "platform_machine": "x86_64", "extra": ""}

@@ -113,6 +113,8 @@ def in_model(operators: pd.DataFrame, way: str) -> str:
     known = (operators["way"] == way) & (operators["provenance"] == MEASURED)
     some = operators[known & (operators["measured_s"] > 0) & (operators["estimate_s"] > 0)]
     off = np.log(some["measured_s"].astype(float) / some["estimate_s"].astype(float)).abs()
+    if some.empty:
+        return f"measured by itself, within a model ({way}): no operator of the phases"
     shown = [f"all {_most(off, some['measured_s']):.2f}"]
     for kind, rows in some.groupby("kind"):
         if len(rows) >= FEWEST:

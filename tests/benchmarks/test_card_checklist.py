@@ -316,7 +316,7 @@ def test_tables_are_measured_hot_and_compared_by_kind():
 
 def test_the_ways_to_time_agree_on_a_card_whose_l2_is_flushed_clean():
     found = agree.compared(simulated(50e-6))
-    assert found["agree"] and found["worst"] < 0.01 and len(found["shapes"]) == 6
+    assert found["agree"] and found["worst"] < 0.01 and len(found["shapes"]) == 12
     for row in found["shapes"]:
         for way in ("events_s", "graph_s", "profiler_s"):
             assert row[way] == pytest.approx(50e-6, rel=0.01)
