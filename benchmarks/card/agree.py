@@ -3,7 +3,7 @@
     python -m benchmarks.card.agree --out <folder>
 
 Six shapes that read their weights from main memory and take 10 to 60 microseconds, each cold and by
-all three. Within 3% is what is asked of events and graph; a flush that leaves the L2 dirty, or a gap
+all three. Events and graph are to agree within 3%; a flush that leaves the L2 dirty, or a gap
 that is left in a sample, shows here at once. Six short ones, hot, show what a node of a graph costs
 besides. Beside them what the timer found around a kernel, and what a launch costs the host before
 the first session of the profiler and after the last.
