@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ def measure(
     device: str,
     seconds: float,
     seed: int = SEED,
+    kinds: Collection[str] = tuple(COUNT),
     clock: Callable[[], float] = time.time,
 ) -> tuple[int, list[Any]]:
     """(samples taken now, all that ``folder`` holds); ``seconds``: for all pieces together."""
@@ -77,7 +78,8 @@ def measure(
     from calib.measure.sweep.sweep import Sweep
     from calib.samples.store import SampleStore
 
-    points = [Point(op, cache) for op, cache in at_random(hardware, seed)]
+    drawn = at_random(hardware, seed)
+    points = [Point(op, cache) for op, cache in drawn if op.operator in kinds]
     instrument.implementations = ("torch",)
     store = SampleStore(folder / "pool", hardware.name, device)
     if not store.samples():
@@ -100,13 +102,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=90.0, help="for all pieces together")
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--kinds", default="", help="of these alone, by comma; the same draws")
     options = parser.parse_args(arguments)
     target = find_target(None, Path("none"), "run")
     if not target.on_card:
         raise CalibError("pool: no CUDA device: expected one (benchmarks.pool measures a CPU)")
     instrument = open_instrument(target)
     given = (options.out, target.hardware, target.device, options.seconds, options.seed)
-    taken, samples = measure(instrument, *given)
+    kinds = frozenset(options.kinds.split(",")) if options.kinds else frozenset(COUNT)
+    if unknown := kinds - set(COUNT):
+        parser.error(f"--kinds {','.join(sorted(unknown))}: expected of {','.join(COUNT)}")
+    taken, samples = measure(instrument, *given, kinds)
     print(f"{taken} samples taken, {len(samples)} stored of {sum(COUNT.values())} shapes")
     return 0
 

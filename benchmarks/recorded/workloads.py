@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from benchmarks.recorded.record import REFERENCE, Record, Recorded
+from benchmarks.recorded.routing import of_random_weights
 from benchmarks.recorded.rows import recorded_phase
 from benchmarks.recorded.shapes import shapes_of
 from calib.checkout import CONF, ROOT
@@ -29,7 +30,8 @@ HF = ROOT / "tests" / "data" / "hf"
 def phases_of(record: Record, uniform: bool = False) -> dict[tuple[str, str], dict[str, Phase]]:
     """By (model, workload) the passes whose operators are estimated, by their recorded names.
 
-    ``uniform``: experts touched are those of uniform routing, even where others were recorded.
+    ``uniform``: experts touched are those of uniform routing, even where others were recorded, or
+    counted for a model of random weights.
     """
     pairs: dict[tuple[str, str], list[Recorded]] = {}
     for one in record.phases:
@@ -48,6 +50,8 @@ def _phases(
         found = ours.phases(Workload(**measured.workload), touched)
     else:
         found = known_phases(model, workload_of(name, some))
+        if not uniform:
+            found = {phase: of_random_weights(model, one) for phase, one in found.items()}
     return {one.phase: found.get(one.phase) or recorded_phase(one) for one in some}
 
 

@@ -47,7 +47,7 @@ def open_simulated(card=None, throttle=lambda t: "", **bench):
 def test_a_sample_carries_its_telemetry():
     card = SimulatedCard(clock=lambda t: 1.9e9)
     reading = open_simulated(card).measure(OP, "torch", "cold", RULE)
-    assert (reading.status, reading.method, reading.discarded) == ("ok", "events", 0)
+    assert (reading.status, reading.method, reading.discarded) == ("ok", "graph", 0)
     telemetry = reading.telemetry
     assert telemetry.sm_clock_hz == pytest.approx(1.9e9, rel=0.01)
     assert (telemetry.memory_clock_hz, telemetry.power_w, telemetry.temperature_c) == (

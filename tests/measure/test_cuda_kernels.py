@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 import pytest
-from simulated_gpu import STREAM_GAP_S, Kernel, KernelBench, SimulatedCard, Trace
+from simulated_gpu import NODE_GAP_S, Kernel, KernelBench, SimulatedCard, Trace
 from test_cuda_instrument import HARDWARE, RULE, BreakingBench, BrokenCard, open_simulated
 
 from calib.errors import DeviceLost
@@ -44,9 +44,24 @@ def test_a_sample_is_the_busy_time_of_its_kernels(busy_s, count, cache):
 def test_short_composites_are_taken_apart_by_the_profiler():
     methods = {
         busy_s: finished(open_simulated(cold_s=busy_s, kernels=8)).method
-        for busy_s in (30e-6, 400e-6)
+        for busy_s in (15e-6, 400e-6)
     }
-    assert methods == {30e-6: "profiler", 400e-6: "events"}
+    assert methods == {15e-6: "profiler", 400e-6: "graph"}
+
+
+@pytest.mark.parametrize(("busy_s", "method"), [(2e-6, "profiler"), (15e-6, "graph")])
+def test_a_short_kernel_is_what_the_profiler_says(busy_s, method):
+    """Less the gap of kernels that fill the device it would be too short by what it lacks."""
+    found = finished(open_simulated(hot_s=busy_s), op=ops.Elementwise(4096), cache="hot")
+    assert found.method == method
+    assert statistics.median(found.seconds) == pytest.approx(busy_s, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("op", "method"), [(ops.Elementwise(2**25), "graph"), (ops.Matmul(1, 8192, 8192), "events")]
+)
+def test_what_streams_is_timed_in_a_row_however_long(op, method):
+    assert finished(open_simulated(cold_s=60e-6), op=op).method == method
 
 
 def test_the_time_of_an_operator_that_waits_is_that_of_its_kernels():
@@ -58,7 +73,7 @@ def test_the_time_of_an_operator_that_waits_is_that_of_its_kernels():
 def test_without_a_profiler_a_sample_says_so():
     card = SimulatedCard(profiler=False)
     found = finished(open_simulated(card, kernels=8))
-    assert (found.kernels, found.fault, found.method) == ((), "kernels unknown", "events")
+    assert (found.kernels, found.fault, found.method) == ((), "kernels unknown", "graph")
 
 
 def test_an_error_among_them_leaves_the_samples():
@@ -161,8 +176,8 @@ def test_the_attention_that_torch_chose_is_told_by_its_kernels(name, backend):
 
 
 def test_a_gap_in_a_composite_would_leak():
-    """What finishing guards against: eight kernels by events, the gaps between them included."""
+    """What finishing guards against: eight kernels in a graph, the gaps between them included."""
     instrument = open_simulated(cold_s=40e-6, kernels=8)
     raw = instrument.measure(OP, "torch", "cold", RULE)
-    leaks = 40e-6 + 7 * STREAM_GAP_S
+    leaks = 40e-6 + 7 * NODE_GAP_S
     assert statistics.median(raw.seconds) == pytest.approx(leaks, rel=0.01)

@@ -42,7 +42,7 @@ def time_kernel(card, cold_s, hot_s, cold=True, rule=RULE, nbytes=2**20, **optio
         named = (Kernel(f"k{next(kernels)}", cold_s, hot_s, **options) for _ in range(copies))
         return [card.call(kernel) for kernel in named]
 
-    return time_operator(Timer(card), make, cold, rule, nbytes=nbytes, l2_bytes=L2)
+    return time_operator(Timer(card), make, cold, rule, nbytes=nbytes, written=0.0, l2_bytes=L2)
 
 
 def test_spins_of_two_lengths_tell_clock_and_overhead():
@@ -188,7 +188,9 @@ def test_what_launches_nothing_is_found_out_before_its_graph_would_be_empty():
     timer = Timer(card)
     card.capture = capture
     with pytest.raises(LaunchesNothing):
-        time_operator(timer, lambda n: [lambda: None] * n, True, RULE, nbytes=1.0, l2_bytes=L2)
+        time_operator(
+            timer, lambda n: [lambda: None] * n, True, RULE, nbytes=1.0, written=0.0, l2_bytes=L2
+        )
 
 
 def test_the_shortest_kernel_is_a_kernel():
@@ -209,6 +211,8 @@ def test_copies_hide_the_launch_and_overflow_the_l2_within_reason():
     assert graph_copies(16e-6, math.inf, L2) == 25
     assert graph_copies(1e-6, 1, L2) == 256
     assert graph_copies(50e-6, math.inf, L2) == 20
+    assert graph_copies(200e-6, math.inf, L2) == 10  # 2 ms
+    assert graph_copies(4e-3, math.inf, L2) == 5
 
 
 def test_what_cannot_be_captured_is_timed_by_events():
@@ -222,7 +226,9 @@ def test_what_cannot_be_captured_is_timed_by_events():
             raise Uncapturable("no")
         card.call(refuses)()
 
-    timed = time_operator(Timer(card), lambda n: [run] * n, True, RULE, nbytes=1.0, l2_bytes=L2)
+    timed = time_operator(
+        Timer(card), lambda n: [run] * n, True, RULE, nbytes=1.0, written=0.0, l2_bytes=L2
+    )
     assert timed.method == "events"
     assert statistics.median(timed.seconds) == pytest.approx(5e-6, rel=1e-3)
 

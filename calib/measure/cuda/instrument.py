@@ -198,6 +198,7 @@ class CudaInstrument:
             cold,
             rule,
             nbytes=float(op.bytes),
+            written=float(op.bytes_written),
             l2_bytes=self.hardware.l2_bytes,
         )
 
