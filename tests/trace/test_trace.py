@@ -236,6 +236,11 @@ ONE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], Operator]] = {
     ),
     "cast": (lambda a: a.to(torch.float16), (x(3, 8),), Copy(24, "float32", "float16")),
     "cat": (lambda a, b: torch.cat([a, b]), (x(3, 8), x(2, 8)), Copy(40, "float32")),
+    "cat to nothing": (
+        lambda a, b: torch.cat([a, b]),
+        (x(0), x(2, 8)),
+        Copy(16, "float32", axes=6),
+    ),
     "pad": (
         lambda a: F.pad(a, (1, 1)),
         (x(3, 8),),

@@ -232,8 +232,8 @@ def time_operator(
 ) -> Timed:
     """The operator that ``make(copies)`` builds, by events or as a graph, whichever it needs.
 
-    ``nbytes``: what one execution touches; ``written``: of these. Raises ``LaunchesNothing``, before a graph of it would
-    be empty.
+    ``nbytes``: what one execution touches; ``written``: of these. Raises ``LaunchesNothing``,
+    before a graph of it would be empty.
     """
     run = make(1)[0]
     rough, _ = timer.held(run, cold, lambda seconds, _: len(seconds) == 3)

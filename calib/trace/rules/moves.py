@@ -36,13 +36,15 @@ def copy(row: Row) -> Operators:
 def walked(row: Row) -> tuple[int, bool]:
     """The axes of a copy, and whether it reads across what it writes.
 
-    Joined tensors: one run each where all are dense; else torch computes the place of each element
-    in its input and in the result, one dimension after the other, merging none. What is read
+    Joined tensors: one run each where all are dense and none is empty (as a new cache is); else
+    torch computes the place of each element in its input and in the result, one dimension after the
+    other, merging none: 1.92 million dense elements joined to nothing took an H200 12.9 us, a dense
+    copy of as many takes 3. What is read
     shifted, padded or repeated has the axes of what is written to, at least 2.
     """
     inputs, out = row.inputs[1:] if row.name == "copy_" else row.inputs, row.out
     if row.base in JOINS:
-        if all(is_dense(size) for size in inputs if size.numel):
+        if all(is_dense(size) and size.numel for size in inputs):
             return 1, False
         largest = max(inputs, key=lambda size: size.numel)
         return JOINED * max(len(out.shape), 1), turned(out, largest)
