@@ -288,7 +288,8 @@ def main(arguments: list[str] | None = None) -> int:
     with torch.no_grad():
         instrument.warm_up()
         rows = list(all_of_them(options.out / "energy.jsonl", operators(), measure))
-    pd.DataFrame(rows).to_parquet(options.out / "energy.parquet")
+    of = {"hardware": target.hardware.name, "idle_w": idle_w}  # what calib's key ``energy`` reads
+    pd.DataFrame(rows).assign(**of).to_parquet(options.out / "energy.parquet")
     found = figures(rows, idle_w)
     (options.out / "energy.json").write_text(json.dumps(found, indent=1), "utf-8")
     print(json.dumps(found))

@@ -143,6 +143,7 @@ class Request(Part):
     seed: Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)] = 0
     measured: File | None = described("the path of a trace of torch.profiler")
     measured_step: Name | None = described("a phase of the model")
+    energy: File | None = described("the path of what benchmarks.card.energy counted")
     samples: SamplesRequest = SamplesRequest()
     report: ReportRequest = ReportRequest()
     limit: LimitRequest = LimitRequest()
