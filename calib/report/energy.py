@@ -9,7 +9,7 @@ from calib.report.units import UNKNOWN, digits, interval, percent
 
 
 def energy_answer(record: RunRecord) -> str:
-    """Joules a token and a request, average watts, the share that is idle; empty where not known."""
+    """Joules a token and a request, average watts, the idle share; empty where not known."""
     use = record.energy
     if use is None:
         return ""

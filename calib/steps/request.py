@@ -162,6 +162,18 @@ class Request(Part):
         return self.pass_ == "train"
 
     @property
+    def not_counted(self) -> str:
+        """The setting whose kernels' joules nobody counted; empty where there is none."""
+        found = {
+            f"implementation={self.implementation}": self.implementation != "torch",
+            f"execution={self.execution}": self.execution == "compiled",
+            "pass=train": self.trains,
+            f"{self.parallel.cards} cards": self.spread,
+            f"mode={self.mode}": self.mode == SERVE,
+        }
+        return next((name for name, is_so in found.items() if is_so), "")
+
+    @property
     def given(self) -> dict[str, Any]:
         """The configuration as it was composed, for the record of a run."""
         return self._given
@@ -247,6 +259,18 @@ class Request(Part):
         if self.implementation not in SERVERS:
             accepted = f"one of {', '.join(SERVERS)} with mode=serve"
             raise CalibError(wrong("implementation", self.implementation, accepted))
+        return self
+
+    @model_validator(mode="after")
+    def _what_was_counted(self) -> Request:
+        """Said before anything is measured."""
+        if self.energy is None:
+            return self
+        if self.not_counted:
+            raise CalibError(wrong("energy", str(self.energy), f"null with {self.not_counted}"))
+        from calib.cards.energy.counted import read_counted
+
+        read_counted(self.energy, self.hw.name if self.hw else None)
         return self
 
     @model_validator(mode="after")

@@ -44,7 +44,7 @@ def with_joules(
     for _, rows in operators.groupby("phase", sort=False):
         at = operators.index.get_indexer(rows.index)
         seconds = {n: rows[n].to_numpy(dtype=float) for n in SECONDS}
-        parts = _of_phase(above[at], seconds, energy)
+        parts = of_phase(above[at], seconds, energy)
         for name, joules in zip(JOULES, parts, strict=True):
             found.loc[rows.index, name] = joules
     return found
@@ -69,10 +69,11 @@ def above_idle(
     return energy.above(work, seconds / times) * times
 
 
-def _of_phase(
+def of_phase(
     above: np.ndarray, seconds: Mapping[str, np.ndarray], energy: Energy
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """[rows] each: joules, and the ends of their interval; null where wall time is."""
+    """[rows] each: joules, and the ends of their interval; null where wall time is. ``above``
+    [rows]: joules above idle, no ceiling; ``seconds``: ``SECONDS``, of one phase."""
     wall_s, idle_w = seconds["wall_s"], energy.idle_w
     drawn = above * energy.drawn(above.sum(), wall_s.sum())
     joules = drawn + idle_w * wall_s
