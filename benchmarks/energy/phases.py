@@ -59,8 +59,17 @@ class CountedPhase:
 
     def above(self, energy: Energy) -> float:
         """Joules above idle of all executions, no ceiling."""
-        each = energy.above(self.work / self.executions[:, None], self.seconds / self.executions)
-        return float((each * self.executions).sum())
+        return float((self._each(energy) * self.executions).sum())
+
+    def held_each(self, energy: Energy) -> float:
+        """Joules with a ceiling of each operator in place of the phase's."""
+        each = self._each(energy)
+        drawn = each * energy.drawn(each, self.seconds / self.executions)
+        return float((drawn * self.executions).sum()) + energy.idle_w * self.wall_s
+
+    def _each(self, energy: Energy) -> np.ndarray:
+        """[n] joules above idle of one execution."""
+        return energy.above(self.work / self.executions[:, None], self.seconds / self.executions)
 
 
 @dataclass(frozen=True)
