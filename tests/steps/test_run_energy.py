@@ -101,6 +101,8 @@ def test_of_another_card_it_says_nothing(linear) -> None:
     assert energy_lines(linear["h100"].record) == []
     assert "Energy" not in str(linear["h100"])
     assert linear["h100"].operators["joules"].isna().all()
+    assert linear["h100"].joules is None
+    assert linear["h200"].joules == pytest.approx(linear["h200"].operators["joules"].sum())
 
 
 def test_files_of_a_run_hold_the_same_joules(linear, tmp_path: Path) -> None:
