@@ -17,13 +17,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from calib.errors import CalibError
 from calib.measure.cuda.stream import Run, Stream, Uncapturable, wait
 from calib.samples.files import op_to_json
 from model import ops
 from model.ops import Operator
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEAST_S = 1.0
 """Of repeated work between the two readings that count."""
@@ -235,6 +238,13 @@ def idle(counter: Counter, seconds: float = 2.0) -> float:
     return (_read(counter) - joules) / (time.perf_counter() - start)
 
 
+def table_of(rows: Sequence[Mapping[str, Any]], hardware: str, idle_w: float) -> pd.DataFrame:
+    """What calib's key ``energy`` reads (``calib.cards.energy.counted``)."""
+    import pandas as pd
+
+    return pd.DataFrame(rows).assign(hardware=hardware, idle_w=idle_w)
+
+
 def figures(rows: Sequence[Mapping[str, Any]], idle_w: float) -> dict[str, Any]:
     """Idle watts, the least and the most, and a plane through the measured ones:
     watts = idle + a FLOP/s + b bytes/s, by least squares: a and b in joules."""
@@ -262,7 +272,6 @@ def main(arguments: list[str] | None = None) -> int:
     from calib.measure.allocator import keep_freed_memory
 
     keep_freed_memory()
-    import pandas as pd
     import torch
 
     from calib.steps.target import find_target, open_instrument
@@ -288,7 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
     with torch.no_grad():
         instrument.warm_up()
         rows = list(all_of_them(options.out / "energy.jsonl", operators(), measure))
-    pd.DataFrame(rows).to_parquet(options.out / "energy.parquet")
+    table_of(rows, target.hardware.name, idle_w).to_parquet(options.out / "energy.parquet")
     found = figures(rows, idle_w)
     (options.out / "energy.json").write_text(json.dumps(found, indent=1), "utf-8")
     print(json.dumps(found))

@@ -36,6 +36,10 @@ issuing the work would take were every kernel instant.
 Until ``calib.estimates.timeline`` replays them they are the kernels' own. A sum over rows is the
 wall time of what they belong to, while a sum of ``estimate_s`` is the time of its kernels."""
 
+JOULES = ["joules", "joules_low", "joules_high"]
+"""Of a row of operators, all passes, the idle card's in its part of the wall time among them; null
+where nothing was counted on the card (:mod:`calib.estimates.energy.joules`). Ends add up."""
+
 WALL_OF = {
     "estimate_s": "wall_s",
     "low_s": "wall_low_s",
@@ -120,8 +124,11 @@ class Sums:
     """
 
     def __init__(self, operators: pd.DataFrame):
-        self.columns = [*SUMMED, *WALL]
-        self.values = operators[self.columns].to_numpy(dtype=float)  # [rows, columns]
+        self.columns = [*SUMMED, *WALL, *JOULES]
+        older = dict.fromkeys((n for n in JOULES if n not in operators), float("nan"))
+        self.values = operators.assign(**older)[self.columns].to_numpy(
+            dtype=float
+        )  # [rows, columns]
         self.ends = Ends(operators)
         self.unknown = operators["unknown"].to_numpy(dtype=bool)
         computes = (operators["bound"] == "compute").to_numpy()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib.errors import CalibError
-from calib.estimates.sums import UNKNOWN, WALL, WALL_OF
+from calib.estimates.sums import JOULES, UNKNOWN, WALL, WALL_OF
 from calib.fit.calibration import ROOFLINE, Estimates, Estimator, dtype_of
 from calib.hardware.datasheet import Hardware, arithmetic_intensity, bound
 from model.layer import Call
@@ -87,6 +87,7 @@ def operator_table(
         table[of_wall] = table[of_kernels]
     empty = {"measured_s": float("nan"), "error": float("nan"), "error_unseen": float("nan")}
     empty |= {"graph_s": float("nan"), "idle_s": 0.0, "issue_s": 0.0}
+    empty |= dict.fromkeys(JOULES, float("nan"))
     fixed = {"hardware": hardware.name, "implementation": implementation, **names}
     return table.assign(**empty, **fixed)[OPERATOR_COLUMNS]
 
@@ -120,7 +121,7 @@ OPERATOR_COLUMNS = [
     *("phase", "path", "kind", "shape", "dtype", "count", "launches", "sync", "flops", "bytes"),
     *("arithmetic_intensity", "bound", "roofline_s", "efficiency", "estimate_s", "low_s"),
     *("high_s", "provenance", "unknown", "estimate_unseen_s", "triton_s", "measured_s", "error"),
-    *("error_unseen", *WALL),
+    *("error_unseen", *WALL, *JOULES),
     *("hardware", "implementation", "model", "workload"),
 ]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from calib.estimates.replay.layout import Layout, filled, narrowed
 from calib.estimates.replay.schedule import issue, rates, replay
-from calib.estimates.sums import WALL, WALL_OF, Sums
+from calib.estimates.sums import JOULES, WALL, WALL_OF, Sums
 from calib.samples.host_costs import GRAPH, HostCosts
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def timeline_table(operators: pd.DataFrame, repeats: Mapping[str, int]) -> pd.Da
     """One row a phase, seconds of one pass: what bounds it and what a graph would take.
 
     phase, passes, launches (of a pass), wall_s, low_s, high_s, kernel_s, idle_s, graph_s,
-    limited_by.
+    joules with both ends, limited_by.
     """
     import pandas as pd
 
@@ -91,6 +91,7 @@ def timeline_table(operators: pd.DataFrame, repeats: Mapping[str, int]) -> pd.Da
             "kernel_s": found["estimate_s"],
             "idle_s": found["idle_s"],
             "graph_s": found["graph_s"],
+            **{name: found[name] for name in JOULES},
         }
         rows.append(
             {

@@ -30,7 +30,8 @@ class RunRecord:
                        flops, bytes, arithmetic_intensity, bound, roofline_s, efficiency,
                        estimate_s, low_s, high_s, provenance, unknown, estimate_unseen_s, triton_s,
                        measured_s, error, error_unseen, hardware, implementation, model, workload,
-                       and the columns of ``calib.estimates.sums.WALL``; ``triton_s``: by our
+                       and the columns ``WALL`` and ``JOULES`` of ``calib.estimates.sums``;
+                       ``triton_s``: by our
                        Triton kernels, null where the card has no samples of them; FLOPs, bytes and
                        seconds are totals of the workload, ``count`` is that of one pass of the
                        phase and ``launches`` that of one execution
@@ -49,6 +50,9 @@ class RunRecord:
     samples
     alternatives       one row a case, as ``calib.steps.alternatives.table`` makes it; None: none
     layout             of several cards: tp, pp, ep, dp, cards, and these in words; None: one card
+    energy             joules, joules_low, joules_high, the same ``_a_request`` and ``_a_token``
+                       (where tokens are decoded), watts, idle_w, idle_share, request (its name),
+                       operators_counted, median_error; None: nothing was counted
     measurement        how it was measured and what the machine did; None where nothing was
     """
 
@@ -76,6 +80,7 @@ class RunRecord:
     ceilings: pd.DataFrame | None = None
     alternatives: pd.DataFrame | None = None
     layout: dict[str, Any] | None = None
+    energy: dict[str, Any] | None = None
 
     @property
     def place(self) -> str:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
+from calib.report.energy import energy_lines
 from calib.report.lines import BOUND_BY, limit_lines, memory_lines, timeline_lines, unknown_lines
 from calib.report.record import GROWS, RunRecord, known
 from calib.report.units import (
@@ -177,7 +178,8 @@ def remarks(record: RunRecord) -> list[str]:
     """What a reader must know beside the numbers: the machine's drift, a limit's answer, the run's
     notes."""
     found = [*unsteady(record), *unknown_lines(record)]
-    found += timeline_lines(record) + memory_lines(record) + limit_lines(record)
+    found += timeline_lines(record) + energy_lines(record)
+    found += memory_lines(record) + limit_lines(record)
     return found + list(record.notes)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib.hardware.versions import versions
 from calib.samples.host_costs import COMPILED, EAGER, HostCosts, host_costs
+from calib.steps.card.energy import energy_of
 from calib.steps.card.refits import with_pace
 from calib.steps.notes import (
     host_drift_notes,
@@ -28,6 +29,7 @@ from model.workload import Phase, Workload
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib.cards.energy.fitted import Energy
     from calib.fit.calibration import Estimator
     from calib.report.record import RunRecord
     from calib.steps.alternatives.cases import Run
@@ -89,7 +91,8 @@ def answer(
     said = beside.asked if beside else calibration
     reached = stack.own if stack else calibrations[0]
     made = stack.calls if stack else {p: fusion.calls for p, fusion in fused.items()}
-    found = estimated(request, phases, (said, unseen), reached, names, made, costs, host_s)
+    energy = energy_of(request, target)
+    found = estimated(request, phases, (said, unseen), reached, names, made, costs, host_s, energy)
     plain = source_notes(target, found.operators, request.implementation)
     notes = stack_notes(stack, request.implementation, found.operators, plain)
     notes += getattr(model, "notes", [])
@@ -140,10 +143,23 @@ def answer(
         else None,
         ceilings=ceiling_table(target),
         layout=model.layout.as_dict() if request.spread else None,
+        energy=used(found.operators, energy, workload, sees) if energy else None,
         alternatives=alternatives(beside) if beside else None,
         notes=notes,
         environment={**versions(), "config": request.given, "device": target.device},
     )
+
+
+def used(
+    operators: pd.DataFrame, energy: Energy, workload: Workload, sees: bool
+) -> dict[str, Any] | None:
+    """Joules of all, a request and a token; None where a time is not known."""
+    from calib.estimates.energy.joules import DECODE, energy_use
+
+    decodes = bool((operators["phase"] == DECODE).any())
+    decoded = workload.decode_steps * workload.batch if decodes else 0
+    request = "request" if not sees else "page" if decodes else "image"
+    return energy_use(operators, energy, decoded, workload.batch, request)
 
 
 def cases_beside(run: Run) -> WhatIf | None:
@@ -167,10 +183,12 @@ def estimated(
     rewritten: Mapping[str, Sequence[Call]],
     costs: HostCosts | None,
     host_s: float,
+    energy: Energy | None = None,
 ) -> Tables:
     """The formulas and what the calibrations say of them, launches replayed. ``reached``: whose
     samples are asked how far they reach; ``rewritten``: by phase, calls in place of the model's
-    own."""
+    own; ``energy``: what joules go by."""
+    from calib.estimates.energy.joules import with_joules
     from calib.estimates.modules import module_table
     from calib.estimates.reach import reach_notes
     from calib.estimates.sums import component_table
@@ -181,10 +199,11 @@ def estimated(
     implementation = request.implementation
     operators = operator_table(phases, said, unseen, implementation, names, rewritten)
     made = ((rewritten.get(phase) or p.layer.calls()) for phase, p in phases.items())
-    ops = (call.op for calls in made for call in calls)
+    ops = [call.op for calls in made for call in calls]
     timed = list(zip(ops, operators["estimate_s"], operators["provenance"], strict=True))
     repeats = {phase: p.repeat for phase, p in phases.items()}
     operators = with_wall(operators, repeats, costs, request.execution, host_s)
+    operators = with_joules(operators, ops, repeats, energy, said.hardware)
     return Tables(
         operators,
         module_table(phases, operators),

@@ -143,6 +143,7 @@ class Request(Part):
     seed: Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)] = 0
     measured: File | None = described("the path of a trace of torch.profiler")
     measured_step: Name | None = described("a phase of the model")
+    energy: File | None = described("the path of what benchmarks.card.energy counted")
     samples: SamplesRequest = SamplesRequest()
     report: ReportRequest = ReportRequest()
     limit: LimitRequest = LimitRequest()
@@ -159,6 +160,18 @@ class Request(Part):
     @property
     def trains(self) -> bool:
         return self.pass_ == "train"
+
+    @property
+    def not_counted(self) -> str:
+        """The setting whose kernels' joules nobody counted; empty where there is none."""
+        found = {
+            f"implementation={self.implementation}": self.implementation != "torch",
+            f"execution={self.execution}": self.execution == "compiled",
+            "pass=train": self.trains,
+            f"{self.parallel.cards} cards": self.spread,
+            f"mode={self.mode}": self.mode == SERVE,
+        }
+        return next((name for name, is_so in found.items() if is_so), "")
 
     @property
     def given(self) -> dict[str, Any]:
@@ -246,6 +259,18 @@ class Request(Part):
         if self.implementation not in SERVERS:
             accepted = f"one of {', '.join(SERVERS)} with mode=serve"
             raise CalibError(wrong("implementation", self.implementation, accepted))
+        return self
+
+    @model_validator(mode="after")
+    def _what_was_counted(self) -> Request:
+        """Said before anything is measured."""
+        if self.energy is None:
+            return self
+        if self.not_counted:
+            raise CalibError(wrong("energy", str(self.energy), f"null with {self.not_counted}"))
+        from calib.cards.energy.counted import read_counted
+
+        read_counted(self.energy, self.hw.name if self.hw else None)
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ import pytest
 from simulated_gpu import NODE_GAP_S, Kernel, SimulatedCard
 
 from benchmarks.card import energy
+from calib.cards.energy.counted import read_counted
 from calib.errors import CalibError
 from model import ops
 
@@ -82,6 +83,24 @@ def test_what_was_measured_is_kept_and_what_is_refused_has_its_reason(tmp_path):
     assert [op.m for op in asked] == [1, 2, 3, 3]
     assert [r.get("watts") for r in rows] == [99.0, None, 99.0]
     assert rows[1]["refused"] == "no such kernel"
+
+
+def test_what_is_written_is_what_a_run_reads(tmp_path):
+    """With a row that the card refused, whose numbers are null."""
+    card = SimulatedCard()
+
+    def measure(op, cache):
+        if op.operator == "gather":
+            raise RuntimeError("no such kernel")
+        return energy.energy_of(op, cache, make(card, 1e-4), SteppedCounter(card, 412.0), card)
+
+    rows = list(energy.all_of_them(tmp_path / "energy.jsonl", energy.operators(), measure))
+    energy.table_of(rows, "h200", IDLE_W).to_parquet(tmp_path / "energy.parquet")
+    found = read_counted(tmp_path / "energy.parquet", "h200")
+    assert (found.idle_w, len(found.operators)) == (IDLE_W, len(rows) - 1)
+    one = found.operators[0]
+    assert one.joules / one.seconds == pytest.approx(412.0, rel=0.01)
+    assert one.seconds == pytest.approx(1e-4 + NODE_GAP_S, rel=0.03)
 
 
 def test_a_plane_through_the_watts_gives_joules_a_flop_and_a_byte():

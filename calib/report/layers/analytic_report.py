@@ -19,6 +19,7 @@ from calib.report.layers.alternative import Alternative
 from calib.report.layers.quantities import (
     TERABITS,
     Error,
+    Joules,
     Limit,
     Milliseconds,
     Provenance,
@@ -27,9 +28,10 @@ from calib.report.layers.quantities import (
 )
 from calib.report.layers.schema import Doc, json_schema
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the fields below. History: 1, the first; 2, wall times beside kernels' times, and
-times and shares of them may be null (mode=analytic without a card); 3, ``alternatives``."""
+times and shares of them may be null (mode=analytic without a card); 3, ``alternatives``; 4,
+joules."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,9 @@ class ModuleMetricsSnapshot:
     activation_bytes: Annotated[float, Doc("[bytes]", minimum=0)]
     kv_cache_bytes: Annotated[float, Doc("[bytes]", minimum=0)]
     at_least: Annotated[bool, Doc("whether sums hold an operator that no rule knows")]
+    joules: Joules
+    joules_low: Joules
+    joules_high: Joules
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,9 @@ class Component:
     graph_s: Annotated[float | None, Doc("estimate_s if it were a CUDA graph [s]", minimum=0)]
     limited_by: Limit
     at_least: Annotated[bool | None, Doc("whether sums hold an operator that no rule knows")]
+    joules: Joules
+    joules_low: Joules
+    joules_high: Joules
 
 
 @dataclass(frozen=True)
@@ -217,6 +225,33 @@ class PhaseTimeline:
     idle_s: Annotated[float | None, Doc("device waiting for the host [s]", minimum=0)]
     graph_s: Annotated[float | None, Doc("wall_s if it were a CUDA graph [s]", minimum=0)]
     limited_by: Limit
+    joules: Joules
+    joules_low: Joules
+    joules_high: Joules
+
+
+@dataclass(frozen=True)
+class EnergyUse:
+    """What the workload draws, the idle card's watts in it. A request is a page, an image or a
+    prompt with its answer; ``token``: one that is decoded, null where none is."""
+
+    joules: Joules
+    joules_low: Joules
+    joules_high: Joules
+    joules_a_request: Joules
+    joules_low_a_request: Joules
+    joules_high_a_request: Joules
+    joules_a_token: Joules
+    joules_low_a_token: Joules
+    joules_high_a_token: Joules
+    watts: Annotated[float, Doc("on average [W]", minimum=0)]
+    idle_w: Annotated[float, Doc("of the card that does nothing [W]", minimum=0)]
+    idle_share: Annotated[
+        float, Doc("of the joules, what is drawn while no kernel runs", minimum=0, maximum=1.000001)
+    ]
+    request: Annotated[str, Doc("what a request is called")]
+    operators_counted: Annotated[int, Doc("on this card, to which it was fitted", minimum=1)]
+    median_error: Annotated[float, Doc("of joules of operators that were held out", minimum=0)]
 
 
 @dataclass(frozen=True)
@@ -301,6 +336,7 @@ class AnalyticModelReport:
     components: list[Component]
     timeline: list[PhaseTimeline]
     memory: MemoryNeed | None
+    energy: EnergyUse | None
     figures: list[Figure]
     fits: list[Fit]
     ceilings: list[CeilingFigure]

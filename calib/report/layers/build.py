@@ -15,6 +15,7 @@ from calib.report.layers.analytic_report import (
     AnalyticModuleNode,
     CeilingFigure,
     Component,
+    EnergyUse,
     Figure,
     Fit,
     MemoryNeed,
@@ -71,6 +72,7 @@ def build_report(
         components=records(Component, record.components),
         timeline=[] if record.timeline is None else records(PhaseTimeline, record.timeline),
         memory=MemoryNeed(**plain(record.memory)) if record.memory else None,
+        energy=energy_use(record),
         figures=records(Figure, record.figures),
         fits=records(Fit, record.fits),
         ceilings=[] if record.ceilings is None else records(CeilingFigure, record.ceilings),
@@ -230,6 +232,9 @@ def module_metrics(branch: Branch, record: RunRecord) -> ModuleMetricsSnapshot:
         activation_bytes=costs["activation_bytes"],
         kv_cache_bytes=costs["kv_cache_bytes"],
         at_least=branch.at_least,
+        joules=costs["joules"],
+        joules_low=costs["joules_low"],
+        joules_high=costs["joules_high"],
     )
 
 
@@ -283,6 +288,14 @@ def ratio(value: float | None, reference: float | None) -> float | None:
 
 
 Record = TypeVar("Record")
+
+
+def energy_use(record: RunRecord) -> EnergyUse | None:
+    """None where nothing was counted on the card."""
+    use = record.energy
+    if use is None:
+        return None
+    return EnergyUse(**{f.name: plain(use.get(f.name)) for f in fields(EnergyUse)})
 
 
 def alternatives_of(record: RunRecord) -> list[Alternative]:

@@ -16,6 +16,7 @@ Milliseconds = Annotated[float | None, Doc("[ms]; null where it is not known", m
 Share = Annotated[
     float | None, Doc("a fraction of the whole; null without times", minimum=0, maximum=1.000001)
 ]
+Joules = Annotated[float | None, Doc("[J]; null where nothing was counted on the card", minimum=0)]
 Provenance = Annotated[
     Literal["measured", "interpolated", "extrapolated", "transferred", "roofline", "unknown"],
     Doc("how the estimate is known, from the strongest to the weakest; unknown: there is none"),

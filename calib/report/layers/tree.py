@@ -19,6 +19,7 @@ PROVENANCES = ("measured", "interpolated", "extrapolated", "transferred", "roofl
 SUMS = (
     *("calls", "flops", "bytes", "roofline_s", "estimate_s", "low_s", "high_s"),
     *("estimate_unseen_s", "measured_s", "steady_s", "share", "wall_s", "idle_s", "graph_s"),
+    *("joules", "joules_low", "joules_high"),
 )
 """Columns that add up over modules side by side; so do weights and cache, but not over phases.
 ``steady_s`` is the measured time with the machine's drift taken out."""
@@ -209,7 +210,7 @@ def most(named: Iterable[tuple[Any, float]]) -> str | None:
 def added_costs(rows: list[dict[Any, Any]]) -> dict[str, float | None]:
     """Sums over modules side by side, None where a term is not known; activations: the largest."""
     summed = (*SUMS, "weight_bytes", "kv_cache_bytes")
-    costs = {column: _sum([r[column] for r in rows]) for column in summed}
+    costs = {column: _sum([r.get(column) for r in rows]) for column in summed}
     costs["activation_bytes"] = max(r["activation_bytes"] for r in rows)
     return costs
 

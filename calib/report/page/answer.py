@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from calib.report.energy import energy_answer, energy_basis
 from calib.report.layers.build import build_model, tokens_prefilled
 from calib.report.lines import BOUND_BY, WORTH_SAYING, memory_parts, parts_verdict
 from calib.report.page.cells import BY, DASH, HOW, plain, readable, sentence, span
@@ -117,6 +118,7 @@ def facts(record: RunRecord, operators: pd.DataFrame) -> list[Fact]:
     found = [fit_fact(record)]
     if timed(record):
         found += [*bound_facts(record), beside_fact(record), sure_fact(record)]
+        found.append(Fact("What does it draw?", energy_answer(record), energy_basis(record)))
         worst = worst_known(operators)
         found += [_worst(worst)] if worst else []
     elif not fits(record):

@@ -63,6 +63,12 @@ class Estimate:
         return str(self.record.total["provenance"])
 
     @property
+    def joules(self) -> float | None:
+        """Of the whole, the idle card's among them; None where none were counted on the card."""
+        use = self.record.energy
+        return None if use is None else float(use["joules"])
+
+    @property
     def bound_by(self) -> str:
         """host, compute or memory."""
         return str(self.record.total["limited_by"])

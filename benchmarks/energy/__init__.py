@@ -1,0 +1,1 @@
+"""How right joules are: of operators that a fit did not see, and of whole models."""

@@ -1,0 +1,29 @@
+"""Whose counted joules a run goes by: a file of the user's, what ships for the card, or none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calib.steps.request import Request
+from calib.steps.target import Target
+
+if TYPE_CHECKING:
+    from calib.cards.energy.fitted import Energy
+
+
+def energy_of(request: Request, target: Target) -> Energy | None:
+    """None where nothing was counted of what runs: on another card, by another implementation's or
+    a compiler's kernels, in a step of training, over links.
+
+    Raises ``CalibError`` for a file that is of another card.
+    """
+    if request.not_counted:
+        return None
+    if request.energy is None:
+        from calib.cards.energy.shipped import load_energy
+
+        return load_energy(target.hardware)
+    from calib.cards.energy.counted import read_counted
+    from calib.cards.energy.fitting import fit_energy
+
+    return fit_energy(read_counted(request.energy, target.hardware.name), target.hardware)
