@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.card.models import plan
+from benchmarks.recorded.routing import of_random_weights
 from benchmarks.recorded.workloads import model_of
 from calib.cards.energy.fitted import RESOURCES, SHARP, Energy
 from calib.cards.shipped import load_card
@@ -146,7 +147,7 @@ def described() -> Iterator[tuple[str, str, str, Phase]]:
         if model is None:
             continue
         for phase, passes in model.phases(asked.workload).items():
-            yield asked.model, asked.workload.name, phase, passes
+            yield asked.model, asked.workload.name, phase, of_random_weights(asked.model, passes)
 
 
 def predicted(rows: pd.DataFrame) -> Predicted:
