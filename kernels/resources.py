@@ -46,8 +46,8 @@ PTX = {
 }
 """What is counted in PTX: matrix instructions of four warps, of a block and of one warp; tiles by
 descriptor in and out; 16-byte copies in the background; sums in memory."""
-HANDOVER = re.compile(r"\bUSETMAXREG\b")
-"""Warps of different roles hand registers over."""
+GROUP = re.compile(r"\bWARPGROUP\.ARRIVE\b")
+"""Before matrix instructions of four warps that are in flight together."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Resources:
     vector_bits: int
     """Bits of the widest global load of a thread; 0 where all come by descriptor or none does."""
     instructions: dict[str, int]
-    """Counted in PTX, by the names of ``PTX``, and ``roles``: warps hand registers over."""
+    """Counted in PTX, by the names of ``PTX``, and in how many groups ``wgmma`` are in flight."""
 
 
 class _NamedTarget:
@@ -128,7 +128,7 @@ def load_widths(sass: str) -> dict[str, int]:
 def instructions(ptx: str, sass: str) -> dict[str, int]:
     """What a kernel is made of, those it has none of left out."""
     counts = {name: len(re.findall(pattern, ptx)) for name, pattern in PTX.items()}
-    counts["roles"] = len(HANDOVER.findall(sass))
+    counts["wgmma groups"] = len(GROUP.findall(sass))
     return {name: count for name, count in counts.items() if count}
 
 

@@ -19,18 +19,27 @@ from kernels.configs.candidates import Tile
 from kernels.configs.footprint import (
     attention_tiles,
     backward_tiles,
+    decode_blocks,
     decode_tiles,
+    fits,
+    head_block,
     linear_tiles,
     power_of_two,
 )
 from kernels.configs.tuned import Question, answer
 from kernels.configs.ways import (
+    DECODE,
     DEPTHWISE,
+    HEADS,
+    JOINED,
+    PERSISTENT,
     attention_ways,
     backward_ways,
     conv_ways,
+    decode_ways,
     linear_ways,
     row_ways,
+    way_footprint,
 )
 from kernels.launch import Architecture
 
@@ -43,6 +52,10 @@ FILL_CLOCKS = 1500
 
 SPLIT_GAIN = 1.2
 """A second kernel must promise that much: its start is the model's least certain part."""
+
+HOPELESS = 2.0
+"""Of 616 contenders timed on an H200 none beyond it was within a fifth of the best, but for tiles
+of 16 rows where an output has 257."""
 
 EXPONENTIALS_PER_CLOCK = 16
 """Of one SM of every card here (CUDA C++ Programming Guide, throughput of native arithmetic)."""
@@ -138,6 +151,20 @@ def product_tiles(product: Product, architecture: Architecture) -> tuple[Tile, .
     return tuple(dict.fromkeys(tiles))
 
 
+def stayed(tile: Tile, product: Product, architecture: Architecture) -> Tile:
+    """A whole tile of 128 x 256 by programs that stay, on sm_90: there it took less than the plain
+    one in each of 22 classes that were timed on an H200."""
+    stays = replace(tile, way=PERSISTENT)
+    is_wide = tile.m * tile.n >= 128 * 256 and tile.splits == 1 and product.kernel == "linear"
+    if architecture.family != "wgmma" or not is_wide or product.by_element:
+        return tile
+    return (
+        stays
+        if fits(stays, way_footprint(stays, product.item, architecture), architecture)
+        else tile
+    )
+
+
 @cache
 def model_linear(product: Product, architecture: Architecture) -> Tile:
     """The :func:`fastest` whole tile, or a split one where that gains ``SPLIT_GAIN``."""
@@ -148,18 +175,24 @@ def model_linear(product: Product, architecture: Architecture) -> Tile:
     tiles = product_tiles(product, architecture)
     whole = fastest(tuple(t for t in tiles if t.splits == 1), clocks)
     parts = tuple(t for t in tiles if SPLIT_GAIN * clocks(t) <= clocks(whole))
-    return fastest(parts, clocks) if parts else whole
+    return fastest(parts, clocks) if parts else stayed(whole, product, architecture)
 
 
 @cache
 def contenders(product: Product, architecture: Architecture) -> tuple[Tile, ...]:
-    """What is timed: the tiles that the model knows, and the other ways of the kernel."""
-    tiles = product_tiles(product, architecture)
+    """What is timed: the tiles that the model knows, but for those that it gives ``HOPELESS`` times
+    the least clocks, and the other ways of the kernel."""
+    plain = product_tiles(product, architecture)
+    clocks = {tile: linear_clocks(tile, product, architecture) for tile in plain}
+    tiles = [t for t in plain if clocks[t] <= HOPELESS * min(clocks.values())]
     if product.kernel == "linear" and not product.by_element:
-        tiles += linear_ways(product.m, product.item, architecture)
+        for tile in linear_ways(product.m, product.item, architecture):
+            parts = split(tile, product, architecture) if tile.way == JOINED else tile
+            if tile.way != JOINED or parts.splits > 1:
+                tiles.append(parts)
     if product.windows_stride:
         tiles += conv_ways(product.item, architecture)
-    return tiles
+    return tuple(dict.fromkeys([*tiles, model_linear(product, architecture)]))
 
 
 def pick_linear(product: Product, architecture: Architecture) -> Tile:
@@ -200,16 +233,30 @@ def model_attention(
     masked: bool,
 ) -> Tile:
     """The :func:`fastest`. A key takes two products of [m, head_dim], one to score, one to sum, and
-    between them, waiting on the one and awaited by the other, an exponential for each query."""
+    between them, waiting on the one and awaited by the other, an exponential for each query. Where
+    an SM holds two programs, one's exponentials hide behind the other's products.
+
+    On sm_90 by descriptor and with 64 keys a block: so it was fastest in each of five classes that
+    were timed on an H200.
+    """
+    block = head_block(head_dim)
 
     def clocks(tile: Tile) -> float:
         programs = heads * cdiv(q_len, tile.m)
         multiply = 2 * tile.m * head_dim * item / 2 / architecture.fma_per_clock
         load = 2 * head_dim * item / architecture.l2_bytes_per_clock
-        key = max(multiply + tile.m / EXPONENTIALS_PER_CLOCK, load)
+        exponentials = tile.m / EXPONENTIALS_PER_CLOCK
+        staged = tile.stages * (2 * tile.n * block + masked * tile.m * tile.n)
+        shared = item * (tile.m * block + staged) + 1024
+        if tile.way and tile.warps == 4 and 2 * shared <= architecture.shared_per_sm:
+            key = 2 * max(multiply, exponentials, load)
+            return cdiv(programs, 2 * architecture.sms) * (FILL_CLOCKS + kv_len * key)
+        key = max(multiply + exponentials, load)
         return waves(programs, architecture) * (FILL_CLOCKS + kv_len * key)
 
-    return fastest(attention_tiles(head_dim, item, architecture, masked), clocks)
+    ways = attention_ways(head_dim, item, architecture, masked)
+    described = tuple(t for t in ways if t.n == 64) if architecture.family == "wgmma" else ()
+    return fastest(described or attention_tiles(head_dim, item, architecture, masked), clocks)
 
 
 def pick_attention(
@@ -246,10 +293,13 @@ def pick_backward(
     architecture: Architecture,
     has_ways: bool = True,
 ) -> Tile:
-    """The tuned one, or the largest that fits. ``heads``: of queries, of all images of a batch;
-    ``has_ways``: whether it can be done by columns, which a bias cannot."""
+    """The tuned one, or the largest that fits, on sm_90 by heads and in four warps, which was
+    fastest in both classes that were timed on an H200. ``heads``: of queries, of all images of a
+    batch; ``has_ways``: whether it can be done by columns, which a bias cannot."""
     tiles = backward_tiles(head_dim, item, architecture)
     ways = backward_ways(head_dim, item, architecture) if has_ways else ()
+    by_heads = [t for t in ways if t.way == HEADS and t.warps == 4]
+    model = [*by_heads, *tiles][0] if architecture.family == "wgmma" else tiles[0]
     question = Question(
         architecture.card,
         "attention, backward" + ", bias" * (not has_ways),
@@ -257,20 +307,34 @@ def pick_backward(
         tiles + ways,
         architecture.name,
     )
-    return answer(question, lambda: tiles[0])
+    return answer(question, lambda: model)
 
 
 @cache
+def model_decode(
+    keys: int, group: int, head_dim: int, kv_heads: int, item: int, architecture: Architecture
+) -> Tile:
+    """The largest tile that fits, and splits of the keys that give each SM two programs."""
+    tile = decode_tiles(head_dim, item, architecture, group)[0]
+    splits = min(cdiv(2 * architecture.sms, kv_heads), cdiv(keys, tile.n))
+    return replace(tile, splits=max(1, splits))
+
+
 def pick_decode(
     keys: int, group: int, head_dim: int, kv_heads: int, item: int, architecture: Architecture
-) -> tuple[Tile, int]:
-    """The largest tile that fits, and splits of the keys that give each SM two programs.
+) -> Tile:
+    """The tuned one, or the model's; ``splits`` of the keys, each of one block at least.
 
     ``group``: query heads to a key head; ``kv_heads``: of all sequences of a batch.
     """
-    tile = decode_tiles(head_dim, item, architecture, group)[0]
-    splits = min(cdiv(2 * architecture.sms, kv_heads), cdiv(keys, tile.n))
-    return tile, max(1, splits)
+    sizes = (item, kv_heads, group, keys, head_dim)
+    model = model_decode(keys, group, head_dim, kv_heads, item, architecture)
+    blocks = decode_blocks(DECODE, head_dim, item, architecture, group)
+    ways = decode_ways(blocks, keys, group, head_dim, kv_heads, architecture.sms)
+    tiles = tuple(dict.fromkeys((model, *ways)))
+    question = Question(architecture.card, "decode", sizes, tiles, architecture.name)
+    tile = answer(question, lambda: model)
+    return replace(tile, splits=max(1, min(tile.splits, cdiv(keys, tile.n))))
 
 
 @cache
@@ -286,7 +350,7 @@ def model_rows(rows: int, columns: int, architecture: Architecture) -> Tile:
 def pick_rows(kernel: str, rows: int, columns: int, item: int, architecture: Architecture) -> Tile:
     """The tuned one, or the model's. ``kernel``: ``rms_norm``, ``layer_norm`` or ``softmax``."""
     model = model_rows(rows, columns, architecture)
-    ways = row_ways(columns, item, kernel == "softmax")
+    ways = row_ways(columns, kernel == "softmax")
     question = Question(
         architecture.card, kernel, (item, rows, columns), (model, *ways), architecture.name
     )

@@ -58,7 +58,7 @@ def table(tmp_path: Path) -> Table:
 def likes_ways(run: object) -> float:
     """A clock by which each tile of stream-K is the faster, the lower it is."""
     (tile,) = tuned._FORCED.values()
-    return (1e-6 if tile.way == "stream" else 1e-3) * (1 + tile.m)
+    return (1e-6 if tile.way == "joined" else 1e-3) * (1 + tile.m)
 
 
 def contest(device: str, into: Table, budget_s: float = 1e9, **more: object) -> Table:
@@ -69,7 +69,7 @@ def test_a_contest_writes_the_table_that_ships(tmp_path: Path, device: str) -> N
     done = contest(device, table(tmp_path))
     record = json.loads((tmp_path / "sm_90.json").read_text("utf-8"))
     assert record["source"]["card"] == "NVIDIA Test" and "--tune" in record["source"]["command"]
-    assert done.tiles[KEY].way == record["tiles"][KEY]["way"] == "stream"
+    assert done.tiles[KEY].way == record["tiles"][KEY]["way"] == "joined"
     raced = record["raced"][KEY]
     assert raced["model"] in raced["seconds"] and len(raced["seconds"]) > 4
     assert raced["shape"] == "linear, few rows m=20 n=48 k=40" and not raced["refused"]
@@ -135,7 +135,7 @@ def test_what_is_compiled_ahead_is_what_is_timed(tmp_path: Path) -> None:
     ]
     assert len(set(kernels)) == len(kernels) > 6
     names = {variant[0] for variant in kernels}
-    assert {"linear_kernel", "stream_k_kernel"} <= names  # too few rows for the other ways
+    assert {"linear_kernel", "joined_kernel"} <= names  # too few rows for the other ways
     assert ahead[0]
 
 

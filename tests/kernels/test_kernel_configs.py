@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kernels.configs import footprint, pick
+from kernels.configs import footprint, pick, tuned, ways
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import Footprint
 from kernels.configs.pick import Product
@@ -72,11 +72,25 @@ def test_of_near_equals_the_first_is_taken() -> None:
 
 
 def test_decode_splits_fill_the_card_but_never_a_tile() -> None:
-    tile, splits = pick.pick_decode(8192, 1, 128, 10, 2, SM_90)
+    splits = pick.pick_decode(8192, 1, 128, 10, 2, SM_90).splits
     assert 10 * splits >= 2 * SM_90.sms > 10 * (splits - 1)
-    tile, splits = pick.pick_decode(100, 1, 128, 10, 2, SM_90)
-    assert splits == -(-100 // tile.n)
-    assert pick.pick_decode(8192, 1, 128, 1000, 2, SM_90)[1] == 1
+    tile = pick.pick_decode(100, 1, 128, 10, 2, SM_90)
+    assert tile.splits == -(-100 // tile.n)
+    assert pick.pick_decode(8192, 1, 128, 1000, 2, SM_90).splits == 1
+
+
+def test_what_is_timed_of_a_new_token() -> None:
+    """Whatever a class got, a shorter context of it has a block of keys for every split; of a group
+    whose parts one program cannot hold, none are joined."""
+    with tuned.overheard() as heard:
+        pick.pick_decode(2049, 4, 128, 8, 2, SM_90)
+    (question,) = heard
+    assert question.key == "decode 2x8x4x4096x128" and question.untuned in question.tiles
+    assert {t.way for t in question.tiles} == {"", ways.JOINED}
+    with tuned.forced("decode 2x8x4x256x128", Tile(16, 64, 0, 4, 2, splits=33, way=ways.JOINED)):
+        assert pick.pick_decode(129, 4, 128, 8, 2, SM_90).splits == 3
+    blocks = footprint.decode_blocks(ways.DECODE, 128, 2, SM_90, 128)
+    assert blocks and not any(t.way for t in ways.decode_ways(blocks, 9000, 128, 128, 1, 132))
 
 
 def test_a_long_reduction_over_few_tiles_is_split_into_one_wave() -> None:
@@ -106,7 +120,7 @@ def test_a_wide_product_of_few_rows_gets_no_tile_of_mostly_empty_rows() -> None:
 def test_decode_tiles_grow_with_the_group_and_still_fit() -> None:
     """Multi-query attention of 128 heads: the queries alone take what a small card has left."""
     for architecture in ARCHITECTURES.values():
-        tile = pick.pick_decode(4096, 128, 128, 1, 2, architecture)[0]
+        tile = pick.pick_decode(4096, 128, 128, 1, 2, architecture)
         assert tile.m == 128
         takes = footprint.attention_footprint(tile, 128, 2, architecture)
         assert footprint.fits(tile, takes, architecture)
