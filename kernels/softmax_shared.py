@@ -102,8 +102,8 @@ def softmax_lagged_kernel(
             polls += 1
         reference, total = joined(p_max, p_sum, i_row * parts, parts, BP)
         b_o = tl.exp(b_late.to(tl.float32) - reference) / total
-        p_o += i_row.to(tl.int64) * s_o[0] + o_late
-        tl.store(p_o, b_o.to(p_o.dtype.element_ty), mask=m_late, eviction_policy="evict_first")
+        p_late = p_o + i_row.to(tl.int64) * s_o[0] + o_late
+        tl.store(p_late, b_o.to(p_o.dtype.element_ty), mask=m_late, eviction_policy="evict_first")
         if tl.atomic_add(p_count + i_row, 1) == 2 * parts - 1:
             tl.store(p_count + i_row, 0)
 

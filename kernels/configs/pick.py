@@ -207,7 +207,18 @@ def pick_linear(product: Product, architecture: Architecture) -> Tile:
         contenders(product, architecture),
         architecture.name,
     )
-    return answer(question, lambda: model_linear(product, architecture))
+    return shared_by(
+        answer(question, lambda: model_linear(product, architecture)), product, architecture
+    )
+
+
+def shared_by(tile: Tile, product: Product, architecture: Architecture) -> Tile:
+    """A class holds shapes of up to twice the rows and columns: of one with more tiles than the
+    shape that was timed, a sum has no more parts than make a wave."""
+    if tile.splits == 1:
+        return tile
+    splits = min(tile.splits, split(tile, product, architecture).splits)
+    return replace(tile, splits=splits, way="" if splits == 1 and tile.way == JOINED else tile.way)
 
 
 @cache

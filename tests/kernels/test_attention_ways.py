@@ -23,9 +23,7 @@ full = pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("q_len, kv_len", [(21, 75), (41, 40), (1, 40)])
-def test_forward(
-    dtype: torch.dtype, mask: str, q_len: int, kv_len: int, device: str
-) -> None:
+def test_forward(dtype: torch.dtype, mask: str, q_len: int, kv_len: int, device: str) -> None:
     """Output and logarithms; a block of queries that is cut, and one query."""
     qkv, options = operands(q_len, kv_len, 24, MASKS[mask], dtype, device)
     got, lse = attention_forward(*qkv, **options, tile=Tile(16, 16, stages=2, way=ways.DESCRIBED))

@@ -106,7 +106,14 @@ def test_instructions_are_counted_in_ptx() -> None:
         cp.async.cg.shared.global [ %r1 + 0 ], [ %rd1 + 0 ], 0x10, %r4;
         atom.global.acq_rel.gpu.add.u32 %r1, [%rd1], 1;
     """
-    counts = {"bulk load": 2, "bulk store": 1, "wgmma": 1, "copy": 1, "atomic": 1, "wgmma groups": 1}
+    counts = {
+        "bulk load": 2,
+        "bulk store": 1,
+        "wgmma": 1,
+        "copy": 1,
+        "atomic": 1,
+        "wgmma groups": 1,
+    }
     assert instructions(ptx, "WARPGROUP.ARRIVE ;") == counts
 
 

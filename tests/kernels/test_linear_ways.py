@@ -51,9 +51,14 @@ def test_every_way(way: str, dtype: torch.dtype, n: int, k: int, device: str) ->
 def test_parts_are_joined_by_who_comes_last(splits: int, device: str) -> None:
     """Seven steps of 16: of nine parts two have none. Counts are zero again after each launch."""
     tile = Tile(16, 16, 16, splits=splits, way=ways.JOINED)
-    got = linear(33, 80, 104, tile, 2, device=device)
-    assert torch.equal(got, linear(33, 80, 104, tile, 2, device=device))
-    assert not counters(torch.device(device), 15).any()
+    got = linear(17, 20, 104, tile, 2, device=device)
+    assert torch.equal(got, linear(17, 20, 104, tile, 2, device=device))
+    assert not counters(torch.device(device), 4).any()
+
+
+@EVERY
+def test_a_sum_of_nothing(way: str, device: str) -> None:
+    linear(5, 20, 0, Tile(16, 16, 16, splits=2 if way == ways.JOINED else 1, way=way), 2)
 
 
 @pytest.mark.parametrize("way", [ways.PERSISTENT, ways.DESCRIBED])
