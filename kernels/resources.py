@@ -46,8 +46,9 @@ PTX = {
 }
 """What is counted in PTX: matrix instructions of four warps, of a block and of one warp; tiles by
 descriptor in and out; 16-byte copies in the background; sums in memory."""
-GROUP = re.compile(r"\bWARPGROUP\.ARRIVE\b")
-"""Before matrix instructions of four warps that are in flight together."""
+WAIT = re.compile(r"\bWARPGROUP\.DEPBAR\.LE gsb0, 0x0\b")
+"""For all matrix instructions of four warps that are in flight: one a step or fewer, or, where
+ptxas cannot keep them in flight, one after each."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Resources:
     vector_bits: int
     """Bits of the widest global load of a thread; 0 where all come by descriptor or none does."""
     instructions: dict[str, int]
-    """Counted in PTX, by the names of ``PTX``, and in how many groups ``wgmma`` are in flight."""
+    """Counted in PTX, by the names of ``PTX``, and ``waits`` for all ``wgmma``."""
 
 
 class _NamedTarget:
@@ -128,7 +129,7 @@ def load_widths(sass: str) -> dict[str, int]:
 def instructions(ptx: str, sass: str) -> dict[str, int]:
     """What a kernel is made of, those it has none of left out."""
     counts = {name: len(re.findall(pattern, ptx)) for name, pattern in PTX.items()}
-    counts["wgmma groups"] = len(GROUP.findall(sass))
+    counts["waits"] = len(WAIT.findall(sass))
     return {name: count for name, count in counts.items() if count}
 
 
