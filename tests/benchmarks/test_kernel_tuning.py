@@ -96,6 +96,21 @@ def test_it_goes_on_where_it_ended(tmp_path: Path, device: str) -> None:
     assert not kernel_tuning.resumed(tmp_path / "sm_90.json", other).tiles
 
 
+def test_some_classes_are_timed_again_and_what_ships_is_gone_on_from(
+    tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of the same card and versions is kept but for those; of another card, nothing is."""
+    contest(device, table(tmp_path))
+    monkeypatch.setattr(tuned, "SHIPPED", tmp_path)
+    source = kernel_tuning.source_of(CARD)
+    new = tmp_path / "out" / "sm_90.json"
+    again = kernel_tuning.resumed(new, source, ["linear"])
+    assert set(again.raced) > set(again.tiles) and "linear" not in str(again.tiles.keys())
+    done = contest(device, again)
+    assert done.tiles == table(tmp_path).tiles and tuned.read(new) == done.tiles
+    assert not kernel_tuning.resumed(new, source | {"card": "another"}).tiles
+
+
 def test_a_tile_that_lost_the_card_is_not_tried_again(tmp_path: Path, device: str) -> None:
     tried: list[str] = []
 
