@@ -267,6 +267,5 @@ def conv_ways(item: int, architecture: Architecture) -> tuple[Tile, ...]:
 DEPTHWISE: tuple[Tile, ...] = (
     *_ways(TAPS, (16, 32, 0, 4, 1), (32, 32, 0, 4, 1)),
     *_ways(STRIPS, (64, 32, 0, 2, 1), (64, 32, 0, 4, 1), (32, 32, 0, 2, 1), (16, 32, 0, 2, 1)),
-    *_ways(STRIPS, (32, 64, 0, 4, 1)),
 )
 """Of channels-last images: positions (of one row in ``STRIPS``) and channels of a program."""
