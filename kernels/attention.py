@@ -24,7 +24,7 @@ from kernels.attention_blocks import LOG2_E, fold, load_rows, place, seen
 from kernels.attention_described import can_describe, described_launch
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import head_block
-from kernels.configs.pick import pick_attention
+from kernels.configs.pick_heads import pick_attention
 from kernels.configs.ways import DESCRIBED
 from kernels.launch import Architecture, Launch, architecture_of, strided
 

@@ -15,7 +15,7 @@ from kernels.attention import attention_reference, check_attention
 from kernels.attention_blocks import LOG2_E, load_rows, place
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import head_block
-from kernels.configs.pick import pick_decode
+from kernels.configs.pick_heads import pick_decode
 from kernels.configs.ways import JOINED
 from kernels.launch import Architecture, Launch, architecture_of, counters, strided
 

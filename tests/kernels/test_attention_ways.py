@@ -10,7 +10,7 @@ from kernel_cases import DTYPES, assert_near, draw
 from test_attention_kernel import MASKS, check_gradients, operands
 
 from kernels.attention import attention_forward, attention_launch, attention_reference
-from kernels.configs import pick, ways
+from kernels.configs import pick_heads, ways
 from kernels.configs.candidates import Tile
 from kernels.launch import ARCHITECTURES
 
@@ -93,7 +93,7 @@ def test_ways_are_for_cards_with_bulk_copies(head_dim: int, masked: bool) -> Non
         assert found or head_dim == 256
         assert not masked or all(t.n <= ways.MASKED_KEYS for t in found)
     picked = [
-        pick.pick_attention(2048, 2048, head_dim, 32, 2, ARCHITECTURES[card], masked)
+        pick_heads.pick_attention(2048, 2048, head_dim, 32, 2, ARCHITECTURES[card], masked)
         for card in ("sm_90", "sm_100")
     ]
     assert picked[0].way == ("" if masked and head_dim == 256 else ways.DESCRIBED)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from triton.runtime.errors import OutOfResources
 
-from kernels.configs import pick, timing, tuned, ways
+from kernels.configs import pick, pick_heads, timing, tuned, ways
 from kernels.configs.candidates import Tile
 from kernels.configs.pick import Product
 from kernels.launch import ARCHITECTURES
@@ -170,7 +170,7 @@ def test_without_a_device_nothing_is_tuned(folder: Path) -> None:
 
 def test_attention_asks_too() -> None:
     with tuned.overheard() as heard:
-        pick.pick_attention(1000, 1000, 128, 40, 2, CARD)
+        pick_heads.pick_attention(1000, 1000, 128, 40, 2, CARD)
     assert [(q.key, q.card) for q in heard] == [("attention 2x64x1024x1024x128", CARD.card)]
     assert len(heard[0].tiles) > 1
 
