@@ -22,6 +22,7 @@ from kernels.configs.ways import (
     DEPTHWISE,
     JOINED,
     PERSISTENT,
+    SOME,
     conv_ways,
     linear_ways,
     row_ways,
@@ -41,6 +42,11 @@ SPLIT_GAIN = 1.2
 
 HOPELESS = 2.0
 """Of 50 tiles beyond it that an H200 timed none was the best, and six came within a quarter."""
+
+
+LONG = 8192
+"""Bytes: of more than ``SOME`` rows and so long a reduction no tile of 64 rows is timed. On an H200
+they took 1.05 (float8) and 1.1 to 1.7 times the best."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,11 @@ def contenders(product: Product, architecture: Architecture) -> tuple[Tile, ...]
     clocks = {tile: linear_clocks(tile, product, architecture) for tile in plain}
     tiles = [t for t in plain if clocks[t] <= HOPELESS * min(clocks.values())]
     if product.kernel == "linear" and not product.by_element:
+        is_large = product.m > SOME and product.item * product.k >= LONG
+        tiles = [t for t in tiles if t.m >= 128 or not is_large]
         for tile in linear_ways(product.m, product.item, architecture):
+            if tile.m < 128 and is_large:
+                continue
             parts = split(tile, product, architecture) if tile.way == JOINED else tile
             if tile.way != JOINED or parts.splits > 1:
                 tiles.append(parts)

@@ -208,18 +208,16 @@ def backward_ways(head_dim: int, item: int, architecture: Architecture) -> tuple
 
 @cache
 def row_ways(columns: int, can_share: bool) -> tuple[Tile, ...]:
-    """Of rows that a program holds: one or two of them, with 8 to 32 elements a thread, or four. Of
+    """Of rows that a program holds: one, two or four of them, with 8 to 32 elements a thread. Of
     longer ones: smaller blocks, whose programs fit an SM beside each other, and rows that are
     shared."""
     n = power_of_two(columns)
     if n > LONGEST_ROW:
         plain = tuple(Tile(1, block, 0, 8) for block in (4096, 8192))
-        sizes = ((4096, 4), (8192, 8), (16384, 16))
-        both = (SHARED, LAGGED)
-        return (
-            plain + tuple(Tile(1, b, 0, w, way=way) for way in both for b, w in sizes) * can_share
-        )
-    kinds = ((1, 8), (1, 16), (1, 32), (2, 8), (2, 16), (2, 32), (4, 32))
+        shared = ((SHARED, 4096, 4), (SHARED, 8192, 8), (SHARED, 16384, 16))
+        shared += ((LAGGED, 4096, 8), (LAGGED, 8192, 16))  # two stretches at once in a program
+        return plain + tuple(Tile(1, b, 0, w, way=way) for way, b, w in shared) * can_share
+    kinds = ((1, 8), (1, 16), (1, 32), (2, 16), (2, 32), (4, 32))
     tiles = (Tile(rows, n, 0, rows * n // (32 * each)) for rows, each in kinds)
     return tuple(t for t in tiles if 1 <= t.warps <= 16 and t.m * n <= 2 * LONGEST_ROW)
 

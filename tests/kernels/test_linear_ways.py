@@ -85,13 +85,15 @@ def test_the_user_names_a_way(way: str, device: str) -> None:
 def test_ways_fit(card: str, m: int) -> None:
     """And of what is timed, only sums that are split are joined."""
     architecture = ARCHITECTURES[card]
-    product = Product("linear", m, 4096, 4096, 2, can_split=True)
+    product = Product("linear", m, 4096, 2048, 2, can_split=True)
     found = ways.linear_ways(m, 2, architecture)
     assert found
     assert all(fits(t, ways.way_footprint(t, 2, architecture), architecture) for t in found)
     timed = pick.contenders(product, architecture)
     assert {t for t in found if t.way != ways.JOINED} <= set(timed)
     assert all(t.splits > 1 for t in timed if t.way == ways.JOINED)
+    longer = pick.contenders(replace(product, k=4096), architecture)
+    assert min(t.m for t in longer) == (128 if m > ways.SOME else min(t.m for t in timed))
 
 
 def test_the_model_lets_wide_tiles_stay_on_hopper() -> None:
