@@ -163,7 +163,7 @@ def decode_launches(
         "scale": scale * LOG2_E,
         "p_whole": o if is_joined else None,
         "s_whole": o.stride() if is_joined else None,
-        "p_count": counters(q.device, batch * kv_heads) if is_joined else None,
+        "p_count": counters(q.device, batch * kv_heads, "decode") if is_joined else None,
         "H": heads,
         "GROUP": group,
         "BG": triton.next_power_of_2(group) if is_joined else 1,

@@ -130,16 +130,16 @@ def strided(**tensors: torch.Tensor | None) -> dict[str, Any]:
     return pointers | strides
 
 
-def counters(device: torch.device, count: int) -> torch.Tensor:
+def counters(device: torch.device, count: int, use: str) -> torch.Tensor:
     """``count`` int32 that are zero before a kernel and that it leaves so, for programs of one
-    launch to count each other. Launches on one stream follow each other and share them; another
-    stream has its own."""
+    launch to count each other. Launches of one ``use`` on one stream follow each other and share
+    them; another stream has its own."""
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    return _counters(device, stream, 1 << max(10, (count - 1).bit_length()))
+    return _counters(device, stream, use, 1 << max(10, (count - 1).bit_length()))
 
 
 @cache
-def _counters(device: torch.device, stream: int, count: int) -> torch.Tensor:
+def _counters(device: torch.device, stream: int, use: str, count: int) -> torch.Tensor:
     return torch.zeros(count, dtype=torch.int32, device=device)
 
 

@@ -214,9 +214,9 @@ def row_ways(columns: int, can_share: bool) -> tuple[Tile, ...]:
     n = power_of_two(columns)
     if n > LONGEST_ROW:
         plain = tuple(Tile(1, block, 0, 8) for block in (4096, 8192))
-        shared = ((SHARED, 4096, 4), (SHARED, 8192, 8), (SHARED, 16384, 16))
-        shared += ((LAGGED, 4096, 8), (LAGGED, 8192, 16))  # two stretches at once in a program
-        return plain + tuple(Tile(1, b, 0, w, way=way) for way, b, w in shared) * can_share
+        shared = [Tile(1, b, 0, w, way=SHARED) for b, w in ((4096, 4), (8192, 8), (16384, 16))]
+        lagged = [Tile(1, b, 0, w, way=LAGGED) for b, w in ((4096, 8), (8192, 16))]  # two at once
+        return (*plain, *shared, *lagged) if can_share else plain
     kinds = ((1, 8), (1, 16), (1, 32), (2, 16), (2, 32), (4, 32))
     tiles = (Tile(rows, n, 0, rows * n // (32 * each)) for rows, each in kinds)
     return tuple(t for t in tiles if 1 <= t.warps <= 16 and t.m * n <= 2 * LONGEST_ROW)

@@ -55,7 +55,7 @@ def sum_of_parts(p_part, splits, BM: tl.constexpr, BN: tl.constexpr):
 def arrivals(o: torch.Tensor, tiles: int, tile: Tile) -> dict[str, torch.Tensor]:
     """Room for the parts of every tile, and a count for each."""
     parts = o.new_empty(tiles, tile.splits, tile.m * tile.n, dtype=torch.float32)
-    return {"p_part": parts, "p_count": counters(o.device, tiles)}
+    return {"p_part": parts, "p_count": counters(o.device, tiles, "linear")}
 
 
 def partial_sums(o: torch.Tensor, splits: int) -> torch.Tensor:

@@ -53,7 +53,7 @@ def test_parts_are_joined_by_who_comes_last(splits: int, device: str) -> None:
     tile = Tile(16, 16, 16, splits=splits, way=ways.JOINED)
     got = linear(17, 20, 104, tile, 2, device=device)
     assert torch.equal(got, linear(17, 20, 104, tile, 2, device=device))
-    assert not counters(torch.device(device), 4).any()
+    assert not counters(torch.device(device), 4, "linear").any()
 
 
 @EVERY
