@@ -68,7 +68,8 @@ def linear_kernel(
         p_o += i_split.to(tl.int64) * s_split
     i_m, i_n = tile_of(i_program, tiles_m, tiles_n, 8)
     b_y = tl.zeros((BM, BN), tl.float32)
-    for o_k in range(lo, tl.maximum(hi, lo + 1), BK):
+    for i in range(tl.maximum(tl.cdiv(hi - lo, BK), 1)):
+        o_k = lo + i * BK
         b_x = load_tile(p_x, i_m * BM, o_k, M, K, s_x, BM, BK, BULK)  # [BM, BK]
         b_w = load_tile(p_w, i_n * BN, o_k, N, K, s_w, BN, BK, BULK)  # [BN, BK]
         b_y = multiply_add(b_x, b_w, b_y, BK)  # [BM, BN]
@@ -89,7 +90,8 @@ def joined_kernel(
     lo = i_split * stretch
     hi = tl.minimum(K, lo + stretch)
     b_y = tl.zeros((BM, BN), tl.float32)
-    for o_k in range(lo, tl.maximum(hi, lo + 1), BK):
+    for i in range(tl.maximum(tl.cdiv(hi - lo, BK), 1)):
+        o_k = lo + i * BK
         b_x = load_tile(p_x, i_m * BM, o_k, M, K, s_x, BM, BK, BULK)  # [BM, BK]
         b_w = load_tile(p_w, i_n * BN, o_k, N, K, s_w, BN, BK, BULK)  # [BN, BK]
         b_y = multiply_add(b_x, b_w, b_y, BK)  # [BM, BN]
