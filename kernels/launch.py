@@ -133,9 +133,14 @@ def strided(**tensors: torch.Tensor | None) -> dict[str, Any]:
 def counters(device: torch.device, count: int, use: str) -> torch.Tensor:
     """``count`` int32 that are zero before a kernel and that it leaves so, for programs of one
     launch to count each other. Launches of one ``use`` on one stream follow each other and share
-    them; another stream has its own."""
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    return _counters(device, stream, use, 1 << max(10, (count - 1).bit_length()))
+    them; another stream has its own. A CUDA graph gets its own too and sets them to zero each time,
+    since what is set while it is captured is set by its replays only."""
+    size = 1 << max(10, (count - 1).bit_length())
+    if device.type == "cuda":
+        if torch.cuda.is_current_stream_capturing():
+            return torch.zeros(size, dtype=torch.int32, device=device)
+        return _counters(device, torch.cuda.current_stream(device).cuda_stream, use, size)
+    return _counters(device, 0, use, size)
 
 
 @cache
