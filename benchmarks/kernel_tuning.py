@@ -1,13 +1,15 @@
 """The tiles and ways of our kernels timed by class of shapes on the card at hand, in a set time.
 
     python -m benchmarks.kernels --tune --budget 300 --out outputs/kernels
+    python -m benchmarks.kernels --tune --again linear decode --out outputs/kernels
 
 Every case of the benchmark asks which tile its class gets; what comes into question is compiled
 ahead in processes, checked against the reference, and timed in turns (``kernels.configs.timing``).
 After each class ``<out>/<architecture>.json`` is written: the table that ships once it is copied to
 ``kernels/configs/tiles``, with its source, the seconds of every contender and what the model would
-have taken. A second call with the same card and versions goes on where the first ended; a tile that
-took the card away from its process is not tried again.
+have taken. A second call with the same card and versions goes on where the first ended, or where
+the table ends that ships; ``--again`` times some classes once more, by the beginnings of their
+names. A tile that took the card away from its process is not tried again.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -92,15 +94,21 @@ def source_of(architecture: Architecture) -> dict[str, str]:
     }
 
 
-def resumed(path: Path, source: dict[str, str]) -> Table:
-    """The table of an earlier call on the same card with the same versions, or an empty one."""
+def resumed(path: Path, source: dict[str, str], again: Sequence[str] = ()) -> Table:
+    """The table of an earlier call on the same card with the same versions, or else the one that
+    ships if that was so, or an empty one; without the choices of classes to be timed ``again``."""
     table = Table(path, source)
-    record = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    if all(record.get("source", {}).get(key) == source[key] for key in ("card", "triton", "torch")):
-        table.tiles, table.raced, table.lost = tuned.read(path), record["raced"], record["lost"]
-        if record["trying"]:
-            key, tile = record["trying"]
-            table.lost.setdefault(key, []).append(tile)
+    for earlier in (path, tuned.SHIPPED / path.name):
+        record = json.loads(earlier.read_text("utf-8")) if earlier.exists() else {}
+        was = record.get("source", {})
+        if all(was.get(key) == source[key] for key in ("card", "triton", "torch")):
+            table.tiles, table.raced = tuned.read(earlier), record["raced"]
+            table.lost = record["lost"]
+            if record["trying"]:
+                key, tile = record["trying"]
+                table.lost.setdefault(key, []).append(tile)
+            break
+    table.tiles = {k: t for k, t in table.tiles.items() if not k.startswith(tuple(again))}
     return table
 
 
@@ -224,14 +232,16 @@ def gains(table: Table) -> str:
     return "\n".join(lines) + f"\n{len(table.left)} shapes left for want of time\n"
 
 
-def tune_card(clock: Clock, judge: Judge, out: Path, budget_s: float) -> Table:
+def tune_card(
+    clock: Clock, judge: Judge, out: Path, budget_s: float, again: Sequence[str] = ()
+) -> Table:
     """On the current card, compiling in as many processes as it has cores to spare."""
     from calib.measure.cuda.ahead import processes
     from calib.measure.cuda.stream import TorchStream
     from kernels.launch import described
 
     architecture = described(torch.device("cuda", torch.cuda.current_device()))
-    table = resumed(out / f"{architecture.name}.json", source_of(architecture))
+    table = resumed(out / f"{architecture.name}.json", source_of(architecture), again)
     recover = TorchStream("cuda", 0).recover
     pool = processes()
     try:

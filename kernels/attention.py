@@ -21,11 +21,11 @@ import triton
 import triton.language as tl
 
 from kernels.attention_blocks import LOG2_E, fold, load_rows, place, seen
-from kernels.attention_turns import can_turn, turns_launch
+from kernels.attention_described import can_describe, described_launch
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import head_block
-from kernels.configs.pick import pick_attention
-from kernels.configs.ways import DESCRIBED, TURNS
+from kernels.configs.pick_heads import pick_attention
+from kernels.configs.ways import DESCRIBED
 from kernels.launch import Architecture, Launch, architecture_of, strided
 
 MAX_HEAD_DIM = 256
@@ -164,8 +164,8 @@ def attention_launch(
     tile = tile or pick_attention(
         q_len, kv_len, head_dim, batch * heads, q.element_size(), architecture, masked
     )
-    if tile.way in (DESCRIBED, TURNS) and can_turn(architecture, q, k, v):
-        return turns_launch(q, k, v, bias, o, lse, causal, window, scale, architecture, tile)
+    if tile.way == DESCRIBED and can_describe(architecture, q, k, v):
+        return described_launch(q, k, v, bias, o, lse, causal, window, scale, architecture, tile)
     arguments = strided(q=q, k=k, v=v, bias=bias, o=o) | {
         "p_lse": lse,
         "Q": q_len,

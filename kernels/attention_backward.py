@@ -23,7 +23,7 @@ from kernels.attention_blocks import LOG2_E, load_rows, place, seen
 from kernels.attention_columns import columns_launches
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import head_block
-from kernels.configs.pick import pick_backward
+from kernels.configs.pick_heads import pick_backward
 from kernels.configs.ways import ATOMIC, HEADS
 from kernels.launch import Architecture, Launch, architecture_of, strided
 from kernels.mlp.operands import can_bulk

@@ -82,7 +82,9 @@ def conv2d_kernel(
 
     b_y = tl.zeros((BM, BN), tl.float32)
     lo = i_split.to(tl.int32) * stretch
-    for o_k in range(lo, tl.minimum(K, lo + stretch), BK):
+    steps = tl.cdiv(tl.minimum(K, lo + stretch) - lo, BK)
+    for i in range(tl.maximum(steps, 1)):  # one at least, see ``mlp.product``
+        o_k = lo + i * BK
         o_r = o_k + tl.arange(0, BK)
         o_c, o_kh, o_kw = taps(o_r, C, KH, KW, CHANNELS_LAST)
         m_x = (o_m[:, None] < M) & (o_r[None, :] < K)

@@ -42,7 +42,7 @@ def windows_kernel(
     steps = C // BK
 
     b_y = tl.zeros((BH * BW, BN), tl.float32)
-    for i in range(TAPS * steps):
+    for i in range(tl.maximum(TAPS * steps, 1)):  # one step at least, see ``mlp.product``
         tap, o_c = i // steps, i % steps * BK
         row, column = tap // KW - PADDING, tap % KW - PADDING
         q_h = (row + STRIDE * PADDING) // STRIDE - PADDING  # rounded down, below zero too

@@ -2,8 +2,7 @@
 
 One program owns a block of rows [BM, BN]. Where a row fits one block (``WHOLE``) it stays in
 registers between the statistics and the result; a longer row is read block by block, twice, or
-(softmax) shared by programs. With ``STAGES`` there are as many programs as a card holds, each with
-block after block of rows, the next ones on their way meanwhile. Statistics are in float32.
+(softmax, ``softmax_shared``) shared by programs. Statistics are in float32.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from torch.nn import functional
 
 from kernels.configs.candidates import Tile
 from kernels.configs.pick import pick_rows
-from kernels.configs.ways import AHEAD, SHARED
+from kernels.configs.ways import LAGGED
 from kernels.launch import Architecture, Launch, architecture_of, strided
+from kernels.softmax_shared import lagged_launches, reference_of, shared_launches
 
 
 def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
@@ -58,11 +58,10 @@ def load_row(p, o_n, N):
 
 
 @triton.jit
-def rms_rows(
-    i_tile, p_x, p_w, p_o, M, N, eps, s_x, s_o,
-    WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
-    o_m = i_tile * BM + tl.arange(0, BM)
+def rms_norm_kernel(
+    p_x, p_w, p_o, M, N, eps, s_x, s_o, WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+):
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
     o_n = tl.arange(0, BN)
     b_x = load_block(p_x, o_m, o_n, M, N, s_x, 0.0)  # [BM, BN]
     b_square = tl.sum(b_x * b_x, 1)  # [BM]
@@ -80,19 +79,6 @@ def rms_rows(
 
 
 @triton.jit
-def rms_norm_kernel(
-    p_x, p_w, p_o, M, N, eps, s_x, s_o,
-    STAGES: tl.constexpr, WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
-    if STAGES == 0:
-        rms_rows(tl.program_id(0), p_x, p_w, p_o, M, N, eps, s_x, s_o, WHOLE, BM, BN)
-    else:
-        first, step = tl.program_id(0), tl.num_programs(0)
-        for i_tile in tl.range(first, tl.cdiv(M, BM), step, num_stages=STAGES):
-            rms_rows(i_tile, p_x, p_w, p_o, M, N, eps, s_x, s_o, WHOLE, BM, BN)
-
-
-@triton.jit
 def spread(b_x, o, o_n, N, BN: tl.constexpr):
     """Of the columns from ``o`` that lie below N: count, mean [BM], squares about it [BM]."""
     count = tl.minimum(N - o, BN).to(tl.float32)
@@ -102,12 +88,22 @@ def spread(b_x, o, o_n, N, BN: tl.constexpr):
 
 
 @triton.jit
-def layer_rows(
-    i_tile, p_x, p_w, p_bias, p_o, M, N, eps, s_x, s_o,
-    WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+def layer_norm_kernel(
+    p_x,
+    p_w,
+    p_bias,
+    p_o,
+    M,
+    N,
+    eps,
+    s_x,
+    s_o,
+    WHOLE: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
     """Blocks of a long row are merged by their counts, means and spreads (Chan et al., 1983)."""
-    o_m = i_tile * BM + tl.arange(0, BM)
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
     o_n = tl.arange(0, BN)
     b_x = load_block(p_x, o_m, o_n, M, N, s_x, 0.0)  # [BM, BN]
     count, b_mean, b_square = spread(b_x, 0, o_n, N, BN)
@@ -130,30 +126,11 @@ def layer_rows(
 
 
 @triton.jit
-def layer_norm_kernel(
-    p_x, p_w, p_bias, p_o, M, N, eps, s_x, s_o,
-    STAGES: tl.constexpr, WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
-    if STAGES == 0:
-        layer_rows(tl.program_id(0), p_x, p_w, p_bias, p_o, M, N, eps, s_x, s_o, WHOLE, BM, BN)
-    else:
-        first, step = tl.program_id(0), tl.num_programs(0)
-        for i_tile in tl.range(first, tl.cdiv(M, BM), step, num_stages=STAGES):
-            layer_rows(i_tile, p_x, p_w, p_bias, p_o, M, N, eps, s_x, s_o, WHOLE, BM, BN)
-
-
-@triton.jit
-def reference_of(b_max):
-    """The maximum to subtract: zero for a row of which all is -inf so far."""
-    return tl.where(b_max == -float("inf"), 0.0, b_max)
-
-
-@triton.jit
-def softmax_rows(
-    i_tile, p_x, p_o, M, N, s_x, s_o, WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+def softmax_kernel(
+    p_x, p_o, M, N, s_x, s_o, WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
 ):
     """The sum of a long row is carried along with its running maximum, as in attention."""
-    o_m = i_tile * BM + tl.arange(0, BM)
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
     o_n = tl.arange(0, BN)
     b_x = load_block(p_x, o_m, o_n, M, N, s_x, -float("inf"))  # [BM, BN]
     b_first = tl.max(b_x, 1)  # [BM]
@@ -177,50 +154,6 @@ def softmax_rows(
             store_block(p_o, b_o, o_m, o + o_n, M, N, s_o)
 
 
-@triton.jit
-def softmax_kernel(
-    p_x, p_o, M, N, s_x, s_o,
-    STAGES: tl.constexpr, WHOLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
-    if STAGES == 0:
-        softmax_rows(tl.program_id(0), p_x, p_o, M, N, s_x, s_o, WHOLE, BM, BN)
-    else:
-        first, step = tl.program_id(0), tl.num_programs(0)
-        for i_tile in tl.range(first, tl.cdiv(M, BM), step, num_stages=STAGES):
-            softmax_rows(i_tile, p_x, p_o, M, N, s_x, s_o, WHOLE, BM, BN)
-
-
-@triton.jit
-def softmax_parts_kernel(p_x, p_max, p_sum, M, N, s_x, BN: tl.constexpr):
-    """Of each stretch of BN columns the maximum and the sum of exponentials about it: ``max``,
-    ``sum`` [M, parts] float32."""
-    parts = tl.cdiv(N, BN)
-    i_m, i_part = tl.program_id(0) // parts, tl.program_id(0) % parts
-    o_n = i_part * BN + tl.arange(0, BN)
-    b_x = load_block(p_x, i_m + tl.arange(0, 1), o_n, M, N, s_x, -float("inf"))  # [1, BN]
-    b_max = tl.max(b_x, 1)  # [1]
-    b_sum = tl.sum(tl.exp(b_x - reference_of(b_max)[:, None]), 1)
-    o_part = tl.program_id(0) + tl.arange(0, 1)
-    tl.store(p_max + o_part, b_max)
-    tl.store(p_sum + o_part, b_sum)
-
-
-@triton.jit
-def softmax_join_kernel(p_x, p_max, p_sum, p_o, M, N, s_x, s_o, BP: tl.constexpr, BN: tl.constexpr):
-    """The same stretches again, by what all of their row have left; ``BP`` holds the parts."""
-    parts = tl.cdiv(N, BN)
-    i_m, i_part = tl.program_id(0) // parts, tl.program_id(0) % parts
-    o_part = tl.arange(0, BP)
-    p_row = i_m * parts + o_part
-    b_maxima = tl.load(p_max + p_row, mask=o_part < parts, other=-float("inf"))  # [BP]
-    b_sums = tl.load(p_sum + p_row, mask=o_part < parts, other=0.0)
-    ref = reference_of(tl.max(b_maxima, 0))
-    total = tl.sum(b_sums * tl.exp(b_maxima - ref), 0)
-    o_m, o_n = i_m + tl.arange(0, 1), i_part * BN + tl.arange(0, BN)
-    b_x = load_block(p_x, o_m, o_n, M, N, s_x, -float("inf"))  # [1, BN]
-    store_block(p_o, tl.exp(b_x - ref) / total, o_m, o_n, M, N, s_o)
-
-
 def rows_launches(
     kernel: Any,
     x: torch.Tensor,
@@ -234,27 +167,12 @@ def rows_launches(
     m, n = x.shape
     name = kernel.__name__.removesuffix("_kernel")
     tile = tile or pick_rows(name, m, n, x.element_size(), architecture)
-    if tile.way == SHARED:
-        return shared_launches(x, o, tile)
-    programs, stages = triton.cdiv(m, tile.m), 0
-    if tile.way == AHEAD:
-        resident = architecture.threads_per_sm // (32 * tile.warps)
-        programs, stages = min(programs, architecture.sms * min(4, resident)), tile.stages
+    if tile.way:
+        launches_of = lagged_launches if tile.way == LAGGED else shared_launches
+        return launches_of(x, o, architecture, tile)
     arguments = strided(x=x, o=o) | {"M": m, "N": n, **tile.blocks("mn"), **parameters}
-    arguments |= {"STAGES": stages, "WHOLE": tile.n >= n}
-    return (Launch(kernel, (programs,), arguments, tile.warps),)
-
-
-def shared_launches(x: torch.Tensor, o: torch.Tensor, tile: Tile) -> tuple[Launch, Launch]:
-    """Softmax of [M, N] by programs of ``tile.n`` columns each: what they sum, then the result."""
-    (m, n), parts = x.shape, triton.cdiv(x.shape[1], tile.n)
-    largest, sums = (x.new_empty(m, parts, dtype=torch.float32) for _ in range(2))
-    arguments = strided(x=x) | {"p_max": largest, "p_sum": sums, "M": m, "N": n, "BN": tile.n}
-    joined = arguments | strided(o=o) | {"BP": triton.next_power_of_2(parts)}
-    return (
-        Launch(softmax_parts_kernel, (m * parts,), arguments, tile.warps),
-        Launch(softmax_join_kernel, (m * parts,), joined, tile.warps),
-    )
+    arguments["WHOLE"] = tile.n >= n
+    return (Launch(kernel, (triton.cdiv(m, tile.m),), arguments, tile.warps),)
 
 
 def rms_norm(

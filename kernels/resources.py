@@ -46,8 +46,9 @@ PTX = {
 }
 """What is counted in PTX: matrix instructions of four warps, of a block and of one warp; tiles by
 descriptor in and out; 16-byte copies in the background; sums in memory."""
-HANDOVER = re.compile(r"\bUSETMAXREG\b")
-"""Warps of different roles hand registers over."""
+WAIT = re.compile(r"\bWARPGROUP\.DEPBAR\.LE gsb0, 0x0\b")
+"""For all matrix instructions of four warps that are in flight: one a step or fewer, or, where
+ptxas cannot keep them in flight, one after each."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Resources:
     vector_bits: int
     """Bits of the widest global load of a thread; 0 where all come by descriptor or none does."""
     instructions: dict[str, int]
-    """Counted in PTX, by the names of ``PTX``, and ``roles``: warps hand registers over."""
+    """Counted in PTX, by the names of ``PTX``, and ``waits`` for all ``wgmma``."""
 
 
 class _NamedTarget:
@@ -128,7 +129,7 @@ def load_widths(sass: str) -> dict[str, int]:
 def instructions(ptx: str, sass: str) -> dict[str, int]:
     """What a kernel is made of, those it has none of left out."""
     counts = {name: len(re.findall(pattern, ptx)) for name, pattern in PTX.items()}
-    counts["roles"] = len(HANDOVER.findall(sass))
+    counts["waits"] = len(WAIT.findall(sass))
     return {name: count for name, count in counts.items() if count}
 
 
@@ -218,16 +219,15 @@ instruction that multiplies (HMMA of a warp, HGMMA of four warps, UTCHMMA of a b
 the global load instructions in the code by bits a thread, `bulk` where a descriptor fetches a tile;
 *in PTX* counts matrix instructions (`mma` of a warp, `wgmma` of four, `tcgen05` of a block), tiles
 that a descriptor brings or takes (`bulk load`, `bulk store`), 16-byte copies in the background
-(`copy`), sums in memory (`atomic`), and registers handed over between warps of different roles
-(`roles`).
+(`copy`), sums in memory (`atomic`), and in the machine code how often a warp waits for all `wgmma`
+in flight (`waits`): as many as there are `wgmma` mean that none was in flight beside another.
 
-**Every way is predicted to gain and none is measured.** A plain configuration is what ran on an
-H200 on 2026-11-27 ([gpu.md](gpu.md)) and is what a call takes today, except that norms and softmax
-of rows that a program holds have lost their loops for longer ones since, and as many as 26 of 58
-registers with them. A *way* (its name ends the configuration: persistent, specialised, stream,
-described, turns, heads, atomic, ahead, shared, windows, taps, rows) is taken only where a table of
-choices says so, and no such table ships, since no card has written one. What each should gain, and
-why: [kernels/README.md](../kernels/README.md).
+**Some of these are timed.** On 2026-11-27 an H200 (torch 2.11, triton 3.6) timed every tile and way
+that there then was, each checked first; its choices ship (`kernels/configs/tiles/sm_90.json`, with
+the seconds of every contender), and the ways that gained nothing are gone. What has been added
+since is predicted to gain and not timed: [kernels/README.md](../kernels/README.md) says which. A
+*way* (its name ends the configuration) is taken where that table, or the user's own, says so; on
+sm_90 the model takes two of them by itself. Other cards keep the model's plain tiles.
 What the tables here cannot say: whether kernels are right as compiled, not only under the
 interpreter (`pytest -m gpu`), and how fast they are. On a card
 
@@ -236,12 +236,13 @@ python -m benchmarks.kernels --tune --budget 300 --rounds 20 --out outputs/kerne
 cp outputs/kernels/sm_90.json kernels/configs/tiles/      # what ships from then on
 ```
 
-times every tile and way once a class of shapes, in five minutes, each compiled ahead and checked
-against its reference; it goes on where an earlier call ended. Then it compares the choices with the
-vendor's kernels, and says of each mark of Hopper (geometric means of the vendor's time over ours:
-linear 0.92, of fewer than 256 rows 1.0, attention of a prompt 0.92, its backward 0.8, of a token
-1.05, convolutions, depthwise and SwiGLU 1.0, experts 1.2; norms and softmax 0.92 of the measured
-bandwidth, at 64 MB and more) whether it is reached. No figure of speed is claimed.
+times what has no choice yet, once a class of shapes, each contender compiled ahead and checked
+against its reference; it goes on where an earlier call ended, on the card of a table that ships
+where that ends, and `--again linear decode` times those classes once more. Then it compares the
+choices with the vendor's kernels, and says of each mark of Hopper (geometric means of the vendor's
+time over ours: linear 0.92, of fewer than 256 rows 1.0, attention of a prompt 0.92, its backward
+0.8, of a token 1.05, convolutions, depthwise and SwiGLU 1.0, experts 1.2; norms and softmax 0.92 of
+the measured bandwidth, at 64 MB and more) whether it is reached.
 
 {summary}
 

@@ -24,8 +24,13 @@ from kernels import (
     stream,
 )
 from kernels.configs import ways
-from kernels.configs.candidates import Tile
-from kernels.configs.footprint import attention_tiles, backward_tiles, decode_tiles, linear_tiles
+from kernels.configs.footprint import (
+    attention_tiles,
+    backward_tiles,
+    decode_blocks,
+    decode_tiles,
+    linear_tiles,
+)
 from kernels.configs.pick import pick_vector
 from kernels.launch import Architecture, Launch
 from kernels.mlp import experts, few_rows, gated, product
@@ -80,12 +85,12 @@ def linears(architecture: Architecture) -> Iterator[Specimen]:
 
 def linear_ways(architecture: Architecture) -> Iterator[Specimen]:
     """The ways beside the plain one; ends as the layer they are timed for does, in a bias."""
-    for m, wanted in ((512, 64), (16, 0)):
-        x, w, b, o = empty(m, 1280), empty(6848, 1280), empty(6848), empty(m, 6848)
+    for m in (2048, 256, 16):
+        x, w, b, o = empty(m, 6848), empty(1280, 6848), empty(1280), empty(m, 1280)
         for tile in ways.linear_ways(m, ITEM, architecture):
-            if tile.m >= wanted and (m > 64 or tile.m < 64):
-                (launch,) = product.linear_launches(x, w, b, o, None, architecture, tile)
-                yield Specimen(str(tile), launch)
+            chosen = replace(tile, splits=2) if tile.way == ways.JOINED else tile
+            (launch,) = product.linear_launches(x, w, b, o, None, architecture, chosen)
+            yield Specimen(f"{tile}, m={m}", launch)
 
 
 def swiglus(architecture: Architecture) -> Iterator[Specimen]:
@@ -162,6 +167,10 @@ def decodes(architecture: Architecture) -> Iterator[Specimen]:
         )
         yield Specimen(f"{tile}, d=128", split)
     yield Specimen("16 splits, d=128", combine)
+    for tile in decode_blocks(ways.DECODE, 128, ITEM, architecture, 1):
+        joined = replace(tile, splits=16, way=ways.JOINED)
+        (launch,) = attention_decode.decode_launches(q, k, k, q, None, 1.0, architecture, joined)
+        yield Specimen(f"{joined}, d=128", launch)
 
 
 def convs(architecture: Architecture) -> Iterator[Specimen]:
@@ -202,12 +211,10 @@ def rows(architecture: Architecture) -> Iterator[Specimen]:
         (norm.layer_norm_kernel, {"p_w": w, "p_bias": w, "eps": 1e-6}),
         (norm.softmax_kernel, {}),
     )
-    ahead = Tile(2, 2048, 0, 8, 3, way=ways.AHEAD)
     for kernel, parameters in kernels:
-        for tile, how in ((None, ""), (ahead, f", {ahead}")):
-            (launch,) = norm.rows_launches(kernel, x, x, architecture, tile, **parameters)
-            yield Specimen(f"1280 columns{how}", launch)
-    long = (None, *ways.row_ways(scores.shape[1], ITEM, can_share=True))
+        (launch,) = norm.rows_launches(kernel, x, x, architecture, **parameters)
+        yield Specimen("1280 columns", launch)
+    long = (None, *ways.row_ways(scores.shape[1], can_share=True))
     for tile in long:
         for launch in norm.rows_launches(norm.softmax_kernel, scores, scores, architecture, tile):
             yield Specimen("129280 columns" + f", {tile}" * bool(tile), launch)

@@ -149,3 +149,19 @@ def decode_tiles(
         return attention_footprint(tile, block, item, architecture)
 
     return shipped("decode", architecture, item, footprint, raised)
+
+
+@cache
+def decode_blocks(
+    blocks: tuple[tuple[int, int, int], ...],
+    head_dim: int,
+    item: int,
+    architecture: Architecture,
+    group: int,
+) -> tuple[Tile, ...]:
+    """Of ``blocks`` (keys, warps, stages) those that fit, as high as the ``group``."""
+    block, rows = head_block(head_dim), max(16, power_of_two(group))
+    tiles = (Tile(rows, n, 0, max(w, min(8, rows // 16)), stages) for n, w, stages in blocks)
+    return tuple(
+        t for t in tiles if fits(t, attention_footprint(t, block, item, architecture), architecture)
+    )

@@ -16,21 +16,17 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from kernels.configs.candidates import Tile
-from kernels.configs.footprint import (
-    attention_tiles,
-    backward_tiles,
-    decode_tiles,
-    linear_tiles,
-    power_of_two,
-)
+from kernels.configs.footprint import fits, linear_tiles, power_of_two
 from kernels.configs.tuned import Question, answer
 from kernels.configs.ways import (
     DEPTHWISE,
-    attention_ways,
-    backward_ways,
+    JOINED,
+    PERSISTENT,
+    SOME,
     conv_ways,
     linear_ways,
     row_ways,
+    way_footprint,
 )
 from kernels.launch import Architecture
 
@@ -44,8 +40,13 @@ FILL_CLOCKS = 1500
 SPLIT_GAIN = 1.2
 """A second kernel must promise that much: its start is the model's least certain part."""
 
-EXPONENTIALS_PER_CLOCK = 16
-"""Of one SM of every card here (CUDA C++ Programming Guide, throughput of native arithmetic)."""
+HOPELESS = 2.0
+"""Of 50 tiles beyond it that an H200 timed none was the best, and six came within a quarter."""
+
+
+LONG = 8192
+"""Bytes: of more than ``SOME`` rows and so long a reduction no tile of 64 rows is timed. On an H200
+they took 1.05 (float8) and 1.1 to 1.7 times the best."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,20 @@ def product_tiles(product: Product, architecture: Architecture) -> tuple[Tile, .
     return tuple(dict.fromkeys(tiles))
 
 
+def stayed(tile: Tile, product: Product, architecture: Architecture) -> Tile:
+    """A whole tile of 128 x 256 by programs that stay, on sm_90: in each of 19 classes an H200 took
+    7 to 21% less time so (then the plain one waited for every product, see ``mlp.product``)."""
+    stays = replace(tile, way=PERSISTENT)
+    is_wide = tile.m * tile.n >= 128 * 256 and tile.splits == 1 and product.kernel == "linear"
+    if architecture.family != "wgmma" or not is_wide or product.by_element:
+        return tile
+    return (
+        stays
+        if fits(stays, way_footprint(stays, product.item, architecture), architecture)
+        else tile
+    )
+
+
 @cache
 def model_linear(product: Product, architecture: Architecture) -> Tile:
     """The :func:`fastest` whole tile, or a split one where that gains ``SPLIT_GAIN``."""
@@ -148,18 +163,28 @@ def model_linear(product: Product, architecture: Architecture) -> Tile:
     tiles = product_tiles(product, architecture)
     whole = fastest(tuple(t for t in tiles if t.splits == 1), clocks)
     parts = tuple(t for t in tiles if SPLIT_GAIN * clocks(t) <= clocks(whole))
-    return fastest(parts, clocks) if parts else whole
+    return fastest(parts, clocks) if parts else stayed(whole, product, architecture)
 
 
 @cache
 def contenders(product: Product, architecture: Architecture) -> tuple[Tile, ...]:
-    """What is timed: the tiles that the model knows, and the other ways of the kernel."""
-    tiles = product_tiles(product, architecture)
+    """What is timed: the tiles that the model knows, but for those that it gives ``HOPELESS`` times
+    the least clocks, and the other ways of the kernel."""
+    plain = product_tiles(product, architecture)
+    clocks = {tile: linear_clocks(tile, product, architecture) for tile in plain}
+    tiles = [t for t in plain if clocks[t] <= HOPELESS * min(clocks.values())]
     if product.kernel == "linear" and not product.by_element:
-        tiles += linear_ways(product.m, product.item, architecture)
+        is_large = product.m > SOME and product.item * product.k >= LONG
+        tiles = [t for t in tiles if t.m >= 128 or not is_large]
+        for tile in linear_ways(product.m, product.item, architecture):
+            if tile.m < 128 and is_large:
+                continue
+            parts = split(tile, product, architecture) if tile.way == JOINED else tile
+            if tile.way != JOINED or parts.splits > 1:
+                tiles.append(parts)
     if product.windows_stride:
         tiles += conv_ways(product.item, architecture)
-    return tiles
+    return tuple(dict.fromkeys([*tiles, model_linear(product, architecture)]))
 
 
 def pick_linear(product: Product, architecture: Architecture) -> Tile:
@@ -174,7 +199,18 @@ def pick_linear(product: Product, architecture: Architecture) -> Tile:
         contenders(product, architecture),
         architecture.name,
     )
-    return answer(question, lambda: model_linear(product, architecture))
+    return shared_by(
+        answer(question, lambda: model_linear(product, architecture)), product, architecture
+    )
+
+
+def shared_by(tile: Tile, product: Product, architecture: Architecture) -> Tile:
+    """A class holds shapes of up to twice the rows and columns: of one with more tiles than the
+    shape that was timed, a sum has no more parts than make a wave."""
+    if tile.splits == 1:
+        return tile
+    splits = min(tile.splits, split(tile, product, architecture).splits)
+    return replace(tile, splits=splits, way="" if splits == 1 and tile.way == JOINED else tile.way)
 
 
 @cache
@@ -190,90 +226,6 @@ def pick_vector(m: int, n: int, item: int, gated: bool, architecture: Architectu
 
 
 @cache
-def model_attention(
-    q_len: int,
-    kv_len: int,
-    head_dim: int,
-    heads: int,
-    item: int,
-    architecture: Architecture,
-    masked: bool,
-) -> Tile:
-    """The :func:`fastest`. A key takes two products of [m, head_dim], one to score, one to sum, and
-    between them, waiting on the one and awaited by the other, an exponential for each query."""
-
-    def clocks(tile: Tile) -> float:
-        programs = heads * cdiv(q_len, tile.m)
-        multiply = 2 * tile.m * head_dim * item / 2 / architecture.fma_per_clock
-        load = 2 * head_dim * item / architecture.l2_bytes_per_clock
-        key = max(multiply + tile.m / EXPONENTIALS_PER_CLOCK, load)
-        return waves(programs, architecture) * (FILL_CLOCKS + kv_len * key)
-
-    return fastest(attention_tiles(head_dim, item, architecture, masked), clocks)
-
-
-def pick_attention(
-    q_len: int,
-    kv_len: int,
-    head_dim: int,
-    heads: int,
-    item: int,
-    architecture: Architecture,
-    masked: bool = False,
-) -> Tile:
-    """The tuned one, or the model's. ``heads``: of all images of a batch."""
-    question = Question(
-        architecture.card,
-        f"attention{', masked' * masked}",
-        (item, heads, q_len, kv_len, head_dim),
-        attention_tiles(head_dim, item, architecture, masked)
-        + attention_ways(head_dim, item, architecture, masked),
-        architecture.name,
-    )
-    return answer(
-        question,
-        lambda: model_attention(q_len, kv_len, head_dim, heads, item, architecture, masked),
-    )
-
-
-def pick_backward(
-    q_len: int,
-    kv_len: int,
-    head_dim: int,
-    heads: int,
-    group: int,
-    item: int,
-    architecture: Architecture,
-    has_ways: bool = True,
-) -> Tile:
-    """The tuned one, or the largest that fits. ``heads``: of queries, of all images of a batch;
-    ``has_ways``: whether it can be done by columns, which a bias cannot."""
-    tiles = backward_tiles(head_dim, item, architecture)
-    ways = backward_ways(head_dim, item, architecture) if has_ways else ()
-    question = Question(
-        architecture.card,
-        "attention, backward" + ", bias" * (not has_ways),
-        (item, heads, group, q_len, kv_len, head_dim),
-        tiles + ways,
-        architecture.name,
-    )
-    return answer(question, lambda: tiles[0])
-
-
-@cache
-def pick_decode(
-    keys: int, group: int, head_dim: int, kv_heads: int, item: int, architecture: Architecture
-) -> tuple[Tile, int]:
-    """The largest tile that fits, and splits of the keys that give each SM two programs.
-
-    ``group``: query heads to a key head; ``kv_heads``: of all sequences of a batch.
-    """
-    tile = decode_tiles(head_dim, item, architecture, group)[0]
-    splits = min(cdiv(2 * architecture.sms, kv_heads), cdiv(keys, tile.n))
-    return tile, max(1, splits)
-
-
-@cache
 def model_rows(rows: int, columns: int, architecture: Architecture) -> Tile:
     """Whole rows up to 16384 columns, as many of them as make 4096 elements while each SM still
     gets two programs; 16 elements a thread."""
@@ -286,7 +238,7 @@ def model_rows(rows: int, columns: int, architecture: Architecture) -> Tile:
 def pick_rows(kernel: str, rows: int, columns: int, item: int, architecture: Architecture) -> Tile:
     """The tuned one, or the model's. ``kernel``: ``rms_norm``, ``layer_norm`` or ``softmax``."""
     model = model_rows(rows, columns, architecture)
-    ways = row_ways(columns, item, kernel == "softmax")
+    ways = row_ways(columns, kernel == "softmax")
     question = Question(
         architecture.card, kernel, (item, rows, columns), (model, *ways), architecture.name
     )

@@ -1,27 +1,28 @@
-"""Other ways to the same result, beside the one that a kernel takes by itself: for timing only.
+"""Other ways to the same result, beside the one that a kernel takes by itself.
 
-The model of ``kernels.configs.pick`` knows the plain way alone, so a way below is taken where it
-was timed to be the fastest on a card (``kernels.configs.tuned``), or where a caller names it.
+A way below is taken where it was timed to be the fastest on a card (``kernels.configs.tuned``), or
+where a caller names it; the model of ``kernels.configs.pick`` knows the plain ways, and on sm_90
+those two that won wherever they were timed.
 
-linear       persistent   as many programs as SMs, each with tile after tile; the next tile's loads
-                          are on their way while the last one's results leave, in two halves
-             specialised  the same, one group of warps fetching and two multiplying (wgmma)
-             stream       stream-K: programs share the steps of the reduction evenly, whatever the
-                          tiles; of a tile under 64 rows the weights stand in the rows of the
-                          matrix instruction
+linear       persistent   as many programs as the SMs hold, each with tile after tile; the next
+                          tile's loads are on their way while the last one's results leave
+             described    a program a tile, whose results leave by descriptor: two or three
+                          programs an SM
+             joined       a split sum, added up by the last program of a tile to arrive
 attention    described    keys, values and biases by descriptor
-             turns        the same with two blocks of queries in turn
 backward     heads        by columns of keys, of one query head each, and by rows for dq
              atomic       by columns alone; dq is added up in memory
 conv2d       windows      windows of a channels-last image by descriptor, strided ones too
 depthwise    taps         weights copied first, so that channels lie side by side
-             rows         so too, and several rows of outputs share the inputs that they read
-norm,        ahead        programs that stay, with the next rows on their way
-softmax      shared       (softmax) a row too long for one program is shared by several
+             strips       so too, and a program walks along one row of outputs
+softmax      shared       a row too long for one program is shared by several, in two kernels
+             lagged       so too, in one: programs read ahead of where they write, less than the L2
+                          holds
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from kernels.configs.candidates import Tile
@@ -34,16 +35,18 @@ from kernels.configs.footprint import (
 )
 from kernels.launch import Architecture
 
-PERSISTENT, SPECIALISED, STREAM = "persistent", "specialised", "stream"
-DESCRIBED, TURNS = "described", "turns"
+PERSISTENT, DESCRIBED, JOINED = "persistent", "described", "joined"
 HEADS, ATOMIC = "heads", "atomic"
-AHEAD, SHARED = "ahead", "shared"
+SHARED, LAGGED = "shared", "lagged"
 WINDOWS = "windows"
-TAPS, ROWS = "taps", "rows"
+TAPS, STRIPS = "taps", "strips"
 DEPTH = 64
 """Channels of a step of :data:`CONV`."""
 LONGEST_ROW = 16384
 """Columns that one program holds; longer rows are read twice, or shared."""
+FEW, SOME = 64, 512
+"""Rows of a product: up to so many its weights are read and little else; up to so many an output
+has few tiles for the card."""
 
 
 def _ways(way: str, *sizes: tuple[int, int, int, int, int]) -> tuple[Tile, ...]:
@@ -51,92 +54,124 @@ def _ways(way: str, *sizes: tuple[int, int, int, int, int]) -> tuple[Tile, ...]:
     return tuple(Tile(m, n, k, warps, stages, way=way) for m, n, k, warps, stages in sizes)
 
 
-LINEAR: dict[str, tuple[Tile, ...]] = {
+LOW: tuple[Tile, ...] = (
+    *_ways("", (16, 32, 128, 4, 4), (16, 32, 256, 4, 4), (16, 64, 256, 4, 3)),
+    *_ways("", (16, 16, 256, 2, 4), (16, 16, 512, 4, 3)),
+    *_ways(JOINED, (16, 64, 128, 4, 4), (16, 32, 256, 4, 3)),
+)
+"""Of at most ``FEW`` rows: 64 columns of 1,280 are 20 programs, 16 are 80."""
+
+LINEAR: dict[str, tuple[tuple[Tile, ...], tuple[Tile, ...]]] = {
     "mma": (
-        *_ways(PERSISTENT, (128, 128, 64, 8, 3), (64, 128, 64, 4, 3)),
-        *_ways(STREAM, (128, 128, 64, 8, 3), (64, 64, 64, 4, 3), (16, 64, 128, 4, 3)),
+        _ways(JOINED, (64, 64, 64, 4, 3)),
+        _ways(PERSISTENT, (128, 128, 64, 8, 3), (64, 128, 64, 4, 3)),
     ),
     "wgmma": (
-        *_ways(PERSISTENT, (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (128, 128, 64, 8, 4)),
-        *_ways(SPECIALISED, (128, 256, 64, 4, 3), (256, 128, 64, 4, 3), (128, 128, 64, 4, 4)),
-        *_ways(STREAM, (128, 128, 64, 8, 4), (64, 128, 64, 4, 4)),
-        *_ways(STREAM, (64, 128, 128, 4, 4), (32, 128, 128, 4, 4), (16, 128, 128, 4, 4)),
+        (
+            *_ways(PERSISTENT, (128, 256, 64, 8, 4), (64, 256, 64, 8, 4)),
+            *_ways(DESCRIBED, (128, 192, 64, 8, 4), (64, 256, 64, 4, 2), (64, 192, 64, 4, 3)),
+            *_ways(DESCRIBED, (64, 128, 64, 4, 3)),
+            *_ways(DESCRIBED, (128, 128, 128, 8, 3), (64, 128, 128, 4, 4), (64, 64, 128, 4, 4)),
+            *_ways(DESCRIBED, (64, 32, 128, 4, 4)),
+            *_ways(JOINED, (128, 128, 64, 8, 4), (64, 128, 64, 4, 4), (64, 64, 128, 4, 3)),
+        ),
+        (
+            *_ways(PERSISTENT, (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (128, 128, 64, 8, 3)),
+            *_ways(PERSISTENT, (128, 128, 64, 4, 3)),
+            *_ways(DESCRIBED, (128, 256, 64, 8, 4), (128, 192, 64, 8, 4), (128, 192, 64, 8, 2)),
+            *_ways(DESCRIBED, (128, 128, 64, 8, 3), (128, 128, 64, 4, 3), (64, 192, 64, 4, 3)),
+            *_ways(DESCRIBED, (64, 256, 64, 4, 2)),
+        ),
     ),
     "tcgen05": (
-        *_ways(PERSISTENT, (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (128, 128, 64, 8, 4)),
-        *_ways(SPECIALISED, (128, 256, 64, 8, 3)),
-        *_ways(STREAM, (128, 128, 64, 8, 4), (16, 128, 128, 4, 4)),
+        (
+            *_ways(DESCRIBED, (128, 128, 64, 8, 3), (64, 128, 64, 4, 4)),
+            *_ways(JOINED, (128, 128, 64, 8, 4)),
+        ),
+        (
+            *_ways(PERSISTENT, (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (128, 128, 64, 8, 4)),
+            *_ways(DESCRIBED, (128, 256, 64, 8, 4), (128, 128, 64, 8, 3)),
+        ),
     ),
 }
-"""Family of cards -> ways of a linear layer, for elements of 16 bits."""
+"""Family of cards -> ways of a linear layer of ``SOME`` rows, and of more; elements of 16 bits."""
 
 
-def consumers(tile: Tile, architecture: Architecture) -> int:
-    """Groups of ``tile.warps`` that multiply: two on sm_90 where another group fetches."""
-    return 2 if tile.way == SPECIALISED and architecture.family == "wgmma" else 1
+def widths(tile: Tile) -> tuple[int, int]:
+    """The blocks of a tile's columns, which are powers of two: 192 are 128 and 64."""
+    first = power_of_two(tile.n + 1) // 2
+    return first, tile.n - first
 
 
 def halves(tile: Tile) -> int:
-    """In how many parts results leave. Triton 3.6 does not split those of specialised warps."""
-    return 2 if tile.way == PERSISTENT and tile.n >= 128 else 1
-
-
-def is_swapped(tile: Tile, architecture: Architecture) -> bool:
-    """Whether weights stand in the rows of the matrix instruction, which has 64 at least where a
-    group of four warps or a block multiplies."""
-    return tile.way == STREAM and tile.m < 64 and architecture.family != "mma"
+    """In how many parts the results of a tile of one block leave."""
+    return 2 if tile.way == PERSISTENT and tile.n >= 128 and not widths(tile)[1] else 1
 
 
 def way_footprint(tile: Tile, item: int, architecture: Architecture) -> Footprint:
-    """That of the plain way, and room for results that leave by descriptor while the next tile's
-    operands arrive."""
+    """That of the plain way, and where a program stays room for results that leave by descriptor
+    while the next tile's operands arrive; float8 leaves as bfloat16."""
     plain = linear_footprint(tile, item, 1, by_element=False)
-    staged = 0
-    if tile.way != STREAM and architecture.has_bulk_copy:
-        staged = tile.m * tile.n * max(item, 2) // halves(tile)  # float8 leaves as bfloat16
-    each = plain.accumulators // consumers(tile, architecture)
-    return Footprint(plain.shared + staged + 512, each)
+    results = tile.m * tile.n * max(item, 2) // halves(tile) if architecture.has_bulk_copy else 0
+    if tile.way == PERSISTENT:
+        return Footprint(plain.shared + results + 512, plain.accumulators)
+    return Footprint(max(plain.shared, results) + 512, plain.accumulators)
+
+
+def resident(tile: Tile, item: int, architecture: Architecture) -> int:
+    """Programs of a tile that one SM holds, by its shared memory and by accumulators with 48 more
+    registers a thread; two at most."""
+    takes, threads = way_footprint(tile, item, architecture), 32 * tile.warps
+    registers = (takes.accumulators // threads + 48) * threads
+    by_shared = architecture.shared_per_sm // (takes.shared + 1024)
+    return max(1, min(2, by_shared, architecture.registers_per_sm // registers))
 
 
 @cache
 def linear_ways(m: int, item: int, architecture: Architecture) -> tuple[Tile, ...]:
-    """Those that fit the card, none of which three quarters of the rows would be empty."""
-    tiles = (t.for_item(item) for t in LINEAR[architecture.family])
+    """Those for so many rows that fit the card. ``pick.contenders`` sets how many parts a sum is
+    joined of."""
+    few, many = LINEAR[architecture.family]
+    tiles = LOW if m <= FEW else few if m <= SOME else many
     return tuple(
         t
-        for t in tiles
-        if t.m <= 2 * power_of_two(max(8, m))
-        and (t.m >= 64 or m <= 64)
-        and fits(t, way_footprint(t, item, architecture), architecture)
+        for t in (t.for_item(item) for t in tiles)
+        if fits(t, way_footprint(t, item, architecture), architecture)
     )
 
 
-ATTENTION: tuple[Tile, ...] = (
-    *_ways(DESCRIBED, (128, 128, 0, 8, 2), (128, 64, 0, 8, 3), (64, 128, 0, 4, 2)),
-    *_ways(DESCRIBED, (64, 64, 0, 4, 3), (64, 32, 0, 4, 4)),
-    *_ways(TURNS, (128, 64, 0, 8, 2), (128, 32, 0, 8, 3), (64, 64, 0, 4, 3), (64, 32, 0, 4, 3)),
+ATTENTION: tuple[Tile, ...] = _ways(
+    DESCRIBED,
+    *((128, 128, 0, 8, 2), (128, 64, 0, 8, 3), (64, 128, 0, 4, 2)),
+    *((64, 64, 0, 4, 3), (64, 64, 0, 4, 2), (64, 32, 0, 4, 4)),
 )
 """Of cards with bulk copies; by queries of a block and keys, for elements of 16 bits."""
+MASKED_KEYS = 64
+"""Of a block with a bias: 128 took an H200 8 times as long on SAM's windows, and a seventh longer
+on its whole image."""
 
 
 @cache
 def attention_ways(
     head_dim: int, item: int, architecture: Architecture, masked: bool
 ) -> tuple[Tile, ...]:
-    """``masked``: with a window or a bias. Of each block of queries the output, its scores and
-    these rounded are held, and with a bias a tile of it a stage."""
+    """``masked``: with a window or a bias. Of a block of queries the output, its scores and these
+    rounded are held, and with a bias a tile of it a stage."""
     block = head_block(head_dim)
 
     def footprint(tile: Tile) -> Footprint:
-        blocks = 2 if tile.way == TURNS else 1
         scores = tile.m * tile.n
-        shared = blocks * tile.m * block + tile.stages * (2 * tile.n * block + masked * scores)
+        shared = tile.m * block + tile.stages * (2 * tile.n * block + masked * scores)
         held = tile.m * block + scores + scores * item // 4 + masked * scores // 2
-        return Footprint(item * shared + 512, blocks * held)
+        return Footprint(item * shared + 512, held)
 
     if not architecture.has_bulk_copy or item != 2:
         return ()
-    return tuple(t for t in ATTENTION if fits(t, footprint(t), architecture))
+    return tuple(
+        t
+        for t in ATTENTION
+        if fits(t, footprint(t), architecture) and (t.n <= MASKED_KEYS or not masked)
+    )
 
 
 BACKWARD: dict[int, tuple[Tile, ...]] = {
@@ -172,24 +207,43 @@ def backward_ways(head_dim: int, item: int, architecture: Architecture) -> tuple
 
 
 @cache
-def row_ways(columns: int, item: int, can_share: bool) -> tuple[Tile, ...]:
-    """Of rows that a program holds: one, two or four of them, with 8 to 32 elements a thread, plain
-    and ahead. Of longer ones: smaller blocks, whose programs fit an SM beside each other, and rows
-    that are shared."""
+def row_ways(columns: int, can_share: bool) -> tuple[Tile, ...]:
+    """Of rows that a program holds: one, two or four of them, with 8 to 32 elements a thread. Of
+    longer ones: smaller blocks, whose programs fit an SM beside each other, and rows that are
+    shared."""
     n = power_of_two(columns)
     if n > LONGEST_ROW:
-        blocks = ((4096, 4), (4096, 8), (8192, 8))
-        plain = tuple(Tile(1, block, 0, warps) for block, warps in blocks)
-        shared = tuple(Tile(1, b, 0, w, way=SHARED) for b, w in ((8192, 8), (16384, 16)))
-        return plain + shared * can_share
+        plain = tuple(Tile(1, block, 0, 8) for block in (4096, 8192))
+        shared = [Tile(1, b, 0, w, way=SHARED) for b, w in ((4096, 4), (8192, 8), (16384, 16))]
+        lagged = [Tile(1, b, 0, w, way=LAGGED) for b, w in ((4096, 8), (8192, 16))]  # two at once
+        return (*plain, *shared, *lagged) if can_share else plain
+    kinds = ((1, 8), (1, 16), (1, 32), (2, 16), (2, 32), (4, 32))
+    tiles = (Tile(rows, n, 0, rows * n // (32 * each)) for rows, each in kinds)
+    return tuple(t for t in tiles if 1 <= t.warps <= 16 and t.m * n <= 2 * LONGEST_ROW)
+
+
+DECODE: tuple[tuple[int, int, int], ...] = (
+    *((32, 4, 4), (64, 4, 2), (64, 4, 3), (128, 4, 2), (128, 8, 2)),
+)
+"""Keys, warps and stages of a program that holds one new token's queries."""
+JOINED_VALUES = 16384
+"""Of partial outputs that one program of four warps adds up: 128 a thread."""
+
+
+@cache
+def decode_ways(
+    fitting: tuple[Tile, ...], keys: int, group: int, head_dim: int, heads: int, sms: int
+) -> tuple[Tile, ...]:
+    """The ``fitting`` blocks, their keys split so that an SM gets one program, two or four at
+    most, and the parts added up by a second kernel or by who comes last."""
     found: list[Tile] = []
-    for rows in (1, 2, 4):
-        for each in (8, 16, 32):
-            warps = rows * n // (32 * each)
-            if 1 <= warps <= 16 and rows * n <= 2 * LONGEST_ROW:
-                found.append(Tile(rows, n, 0, warps))
-                if each == 16 and 3 * rows * n * item <= 48 * 1024:
-                    found += [Tile(rows, n, 0, warps, stages, way=AHEAD) for stages in (2, 3)]
+    for tile in fitting:
+        most = max(1, -(-keys // tile.n))
+        for splits in sorted({max(1, min(most, each * sms // heads)) for each in (1, 2, 4)}):
+            found.append(replace(tile, splits=splits))
+            values = power_of_two(group) * power_of_two(splits) * head_block(head_dim)
+            if splits > 1 and values <= JOINED_VALUES:
+                found.append(replace(tile, splits=splits, way=JOINED))
     return tuple(found)
 
 
@@ -209,8 +263,7 @@ def conv_ways(item: int, architecture: Architecture) -> tuple[Tile, ...]:
 
 
 DEPTHWISE: tuple[Tile, ...] = (
-    *_ways(TAPS, (8, 128, 0, 4, 1), (8, 32, 0, 4, 1), (16, 32, 0, 4, 1)),
-    *_ways(ROWS, (8, 32, 4, 4, 1), (8, 32, 8, 4, 1), (16, 32, 4, 4, 1), (8, 64, 4, 4, 1)),
-    *_ways(ROWS, (16, 32, 2, 4, 1), (4, 128, 4, 4, 1)),
+    *_ways(TAPS, (16, 32, 0, 4, 1), (32, 32, 0, 4, 1)),
+    *_ways(STRIPS, (64, 32, 0, 2, 1), (64, 32, 0, 4, 1), (32, 32, 0, 2, 1), (16, 32, 0, 2, 1)),
 )
-"""Of channels-last images: columns, channels, and (``k``) rows of outputs of a program."""
+"""Of channels-last images: positions (of one row in ``STRIPS``) and channels of a program."""

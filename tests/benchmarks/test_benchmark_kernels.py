@@ -91,6 +91,30 @@ def test_check_finds_a_hole_and_a_wrong_element() -> None:
         bench.check(lambda: wrong, right)
 
 
+def test_a_gradient_may_be_off_by_its_own_size_and_no_more() -> None:
+    """Of keys under a causal mask: rounded as sums of half as many bits are, it passes; without one
+    query's terms, with a tile left out, taken twice or of its neighbour, or with a hole, not."""
+    torch.manual_seed(0)
+    q, k, v, slope = (torch.randn(256, 64) for _ in range(4))
+    q, k, v = (x.requires_grad_() for x in (q, k, v))
+    hidden = torch.ones(256, 256).triu(1).bool()
+    p = (q @ k.T / 8).masked_fill(hidden, float("-inf")).softmax(-1)
+    ds = p * ((slope @ v.T) - (p @ v * slope).sum(-1, keepdim=True))
+    want = (ds.T @ q / 8).detach()
+    sizes = want.square().mean(-1).sqrt()
+    assert sizes.max() > 4 * sizes.median()
+    noise = torch.randn_like(want) * sizes[:, None] / 64
+    bench.check((want + noise).bfloat16, want)
+    lost, twice, other, hole = (want.clone() for _ in range(4))
+    lost -= torch.outer(ds[40], q[40] / 8).detach()
+    twice[64:80] *= 2
+    other[64:80] = want[80:96]
+    hole[255, 3] = float("nan")
+    for wrong in (lost, twice, other, hole):
+        with pytest.raises(ValueError, match="elements are wrong"):
+            bench.check(wrong.bfloat16, want)
+
+
 def test_a_vendor_that_refuses_is_named_and_ours_may_not() -> None:
     def refuses() -> torch.Tensor:
         raise RuntimeError("no such head\nat all")

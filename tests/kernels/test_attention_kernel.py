@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from kernels.attention import attention, attention_forward, attention_reference
 from kernels.attention_backward import attention_backward, differentiable_attention
 from kernels.attention_decode import decode_attention, decode_reference
 from kernels.configs.candidates import Tile
+from kernels.configs.ways import JOINED
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -177,11 +179,13 @@ def test_a_broadcast_bias_gets_its_gradient_to_one_rounding(device: str) -> None
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", [None, 11])
 @pytest.mark.parametrize("splits", [1, 3, 9])  # 101 keys are 7 tiles: of 9 splits two are empty
-def test_decode(dtype: torch.dtype, window: int | None, splits: int, device: str) -> None:
+@pytest.mark.parametrize("way", ["", JOINED])
+def test_decode(way: str, dtype: torch.dtype, window: int | None, splits: int, device: str) -> None:
     q = draw(2, 6, 1, 24, dtype=dtype, device=device)
     k, v = (draw(2, 2, 101, 24, dtype=dtype, device=device, seed=i) for i in (1, 2))
-    got = decode_attention(q, k, v, window, tile=SMALL, splits=splits)
-    assert_near(got, decode_reference(q, k, v, window))
+    for _ in range(2):  # counts are zero again after each
+        got = decode_attention(q, k, v, window, tile=replace(SMALL, way=way), splits=splits)
+        assert_near(got, decode_reference(q, k, v, window))
 
 
 def test_decode_as_picked_with_many_heads_a_group(device: str) -> None:
@@ -233,4 +237,6 @@ def test_gradients_full_size(head_dim: int, mask: str, device: str) -> None:
 def test_decode_full_size(kv_len: int, heads: int, kv_heads: int, device: str) -> None:
     q = draw(3, heads, 1, 128, dtype=BF16, device=device)
     k, v = (draw(3, kv_heads, kv_len, 128, dtype=BF16, device=device, seed=i) for i in (1, 2))
-    assert_near(decode_attention(q, k, v), decode_reference(q, k, v))
+    want = decode_reference(q, k, v)
+    for tile in (None, Tile(16, 64, 0, 4, 2, splits=4, way=JOINED)):
+        assert_near(decode_attention(q, k, v, tile=tile), want)

@@ -1,4 +1,4 @@
-"""Attention by descriptor, for one block of queries or two in turn: the same result."""
+"""Attention and its gradient by descriptor: the same result."""
 
 from __future__ import annotations
 
@@ -10,49 +10,44 @@ from kernel_cases import DTYPES, assert_near, draw
 from test_attention_kernel import MASKS, check_gradients, operands
 
 from kernels.attention import attention_forward, attention_launch, attention_reference
-from kernels.configs import pick, ways
+from kernels.configs import pick_heads, ways
 from kernels.configs.candidates import Tile
 from kernels.launch import ARCHITECTURES
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
 SM_90 = ARCHITECTURES["sm_90"]
-WAYS = pytest.mark.parametrize("way", [ways.DESCRIBED, ways.TURNS])
 full = pytest.mark.gpu
 
 
-@WAYS
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("q_len, kv_len", [(21, 75), (41, 40), (1, 40)])
-def test_forward(
-    way: str, dtype: torch.dtype, mask: str, q_len: int, kv_len: int, device: str
-) -> None:
-    """Output and logarithms; two blocks of 16 queries end within the first, the second, or none."""
+def test_forward(dtype: torch.dtype, mask: str, q_len: int, kv_len: int, device: str) -> None:
+    """Output and logarithms; a block of queries that is cut, and one query."""
     qkv, options = operands(q_len, kv_len, 24, MASKS[mask], dtype, device)
-    got, lse = attention_forward(*qkv, **options, tile=Tile(16, 16, stages=2, way=way))
+    got, lse = attention_forward(*qkv, **options, tile=Tile(16, 16, stages=2, way=ways.DESCRIBED))
     assert_near(got, attention_reference(*qkv, **options))
     _, want = attention_forward(*qkv, **options, tile=Tile(16, 16))
     torch.testing.assert_close(lse, want, atol=1e-3, rtol=1e-3)
 
 
-@WAYS
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_bias_comes_by_descriptor(way: str, causal: bool, device: str) -> None:
+def test_a_bias_comes_by_descriptor(causal: bool, device: str) -> None:
     """Of its own for every image and head, rows on 16 bytes, -inf over a whole first tile."""
     (q, k, v), _ = operands(37, 40, 16, {}, torch.float16, device)
     bias = draw(2, 2, 37, 40, dtype=torch.float16, device=device)
     bias[..., :16] = float("-inf")
     options: dict[str, Any] = {"causal": causal, "bias": bias}
-    got, _ = attention_forward(q, k, v, **options, tile=Tile(16, 16, stages=2, way=way))
+    tile = Tile(16, 16, stages=2, way=ways.DESCRIBED)
+    got, _ = attention_forward(q, k, v, **options, tile=tile)
     assert_near(got, attention_reference(q, k, v, **options))
 
 
-@WAYS
-def test_heads_of_a_fused_projection(way: str, device: str) -> None:
+def test_heads_of_a_fused_projection(device: str) -> None:
     qkv = draw(1, 45, 3, 2, 40, dtype=torch.float16, device=device)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
-    got, _ = attention_forward(q, k, v, tile=Tile(16, 16, way=way))
+    got, _ = attention_forward(q, k, v, tile=Tile(16, 16, way=ways.DESCRIBED))
     assert_near(got, attention_reference(q, k, v))
 
 
@@ -83,8 +78,8 @@ def test_a_bias_goes_the_plain_way(device: str) -> None:
 def test_rows_that_no_descriptor_takes_go_the_plain_way() -> None:
     q, odd = (torch.empty(1, 2, 64, d, dtype=torch.float16, device="meta") for d in (64, 60))
     lse = torch.empty(1, 2, 64, device="meta")
-    for x, name in ((q, "turns_kernel"), (odd, "attention_kernel")):
-        tile = Tile(64, 64, way=ways.TURNS)
+    for x, name in ((q, "described_kernel"), (odd, "attention_kernel")):
+        tile = Tile(64, 64, way=ways.DESCRIBED)
         launch = attention_launch(x, x, x, None, x, lse, False, None, 1.0, SM_90, tile)
         assert launch.name == name
 
@@ -96,7 +91,13 @@ def test_ways_are_for_cards_with_bulk_copies(head_dim: int, masked: bool) -> Non
     for card in ("sm_90", "sm_100"):
         found = ways.attention_ways(head_dim, 2, ARCHITECTURES[card], masked)
         assert found or head_dim == 256
-        assert not pick.pick_attention(2048, 2048, head_dim, 32, 2, ARCHITECTURES[card], masked).way
+        assert not masked or all(t.n <= ways.MASKED_KEYS for t in found)
+    picked = [
+        pick_heads.pick_attention(2048, 2048, head_dim, 32, 2, ARCHITECTURES[card], masked)
+        for card in ("sm_90", "sm_100")
+    ]
+    assert picked[0].way == ("" if masked and head_dim == 256 else ways.DESCRIBED)
+    assert not picked[1].way
 
 
 @full

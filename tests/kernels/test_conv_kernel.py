@@ -159,10 +159,10 @@ def test_windows_full_size(tile: Tile, stride: int, device: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("way", [ways.TAPS, ways.ROWS])
+@pytest.mark.parametrize("way", [ways.TAPS, ways.STRIPS])
 def test_depthwise_ways(way: str, stride: int, dtype: torch.dtype, device: str) -> None:
     """A 3 x 2 kernel; blocks of 4 columns and 2 rows that divide no side; two outputs a channel."""
-    tile = Tile(4, 8, 2, way=way)
+    tile = Tile(4, 8, way=way)
     layout = torch.channels_last
     check((3, 6), (5, 7), (3, 2), stride, 1, 3, dtype, device, layout, tile)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kernels.configs import footprint, pick
+from kernels.configs import footprint, pick, pick_heads, tuned, ways
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import Footprint
 from kernels.configs.pick import Product
@@ -51,7 +51,8 @@ def test_few_rows_get_a_low_tile_and_many_a_large_one(card: str) -> None:
     architecture = ARCHITECTURES[card]
     tiles = footprint.linear_tiles("linear", 2, architecture)
     assert pick.pick_linear(Product("linear", 16, 1280, 1280, 2), architecture).m == 16
-    assert pick.pick_linear(Product("linear", 8192, 8192, 8192, 2), architecture) in tiles[:2]
+    large = pick.pick_linear(Product("linear", 8192, 8192, 8192, 2), architecture)
+    assert replace(large, way="") in tiles[:2]
 
 
 @pytest.mark.parametrize("m", [5, 73, 493, 4096])
@@ -72,11 +73,25 @@ def test_of_near_equals_the_first_is_taken() -> None:
 
 
 def test_decode_splits_fill_the_card_but_never_a_tile() -> None:
-    tile, splits = pick.pick_decode(8192, 1, 128, 10, 2, SM_90)
+    splits = pick_heads.pick_decode(8192, 1, 128, 10, 2, SM_90).splits
     assert 10 * splits >= 2 * SM_90.sms > 10 * (splits - 1)
-    tile, splits = pick.pick_decode(100, 1, 128, 10, 2, SM_90)
-    assert splits == -(-100 // tile.n)
-    assert pick.pick_decode(8192, 1, 128, 1000, 2, SM_90)[1] == 1
+    tile = pick_heads.pick_decode(100, 1, 128, 10, 2, SM_90)
+    assert tile.splits == -(-100 // tile.n)
+    assert pick_heads.pick_decode(8192, 1, 128, 1000, 2, SM_90).splits == 1
+
+
+def test_what_is_timed_of_a_new_token() -> None:
+    """Whatever a class got, a shorter context of it has a block of keys for every split; of a group
+    whose parts one program cannot hold, none are joined."""
+    with tuned.overheard() as heard:
+        pick_heads.pick_decode(2049, 4, 128, 8, 2, SM_90)
+    (question,) = heard
+    assert question.key == "decode 2x8x4x4096x128" and question.untuned in question.tiles
+    assert {t.way for t in question.tiles} == {"", ways.JOINED}
+    with tuned.forced("decode 2x8x4x256x128", Tile(16, 64, 0, 4, 2, splits=33, way=ways.JOINED)):
+        assert pick_heads.pick_decode(129, 4, 128, 8, 2, SM_90).splits == 3
+    blocks = footprint.decode_blocks(ways.DECODE, 128, 2, SM_90, 128)
+    assert blocks and not any(t.way for t in ways.decode_ways(blocks, 9000, 128, 128, 1, 132))
 
 
 def test_a_long_reduction_over_few_tiles_is_split_into_one_wave() -> None:
@@ -92,8 +107,16 @@ def test_a_long_reduction_over_few_tiles_is_split_into_one_wave() -> None:
 
 def test_a_short_prefill_gets_lower_tiles_than_a_long_one() -> None:
     """283 tokens of 10 heads are 30 tiles of 128 queries on 132 SMs; 2048 of 32 are 512."""
-    assert pick.pick_attention(283, 283, 128, 10, 2, SM_90).m == 64
-    assert pick.pick_attention(2048, 2048, 128, 32, 2, SM_90).m == 128
+    assert pick_heads.pick_attention(283, 283, 128, 10, 2, SM_90).m == 64
+    assert pick_heads.pick_attention(2048, 2048, 128, 32, 2, ARCHITECTURES["sm_100"]).m == 128
+
+
+def test_an_h200_gets_two_programs_an_sm_of_attention() -> None:
+    """One's exponentials beside the other's products: so it was fastest there in every class."""
+    for queries, head_dim, heads, masked in ((2048, 128, 32, False), (4096, 64, 12, True)):
+        sizes = (queries, queries, head_dim, heads, 2)
+        tile = pick_heads.model_attention(*sizes, SM_90, masked)
+        assert tile == Tile(64, 64, 0, 4, 3, way=ways.DESCRIBED)
 
 
 def test_a_wide_product_of_few_rows_gets_no_tile_of_mostly_empty_rows() -> None:
@@ -106,7 +129,7 @@ def test_a_wide_product_of_few_rows_gets_no_tile_of_mostly_empty_rows() -> None:
 def test_decode_tiles_grow_with_the_group_and_still_fit() -> None:
     """Multi-query attention of 128 heads: the queries alone take what a small card has left."""
     for architecture in ARCHITECTURES.values():
-        tile = pick.pick_decode(4096, 128, 128, 1, 2, architecture)[0]
+        tile = pick_heads.pick_decode(4096, 128, 128, 1, 2, architecture)
         assert tile.m == 128
         takes = footprint.attention_footprint(tile, 128, 2, architecture)
         assert footprint.fits(tile, takes, architecture)

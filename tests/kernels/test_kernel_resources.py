@@ -26,8 +26,8 @@ CARDS = ("sm_90", "sm_120")
 STREAMS = ("copy_kernel", "scale_kernel", "add_kernel", "triad_kernel")
 PRODUCTS = {
     *("linear_kernel", "swiglu_kernel", "grouped_kernel", "conv2d_kernel", "attention_kernel"),
-    *("dkdv_kernel", "dq_kernel", "split_kernel", "persistent_kernel", "stream_k_kernel"),
-    *("turns_kernel", "columns_kernel", "rows_kernel", "windows_kernel"),
+    *("dkdv_kernel", "dq_kernel", "split_kernel", "persistent_kernel", "joined_kernel"),
+    *("described_kernel", "columns_kernel", "rows_kernel", "windows_kernel"),
 }
 
 
@@ -55,7 +55,7 @@ def test_every_kernel_is_compiled_for_both_cards(compiled: list[Resources]) -> N
     pages = [import_module(m.name) for m in walk_packages(kernels.__path__, "kernels.")]
     written = {n for page in pages for n in vars(page) if n.endswith("_kernel")}
     assert len(written) > 15
-    by_descriptor = {"turns_kernel", "columns_kernel", "rows_kernel", "group_sum_kernel"}
+    by_descriptor = {"described_kernel", "columns_kernel", "rows_kernel", "group_sum_kernel"}
     by_descriptor |= {"windows_kernel"}
     assert {r.kernel for r in compiled if r.card == "sm_90"} == written
     assert {r.kernel for r in compiled if r.card == "sm_120"} == written - by_descriptor
@@ -81,17 +81,22 @@ def test_every_product_is_on_matrix_instructions(compiled: list[Resources]) -> N
 
 
 def test_ways_of_a_linear_layer_use_what_hopper_has(compiled: list[Resources]) -> None:
-    """Tiles by descriptor, groups of four warps that multiply; specialised warps hand registers
-    over, and results leave by descriptor."""
-    mine = [r for r in compiled if r.kernel in ("persistent_kernel", "stream_k_kernel")]
+    """Tiles by descriptor, groups of four warps that multiply; results leave by descriptor."""
+    mine = [r for r in compiled if r.kernel == "persistent_kernel"]
     hopper = [r for r in mine if r.card == "sm_90"]
     assert len(hopper) > 8 and len(mine) > len(hopper)
     assert all({"wgmma", "bulk load"} <= r.instructions.keys() for r in hopper)
-    stay = [r for r in hopper if r.kernel == "persistent_kernel"]
-    assert all("bulk store" in r.instructions for r in stay)
-    roles = [r for r in stay if "roles" in r.instructions]
-    assert {r.variant.split()[-1] for r in roles} == {"specialised"}
-    assert len(roles) == 3 and {r.warps for r in roles} == {12}
+    assert all("bulk store" in r.instructions for r in hopper)
+
+
+def test_no_product_of_a_step_waits_for_the_one_before(compiled: list[Resources]) -> None:
+    """What ptxas cannot keep in flight it lets wait one by one: a tile of 128 x 256 did, as long as
+    its loop might have had no step."""
+    products = ("linear_kernel", "joined_kernel", "persistent_kernel", "swiglu_kernel")
+    products += ("grouped_kernel", "conv2d_kernel")
+    many = [r for r in compiled if r.kernel in products and r.instructions.get("wgmma", 0) >= 4]
+    assert len(many) > 30 and all("waits" in r.instructions for r in many)
+    assert not named([r for r in many if r.instructions["waits"] >= r.instructions["wgmma"]])
 
 
 def test_instructions_are_counted_in_ptx() -> None:
@@ -103,8 +108,15 @@ def test_instructions_are_counted_in_ptx() -> None:
         cp.async.cg.shared.global [ %r1 + 0 ], [ %rd1 + 0 ], 0x10, %r4;
         atom.global.acq_rel.gpu.add.u32 %r1, [%rd1], 1;
     """
-    counts = {"bulk load": 2, "bulk store": 1, "wgmma": 1, "copy": 1, "atomic": 1, "roles": 1}
-    assert instructions(ptx, "USETMAXREG.DEALLOC.CTAPOOL 0x28 ;") == counts
+    counts = {
+        "bulk load": 2,
+        "bulk store": 1,
+        "wgmma": 1,
+        "copy": 1,
+        "atomic": 1,
+        "wgmma groups": 1,
+    }
+    assert instructions(ptx, "WARPGROUP.ARRIVE ;") == counts
 
 
 def test_streams_load_16_bytes_and_nothing_less(compiled: list[Resources]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -14,13 +13,13 @@ from kernels.configs import pick, ways
 from kernels.configs.candidates import Tile
 from kernels.configs.footprint import fits
 from kernels.configs.pick import Product
-from kernels.launch import ARCHITECTURES
-from kernels.mlp import persistent, stream_k
+from kernels.launch import ARCHITECTURES, counters
+from kernels.mlp import persistent
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
-SM_90, SM_120 = ARCHITECTURES["sm_90"], ARCHITECTURES["sm_120"]
-WAYS = (ways.PERSISTENT, ways.SPECIALISED, ways.STREAM)
+SM_90 = ARCHITECTURES["sm_90"]
+WAYS = (ways.PERSISTENT, ways.DESCRIBED, ways.JOINED)
 EVERY = pytest.mark.parametrize("way", WAYS)
 full = pytest.mark.gpu
 
@@ -44,13 +43,30 @@ def linear(m: int, n: int, k: int, tile: Tile, sms: int, **options: object) -> t
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n, k", [(45, 71), (48, 72)])  # by pointers; by descriptor
 def test_every_way(way: str, dtype: torch.dtype, n: int, k: int, device: str) -> None:
-    linear(33, n, k, Tile(16, 32, 16, way=way), 2, dtype=dtype, device=device, activation="gelu")
+    tile = Tile(16, 32, 16, splits=3 if way == ways.JOINED else 1, way=way)
+    linear(33, n, k, tile, 2, dtype=dtype, device=device, activation="gelu")
 
 
-@pytest.mark.parametrize("sms", [1, 2, 4, 5, 132])
-@pytest.mark.parametrize("m", [64, 130])  # 5 or 15 tiles of 7 steps, by 2 programs an SM
-def test_stretches_fall_anywhere(sms: int, m: int, device: str) -> None:
-    linear(m, 80, 104, Tile(64, 16, 16, way=ways.STREAM), sms, device=device)
+@pytest.mark.parametrize("splits", [2, 3, 7, 9])
+def test_parts_are_joined_by_who_comes_last(splits: int, device: str) -> None:
+    """Seven steps of 16: of nine parts two have none. Counts are zero again after each launch."""
+    tile = Tile(16, 16, 16, splits=splits, way=ways.JOINED)
+    got = linear(17, 20, 104, tile, 2, device=device)
+    assert torch.equal(got, linear(17, 20, 104, tile, 2, device=device))
+    assert not counters(torch.device(device), 4, "linear").any()
+
+
+@EVERY
+def test_a_sum_of_nothing(way: str, device: str) -> None:
+    linear(5, 20, 0, Tile(16, 16, 16, splits=2 if way == ways.JOINED else 1, way=way), 2)
+
+
+@pytest.mark.parametrize("way", [ways.PERSISTENT, ways.DESCRIBED])
+@pytest.mark.parametrize("n", [45, 48, 104])  # a tile and its rest, cut in the rest, in the tile
+def test_a_width_of_two_blocks(way: str, n: int, device: str) -> None:
+    """48 columns as 32 and 16, as 192 are 128 and 64."""
+    linear(33, n, 72, Tile(16, 48, 16, way=way), 2, device=device, activation="silu")
+    assert ways.widths(Tile(128, 192)) == (128, 64) and ways.widths(Tile(128, 256)) == (256, 0)
 
 
 def test_halves_of_a_wide_tile(device: str) -> None:
@@ -64,47 +80,40 @@ def test_the_user_names_a_way(way: str, device: str) -> None:
     assert_near(got, mlp.linear_reference(x, weight))
 
 
-def test_few_rows_are_the_columns_of_the_instruction() -> None:
-    low, high = (Tile(m, 128, 64, way=ways.STREAM) for m in (16, 64))
-    assert ways.is_swapped(low, SM_90) and not ways.is_swapped(high, SM_90)
-    assert not ways.is_swapped(low, SM_120)
-
-
 @pytest.mark.parametrize("card", ARCHITECTURES)
 @pytest.mark.parametrize("m", [8, 283, 4096])
-def test_ways_fit_and_the_model_takes_none(card: str, m: int) -> None:
+def test_ways_fit(card: str, m: int) -> None:
+    """And of what is timed, only sums that are split are joined."""
     architecture = ARCHITECTURES[card]
-    product = Product("linear", m, 4096, 4096, 2, can_split=True)
+    product = Product("linear", m, 4096, 2048, 2, can_split=True)
     found = ways.linear_ways(m, 2, architecture)
     assert found
     assert all(fits(t, ways.way_footprint(t, 2, architecture), architecture) for t in found)
-    assert set(found) < set(pick.contenders(product, architecture))
-    assert not pick.pick_linear(product, architecture).way
+    timed = pick.contenders(product, architecture)
+    assert {t for t in found if t.way != ways.JOINED} <= set(timed)
+    assert all(t.splits > 1 for t in timed if t.way == ways.JOINED)
+    longer = pick.contenders(replace(product, k=4096), architecture)
+    assert min(t.m for t in longer) == (128 if m > ways.SOME else min(t.m for t in timed))
 
 
-def test_specialised_warps_make_their_descriptors_on_hopper() -> None:
-    x, o = (torch.empty(512, 512, dtype=torch.bfloat16, device="meta") for _ in "xo")
-    tile = Tile(128, 256, 64, 4, 3, way=ways.SPECIALISED)
-    launch = persistent.persistent_launch(x, x, None, o, None, SM_90, tile)
-    assert launch.needs_scratch and launch.arguments["SPECIALISED"]
-    launch = persistent.persistent_launch(x, x, None, o, "gelu", SM_90, tile)
-    assert not launch.arguments["SPECIALISED"]  # it would spill
-    odd = x.as_strided((512, 512), (513, 1))
-    launch = persistent.persistent_launch(x, odd, None, o, None, SM_90, tile)
-    assert not launch.needs_scratch and not launch.arguments["SPECIALISED"]
-    assert launch.warps == 8  # one group in the place of two
+def test_the_model_lets_wide_tiles_stay_on_hopper() -> None:
+    product = Product("linear", 4096, 4096, 4096, 2, can_split=True)
+    wide = Tile(128, 256, 64, 8, 4)
+    assert pick.model_linear(product, SM_90) == replace(wide, way=ways.PERSISTENT)
+    assert pick.model_linear(product, ARCHITECTURES["sm_100"]) == wide
+    assert pick.model_linear(replace(product, by_element=True), SM_90).way == ""
 
 
-def test_a_stretch_a_program_covers_every_step_once() -> None:
-    """By the closed form that the kernel computes with, on numbers."""
-    for tiles, steps, programs in ((5, 8, 4), (1, 3, 2), (7, 1, 5), (300, 64, 132)):
-        share, extra = divmod(tiles * steps, programs)
-        starts = [p * share + min(p, extra) for p in range(programs + 1)]
-        assert starts[0] == 0 and starts[-1] == tiles * steps
-        assert all(0 <= b - a - share <= 1 for a, b in pairwise(starts))
-    two, one = (Tile(64, n, 64, 4, 4, way=ways.STREAM) for n in (128, 256))
-    assert stream_k.programs_of(two, 2, SM_90) == 2 * SM_90.sms
-    assert stream_k.programs_of(one, 2, SM_90) == SM_90.sms
+def test_as_many_programs_stay_as_an_sm_holds() -> None:
+    x, o = (torch.empty(8192, 8192, dtype=torch.bfloat16, device="meta") for _ in "xo")
+    for tile, programs in (
+        (Tile(128, 256, 64, 8, 4, way=ways.PERSISTENT), SM_90.sms),
+        (Tile(128, 128, 64, 8, 3, way=ways.PERSISTENT), 2 * SM_90.sms),
+        (Tile(128, 128, 64, 4, 3, way=ways.PERSISTENT), 2 * SM_90.sms),
+        (Tile(128, 128, 64, 8, 3, way=ways.DESCRIBED), 64 * 64),
+    ):
+        launch = persistent.persistent_launch(x, x, None, o, None, SM_90, tile)
+        assert launch.grid == (programs,)
 
 
 @full
@@ -117,4 +126,5 @@ def test_full_size(way: str, m: int, n: int, k: int, device: str) -> None:
     want = mlp.linear_reference(x, weight, bias)
     for tile in ways.linear_ways(m, 2, mlp.product.architecture_of(x.device)):
         if tile.way == way:
-            assert_near(mlp.linear(x, weight, bias, tile=tile), want)
+            parts = replace(tile, splits=3 if way == ways.JOINED else 1)
+            assert_near(mlp.linear(x, weight, bias, tile=parts), want)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from kernel_cases import DTYPES, assert_near, draw
 
-from kernels import norm
+from kernels import norm, softmax_shared
 from kernels.configs import pick, ways
 from kernels.configs.candidates import Tile
-from kernels.launch import ARCHITECTURES
+from kernels.launch import ARCHITECTURES, counters
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -19,7 +19,6 @@ BF16 = torch.bfloat16
 TILES = {
     "whole rows": Tile(2, 128),
     "blocks of a row": Tile(2, 32),
-    "rows ahead": Tile(2, 128, stages=2, way=ways.AHEAD),
     "as picked": None,
 }
 full = pytest.mark.gpu
@@ -43,33 +42,38 @@ def test_rows(dtype: torch.dtype, tile: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_shared_by_programs(dtype: torch.dtype, device: str) -> None:
+@pytest.mark.parametrize("way", [ways.SHARED, ways.LAGGED])
+def test_rows_shared_by_programs(way: str, dtype: torch.dtype, device: str) -> None:
     """Masked from the first part on, and in all of the last one."""
     x = draw(5, 77, dtype=dtype, device=device)
     x[0, :40], x[1, 40:] = float("-inf"), float("-inf")
-    got = norm.softmax(x, Tile(1, 32, way=ways.SHARED))
+    got = norm.softmax(x, Tile(1, 32, way=way))
     assert_near(got, norm.softmax_reference(x), products=False)
 
 
-def test_programs_that_stay_take_every_row(device: str) -> None:
-    """41 rows in blocks of two, on a card that holds four programs."""
-    x = draw(41, 77, dtype=torch.float32, device=device)
-    o = torch.empty_like(x)
-    card = replace(ARCHITECTURES["sm_90"], sms=1)
-    tile = Tile(2, 128, warps=4, stages=3, way=ways.AHEAD)
-    (launch,) = norm.rows_launches(norm.softmax_kernel, x, o, card, tile)
-    assert launch.grid == (4,)
-    launch.run()
-    assert_near(o, norm.softmax_reference(x), products=False)
+@pytest.mark.parametrize("rows, threads", [(1, 2048), (9, 2048), (9, 128), (9, 0)])
+def test_a_program_writes_what_lies_a_lag_behind(rows: int, threads: int, device: str) -> None:
+    """All rows behind the last sum, or the first written while later ones are summed; never before
+    a row is. Counts are zero again after each launch."""
+    x = draw(rows, 77, dtype=torch.float32, device=device)
+    card = replace(ARCHITECTURES["sm_90"], sms=1, threads_per_sm=threads)
+    for _ in range(2):
+        o = torch.full_like(x, float("nan"))
+        (launch,) = softmax_shared.lagged_launches(x, o, card, Tile(1, 32, way=ways.LAGGED))
+        assert 3 <= launch.arguments["lag"] <= 3 * rows
+        launch.run()
+        assert_near(o, norm.softmax_reference(x), products=False)
+    assert not counters(x.device, rows, "softmax").any()
 
 
 @pytest.mark.parametrize("columns", [40, 256, 1280, 4096, 16384, 129280])
 def test_ways_of_rows(columns: int) -> None:
     """Whole rows where a program holds one, and no more threads than a block may have."""
-    found = ways.row_ways(columns, 2, can_share=True)
+    found = ways.row_ways(columns, can_share=True)
     assert all(1 <= t.warps <= 16 for t in found)
     assert all(t.n >= columns for t in found) == (columns <= ways.LONGEST_ROW)
-    assert any(t.way == ways.SHARED for t in found) == (columns > ways.LONGEST_ROW)
+    shared = {t.way for t in found if t.way}
+    assert shared == ({ways.SHARED, ways.LAGGED} if columns > ways.LONGEST_ROW else set())
     assert not pick.pick_rows("softmax", 4096, columns, 2, ARCHITECTURES["sm_90"]).way
 
 
@@ -111,4 +115,5 @@ def test_full_size(rows: int, columns: int, device: str) -> None:
 @full
 def test_softmax_over_a_vocabulary(device: str) -> None:
     x = draw(63, 129280, dtype=BF16, device=device)
-    assert_near(norm.softmax(x), norm.softmax_reference(x), products=False)
+    for tile in (None, *ways.row_ways(129280, can_share=True)):
+        assert_near(norm.softmax(x, tile), norm.softmax_reference(x), products=False)

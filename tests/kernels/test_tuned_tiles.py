@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from triton.runtime.errors import OutOfResources
 
-from kernels.configs import pick, timing, tuned
+from kernels.configs import pick, pick_heads, timing, tuned, ways
 from kernels.configs.candidates import Tile
 from kernels.configs.pick import Product
 from kernels.launch import ARCHITECTURES
@@ -133,6 +133,28 @@ def test_no_table_ships_that_no_card_has_written() -> None:
         assert path.stem in ARCHITECTURES and tuned.read(path)
 
 
+def test_what_ships_is_a_way_that_there_is() -> None:
+    """And the best of those that were timed; of others, that are gone, the seconds are kept."""
+    known = {"", ways.PERSISTENT, ways.DESCRIBED, ways.JOINED, ways.HEADS, ways.ATOMIC}
+    known |= {ways.SHARED, ways.LAGGED, ways.WINDOWS, ways.TAPS, ways.STRIPS}
+    for path in tuned.SHIPPED.glob("*.json"):
+        raced = json.loads(path.read_text("utf-8"))["raced"]
+        for key, tile in tuned.read(path).items():
+            seconds = raced[key]["seconds"]
+            ours = {t: s for t, s in seconds.items() if not t.split()[-1].isalpha()}
+            ours |= {t: s for t, s in seconds.items() if t.split()[-1] in known}
+            assert tile.way in known and seconds[str(tile)] == min(ours.values())
+
+
+def test_a_sum_of_a_larger_shape_has_no_more_parts_than_a_wave() -> None:
+    """283 and 493 rows are one class; of the latter 8 parts would be 160 programs."""
+    tile = Tile(128, 256, 64, 8, 4, splits=8)
+    with tuned.forced("linear 2x1x512x2048x8192", tile):
+        assert ask() == tile
+        larger = pick.pick_linear(replace(SHAPE, m=493), CARD)
+        assert larger.splits == 6 and SHAPE.tiles(tile) == 15
+
+
 def test_what_another_process_chose_is_kept() -> None:
     timing.tune(ask, clock_that_likes(TILE)[1])
     tuned.keep(CARD.card, {"linear 2x1x1x1x1": TILE})
@@ -148,7 +170,7 @@ def test_without_a_device_nothing_is_tuned(folder: Path) -> None:
 
 def test_attention_asks_too() -> None:
     with tuned.overheard() as heard:
-        pick.pick_attention(1000, 1000, 128, 40, 2, CARD)
+        pick_heads.pick_attention(1000, 1000, 128, 40, 2, CARD)
     assert [(q.key, q.card) for q in heard] == [("attention 2x64x1024x1024x128", CARD.card)]
     assert len(heard[0].tiles) > 1
 
