@@ -67,9 +67,12 @@ class Table:
     """Tiles that took the card away, by class."""
     trying: tuple[str, str] | None = None
     left: list[str] = field(default_factory=list)
+    earlier: dict[str, Tile] = field(default_factory=dict)
+    """Choices that stand until their classes, which are timed again, have had their turn."""
 
     def store(self) -> None:
-        record = {"source": self.source, "tiles": self.tiles, "raced": self.raced}
+        tiles = self.earlier | self.tiles
+        record = {"source": self.source, "tiles": tiles, "raced": self.raced}
         tuned.store(self.path, record | {"lost": self.lost, "trying": self.trying})
 
     def add(self, case: Case, race: Race, model: Tile) -> None:
@@ -96,7 +99,7 @@ def source_of(architecture: Architecture) -> dict[str, str]:
 
 def resumed(path: Path, source: dict[str, str], again: Sequence[str] = ()) -> Table:
     """The table of an earlier call on the same card with the same versions, or else the one that
-    ships if that was so, or an empty one; without the choices of classes to be timed ``again``."""
+    ships if that was so, or an empty one; the choices of classes to be timed ``again`` apart."""
     table = Table(path, source)
     for earlier in (path, tuned.SHIPPED / path.name):
         record = json.loads(earlier.read_text("utf-8")) if earlier.exists() else {}
@@ -108,7 +111,8 @@ def resumed(path: Path, source: dict[str, str], again: Sequence[str] = ()) -> Ta
                 key, tile = record["trying"]
                 table.lost.setdefault(key, []).append(tile)
             break
-    table.tiles = {k: t for k, t in table.tiles.items() if not k.startswith(tuple(again))}
+    table.earlier = {k: t for k, t in table.tiles.items() if k.startswith(tuple(again))}
+    table.tiles = {k: t for k, t in table.tiles.items() if k not in table.earlier}
     return table
 
 

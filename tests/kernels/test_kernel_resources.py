@@ -114,9 +114,9 @@ def test_instructions_are_counted_in_ptx() -> None:
         "wgmma": 1,
         "copy": 1,
         "atomic": 1,
-        "wgmma groups": 1,
+        "waits": 1,
     }
-    assert instructions(ptx, "WARPGROUP.ARRIVE ;") == counts
+    assert instructions(ptx, "WARPGROUP.DEPBAR.LE gsb0, 0x0 ;") == counts
 
 
 def test_streams_load_16_bytes_and_nothing_less(compiled: list[Resources]) -> None:
