@@ -28,11 +28,14 @@ from calib.fit.fitting import fit
 from calib.hardware.datasheet import load_hardware
 from calib.samples.engines.reading import engine_samples, library_samples
 from calib.samples.public import PACKAGE, engine_version
+from model.ops import AllReduce
 
 CARDS = ("h100", "h200", "b200")
 """Cards that served what :mod:`benchmarks.serving` asks for."""
-LATER = ("a100", "b300", "gb200", "gb300")
+LATER = ("a100", "b300", "gb200", "gb300", "l40s", "rtx_pro_6000")
 """Others with tables; of these the collectives alone ship."""
+WITHOUT = ("l40s/vllm",)
+"""What no table of a collective is of."""
 
 
 def build(
@@ -42,7 +45,8 @@ def build(
     they are. Raises ``CalibError`` for a name that is not known, or where the tables' package is
     not installed."""
     samples = library_samples(card) if engine == LIBRARY else engine_samples(card, engine)
-    samples = [s for s in samples if kind in (None, s.op.operator)]
+    wanted = AllReduce.operator if card in LATER and engine != LIBRARY else kind
+    samples = [s for s in samples if wanted in (None, s.op.operator)]
     if not samples:
         raise CalibError(f"{card}/{engine}: no table: expected another card or engine")
     found = fit(samples, load_hardware(card), lambda name: print(name, file=sys.stderr, flush=True))
@@ -72,7 +76,8 @@ def build(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     every = [f"{card}/{engine}" for card in CARDS for engine in (*ENGINES, LIBRARY)]
-    every += [f"{card}/{LIBRARY}" for card in LATER]
+    later = [f"{card}/{engine}" for card in LATER for engine in (LIBRARY, *ENGINES)]
+    every += [name for name in later if name not in WITHOUT]
     parser.add_argument("names", nargs="*", metavar="card/engine", help=f"default: {every}")
     parser.add_argument("--kind", help="fit this kind only, e.g. all_reduce")
     parser.add_argument("--folder", type=Path, default=ENGINE_FOLDER)

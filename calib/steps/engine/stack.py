@@ -63,7 +63,7 @@ class Stack(Tabled):
     def note(self) -> str:
         """For the report."""
         engine = self.card.engine
-        own = "its own tables" if self.card.figures else "no table of its own on this card"
+        own = "its own tables" if self.card.is_told else "no table of its own on this card"
         return (
             f"The kernels are {engine}'s ({own}; what those lack leans on another engine's, then "
             "on what ships of the card, and each row says so). A server runs decode steps in a "
