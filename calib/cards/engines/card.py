@@ -40,6 +40,7 @@ from calib.fit.calibration import (
 )
 from calib.fit.physics.features import stack
 from calib.hardware.datasheet import Hardware, load_hardware
+from calib.samples.engines.tables import MLA
 from model.ops import (
     AllReduce,
     Collective,
@@ -50,7 +51,7 @@ from model.ops import (
     is_grid,
 )
 
-ANOTHER_ENGINE = {"matmul": 0.23, "attention": 0.6, "moe_mlp": 0.6}
+ANOTHER_ENGINE = {"matmul": 0.23, "attention": 0.6, "latent_attention": 0.6, "moe_mlp": 0.6}
 """Half-width in log seconds that another engine's kernel adds: about the largest of the 90th
 percentiles by which engines differ on the same shapes of these cards (``engines_disagree`` in the
 cards' own data cards)."""
@@ -94,7 +95,8 @@ class EngineCard(Tabled):
         known = self._known(asked, name)
         if not known:
             return self.base.estimates(op, SHIPPED, np.full(_points(op), hot))
-        times = [self._by(asked, *way) for way in (known if self._shared(asked) else known[:1])]
+        shared = self._shared(asked) or self._lacks_latent(known)
+        times = [self._by(asked, *way) for way in (known if shared else known[:1])]
         found = times[0] if len(times) == 1 else _least(times)
         return found if hot else self._cold(found, asked)
 
@@ -110,6 +112,13 @@ class EngineCard(Tabled):
         ten times slower than the others'."""
         narrow = isinstance(op, Matmul) and op.dtype != "bfloat16"
         return narrow or isinstance(op, Elementwise)
+
+    def _lacks_latent(self, known: Sequence[tuple[Key, Fits, float]]) -> bool:
+        """Whether other engines alone tell of attention over a latent: the least of theirs counts.
+        SGLang over a latent in float8 takes eight times what TensorRT-LLM does on an H200, whose
+        time whole blocks of vLLM confirm (``python -m benchmarks.latent``)."""
+        key, fits, _ = known[0]
+        return fits is not self.own and MLA in key[0]
 
     def _known(self, op: Operator, name: str) -> list[tuple[Key, Fits, float]]:
         """Fits of the operator's kind and kernel, the engine's own first; another kernel of the

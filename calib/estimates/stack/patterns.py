@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from calib.estimates.stack.latent import LATENT, absorbed
 from model.layer import Call
 from model.ops import Elementwise, GroupedMatmul, Matmul, MoeMlp
 
@@ -75,10 +76,14 @@ def _gated(calls: Sequence[Call]) -> list[Call]:
 
 
 def _routed(calls: Sequence[Call]) -> list[Call]:
-    """Softmax, top-k and what follows, of all tokens at once."""
-    product: Any = calls[0].op
-    chosen = Elementwise(product.m * product.n, 1, 1, 8, product.dtype)
-    return [calls[0], replace(calls[0], op=chosen, launches=1)]
+    """Softmax, top-k and what follows, of all tokens at once. Copies of input and weights to a
+    wider type before the product are left out: its result alone is wide."""
+    at = next(i for i, call in enumerate(calls) if isinstance(call.op, Matmul))
+    product: Any = calls[at].op
+    if at:
+        product = replace(product, dtype=calls[0].op.dtype, out_dtype=product.dtype)  # type: ignore[attr-defined]
+    chosen = Elementwise(product.m * product.n, 1, 1, 8, product.out_dtype or product.dtype)
+    return [replace(calls[at], op=op, launches=1) for op in (product, chosen)]
 
 
 def _experts(calls: Sequence[Call]) -> list[Call]:
@@ -96,11 +101,12 @@ PATTERNS = (
     Pattern("p+", _nothing, "positions are kept on the card from step to step"),
     Pattern(r"R\+n", _summed, "a sum over cards, the residual's sum and the norm are one kernel"),
     Pattern(r"\+?n", _normed, "a sum and the norm after it are one kernel"),
+    Pattern(LATENT, absorbed, "a latent is attended to as it is kept, one for all heads"),
     Pattern("q[qhs]+", _joined, "queries, keys and values are one product"),
     Pattern("s", _nothing, "what narrows a product's input is a matter of the engine's formats"),
     Pattern("i+A", _turned, "norm of heads, rotation and writing to the cache are one kernel"),
     Pattern("um*s?um*", _gated, "gate and up are one product, activation and product one kernel"),
-    Pattern("rt+", _routed, "scores, the best of them and their weights are one kernel"),
+    Pattern("t*rt+", _routed, "scores, the best of them and their weights are one kernel"),
     Pattern("y*xy*xy*", _experts, "experts are one fused layer"),
 )
 """Tried at every place in this order."""

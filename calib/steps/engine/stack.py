@@ -110,14 +110,14 @@ def stack_of(
     from calib.cards.engines.stored import ENGINES
     from calib.estimates.stack.formats import QUANTISED, Formats, formatted
     from calib.estimates.stack.lower import fused
-    from calib.estimates.stack.roles import OTHER, role_of
+    from calib.estimates.stack.roles import ATTENDS, OTHER, role_of
 
     engine = request.implementation
     if engine not in ENGINES:
         return None
     calls = {name: phase.layer.calls() for name, phase in phases.items()}
     roles = {role_of(call) for some in calls.values() for call in some}
-    if OTHER in roles or "A" not in roles:
+    if OTHER in roles or not roles & ATTENDS:
         if engine == WITHOUT_MODELS:
             return None
         raise CalibError(
