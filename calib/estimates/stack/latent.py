@@ -21,12 +21,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from calib.estimates.stack.formats import wide
 from model.layer import Call
 from model.ops import Attention, Elementwise, LatentAttention, Matmul, Norm, Operator
 
-LATENT = "(?:anb|q)ani+ki*A?i*o"
+LATENT = "(?:s*as*ns*b|s*q)s*as*ni+s*ks*i*A?i*s*o"
 """Letters of such a layer, in the order in which ``transformers`` calls it; attention is one kernel
-(A) or written out, and queries have a latent of their own (anb) or none."""
+(A) or written out, and queries have a latent of their own (anb) or none. What is beside a product
+(s) is a matter of formats."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Widths:
 
 def absorbed(calls: Sequence[Call]) -> list[Call]:
     """The kernels of a layer's attention, its output product the last."""
-    products = {c.path.rpartition(".")[2]: c for c in calls if c.path.endswith(PROJECTIONS)}
+    known = [c for c in calls if isinstance(c.op, Matmul) and c.path.endswith(PROJECTIONS)]
+    products = {c.path.rpartition(".")[2]: c for c in known}
     query = products.get("q_b_proj") or products["q_proj"]
     widen, narrow, out = (products[n] for n in ("kv_b_proj", "kv_a_proj_with_mqa", "o_proj"))
     widths = widths_of(calls, query.op, widen.op, narrow.op, out.op)
@@ -114,16 +117,17 @@ def _normed(norm: Norm) -> Operator:
 def _prompt(w: Widths, widen: Any) -> list[Operator]:
     turned = w.tokens * (w.heads * (w.keys + w.rotary) + w.rank + w.rotary)
     sizes = (w.batch, w.queries, w.seen, w.heads, w.heads, w.keys + w.rotary)
-    attention = Attention(*sizes, widen.dtype, causal=True, v_head_dim=w.values)
-    return [Elementwise(turned, 1, 1, 6, widen.dtype), attention]
+    attention = Attention(*sizes, wide(widen), causal=True, v_head_dim=w.values)
+    return [Elementwise(turned, 1, 1, 6, wide(widen)), attention]
 
 
 def _step(w: Widths, widen: Any) -> list[Operator]:
     turned = w.tokens * (w.heads * w.rotary + w.rank + w.rotary)
     sizes = (w.batch, w.queries, w.seen, w.heads, 1, w.rank + w.rotary)
+    dtype = wide(widen)
     return [
-        Matmul(w.tokens, w.rank, w.keys, w.heads, widen.dtype),
-        Elementwise(turned, 1, 1, 6, widen.dtype),
-        LatentAttention(*sizes, widen.dtype, causal=True, v_head_dim=w.rank),
-        Matmul(w.tokens, w.values, w.rank, w.heads, widen.dtype),
+        Matmul(w.tokens, w.rank, w.keys, w.heads, dtype),
+        Elementwise(turned, 1, 1, 6, dtype),
+        LatentAttention(*sizes, dtype, causal=True, v_head_dim=w.rank),
+        Matmul(w.tokens, w.values, w.rank, w.heads, dtype),
     ]

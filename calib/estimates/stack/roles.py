@@ -19,6 +19,7 @@ from model.ops import (
     Matmul,
     Norm,
     Operator,
+    Other,
 )
 
 
@@ -39,7 +40,7 @@ ROLES = (
     Role("R", r"", (AllReduce,)),
     Role("C", r"", (Collective,)),
     Role("e", r"embed_tokens$"),
-    Role("s", r"_proj$", (Elementwise,)),
+    Role("s", r"_proj(_with_mqa)?$", (Elementwise, Other)),
     Role("n", r"(layernorm|(^|\.)norm)$", (Norm,)),
     Role("h", r"self_attn\.[qk]_norm$"),
     Role("q", r"self_attn\.[qkv]_proj$", (Matmul,)),

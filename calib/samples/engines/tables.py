@@ -9,6 +9,7 @@ scales has a name of its own behind the engine's:
 - ``vllm/kv8``: attention over keys and values that are kept in float8, whatever it multiplies in;
 - ``sglang/mla``: attention of DeepSeek-V3's heads, of prompts over keys of 192 and values of 128,
   of single tokens over the latent; ``sglang/mla/kv8``: over a latent that is kept in float8;
+- ``sglang/int4``: experts whose weights of four bits are widened on the way;
 - ``sglang/bmm``: the product by head that brings queries to the latent, or the result from it;
 - ``vllm/eager``: an all-reduce launched from the host; without the word it stands in a CUDA graph;
 - ``nccl``: the vendor's library.
@@ -45,7 +46,7 @@ from model.ops import (
 
 FP8, FP4 = "float8_e4m3fn", "float4_e2m1fn"
 BLOCK, KV8, EAGER, NCCL = "/block", "/kv8", "/eager", "nccl"
-MLA, BMM = "/mla", "/bmm"
+MLA, BMM, INT4 = "/mla", "/bmm", "/int4"
 KEYS, ROTARY, LATENT, VALUES = 128, 64, 512, 128
 """Widths of a head of DeepSeek-V3, of which alone there are tables: of keys without and with the
 rotary part, of the latent, of values."""
@@ -55,6 +56,7 @@ FORMATS = {
     "fp8": (FP8, ""),
     "fp8_block": (FP8, BLOCK),
     "nvfp4": (FP4, ""),
+    "int4_wo": ("bfloat16", INT4),
 }
 """The package's name of a format -> our dtype, and what follows the engine's name."""
 
@@ -182,8 +184,10 @@ def _experts(rows: pd.DataFrame) -> pd.DataFrame:
     whole &= known["inter_size"] // known["moe_tp_size"] >= 32
     whole &= ~known["kernel_source"].str.contains("nongated|min_latency")
     some = known[whole]
+    narrow = some["kernel"] == INT4
     found = pd.DataFrame(
         {
+            "weight_dtype": narrow.map({True: "int4"}).astype(object).where(narrow, None),
             "tokens": some["num_tokens"],
             "experts": some["num_experts"] // some["moe_ep_size"],
             "top_k": some["topk"] // some["moe_ep_size"],

@@ -24,16 +24,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib.cards.engines.card import EngineCard
+    from calib.estimates.stack.formats import Formats
     from calib.steps.request import Request
+    from calib.trace.weights.scheme import Scheme
 
 WITHOUT_MODELS = "vllm"
 """The engine whose tables ship as a card's own: they also say what single operators take."""
 NOT_LOWERED = (
-    "implementation=vllm knows the kernels of a plain decoder of text, and this is none, or its "
-    "weights are of a quantised file: these are torch's own launches, each operator by that "
-    "engine's tables."
+    "implementation=vllm knows the kernels of a plain decoder of text, and this is none: these are "
+    "torch's own launches, each operator by that engine's tables."
 )
-NARROW = {"float8_e4m3fn": "fp8", "float4_e2m1fn": "nvfp4"}
+FP8, FP4 = "float8_e4m3fn", "float4_e2m1fn"
+NARROW = {FP8: "fp8", FP4: "nvfp4"}
 """A model's weights by dtype -> the format of an engine's products."""
 
 
@@ -98,6 +100,44 @@ def stack_notes(
     return [stack.note, f"How the times of each kind are known: {known_by(operators)}."]
 
 
+def formats_of(engine: str, model: Any) -> Formats:
+    """Of the model's weights, on one card or several: as its file stores them, or of its
+    ``weight_dtype``.
+
+    Raises ``CalibError`` for a file in a format that no engine's table is of.
+    """
+    from calib.estimates.stack.formats import QUANTISED, Formats
+
+    whole = getattr(model, "whole", model)
+    scheme = getattr(getattr(whole, "weights", None), "scheme", None)
+    if scheme is None:
+        stored = NARROW.get(str(getattr(whole, "weight_dtype", None)), "bfloat16")
+        return Formats(stored, stored, quantised=QUANTISED.get((engine, stored), ""))
+    products, experts = stored_as(scheme)
+    cache = "fp8" if scheme.kv_dtype == FP8 else "bfloat16"
+    return Formats(products, experts, cache, QUANTISED.get((engine, products), ""), True)
+
+
+def stored_as(scheme: Scheme) -> tuple[str, str]:
+    """The format of products and of experts. Raises as :func:`formats_of` does."""
+    kept = {f for _, f in scheme.groups}
+    form = next(iter(kept)) if len(kept) == 1 else None
+    if form and form.weight == FP8:
+        name = "fp8_block" if (form.rows, form.cols) == (128, 128) else "fp8"
+        return name, name
+    if form and form.weight == FP4 and form.activation == FP4:
+        return "nvfp4", "nvfp4"
+    if form and form.weight == "int4":
+        return "int4", "int4"
+    raise CalibError(UNTOLD.format(scheme.words()))
+
+
+UNTOLD = (
+    "implementation: weights stored as {}: expected implementation=torch, or a file of float8, "
+    "nvfp4, or of experts in int4"
+)
+
+
 def stack_of(
     request: Request, hardware: Hardware, model: Any, phases: Mapping[str, Phase]
 ) -> Stack | None:
@@ -108,7 +148,7 @@ def stack_of(
     """
     from calib.cards.engines.card import load_engine_card
     from calib.cards.engines.stored import ENGINES
-    from calib.estimates.stack.formats import QUANTISED, Formats, formatted
+    from calib.estimates.stack.formats import LAYERS, WIDENED, formatted, is_narrow
     from calib.estimates.stack.lower import fused
     from calib.estimates.stack.roles import ATTENDS, OTHER, role_of
 
@@ -121,16 +161,18 @@ def stack_of(
         if engine == WITHOUT_MODELS:
             return None
         raise CalibError(
-            f"implementation = {engine!r} of what is no plain decoder of text, or has the weights "
-            "of a quantised file, or is a step of training: expected torch or vllm, or a model "
-            "like llama_3_1_8b and qwen3_30b_a3b"
+            f"implementation = {engine!r} of what is no plain decoder of text, or is a step of "
+            "training: expected torch or vllm, or a model like llama_3_1_8b and qwen3_30b_a3b"
         )
     if request.limit.tpot is not None:
         raise CalibError(
             wrong("limit.tpot", request.limit.tpot, "implementation=torch, or mode=serve")
         )
-    stored = NARROW.get(str(getattr(model, "weight_dtype", None)), "bfloat16")
-    formats, made = Formats(stored, stored, quantised=QUANTISED.get((engine, stored), "")), {}
+    formats, made = formats_of(engine, model), {}
+    if formats.products in WIDENED and any(
+        role_of(c) in LAYERS and is_narrow(c.op) for some in calls.values() for c in some
+    ):
+        raise CalibError(UNTOLD.format("int4, products beside experts"))
     names: dict[Operator, str] = {}
     for name, some in calls.items():
         kernels = [(c, *k) for c in fused(some) for k in formatted(c, formats)]
