@@ -27,6 +27,7 @@ from calib.errors import CalibError
 from calib.fit.fitting import fit
 from calib.hardware.datasheet import load_hardware
 from calib.samples.engines.reading import engine_samples, library_samples
+from calib.samples.engines.tables import EAGER
 from calib.samples.public import PACKAGE, engine_version
 from calib.samples.sample import Sample
 from model.ops import AllReduce
@@ -34,7 +35,7 @@ from model.ops import AllReduce
 CARDS = ("h100", "h200", "b200")
 """Cards that served what :mod:`benchmarks.serving` asks for."""
 LATER = ("a100", "b300", "gb200", "gb300", "l40s", "rtx_pro_6000")
-"""Others with tables; of these the collectives alone ship."""
+"""Others with tables; of these the collectives alone ship, as they run within a CUDA graph."""
 WITHOUT = ("l40s/vllm",)
 """What no table of a collective is of."""
 
@@ -47,6 +48,8 @@ def build(
     known, or where the tables' package is not installed."""
     samples = library_samples(card) if engine == LIBRARY else engine_samples(card, engine)
     wanted = AllReduce.operator if card in LATER and engine != LIBRARY else kind
+    if card in LATER:
+        samples = [s for s in samples if not s.implementation.endswith(EAGER)]
     samples = [s for s in samples if _is(s, wanted)]
     if not samples:
         raise CalibError(f"{card}/{engine}: no table: expected another card or engine")
