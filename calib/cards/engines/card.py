@@ -122,7 +122,9 @@ class EngineCard(Tabled):
 
     def _known(self, op: Operator, name: str) -> list[tuple[Key, Fits, float]]:
         """Fits of the operator's kind and kernel, the engine's own first; another kernel of the
-        same engine before one of the same name elsewhere."""
+        same engine before one of the same name elsewhere. Over several nodes nothing was timed."""
+        if isinstance(op, Collective) and np.any(np.greater(op.nodes, 1)):
+            return []
         kind, dtype = kind_of(op), fitted_dtype(op)
         apart = ANOTHER_ENGINE.get(kind, ANOTHER_STREAM)
         wanted: list[tuple[str, Fits, float]] = [(f"{self.engine}{name}", self.own, 0.0)]
