@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.serving.runs import _DUMP, FINAL, SPLITS
+from benchmarks.serving.runs import DUMP, FINAL, SPLITS
 from benchmarks.serving.settings import MEAN_LENGTH
 from calib.cards.engines.card import load_engine_card
 from calib.cards.engines.overheads import load_overheads
@@ -103,7 +103,7 @@ def runs(path: Path | None = None) -> pd.DataFrame:
             "batch": rows["decode_batch_size"],
             "isl": rows["isl"].astype(float),
             "osl": rows["osl"].astype(float),
-            "dumped": rows["silicon_data_source"].str.contains(_DUMP),
+            "dumped": rows["silicon_data_source"].str.contains(DUMP),
             "tpot_s": rows["silicon_tpot_ms"] * 1e-3,
             "said": said,
         }
