@@ -182,7 +182,7 @@ def _experts(rows: pd.DataFrame) -> pd.DataFrame:
     gated = np.array([pair not in NOT_GATED for pair in pairs], dtype=bool)
     whole = (known["topk"] % known["moe_ep_size"] == 0) & gated
     whole &= known["inter_size"] // known["moe_tp_size"] >= 32
-    whole &= ~known["kernel_source"].str.contains("nongated|min_latency")
+    whole &= ~known["kernel_source"].str.contains("nongated")
     some = known[whole]
     narrow = some["kernel"] == INT4
     found = pd.DataFrame(
