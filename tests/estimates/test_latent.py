@@ -135,11 +135,14 @@ PACKED |= {"config_groups": {"group_0": GROUP}}
 LEFT = ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", r"re:.*mlp\.(gate|up|down)_proj.*"]
 
 
-def stacked(model: Any, engine: str = "sglang") -> dict[str, Any]:
-    """By path's end of the last layer and kernel's name: the product of a step."""
+def stack_by(engine: str, model: Any) -> Any:
     asked: Any = SimpleNamespace(implementation=engine, limit=SimpleNamespace(tpot=None))
-    stack = stack_of(asked, H200, model, model.phases(TEXT))
-    assert stack is not None
+    return stack_of(asked, H200, model, model.phases(TEXT))
+
+
+def stacked(model: Any) -> dict[str, Any]:
+    """By path's end of the last layer and kernel's name: the product of a step."""
+    stack = stack_by("sglang", model)
     last = [c for c in stack.calls["decode"] if "layers.1" in c.path]
     some = [c for c in last if c.op.tensor_core_flops]
     return {c.path.rpartition(".")[2] + stack.names[c.op]: c.op for c in some}
@@ -173,6 +176,7 @@ def test_products_of_four_bits_are_refused(tmp_path: Path) -> None:
     model = written(tmp_path, quantization_config=PACKED | {"ignore": ["lm_head"]})
     with pytest.raises(CalibError, match="expected implementation=torch, or a file of float8"):
         stacked(model)
+    assert stack_by("vllm", model) is None  # single operators by its tables, as for any model
 
 
 def test_a_type_of_weights_is_kept_on_several_cards() -> None:

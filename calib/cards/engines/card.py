@@ -115,7 +115,7 @@ class EngineCard(Tabled):
 
     def _lacks_latent(self, known: Sequence[tuple[Key, Fits, float]]) -> bool:
         """Whether other engines alone tell of attention over a latent: the least of theirs counts.
-        SGLang over a latent in float8 takes eight times what TensorRT-LLM does on an H200, whose
+        SGLang over a latent in float8 takes up to eight times what TensorRT-LLM does, whose
         time whole blocks of vLLM confirm (``python -m benchmarks.latent``)."""
         key, fits, _ = known[0]
         return fits is not self.own and MLA in key[0]

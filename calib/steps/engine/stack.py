@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 WITHOUT_MODELS = "vllm"
 """The engine whose tables ship as a card's own: they also say what single operators take."""
 NOT_LOWERED = (
-    "implementation=vllm knows the kernels of a plain decoder of text, and this is none: these are "
-    "torch's own launches, each operator by that engine's tables."
+    "implementation=vllm knows the kernels of a plain decoder of text, and this is none, or its "
+    "file is quantised in a format that no table is of: these are torch's own launches, each "
+    "operator by that engine's tables."
 )
 FP8, FP4 = "float8_e4m3fn", "float4_e2m1fn"
 NARROW = {FP8: "fp8", FP4: "nvfp4"}
@@ -100,13 +101,13 @@ def stack_notes(
     return [stack.note, f"How the times of each kind are known: {known_by(operators)}."]
 
 
-def formats_of(engine: str, model: Any) -> Formats:
+def formats_of(engine: str, model: Any, narrow: bool = False) -> Formats:
     """Of the model's weights, on one card or several: as its file stores them, or of its
-    ``weight_dtype``.
+    ``weight_dtype``. ``narrow``: whether any product beside experts is of narrow weights.
 
     Raises ``CalibError`` for a file in a format that no engine's table is of.
     """
-    from calib.estimates.stack.formats import QUANTISED, Formats
+    from calib.estimates.stack.formats import QUANTISED, WIDENED, Formats
 
     whole = getattr(model, "whole", model)
     scheme = getattr(getattr(whole, "weights", None), "scheme", None)
@@ -114,6 +115,8 @@ def formats_of(engine: str, model: Any) -> Formats:
         stored = NARROW.get(str(getattr(whole, "weight_dtype", None)), "bfloat16")
         return Formats(stored, stored, quantised=QUANTISED.get((engine, stored), ""))
     products, experts = stored_as(scheme)
+    if products in WIDENED and narrow:
+        raise CalibError(UNTOLD.format(scheme.words()))
     cache = "fp8" if scheme.kv_dtype == FP8 else "bfloat16"
     return Formats(products, experts, cache, QUANTISED.get((engine, products), ""), True)
 
@@ -148,7 +151,7 @@ def stack_of(
     """
     from calib.cards.engines.card import load_engine_card
     from calib.cards.engines.stored import ENGINES
-    from calib.estimates.stack.formats import LAYERS, WIDENED, formatted, is_narrow
+    from calib.estimates.stack.formats import LAYERS, formatted, is_narrow
     from calib.estimates.stack.lower import fused
     from calib.estimates.stack.roles import ATTENDS, OTHER, role_of
 
@@ -168,11 +171,13 @@ def stack_of(
         raise CalibError(
             wrong("limit.tpot", request.limit.tpot, "implementation=torch, or mode=serve")
         )
-    formats, made = formats_of(engine, model), {}
-    if formats.products in WIDENED and any(
-        role_of(c) in LAYERS and is_narrow(c.op) for some in calls.values() for c in some
-    ):
-        raise CalibError(UNTOLD.format("int4, products beside experts"))
+    narrow = any(role_of(c) in LAYERS and is_narrow(c.op) for some in calls.values() for c in some)
+    try:
+        formats, made = formats_of(engine, model, narrow), {}
+    except CalibError:
+        if engine == WITHOUT_MODELS:
+            return None
+        raise
     names: dict[Operator, str] = {}
     for name, some in calls.items():
         kernels = [(c, *k) for c in fused(some) for k in formatted(c, formats)]
