@@ -172,6 +172,19 @@ def test_experts_of_four_bits_are_read_as_such(tmp_path: Path, cards: int) -> No
     assert found["q_b_proj"].dtype == "bfloat16"
 
 
+def test_a_file_s_format_adds_no_kernel_but_what_narrows_an_input(tmp_path: Path) -> None:
+    plain, told = (
+        [c.path for c in stack_by("sglang", model).calls["decode"]]
+        for model in (written(tmp_path), written(tmp_path, quantization_config=FLOAT8))
+    )
+    narrowed = sum(path.endswith(PRODUCTS) for path in plain)
+    assert len(told) == len(plain) + narrowed
+
+
+PRODUCTS = ("q_a_proj", "q_b_proj", "o_proj", "gate_proj", "down_proj")
+"""Of a step, whose input is narrowed."""
+
+
 def test_products_of_four_bits_are_refused(tmp_path: Path) -> None:
     model = written(tmp_path, quantization_config=PACKED | {"ignore": ["lm_head"]})
     with pytest.raises(CalibError, match="expected implementation=torch, or a file of float8"):

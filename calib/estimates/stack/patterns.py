@@ -108,7 +108,7 @@ PATTERNS = (
     Pattern("s", _nothing, "what narrows a product's input is a matter of the engine's formats"),
     Pattern("i+A", _turned, "norm of heads, rotation and writing to the cache are one kernel"),
     Pattern(
-        "s*u[ms]*um*", _gated, "gate and up are one product, activation and product one kernel"
+        "s*u[ms]*u[ms]*", _gated, "gate and up are one product, activation and product one kernel"
     ),
     Pattern("t*rt+", _routed, "scores, the best of them and their weights are one kernel"),
     Pattern("y*xy*xy*", _experts, "experts are one fused layer"),
