@@ -2,10 +2,11 @@
 
     python -m benchmarks.collectives
 
-Of each library and collective of the public tables: median and 90th percentile of the error, and
-how many lie in the 90% interval. *Sizes*: of each card's own fit on messages of a size that was
-held out, by groups. *Cards*: of a fit to the other cards alone, on all rows of the card. The last
-line is one JSON object.
+Of each library and collective of the public tables: median, mean and 90th percentile of the error,
+and how many lie in the 90% interval. *Sizes*: of each card's own fit on messages of a size that was
+held out, by groups. *Cards*: of what the other cards lend (:mod:`calib.cards.engines.lent`), on all
+rows of the card; ``apart``: the 90th percentile of the error in log. The last line is one JSON
+object: means and medians over cards and kinds, and over all rows of the held-out cards alike.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from calib.cards.engines.lent import lent
 from calib.fit import fit
+from calib.fit.calibration import Calibration, Key
 from calib.hardware import load_hardware
 from calib.samples import Sample
 from calib.samples.engines.reading import engine_samples, library_samples
@@ -33,34 +36,49 @@ def samples_of(card: str) -> list[Sample]:
     return library_samples(card) + [s for s in reduced if not s.implementation.endswith(EAGER)]
 
 
-def by_sizes(card: str, samples: list[Sample]) -> pd.DataFrame:
+def by_sizes(card: str, found: Calibration) -> pd.DataFrame:
     """One row a fit: its errors on sizes that it never saw."""
-    held = fit(samples, load_hardware(card)).held_out
-    return held.assign(card=card, library=held["implementation"])
+    return found.held_out.assign(card=card, library=found.held_out["implementation"])
 
 
-def by_cards(card: str, known: dict[str, list[Sample]]) -> pd.DataFrame:
-    """One row a library and kind: errors on all rows of ``card`` by the other cards alone."""
-    others = [s for name, some in known.items() if name != card for s in some]
-    calibration = fit(others, load_hardware(card))
-    rows = []
-    for library, kind in {(s.implementation, s.op.operator) for s in known[card]}:
-        same = [s for s in known[card] if (s.implementation, s.op.operator) == (library, kind)]
-        found = calibration.estimate([s.op for s in same], library, True)
-        seconds = np.array([s.median for s in same])
-        error = np.abs(found["estimate_s"].to_numpy() / seconds - 1)
-        inside = (found["low_s"].to_numpy() <= seconds) & (seconds <= found["high_s"].to_numpy())
-        rows.append(
-            {
-                **{"library": library, "kind": kind, "card": card, "samples": len(same)},
-                **{"median_error": np.median(error), "p90_error": np.quantile(error, 0.9)},
-                "coverage": inside.mean(),
-            }
+def by_cards(card: str, samples: list[Sample], fits: dict[str, Calibration]) -> pd.DataFrame:
+    """One row a sample of ``card`` that other cards can tell of: its error by them."""
+    groups: dict[Key, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault((sample.implementation, sample.op.operator, "bfloat16"), []).append(
+            sample
         )
-    return pd.DataFrame(rows)
+    parts = []
+    for key, same in groups.items():
+        known = {c: f.kinds for c, f in fits.items() if c != card and key in f.kinds}
+        lender = lent(load_hardware(card), known)
+        if lender is None:
+            continue
+        found = lender.estimates([s.op for s in same], key[0])
+        seconds = np.array([s.median for s in same])
+        ratio = found.seconds / seconds
+        told = {"ratio": ratio, "inside": (found.low <= seconds) & (seconds <= found.high)}
+        parts.append(pd.DataFrame(told).assign(card=card, library=key[0], kind=key[1]))
+    return pd.concat(parts)
+
+
+def summed(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a card, library and kind."""
+    error, apart = np.abs(rows["ratio"] - 1), np.abs(np.log(rows["ratio"]))
+    groups = rows.assign(error=error, apart=apart).groupby([*BY, "card"])
+    return pd.DataFrame(
+        {
+            "median_error": groups["error"].median(),
+            "mean_error": groups["error"].mean(),
+            "p90_error": groups["error"].quantile(0.9),
+            "coverage": groups["inside"].mean(),
+            "apart": groups["apart"].quantile(0.9),
+        }
+    ).reset_index()
 
 
 COLUMNS = ["median_error", "p90_error", "coverage"]
+OF_CARDS = [*COLUMNS, "mean_error", "apart"]
 
 
 def main() -> None:
@@ -69,17 +87,23 @@ def main() -> None:
     arguments = parser.parse_args()
     known = {card: samples_of(card) for card in arguments.cards}
     known = {card: some for card, some in known.items() if some}
-    ways = {
-        "sizes": pd.concat([by_sizes(card, some) for card, some in known.items()]),
-        "cards": pd.concat([by_cards(card, known) for card in known]),
-    }
+    fits = {card: fit(some, load_hardware(card)) for card, some in known.items()}
+    sizes = pd.concat([by_sizes(card, found) for card, found in fits.items()])
+    asked = pd.concat([by_cards(card, some, fits) for card, some in known.items()])
     found: dict[str, Any] = {}
-    for name, rows in ways.items():
+    for name, rows, columns in (
+        ("sizes", sizes, COLUMNS),
+        ("cards", summed(asked), OF_CARDS),
+    ):
         print(f"held-out {name}, mean over cards")
-        print(rows.groupby(BY)[COLUMNS].mean().round(3).to_string(), "\n")
-        print(rows.groupby("card")[COLUMNS].mean().round(3).to_string(), "\n")
-        found[name] = {column: float(rows[column].mean()) for column in COLUMNS}
+        print(rows.groupby(BY)[columns].mean().round(3).to_string(), "\n")
+        print(rows.groupby("card")[columns].mean().round(3).to_string(), "\n")
+        found[name] = {column: float(rows[column].mean()) for column in columns}
         found[name]["median_of_medians"] = float(rows["median_error"].median())
+    errors = np.abs(asked["ratio"] - 1)
+    found["cards"]["all_rows"] = {"median": float(errors.median()), "mean": float(errors.mean())}
+    both = np.concatenate([sizes["median_error"], summed(asked)["median_error"]])
+    found["both"] = {"mean_of_medians": float(both.mean()), "median": float(np.median(both))}
     print(json.dumps(found))
 
 

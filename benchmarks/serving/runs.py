@@ -25,7 +25,7 @@ FINAL = 0
 """The split that is scored once."""
 SPLITS = 3
 INFERENCEMAX, GAP = "InferenceMAX", "gap analysis"
-_DUMP = r"db-dump|source_file=\d{4}-"
+DUMP = r"db-dump|source_file=\d{4}-"
 _LAYOUT = ("tp_size", "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size")
 
 
@@ -56,7 +56,7 @@ def runs(final: bool = False, path: Path | None = None) -> pd.DataFrame:
             "osl": rows["osl"].astype(float),
             "concurrency": rows["batch_size"].astype(float),
             "harness": rows["silicon_data_source"]
-            .str.contains(_DUMP)
+            .str.contains(DUMP)
             .map({True: INFERENCEMAX, False: GAP}),
             "ttft_s": rows["silicon_ttft_ms"] * 1e-3,
             "tpot_s": rows["silicon_tpot_ms"] * 1e-3,

@@ -23,7 +23,7 @@ time:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from model.ops import (
     Conv2d,
     Elementwise,
     GroupedMatmul,
+    LatentAttention,
     Matmul,
     MoeMlp,
     Norm,
@@ -58,7 +59,7 @@ NOTES = {
     "matmul": "torch's own linear layer was timed (cuBLAS); a batch counts as more rows, another "
     "dtype as the bfloat16 product of as many bytes, a bias as nothing",
     "attention": "the engine's fused attention kernel; a bias or mask enters by its bytes",
-    "attention_backward": "the forward kernel, by the ratio of the floors",
+    "attention_backward, latent_attention": "the forward kernel, by the ratio of the floors",
     "grouped_matmul": "the engine's whole expert layer, by the ratio of the floors",
     "conv2d": "the product that it is once its patches are laid out",
     "norm, softmax, elementwise, gather, copy": "one pointwise kernel (a tensor scaled into "
@@ -162,6 +163,12 @@ def _attention(op: Attention) -> StandIn:
     return StandIn((replace(op, bias=False, mask=False, dtype="bfloat16"),), spread)
 
 
+def _latent_attention(op: LatentAttention) -> StandIn:
+    """A fused kernel over keys and values of their own, by the ratio of the floors."""
+    plain = {f.name: getattr(op, f.name) for f in fields(Attention)}
+    return StandIn((Attention(**plain | {"dtype": "bfloat16"}),), by_floor=True)
+
+
 def _attention_backward(op: AttentionBackward) -> StandIn:
     sizes = ("batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim", "v_head_dim")
     names = (*sizes, "causal", "window")
@@ -190,6 +197,7 @@ _MAKERS: dict[type[Operator], Callable[[Any], StandIn]] = {
     GroupedMatmul: _grouped_matmul,
     MoeMlp: lambda op: StandIn((op,), 0.0),
     AttentionBackward: _attention_backward,
+    LatentAttention: _latent_attention,
     Attention: _attention,
     Conv2d: _conv2d,
     Norm: _norm,

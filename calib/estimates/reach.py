@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +27,27 @@ WORTH_SHARE = 0.05
 
 
 def reach_notes(
-    calibration: Estimator, timed: Sequence[tuple[Operator, float, str]], implementation: str
+    calibration: Estimator,
+    timed: Sequence[tuple[Operator, float, str]],
+    implementation: str,
+    names: Mapping[Operator, str] | None = None,
 ) -> list[str]:
     """A sentence where much of the time is of shapes far beyond the samples, else nothing.
 
-    ``timed``: each operator with its seconds and their provenance.
+    ``timed``: each operator with its seconds and their provenance. ``names``: what follows the
+    engine's name in that of the kernel that runs an operator.
     """
     whole = sum(seconds for _, seconds, _ in timed)
     guessed = [(op, seconds) for op, seconds, how in timed if how != MEASURED]
     different = list(dict.fromkeys(op for op, _ in guessed))
-    known = dict(zip(different, beyond(calibration, different, implementation), strict=True))
+    kernels: dict[str, list[Operator]] = {}
+    for op in different:
+        kernels.setdefault((names or {}).get(op, ""), []).append(op)
+    known = {
+        op: reach
+        for name, ops in kernels.items()
+        for op, reach in zip(ops, beyond(calibration, ops, implementation + name), strict=True)
+    }
     far = [(*known[op], op, seconds) for op, seconds in guessed if known[op][0] > WORTH_SAYING]
     share = sum(seconds for *_, seconds in far) / whole if whole else 0.0
     if not share > WORTH_SHARE:  # nor where no time is known

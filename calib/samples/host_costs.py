@@ -72,7 +72,7 @@ _CLASS_OF = {
     **dict.fromkeys(("copy", "gather", "reduction", "softmax"), MOVE),
     **dict.fromkeys(("matmul", "grouped_matmul", "moe_mlp", "counted"), PRODUCT),
     **dict.fromkeys(("norm", "channel_norm"), NORM),
-    **dict.fromkeys(("attention",), ATTENTION),
+    **dict.fromkeys(("attention", "latent_attention"), ATTENTION),
     **dict.fromkeys(("conv2d", "convolution"), CONVOLUTION),
 }
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from calib.steps.alternatives.cases import Run
     from calib.steps.alternatives.table import WhatIf
     from calib.steps.measuring import Observed
+    from model.ops import Operator
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,10 @@ def answer(
     said = beside.asked if beside else calibration
     reached = stack.own if stack else calibrations[0]
     made = stack.calls if stack else {p: fusion.calls for p, fusion in fused.items()}
-    energy = energy_of(request, target)
-    found = estimated(request, phases, (said, unseen), reached, names, made, costs, host_s, energy)
+    energy, kernels = energy_of(request, target), stack.names if stack else None
+    found = estimated(
+        *(request, phases, (said, unseen), reached, names, made, costs, host_s), energy, kernels
+    )
     plain = source_notes(target, found.operators, request.implementation)
     notes = stack_notes(stack, request.implementation, found.operators, plain)
     notes += getattr(model, "notes", [])
@@ -184,10 +187,11 @@ def estimated(
     costs: HostCosts | None,
     host_s: float,
     energy: Energy | None = None,
+    kernels: Mapping[Operator, str] | None = None,
 ) -> Tables:
     """The formulas and what the calibrations say of them, launches replayed. ``reached``: whose
     samples are asked how far they reach; ``rewritten``: by phase, calls in place of the model's
-    own; ``energy``: what joules go by."""
+    own; ``energy``: what joules go by; ``kernels``: names of an engine's."""
     from calib.estimates.energy.joules import with_joules
     from calib.estimates.modules import module_table
     from calib.estimates.reach import reach_notes
@@ -208,7 +212,7 @@ def estimated(
         operators,
         module_table(phases, operators),
         component_table(operators),
-        notes=tuple(reach_notes(reached, timed, implementation)),
+        notes=tuple(reach_notes(reached, timed, implementation, kernels)),
     )
 
 

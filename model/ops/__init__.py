@@ -21,7 +21,7 @@ Conventions, for every class here:
 
 from __future__ import annotations
 
-from model.ops.attention import Attention, AttentionBackward
+from model.ops.attention import Attention, AttentionBackward, LatentAttention
 from model.ops.collective import (
     AllGather,
     AllReduce,
@@ -55,6 +55,7 @@ OPERATORS: dict[str, type[Operator]] = {
         MoeMlp,
         Attention,
         AttentionBackward,
+        LatentAttention,
         Conv2d,
         Convolution,
         Norm,
@@ -93,6 +94,7 @@ __all__ = [
     "Gather",
     "GroupedMatmul",
     "GroupedMatmulWeightGradient",
+    "LatentAttention",
     "Matmul",
     "MoeMlp",
     "Norm",

@@ -114,6 +114,24 @@ class Attention(TensorCoreOperator):
 
 
 @dataclass(frozen=True)
+class LatentAttention(Attention):
+    """Attention over keys that hold the values too, in their first ``v_head_dim`` numbers: one
+    latent and rotary part for all heads (multi-head latent attention, once what widens the latent
+    is absorbed into queries and result; DeepSeek-V2, sec. 2.1). Each is read once."""
+
+    operator: ClassVar[str] = "latent_attention"
+
+    @property
+    def bytes_read(self) -> Any:
+        both = super().bytes_read
+        values = self.batch * self.keys_read * self.kv_heads * self.value_dim
+        return both - values * item_bytes(self.dtype)
+
+    def backward(self) -> tuple[Operator, ...]:
+        raise NotImplementedError("LatentAttention: no gradient is taken of an absorbed product")
+
+
+@dataclass(frozen=True)
 class AttentionBackward(Attention):
     """The gradient of :class:`Attention`.
 

@@ -156,7 +156,8 @@ class Counted(SumsGiven, TensorCoreOperator):
 class MoeMlp(TensorCoreOperator):
     """A whole SwiGLU mixture of experts as one fused operator, the way public tables measure it.
 
-    ``distribution`` names how tokens spread over experts (:mod:`model.ops.routing`).
+    ``distribution`` names how tokens spread over experts (:mod:`model.ops.routing`);
+    ``weight_dtype``: how weights lie in memory, where they are widened on the way.
     """
 
     operator: ClassVar[str] = "moe_mlp"
@@ -167,6 +168,7 @@ class MoeMlp(TensorCoreOperator):
     intermediate: int
     dtype: str = "bfloat16"
     distribution: str = "balanced"
+    weight_dtype: str | None = None
 
     @property
     def experts_read(self) -> Any:
@@ -182,7 +184,8 @@ class MoeMlp(TensorCoreOperator):
 
     @property
     def weight_bytes_read(self) -> Any:
-        return 3 * self.experts_read * self.hidden * self.intermediate * item_bytes(self.dtype)
+        item = item_bytes(self.weight_dtype or self.dtype)
+        return 3 * self.experts_read * self.hidden * self.intermediate * item
 
     @property
     def bytes_read(self) -> Any:

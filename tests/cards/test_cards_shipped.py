@@ -42,11 +42,12 @@ def test_every_card_that_is_promised_ships_and_no_other_is_made_up():
 
 
 def test_what_ships_is_small():
-    """Of cards, and as much of engines' kernels on the three cards that served measured runs."""
+    """Of cards, and of engines' kernels on the three cards that served measured runs, with the
+    collectives of nine."""
     sizes = {path: path.stat().st_size for path in FOLDER.rglob("*.*")}
     engines = sum(size for path, size in sizes.items() if "engines" in path.parts)
     assert sum(sizes.values()) - engines <= 1e7
-    assert engines <= 1e7
+    assert engines <= 1.2e7
 
 
 def test_torchs_samples_ship_with_a_data_card():

@@ -27,22 +27,30 @@ from calib.errors import CalibError
 from calib.fit.fitting import fit
 from calib.hardware.datasheet import load_hardware
 from calib.samples.engines.reading import engine_samples, library_samples
+from calib.samples.engines.tables import EAGER
 from calib.samples.public import PACKAGE, engine_version
+from calib.samples.sample import Sample
+from model.ops import AllReduce
 
 CARDS = ("h100", "h200", "b200")
 """Cards that served what :mod:`benchmarks.serving` asks for."""
-LATER = ("a100", "b300", "gb200", "gb300")
-"""Others with tables; of these the collectives alone ship."""
+LATER = ("a100", "b300", "gb200", "gb300", "l40s", "rtx_pro_6000")
+"""Others with tables; of these the collectives alone ship, as they run within a CUDA graph."""
+WITHOUT = ("l40s/vllm",)
+"""What no table of a collective is of."""
 
 
 def build(
     card: str, engine: str, folder: Path = ENGINE_FOLDER, kind: str | None = None
 ) -> dict[str, Any]:
-    """Fit and store one engine on one card; its data card. ``kind``: only that one, the others as
-    they are. Raises ``CalibError`` for a name that is not known, or where the tables' package is
-    not installed."""
+    """Fit and store one engine on one card; its data card. ``kind``: only that one, or the kernels
+    of that name (``/mla``), the others as they are. Raises ``CalibError`` for a name that is not
+    known, or where the tables' package is not installed."""
     samples = library_samples(card) if engine == LIBRARY else engine_samples(card, engine)
-    samples = [s for s in samples if kind in (None, s.op.operator)]
+    wanted = AllReduce.operator if card in LATER and engine != LIBRARY else kind
+    if card in LATER:
+        samples = [s for s in samples if not s.implementation.endswith(EAGER)]
+    samples = [s for s in samples if _is(s, wanted)]
     if not samples:
         raise CalibError(f"{card}/{engine}: no table: expected another card or engine")
     found = fit(samples, load_hardware(card), lambda name: print(name, file=sys.stderr, flush=True))
@@ -52,7 +60,10 @@ def build(
     held_out = json.loads(found.held_out.to_json(orient="records"))
     if before:
         rows = json.loads(path.with_suffix(".json").read_text("utf-8"))["held_out"]
-        held_out = [row for row in rows if row["kind"] != kind] + held_out
+        names = ("implementation", "kind", "dtype")
+        held_out = [
+            row for row in rows if tuple(row[n] for n in names) not in found.kinds
+        ] + held_out
     path.parent.mkdir(parents=True, exist_ok=True)
     write_record(path, EngineFigures(card, engine, kinds))
     about = {
@@ -69,12 +80,20 @@ def build(
     return about
 
 
+def _is(sample: Sample, wanted: str | None) -> bool:
+    """Of the kind, or by a kernel of the name."""
+    if wanted is None or sample.op.operator == wanted:
+        return True
+    return wanted.startswith("/") and f"{sample.implementation}/".find(f"{wanted}/") > 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     every = [f"{card}/{engine}" for card in CARDS for engine in (*ENGINES, LIBRARY)]
-    every += [f"{card}/{LIBRARY}" for card in LATER]
+    later = [f"{card}/{engine}" for card in LATER for engine in (LIBRARY, *ENGINES)]
+    every += [name for name in later if name not in WITHOUT]
     parser.add_argument("names", nargs="*", metavar="card/engine", help=f"default: {every}")
-    parser.add_argument("--kind", help="fit this kind only, e.g. all_reduce")
+    parser.add_argument("--kind", help="fit this only: all_reduce, /mla")
     parser.add_argument("--folder", type=Path, default=ENGINE_FOLDER)
     arguments = parser.parse_args()
     try:

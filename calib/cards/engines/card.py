@@ -1,8 +1,9 @@
 """An engine's kernels on a card, asked for seconds.
 
-What the engine's own tables tell comes first; then another engine's kernel of the same name on this
-card, wider by how engines differ on the same shapes; then what ships of the card itself, which
-knows every kind and says how. Each estimate says which it was.
+What the engine's own tables tell comes first, of collectives also those of cards joined as this one
+is (:mod:`calib.cards.engines.lent`); then another engine's kernel of the same name on this card,
+wider by how engines differ on the same shapes; then what ships of the card itself, which knows
+every kind and says how. Each estimate says which it was.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pandas as pd
 
 from calib.cards.card import Card
 from calib.cards.cold import hot_to_cold
+from calib.cards.engines.lent import Lent, lent_engine
 from calib.cards.engines.stored import (
     ENGINES,
     LIBRARY,
@@ -38,9 +40,18 @@ from calib.fit.calibration import (
 )
 from calib.fit.physics.features import stack
 from calib.hardware.datasheet import Hardware, load_hardware
-from model.ops import Collective, Elementwise, Matmul, Operator, TensorCoreOperator, is_grid
+from calib.samples.engines.tables import MLA
+from model.ops import (
+    AllReduce,
+    Collective,
+    Elementwise,
+    Matmul,
+    Operator,
+    TensorCoreOperator,
+    is_grid,
+)
 
-ANOTHER_ENGINE = {"matmul": 0.23, "attention": 0.6, "moe_mlp": 0.6}
+ANOTHER_ENGINE = {"matmul": 0.23, "attention": 0.6, "latent_attention": 0.6, "moe_mlp": 0.6}
 """Half-width in log seconds that another engine's kernel adds: about the largest of the 90th
 percentiles by which engines differ on the same shapes of these cards (``engines_disagree`` in the
 cards' own data cards)."""
@@ -48,6 +59,7 @@ ANOTHER_STREAM = 0.7
 """The same of pointwise kernels, without SGLang's."""
 SHIPPED = "vllm"
 """The implementation under which a card's own file is asked."""
+Fits = Calibration | Lent
 
 
 @dataclass(frozen=True)
@@ -83,11 +95,12 @@ class EngineCard(Tabled):
         known = self._known(asked, name)
         if not known:
             return self.base.estimates(op, SHIPPED, np.full(_points(op), hot))
-        times = [self._by(asked, *way) for way in (known if self._shared(asked) else known[:1])]
+        shared = self._shared(asked) or self._lacks_latent(known)
+        times = [self._by(asked, *way) for way in (known if shared else known[:1])]
         found = times[0] if len(times) == 1 else _least(times)
         return found if hot else self._cold(found, asked)
 
-    def _by(self, op: Operator, key: Key, calibration: Calibration, width: float) -> Estimates:
+    def _by(self, op: Operator, key: Key, calibration: Fits, width: float) -> Estimates:
         found = calibration.estimates(op, key[0], True)
         return found.stood_in(found.floor, width) if width else found
 
@@ -100,12 +113,23 @@ class EngineCard(Tabled):
         narrow = isinstance(op, Matmul) and op.dtype != "bfloat16"
         return narrow or isinstance(op, Elementwise)
 
-    def _known(self, op: Operator, name: str) -> list[tuple[Key, Calibration, float]]:
+    def _lacks_latent(self, known: Sequence[tuple[Key, Fits, float]]) -> bool:
+        """Whether other engines alone tell of attention over a latent: the least of theirs counts.
+        SGLang over a latent in float8 takes up to eight times what TensorRT-LLM does, whose
+        time whole blocks of vLLM confirm (``python -m benchmarks.latent``)."""
+        key, fits, _ = known[0]
+        return fits is not self.own and MLA in key[0]
+
+    def _known(self, op: Operator, name: str) -> list[tuple[Key, Fits, float]]:
         """Fits of the operator's kind and kernel, the engine's own first; another kernel of the
-        same engine before one of the same name elsewhere."""
+        same engine before one of the same name elsewhere. Over several nodes nothing was timed."""
+        if isinstance(op, Collective) and np.any(np.greater(op.nodes, 1)):
+            return []
         kind, dtype = kind_of(op), fitted_dtype(op)
         apart = ANOTHER_ENGINE.get(kind, ANOTHER_STREAM)
-        wanted = [(f"{self.engine}{name}", self.own, 0.0)]
+        wanted: list[tuple[str, Fits, float]] = [(f"{self.engine}{name}", self.own, 0.0)]
+        if isinstance(op, Collective):
+            wanted += [(f"{engine}{name}", c, 0.0) for engine, c in self._lent.items()]
         wanted += [(f"{engine}{name}", c, apart) for engine, c in self._other.items()]
         keys = [((i, kind, dtype), c, width) for i, c, width in wanted]
         known = [(key, c, width) for key, c, width in keys if key in c.kinds]
@@ -119,9 +143,23 @@ class EngineCard(Tabled):
         """The fits to the engine's own tables."""
         return Calibration(self.hardware, self.figures.kinds if self.figures else {}, self.held_out)
 
+    @property
+    def is_told(self) -> bool:
+        """Whether a table of the engine tells of more on this card than of collectives."""
+        known = self.figures.kinds if self.figures else {}
+        return any(kind != AllReduce.operator for _, kind, _ in known)
+
     @cached_property
     def _other(self) -> dict[str, Calibration]:
         return {f.engine: Calibration(self.hardware, f.kinds, self.held_out) for f in self.others}
+
+    @cached_property
+    def _lent(self) -> dict[str, Lent]:
+        """By engine: its own, and the library where this card has no run of it."""
+        known = {figures.engine for figures in (self.figures, *self.others) if figures}
+        names = [name for name in (self.engine, LIBRARY) if name not in known]
+        found = {name: lent_engine(self.hardware, name) for name in names}
+        return {name: fits for name, fits in found.items() if fits}
 
     def _cold(self, found: Estimates, op: Operator) -> Estimates:
         """Weights and cache brought from main memory, where the table found them in the L2; what a

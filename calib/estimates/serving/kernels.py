@@ -24,6 +24,7 @@ BYTES = {"bfloat16": 2.0, "fp8": 1.0, "fp8_block": 1.0, "nvfp4": 0.5625}
 """Of a weight of the layers, by the format of products; four bits and a scale of a byte for 16."""
 PARTS = ("gemm", "attention", "moe", "comm", "stream")
 KINDS = {"matmul": "gemm", "attention": "attention", "moe_mlp": "moe"}
+KINDS |= {"latent_attention": "attention"}
 KINDS |= dict.fromkeys(
     ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"), "comm"
 )

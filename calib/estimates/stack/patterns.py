@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from calib.estimates.stack.formats import wide
+from calib.estimates.stack.latent import LATENT, absorbed
 from model.layer import Call
 from model.ops import Elementwise, GroupedMatmul, Matmul, MoeMlp
 
@@ -46,9 +48,9 @@ def _summed(calls: Sequence[Call]) -> list[Call]:
 
 def _joined(calls: Sequence[Call]) -> list[Call]:
     """Products of one input are one product with all their columns."""
-    products: list[Any] = [c.op for c in calls if isinstance(c.op, Matmul)]
-    whole = replace(products[0], n=sum(p.n for p in products))
-    return [replace(calls[0], op=whole, launches=1)]
+    products: list[Any] = [c for c in calls if isinstance(c.op, Matmul)]
+    whole = replace(products[0].op, n=sum(c.op.n for c in products))
+    return [replace(products[0], op=whole, launches=1)]
 
 
 def _turned(calls: Sequence[Call]) -> list[Call]:
@@ -67,24 +69,29 @@ def _turned(calls: Sequence[Call]) -> list[Call]:
 
 def _gated(calls: Sequence[Call]) -> list[Call]:
     """Gate and up are one product; the activation and the product of both one kernel."""
-    gate: Any = calls[0].op
     product = _joined(calls)[0]
-    path = calls[0].path.rpartition(".")[0]
-    activated = Elementwise(gate.m * gate.n, 2, 1, 6, gate.dtype)
+    gate: Any = next(c.op for c in calls if isinstance(c.op, Matmul))
+    path = product.path.rpartition(".")[0]
+    activated = Elementwise(gate.m * gate.n, 2, 1, 6, wide(gate))
     return [product, replace(calls[0], path=f"{path}.act_fn", op=activated, launches=1)]
 
 
 def _routed(calls: Sequence[Call]) -> list[Call]:
-    """Softmax, top-k and what follows, of all tokens at once."""
-    product: Any = calls[0].op
-    chosen = Elementwise(product.m * product.n, 1, 1, 8, product.dtype)
-    return [calls[0], replace(calls[0], op=chosen, launches=1)]
+    """Softmax, top-k and what follows, of all tokens at once. Copies of input and weights to a
+    wider type before the product are left out: its result alone is wide."""
+    at = next(i for i, call in enumerate(calls) if isinstance(call.op, Matmul))
+    product: Any = calls[at].op
+    if at:
+        product = replace(product, dtype=calls[0].op.dtype, out_dtype=product.dtype)  # type: ignore[attr-defined]
+    chosen = Elementwise(product.m * product.n, 1, 1, 8, product.out_dtype or product.dtype)
+    return [replace(calls[at], op=op, launches=1) for op in (product, chosen)]
 
 
 def _experts(calls: Sequence[Call]) -> list[Call]:
     """Sorting, both grouped products and the sum over a token's picks are one fused layer."""
     first, last = [c.op for c in calls if isinstance(c.op, GroupedMatmul)][:2]
-    layer = MoeMlp(first.tokens, first.experts, first.top_k, first.k, last.k, first.dtype, ROUTING)
+    sizes = (first.tokens, first.experts, first.top_k, first.k, last.k, first.dtype, ROUTING)
+    layer = MoeMlp(*sizes, first.weight_dtype)
     return [replace(calls[0], op=layer, launches=1)]
 
 
@@ -96,11 +103,14 @@ PATTERNS = (
     Pattern("p+", _nothing, "positions are kept on the card from step to step"),
     Pattern(r"R\+n", _summed, "a sum over cards, the residual's sum and the norm are one kernel"),
     Pattern(r"\+?n", _normed, "a sum and the norm after it are one kernel"),
-    Pattern("q[qhs]+", _joined, "queries, keys and values are one product"),
+    Pattern(LATENT, absorbed, "a latent is attended to as it is kept, one for all heads"),
+    Pattern("s*q[qhs]+", _joined, "queries, keys and values are one product"),
     Pattern("s", _nothing, "what narrows a product's input is a matter of the engine's formats"),
     Pattern("i+A", _turned, "norm of heads, rotation and writing to the cache are one kernel"),
-    Pattern("um*s?um*", _gated, "gate and up are one product, activation and product one kernel"),
-    Pattern("rt+", _routed, "scores, the best of them and their weights are one kernel"),
+    Pattern(
+        "s*u[ms]*u[ms]*", _gated, "gate and up are one product, activation and product one kernel"
+    ),
+    Pattern("t*rt+", _routed, "scores, the best of them and their weights are one kernel"),
     Pattern("y*xy*xy*", _experts, "experts are one fused layer"),
 )
 """Tried at every place in this order."""

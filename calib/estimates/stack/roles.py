@@ -19,6 +19,7 @@ from model.ops import (
     Matmul,
     Norm,
     Operator,
+    Other,
 )
 
 
@@ -39,10 +40,13 @@ ROLES = (
     Role("R", r"", (AllReduce,)),
     Role("C", r"", (Collective,)),
     Role("e", r"embed_tokens$"),
-    Role("s", r"_proj$", (Elementwise,)),
+    Role("s", r"_proj(_with_mqa)?$", (Elementwise, Other)),
     Role("n", r"(layernorm|(^|\.)norm)$", (Norm,)),
     Role("h", r"self_attn\.[qk]_norm$"),
     Role("q", r"self_attn\.[qkv]_proj$", (Matmul,)),
+    Role("a", r"self_attn\.(q_a_proj|kv_a_proj_with_mqa)$", (Matmul,)),
+    Role("b", r"self_attn\.q_b_proj$", (Matmul,)),
+    Role("k", r"self_attn\.kv_b_proj$", (Matmul,)),
     Role("o", r"self_attn\.o_proj$", (Matmul,)),
     Role("A", r"self_attn$", (Attention,)),
     Role("i", r"self_attn$"),
@@ -59,6 +63,8 @@ ROLES = (
 )
 """The first that fits."""
 OTHER = "?"
+ATTENDS = frozenset("Ak")
+"""Letters of which a decoder has one: attention, or what widens a latent for it."""
 
 
 def role_of(call: Call) -> str:

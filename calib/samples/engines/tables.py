@@ -7,6 +7,10 @@ scales has a name of its own behind the engine's:
 - ``vllm``: the engine's product, attention or expert layer, each in its dtype;
 - ``vllm/block``: weights of float8 with a scale for each block of 128 x 128;
 - ``vllm/kv8``: attention over keys and values that are kept in float8, whatever it multiplies in;
+- ``sglang/mla``: attention of DeepSeek-V3's heads, of prompts over keys of 192 and values of 128,
+  of single tokens over the latent; ``sglang/mla/kv8``: over a latent that is kept in float8;
+- ``sglang/int4``: experts whose weights of four bits are widened on the way;
+- ``sglang/bmm``: the product by head that brings queries to the latent, or the result from it;
 - ``vllm/eager``: an all-reduce launched from the host; without the word it stands in a CUDA graph;
 - ``nccl``: the vendor's library.
 
@@ -33,6 +37,7 @@ from model.ops import (
     Attention,
     Collective,
     Elementwise,
+    LatentAttention,
     Matmul,
     MoeMlp,
     Operator,
@@ -41,12 +46,17 @@ from model.ops import (
 
 FP8, FP4 = "float8_e4m3fn", "float4_e2m1fn"
 BLOCK, KV8, EAGER, NCCL = "/block", "/kv8", "/eager", "nccl"
+MLA, BMM, INT4 = "/mla", "/bmm", "/int4"
+KEYS, ROTARY, LATENT, VALUES = 128, 64, 512, 128
+"""Widths of a head of DeepSeek-V3, of which alone there are tables: of keys without and with the
+rotary part, of the latent, of values."""
 FORMATS = {
     "bfloat16": ("bfloat16", ""),
     "half": ("bfloat16", ""),
     "fp8": (FP8, ""),
     "fp8_block": (FP8, BLOCK),
     "nvfp4": (FP4, ""),
+    "int4_wo": ("bfloat16", INT4),
 }
 """The package's name of a format -> our dtype, and what follows the engine's name."""
 
@@ -115,16 +125,69 @@ def _generation(rows: pd.DataFrame) -> pd.DataFrame:
     return _attention(rows, rows["step"] + rows["isl"], False)
 
 
+def _latent_prompts(rows: pd.DataFrame) -> pd.DataFrame:
+    """In bfloat16 whatever the cache keeps: a prompt sees its own keys."""
+    some = rows[(rows["kv_cache_dtype"] == "bfloat16") & (rows["step"] == 0)]
+    heads = some["num_heads"]
+    found = _latent(some, some["isl"], some["isl"], heads, KEYS + ROTARY, VALUES)
+    return found.assign(dtype="bfloat16", kernel=MLA)
+
+
+def _latent_steps(rows: pd.DataFrame) -> pd.DataFrame:
+    some = rows[rows["isl"] == 1]
+    narrow = some["kv_cache_dtype"] == "fp8"
+    found = _latent(some, 1, some["step"] + 1, 1, LATENT + ROTARY, LATENT)
+    dtypes = np.where(narrow, FP8, "bfloat16")
+    return found.assign(dtype=dtypes, kernel=np.where(narrow, MLA + KV8, MLA))
+
+
+def _latent(
+    rows: pd.DataFrame, queries: Any, keys: Any, kv_heads: Any, head_dim: int, v_head_dim: int
+) -> pd.DataFrame:
+    found = pd.DataFrame(
+        {
+            "batch": rows["batch_size"],
+            "q_len": queries,
+            "kv_len": keys,
+            "heads": rows["num_heads"],
+            "kv_heads": kv_heads,
+            "head_dim": head_dim,
+            "causal": True,
+            "v_head_dim": v_head_dim,
+            "latency": rows["latency"],
+        }
+    )
+    return found.assign(group=found["heads"].astype(str) + "/" + found["batch"].astype(str))
+
+
+def _absorbed(rows: pd.DataFrame) -> pd.DataFrame:
+    some = rows[rows["bmm_dtype"] == "bfloat16"]
+    before = some["op_name"] == "mla_gen_pre"
+    found = pd.DataFrame(
+        {
+            "m": some["num_tokens"],
+            "n": np.where(before, LATENT, VALUES),
+            "k": np.where(before, KEYS, LATENT),
+            "batch": some["num_heads"],
+            "latency": some["latency"],
+        }
+    )
+    group = found["batch"].astype(str) + "/" + found["n"].astype(str)
+    return found.assign(dtype="bfloat16", kernel=BMM, group=group)
+
+
 def _experts(rows: pd.DataFrame) -> pd.DataFrame:
     known = _formatted(rows, "moe_dtype", FORMATS)
     pairs = zip(known["hidden_size"], known["inter_size"], strict=True)
     gated = np.array([pair not in NOT_GATED for pair in pairs], dtype=bool)
     whole = (known["topk"] % known["moe_ep_size"] == 0) & gated
     whole &= known["inter_size"] // known["moe_tp_size"] >= 32
-    whole &= ~known["kernel_source"].str.contains("nongated|min_latency")
+    whole &= ~known["kernel_source"].str.contains("nongated")
     some = known[whole]
+    narrow = some["kernel"] == INT4
     found = pd.DataFrame(
         {
+            "weight_dtype": narrow.map({True: "int4"}).astype(object).where(narrow, None),
             "tokens": some["num_tokens"],
             "experts": some["num_experts"] // some["moe_ep_size"],
             "top_k": some["topk"] // some["moe_ep_size"],
@@ -165,6 +228,9 @@ TABLES = {
     "gemm": EngineTable("gemm", Matmul, _products),
     "context_attention": EngineTable("attention", Attention, _context),
     "generation_attention": EngineTable("attention", Attention, _generation),
+    "context_mla": EngineTable("mla", Attention, _latent_prompts),
+    "generation_mla": EngineTable("mla", LatentAttention, _latent_steps),
+    "mla_bmm": EngineTable("mla_bmm", Matmul, _absorbed),
     "moe": EngineTable("moe", MoeMlp, _experts),
     "scale_matrix": EngineTable("quantize", Elementwise, _scaled),
     "custom_allreduce": EngineTable("comm", AllReduce, _all_reduce),

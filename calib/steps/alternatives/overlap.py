@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from calib.cards.engines.lent import Lent, lent_engine
 from calib.cards.engines.stored import LIBRARY, load_engine
 from calib.fit.calibration import Calibration, Estimates, Estimator, Over
 from model.ops import Collective, Operator, item_bytes
@@ -20,11 +21,11 @@ from model.ops import Collective, Operator, item_bytes
 
 @dataclass(frozen=True)
 class ByLibrary(Over):
-    """``whole``, with collectives on one node by ``fits`` to the library's runs, as far as they
-    know the kind."""
+    """``whole``, with collectives on one node by ``fits`` to the library's runs, on this card or
+    on others like it, as far as they know the kind."""
 
     whole: Estimator
-    fits: Calibration
+    fits: Calibration | Lent
 
     def estimates(
         self,
@@ -73,11 +74,12 @@ class Overlapped(Over):
 
 def together(estimator: Estimator, hidden: float = 0.0) -> Estimator:
     """``estimator`` of one card's work, knowing what several tell each other."""
-    figures = load_engine(estimator.hardware.name, LIBRARY)
+    hardware = estimator.hardware
+    figures = load_engine(hardware.name, LIBRARY)
+    fits: Calibration | Lent | None = lent_engine(hardware, LIBRARY) if figures is None else None
     if figures is not None:
-        fits = Calibration(estimator.hardware, figures.kinds, estimator.held_out)
-        estimator = ByLibrary(estimator, fits)
-    return overlapped(estimator, hidden)
+        fits = Calibration(hardware, figures.kinds, estimator.held_out)
+    return overlapped(ByLibrary(estimator, fits) if fits else estimator, hidden)
 
 
 def overlapped(estimator: Estimator, hidden: float) -> Estimator:

@@ -24,16 +24,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib.cards.engines.card import EngineCard
+    from calib.estimates.stack.formats import Formats
     from calib.steps.request import Request
+    from calib.trace.weights.scheme import Scheme
 
 WITHOUT_MODELS = "vllm"
 """The engine whose tables ship as a card's own: they also say what single operators take."""
 NOT_LOWERED = (
     "implementation=vllm knows the kernels of a plain decoder of text, and this is none, or its "
-    "weights are of a quantised file: these are torch's own launches, each operator by that "
-    "engine's tables."
+    "file is quantised in a format that no table is of: these are torch's own launches, each "
+    "operator by that engine's tables."
 )
-NARROW = {"float8_e4m3fn": "fp8", "float4_e2m1fn": "nvfp4"}
+FP8, FP4 = "float8_e4m3fn", "float4_e2m1fn"
+NARROW = {FP8: "fp8", FP4: "nvfp4"}
 """A model's weights by dtype -> the format of an engine's products."""
 
 
@@ -63,7 +66,7 @@ class Stack(Tabled):
     def note(self) -> str:
         """For the report."""
         engine = self.card.engine
-        own = "its own tables" if self.card.figures else "no table of its own on this card"
+        own = "its own tables" if self.card.is_told else "no table of its own on this card"
         return (
             f"The kernels are {engine}'s ({own}; what those lack leans on another engine's, then "
             "on what ships of the card, and each row says so). A server runs decode steps in a "
@@ -98,6 +101,46 @@ def stack_notes(
     return [stack.note, f"How the times of each kind are known: {known_by(operators)}."]
 
 
+def formats_of(engine: str, model: Any, narrow: bool = False) -> Formats:
+    """Of the model's weights, on one card or several: as its file stores them, or of its
+    ``weight_dtype``. ``narrow``: whether any product beside experts is of narrow weights.
+
+    Raises ``CalibError`` for a file in a format that no engine's table is of.
+    """
+    from calib.estimates.stack.formats import QUANTISED, WIDENED, Formats
+
+    whole = getattr(model, "whole", model)
+    scheme = getattr(getattr(whole, "weights", None), "scheme", None)
+    if scheme is None:
+        stored = NARROW.get(str(getattr(whole, "weight_dtype", None)), "bfloat16")
+        return Formats(stored, stored, quantised=QUANTISED.get((engine, stored), ""))
+    products, experts = stored_as(scheme)
+    if products in WIDENED and narrow:
+        raise CalibError(UNTOLD.format(scheme.words()))
+    cache = "fp8" if scheme.kv_dtype == FP8 else "bfloat16"
+    return Formats(products, experts, cache, QUANTISED.get((engine, products), ""), True)
+
+
+def stored_as(scheme: Scheme) -> tuple[str, str]:
+    """The format of products and of experts. Raises as :func:`formats_of` does."""
+    kept = {f for _, f in scheme.groups}
+    form = next(iter(kept)) if len(kept) == 1 else None
+    if form and form.weight == FP8:
+        name = "fp8_block" if (form.rows, form.cols) == (128, 128) else "fp8"
+        return name, name
+    if form and form.weight == FP4 and form.activation == FP4:
+        return "nvfp4", "nvfp4"
+    if form and form.weight == "int4":
+        return "int4", "int4"
+    raise CalibError(UNTOLD.format(scheme.words()))
+
+
+UNTOLD = (
+    "implementation: weights stored as {}: expected implementation=torch, or a file of float8, "
+    "nvfp4, or of experts in int4"
+)
+
+
 def stack_of(
     request: Request, hardware: Hardware, model: Any, phases: Mapping[str, Phase]
 ) -> Stack | None:
@@ -108,29 +151,33 @@ def stack_of(
     """
     from calib.cards.engines.card import load_engine_card
     from calib.cards.engines.stored import ENGINES
-    from calib.estimates.stack.formats import QUANTISED, Formats, formatted
+    from calib.estimates.stack.formats import LAYERS, formatted, is_narrow
     from calib.estimates.stack.lower import fused
-    from calib.estimates.stack.roles import OTHER, role_of
+    from calib.estimates.stack.roles import ATTENDS, OTHER, role_of
 
     engine = request.implementation
     if engine not in ENGINES:
         return None
     calls = {name: phase.layer.calls() for name, phase in phases.items()}
     roles = {role_of(call) for some in calls.values() for call in some}
-    if OTHER in roles or "A" not in roles:
+    if OTHER in roles or not roles & ATTENDS:
         if engine == WITHOUT_MODELS:
             return None
         raise CalibError(
-            f"implementation = {engine!r} of what is no plain decoder of text, or has the weights "
-            "of a quantised file, or is a step of training: expected torch or vllm, or a model "
-            "like llama_3_1_8b and qwen3_30b_a3b"
+            f"implementation = {engine!r} of what is no plain decoder of text, or is a step of "
+            "training: expected torch or vllm, or a model like llama_3_1_8b and qwen3_30b_a3b"
         )
     if request.limit.tpot is not None:
         raise CalibError(
             wrong("limit.tpot", request.limit.tpot, "implementation=torch, or mode=serve")
         )
-    stored = NARROW.get(str(getattr(model, "weight_dtype", None)), "bfloat16")
-    formats, made = Formats(stored, stored, quantised=QUANTISED.get((engine, stored), "")), {}
+    narrow = any(role_of(c) in LAYERS and is_narrow(c.op) for some in calls.values() for c in some)
+    try:
+        formats, made = formats_of(engine, model, narrow), {}
+    except CalibError:
+        if engine == WITHOUT_MODELS:
+            return None
+        raise
     names: dict[Operator, str] = {}
     for name, some in calls.items():
         kernels = [(c, *k) for c in fused(some) for k in formatted(c, formats)]
