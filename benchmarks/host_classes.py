@@ -7,7 +7,7 @@ ratios of ``conf/host_costs.yaml``.
 each outermost operator that launches a kernel the time on the host is taken; what recording costs
 is in it, so a class whose operators call others (a product, attention) is rather too dear than too
 cheap. Below them, what follows for a launch of whole models on the second host, by
-``models/models.json``.
+``first_run/models/models.json``.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def models() -> Iterator[tuple[str, int, float, float]]:
     as the ratios have it."""
     import pandas as pd
 
-    for row in json.loads((H200 / "models" / "models.json").read_text("utf-8")):
+    for row in json.loads((H200 / "first_run" / "models" / "models.json").read_text("utf-8")):
         name = f"{row['model']}.{row['workload']}.{row['phase']}"
-        table = pd.read_parquet(H200 / "models" / f"{name}.parquet")
+        table = pd.read_parquet(H200 / "first_run" / "models" / f"{name}.parquet")
         mean = statistics.fmean(ratios().over_mean(host_class(kind)) for kind in table["kind"])
         yield name, len(table), statistics.median(row["host"]) / len(table), mean
 

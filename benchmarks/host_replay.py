@@ -130,7 +130,8 @@ def steps() -> dict[str, Step]:
 
 def costs(step: Step) -> HostCosts:
     """The first host's, module code by ``step``."""
-    samples = [s for s in read_samples(H200 / "sweep.parquet") if s.origin == "host"]
+    swept = read_samples(H200 / "first_run" / "sweep.parquet")
+    samples = [s for s in swept if s.origin == "host"]
     eager = next(s for s in samples if s.op == EAGER_OPERATOR)
     code = step.module_code(eager.median)
     made: Sample = replace(eager, op=MODULE_CODE, seconds=[code])
@@ -152,7 +153,7 @@ def plans() -> dict[str, float]:
 
     Of the text model that is what its prefill, with a plan that was made before, takes a launch.
     """
-    rows = json.loads((H200 / "models" / "models.json").read_text("utf-8"))
+    rows = json.loads((H200 / "first_run" / "models" / "models.json").read_text("utf-8"))
     host = {(r["model"], r["workload"], r["phase"]): r for r in rows}
     issued = host[LLAMA, "text", "prefill"]
     a_launch = statistics.median(issued["host"]) / issued["operators"]
@@ -167,7 +168,7 @@ def plans() -> dict[str, float]:
 
 def main() -> None:
     measured = clock()
-    samples = read_samples(H200 / "sweep.parquet")
+    samples = read_samples(H200 / "first_run" / "sweep.parquet")
     eager_s = next(s for s in samples if s.op == EAGER_OPERATOR).median
     print("| module code from | us a launch | over an operator | mean operator | phase | wall |")
     print("|---|---:|---:|---:|---|---|")

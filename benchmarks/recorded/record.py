@@ -2,6 +2,7 @@
 
     pool.parquet                                   samples of shapes drawn at random
     sweep.parquet                                  samples of a sweep, host costs (may be missing)
+    first_run/pool.parquet, first_run/sweep.parquet    of an earlier day (may be missing)
     models/models.json                             model, workload, phase, repeat, seconds, graph_s
     models/<model>.<workload>.<phase>.parquet      order, path, aten, kind, shapes, dtypes, seconds
     reference/<workload>/                          DeepSeek-OCR, as ``save_measurement`` leaves it
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calib.cards.build.own_samples import recorded
 from calib.errors import CalibError
 from calib.measure.reference.measurement import Measurement
 from calib.measure.reference.stored import load_measurement
@@ -76,11 +78,10 @@ class Record:
 
 def read_record(folder: Path) -> Record:
     """Raises ``CalibError`` for a folder without a pool, or with a broken file."""
-    pool = read_samples(folder / "pool.parquet")
-    if not pool:
+    if not read_samples(folder / "pool.parquet"):
         raise CalibError(f"{folder / 'pool.parquet'} holds no samples")
-    swept = folder / "sweep.parquet"
-    sweep = read_samples(swept, hardware=pool[0].hardware) if swept.exists() else []
+    pool = recorded(folder, "pool.parquet")
+    sweep = recorded(folder, "sweep.parquet", pool[0].hardware)
     where = sorted((folder / "reference").glob("*/measurement.json"))
     measured = {path.parent.name: load_measurement(path.parent) for path in where}
     phases = [*models(folder / "models"), *references(folder, measured)]

@@ -33,7 +33,7 @@ def test_ratios_of_classes_are_those_of_the_traces() -> None:
 def test_module_code_and_mean_are_those_of_the_first_hosts_step() -> None:
     from benchmarks.host_replay import H200
 
-    samples = read_samples(H200 / "sweep.parquet")
+    samples = read_samples(H200 / "first_run" / "sweep.parquet")
     eager_s = next(s for s in samples if s.op == EAGER_OPERATOR).median
     step = steps()[STEP]
     assert step.mean_ratio == pytest.approx(ratios().mean, rel=0.01)

@@ -136,15 +136,17 @@ def test_a_workload_is_read_off_the_shapes() -> None:
 
 def test_the_landed_record_is_whole_and_its_models_are_known() -> None:
     found = read_record(benchmark.DATA)
-    assert (len(found.pool), len(found.sweep), len(found.phases)) == (700, 1078, 16)
-    assert sum(one.graph_s is not None for one in found.phases) == 8
+    assert (len(found.pool), len(found.sweep), len(found.phases)) == (1628, 1478, 24)
+    assert sum(one.graph_s is not None for one in found.phases) == 15
     some = replace(found, phases=[one for one in found.phases if one.model == "vit_l"])
     for (_, workload), passes in phases_of(some).items():
         calls = passes["vision"].layer.calls()
         batch = 32 if workload.endswith("b32") else 1
         assert next(c.op for c in calls if isinstance(c.op, Matmul)).m == 197 * batch
-    again = read_samples(benchmark.DATA / "pool_again.parquet")
+    again = read_samples(benchmark.DATA / "first_run" / "pool_again.parquet")
     assert {s.key for s in again} <= {s.key for s in found.pool}
+    assert len({(s.op, s.cache) for s in found.pool}) == len(found.pool), "a shape counts once"
+    assert sum(s.origin == "host" for s in found.sweep) == 15, "of the later host alone"
 
 
 def test_the_last_line_is_one_json_object(

@@ -12,10 +12,14 @@ from calib.fit.fitting import fit, measured_shapes
 from calib.hardware.datasheet import load_hardware
 from calib.samples.faults import (
     BY_EVENTS_ON,
+    CLEAN_FLUSH,
     CORRECTED,
     DIRTY_FLUSH,
     MARKS,
     NO_KERNEL,
+    NODE_GAP,
+    NODE_GAP_ON,
+    SHORT_GAP,
     clean,
     kernels_of,
 )
@@ -42,7 +46,8 @@ def stored_as_version_2(path, samples):
     [
         (COLD, f"{DIRTY_FLUSH}, {MARKS}"),
         (replace(COLD, method="unheld"), f"{DIRTY_FLUSH}, {MARKS}"),
-        (replace(COLD, method="graph"), ""),
+        (replace(COLD, method="graph"), NODE_GAP),
+        (replace(COLD, method="graph", cache="hot"), ""),
         (replace(COLD, method="graph", seconds=[5e-9] * 3), NO_KERNEL),
         (replace(COLD, cache="hot"), MARKS),
         (replace(COLD, hardware="cpu", method="wall"), ""),
@@ -76,6 +81,10 @@ BOTH = f"{DIRTY_FLUSH}, {MARKS}"
         (replace(COLD, fault=BOTH, hardware="b200"), None),
         (replace(COLD, fault=MARKS, hardware="b200"), 30e-6),
         (replace(COLD, fault=NO_KERNEL), None),
+        (replace(COLD, fault=SHORT_GAP), None),
+        (replace(COLD, fault=CLEAN_FLUSH), None),
+        (replace(COLD, fault=NODE_GAP), 30e-6 - NODE_GAP_ON["h200"]),
+        (replace(COLD, fault=NODE_GAP, hardware="h100"), 30e-6),
         (replace(COLD, fault="kernels unknown"), 30e-6),
     ],
 )

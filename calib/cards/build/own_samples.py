@@ -22,14 +22,17 @@ from calib.checkout import ROOT
 from calib.errors import CalibError
 from calib.fit.fitting import fit
 from calib.hardware.datasheet import load_hardware
-from calib.samples.faults import cleaned
+from calib.samples.faults import LEFT_OUT, cleaned, faults_of
 from calib.samples.files import read_samples
+from calib.samples.host_costs import ORIGIN as HOST
 from calib.samples.public_tables import CARDS as TABLED
 from calib.samples.public_tables import ENGINES
 from calib.samples.sample import Sample
 
 RECORDS = ROOT / "benchmarks" / "data"
 FILES = ("pool.parquet", "sweep.parquet")
+EARLIER = "first_run"
+"""A folder of a record with such files of an earlier day."""
 LEAST_SHAPES = 100
 """Of a kind, on both cards and by both engines, that a carried ratio is told from."""
 
@@ -38,10 +41,24 @@ def recorded_cards() -> list[str]:
     return sorted(path.parent.name for path in RECORDS.glob(f"*/{FILES[0]}"))
 
 
+def recorded(folder: Path, name: str, hardware: str | None = None) -> list[Sample]:
+    """What the file ``name`` of a record holds, and what an earlier one of its kind holds of shapes
+    of which no later sample can be used; what its host cost is another host's. Nothing where there
+    is neither."""
+    found: dict[object, Sample] = {}
+    for path in (folder / name, folder / EARLIER / name):
+        for s in read_samples(path, hardware=hardware) if path.exists() else ():
+            key = (s.op, s.cache, s.implementation, s.origin == HOST)
+            if path.parent != folder and s.origin == HOST:
+                continue
+            if key not in found or LEFT_OUT.intersection(faults_of(found[key])):
+                found[key] = s
+    return list(found.values())
+
+
 def samples_of(card: str) -> tuple[list[Sample], dict[str, Any]]:
     """torch's samples of the record without the recorded models' own shapes; what was left out."""
-    paths = [RECORDS / card / name for name in FILES]
-    read = [s for path in paths if path.exists() for s in read_samples(path, hardware=card)]
+    read = [s for name in FILES for s in recorded(RECORDS / card, name, card)]
     clean = cleaned(read)
     usable = [s for s in clean.samples if s.status == "ok" and s.implementation == TORCH]
     usable = [s for s in usable if s.op.bytes]  # the rest are costs of the host
