@@ -280,12 +280,21 @@ class RMSNorm(nn.Module):
         return self.weight * wide.to(value.dtype)
 
 
-@pytest.mark.parametrize(("plus_one", "launches"), [(False, 8), (True, 10)])
-def test_a_written_out_rms_norm_is_one_norm(plus_one: bool, launches: int) -> None:
-    both = nn.Sequential(RMSNorm(plus_one), RMSNorm(plus_one))
-    calls = trace(both, x(2, 3, 8, dtype=torch.bfloat16))
-    norm = Norm(6, 8)
-    assert calls == [Call("0", norm, launches=launches), Call("1", norm, launches=launches)]
+@pytest.mark.parametrize("shape", [(2, 3, 8), (8,)])
+def test_a_written_out_rms_norm_is_one_norm(shape: tuple[int, ...]) -> None:
+    calls = trace(nn.Sequential(RMSNorm(), RMSNorm()), x(*shape, dtype=torch.bfloat16))
+    norm = Norm(6 if len(shape) > 1 else 1, 8)
+    assert calls == [Call("0", norm, launches=8), Call("1", norm, launches=8)]
+
+
+def test_what_a_norm_does_to_its_scale_is_apart() -> None:
+    """Gemma's casts it and adds 1, two kernels more than those that fits have seen."""
+    calls = trace(nn.Sequential(RMSNorm(plus_one=True)), x(2, 3, 8, dtype=torch.bfloat16))
+    assert [(c.op, c.launches) for c in calls] == [
+        (Norm(6, 8), 8),
+        (Copy(8, out_dtype="float32"), 1),
+        (Elementwise(8, dtype="float32"), 1),
+    ]
 
 
 def test_paths_forward_and_back() -> None:

@@ -64,20 +64,29 @@ def spans(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
 
 
 def calls_of(rows: Iterable[Row]) -> Iterator[Call]:
-    """Rows as calls, in order."""
+    """Rows as calls, in order. What a norm does to its scale alone, as Gemma's does, which casts it
+    and adds 1, are calls of their own behind it."""
     listed = list(rows)
     norms = {first: norm for first, _, norm in pointwise.rms_norms(listed)}
     for first, end in spans(listed):
         row = listed[first]
-        if first in norms:
-            yield Call(row.path, norms[first], launches=end - first)
+        if first not in norms:
+            yield from calls_of_row(row)
             continue
-        for part in operators_of(row):
-            if isinstance(part, Part):
-                yield Call(row.path, part.op, part.count, part.launches, sync=waits(row))
-                continue
-            belongs = isinstance(part, Other) and part.name == REST
-            yield Call(row.path, part, launches=0 if belongs else 1, sync=waits(row))
+        span = listed[first:end] if len(listed[end - 1].out.shape) > 1 else ()
+        scale = [r for r in span if len(r.out.shape) == 1]
+        yield Call(row.path, norms[first], launches=end - first - len(scale))
+        for apart in scale:
+            yield from calls_of_row(apart)
+
+
+def calls_of_row(row: Row) -> Iterator[Call]:
+    for part in operators_of(row):
+        if isinstance(part, Part):
+            yield Call(row.path, part.op, part.count, part.launches, sync=waits(row))
+            continue
+        belongs = isinstance(part, Other) and part.name == REST
+        yield Call(row.path, part, launches=0 if belongs else 1, sync=waits(row))
 
 
 def unknown(calls: Iterable[Call]) -> dict[str, int]:
