@@ -120,8 +120,8 @@ PASSES = {
     **dict.fromkeys(("arange", "zeros", "ones", "full", "new_zeros", "new_ones", "fill"), 0.4),
 }
 """Over one pointwise kernel of as many bytes, read off the recorded phases of an H200: norms by
-channel, 53 of 5 to 10 us and 53 of 10 to 70, 33 top-k of 4.7 to 7.5, sorts of 6.5 to 62, fills of 0.7,
-pools of 5 and 107."""
+channel, 53 of 5 to 10 us and 53 of 10 to 70, 33 top-k of 4.7 to 7.5, sorts of 6.5 to 62, fills of
+0.7, pools of 5 and 107."""
 ALLOCATES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize")
 NOTHING = 1e-3
 """Of an operator that starts no kernel."""
