@@ -242,7 +242,7 @@ def test_what_was_asked_for_before_is_not_asked_again() -> None:
     hot = [found_in_cache(op, estimator.hardware) for op in ops]
     for some, flags in ((ops[3:9], hot[3:9]), (ops[:1], [not hot[0]]), ([Elementwise(77)], [True])):
         mine, theirs = (e.estimates(some, "torch", flags) for e in (asked, estimator))
-        assert mine.seconds == pytest.approx(theirs.seconds, rel=1e-5)
+        assert mine.seconds == pytest.approx(theirs.seconds, rel=1e-4)  # float32, by blocks
         assert list(mine.known_as) == list(theirs.known_as)
     pd.testing.assert_frame_equal(asked.held_out, estimator.held_out)
     asked.estimator = None  # type: ignore[assignment]  # nobody is asked
