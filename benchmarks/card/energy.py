@@ -139,6 +139,18 @@ def counted(
     return ended[0] - begun[0], ended[1] - begun[1], ended[2] - begun[2]
 
 
+def counter_of(
+    stream: Any, device: str, least_s: float
+) -> Callable[[Run], tuple[float, float, float]] | None:
+    """Counts over ``least_s`` and more [s]; None where the card has no counter."""
+    from calib.measure.cuda.instrument import sensor_of
+
+    sensor = sensor_of(device)
+    if sensor.joules() is None or least_s <= 0:
+        return None
+    return lambda run: counted(run, sensor, stream, least_s)
+
+
 def _read(counter: Counter) -> float:
     joules = counter.joules()
     if joules is None:

@@ -282,17 +282,6 @@ def line(timed: Timed) -> str:
     )
 
 
-def counter_of(stream: Any, device: str, least_s: float) -> Count | None:
-    """Counts over ``least_s`` and more [s]; None where the card has no counter."""
-    from benchmarks.card.energy import counted
-    from calib.measure.cuda.instrument import sensor_of
-
-    sensor = sensor_of(device)
-    if sensor.joules() is None or least_s <= 0:
-        return None
-    return lambda run: counted(run, sensor, stream, least_s)
-
-
 def chosen(only: str, config: Path | None, workload: Workload, dtype: str) -> list[Asked]:
     """What the command line asks for. Raises ``ValueError`` for a name that is not listed."""
     if config is not None:
@@ -337,6 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
     capture: Capture | None = None
     count: Count | None = None
     if torch.device(options.device).type == "cuda":
+        from benchmarks.card.energy import counter_of
         from calib.measure.cuda.stream import TorchStream
 
         properties = torch.cuda.get_device_properties(options.device)
