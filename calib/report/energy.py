@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from calib.report.record import RunRecord, known
+from calib.report.record import GROWS, RunRecord, known
 from calib.report.units import UNKNOWN, digits, interval, percent
 
 
@@ -23,10 +23,16 @@ def energy_basis(record: RunRecord) -> str:
     use = record.energy
     if use is None:
         return ""
-    return (
+    basis = (
         f"Fitted to {use['operators_counted']} operators whose joules were counted on this card "
-        f"(held out, they err by {percent(use['median_error'])}), idle {use['idle_w']:.0f} W."
+        f"(operators that were held out err by {percent(use['median_error'])}), "
+        f"idle {use['idle_w']:.0f} W."
     )
+    if record.execution == "eager":
+        basis += " Eager, joules are as unsure as the wall time, which hangs on the host"
+        grows = any(GROWS in str(note) for note in record.notes)
+        basis += "; planning new lengths comes on top." if grows else "."
+    return basis
 
 
 def energy_lines(record: RunRecord) -> list[str]:

@@ -120,11 +120,33 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CalibError, match="cannot be read"):
         read_counted(path)
     table().iloc[:5].to_parquet(path)
-    with pytest.raises(CalibError, match="counts 5 operators: expected 12 or more"):
+    with pytest.raises(CalibError, match="counts 5 different operators: expected 12"):
+        read_counted(path)
+    table().iloc[[0] * 20].reset_index(drop=True).to_parquet(path)
+    with pytest.raises(CalibError, match="counts 1 different operators: expected 12"):
         read_counted(path)
     table().to_parquet(path)
     with pytest.raises(CalibError, match="hardware = 'h200': expected h100, the card"):
         read_counted(path, "h100")
+
+
+@pytest.mark.parametrize(
+    ("factor", "column", "said"),
+    [
+        (1e3, "joules", r"row 0: joules = .* J in .* s, what an idle card and its board can draw"),
+        (1e-3, "joules", r"row 0: joules = .* J in .* s, what an idle card and its board can draw"),
+        (1e3, "idle_w", r"row 0: idle_w = .*: expected less than 1050"),
+    ],
+)
+def test_what_no_card_draws_is_refused(
+    tmp_path: Path, factor: float, column: str, said: str
+) -> None:
+    """Millijoules for joules, and an idle card that draws more than its board is built for."""
+    path, counted = tmp_path / "energy.parquet", table()
+    counted[column] *= factor
+    counted.to_parquet(path)
+    with pytest.raises(CalibError, match=said):
+        read_counted(path)
 
 
 def test_no_work_draws_nothing_above_idle() -> None:

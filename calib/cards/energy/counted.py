@@ -15,10 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib.errors import CalibError, shown
+from calib.hardware.datasheet import load_hardware
 from calib.samples.files import op_from_json
 from model.ops import Operator
 
@@ -29,6 +31,8 @@ COLUMNS = ("hardware", "idle_w", "kind", "shape", "cache", "repeats", "seconds",
 CACHES = ("hot", "cold")
 LEAST = 12
 """Operators that a fit of five numbers takes."""
+_MOST_POWER, _LEAST_IDLE = 1.5, 0.9
+"""Of a board's power and of the idle card's, as ends of what is believed."""
 _WRITES = "what `python -m benchmarks.card.energy` writes"
 
 
@@ -64,15 +68,34 @@ def read_counted(path: Path, hardware: str | None = None) -> CountedCard:
         table = table[table["refused"].isna()]
     rows = [(int(str(at)), row) for at, row in zip(table.index, _rows(table), strict=True)]
     found = tuple(_counted(path, at, row) for at, row in rows)
-    if len(found) < LEAST:
-        raise CalibError(f"energy: {path} counts {len(found)} operators: expected {LEAST} or more")
+    different = len({(one.op, one.cache) for one in found})
+    if different < LEAST:
+        raise CalibError(
+            f"energy: {path} counts {different} different operators: expected {LEAST} or more"
+        )
     idle_w = [_positive(path, at, row, "idle_w") for at, row in rows]
     names = {at: str(row["hardware"]) for at, row in rows}
     of = hardware or names[rows[0][0]]
     for at, name in names.items():
         if name != of:
             raise _refused(path, at, "hardware", name, f"{of}, the card that is asked for")
+    for (at, row), idle in zip(rows, idle_w, strict=True):
+        _possible(path, at, row, idle, load_hardware(of).power_w)
     return CountedCard(of, idle_w[0], found)
+
+
+def _possible(
+    path: Path, at: int, row: Mapping[str, Any], idle_w: float, power_w: float | None
+) -> None:
+    """Refuse what no card draws. ``power_w``: what its board is built for; a counter in another
+    unit is off by a thousand, and a card exceeds that power by a tenth for milliseconds."""
+    most = math.inf if power_w is None else _MOST_POWER * power_w
+    if idle_w >= most:
+        raise _refused(path, at, "idle_w", idle_w, f"less than {most:g}")
+    least_j, most_j = _LEAST_IDLE * idle_w * row["seconds"], most * row["seconds"]
+    if not least_j <= row["joules"] <= most_j:
+        accepted = f"{least_j:.4g} to {most_j:.4g} J in {row['seconds']:.3g} s, what an idle card"
+        raise _refused(path, at, "joules", row["joules"], f"{accepted} and its board can draw")
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -103,10 +126,8 @@ def _counted(path: Path, at: int, row: Mapping[str, Any]) -> Counted:
 
 
 def _positive(path: Path, at: int, row: Mapping[str, Any], column: str) -> float:
-    try:
-        value = float(row[column])
-    except (TypeError, ValueError):
-        value = math.nan
+    given = row[column]
+    value = float(given) if isinstance(given, Real) and not isinstance(given, bool) else math.nan
     if not (math.isfinite(value) and value > 0):
         raise _refused(path, at, column, row[column], "a number above 0")
     return value
