@@ -88,6 +88,19 @@ def test_points_are_the_closed_form_one_by_one(model, layout, engine) -> None:
         assert row["tpot_low_s"] < row["tpot_s"] < row["tpot_high_s"]
 
 
+def test_no_interval_reaches_below_a_reading_of_the_weights() -> None:
+    """However wide kernels far from the tables make it."""
+    serving = serving_of()
+    wide = replace(serving, beside=replace(serving.beside, factor=50.0))
+    for layout in (Layout(), Layout(tp=8)):
+        server = Server(Llama(), layout, Formats())
+        (row,) = points([server], wide, Asked([1], [(20_000, 50)])).to_dict("records")
+        table = 128256 * 4096 * 2 / layout.tp  # of which a step reads a row
+        read_s = (server.weight_bytes() - table) / serving.card.hardware.bandwidth
+        assert read_s * 0.99 < row["tpot_low_s"] < row["tpot_s"]
+        assert row["decode_low_s"] > read_s * 0.99
+
+
 def test_many_layouts_at_once_are_each_alone() -> None:
     """Layouts that share kernels, and what they are asked together, change nothing."""
     serving, model = serving_of(), Llama()

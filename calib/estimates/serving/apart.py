@@ -47,7 +47,7 @@ def _served(pairs: pd.DataFrame, by_name: dict[str, Server], serving: Serving) -
     further = pairs["osl"] - 1
     transfer = _transfer(pairs, by_name, serving) / further
     tpot = pairs["decode_s"] + transfer
-    wide = pairs["decode_high_s"] / pairs["decode_s"]
+    narrow, wide = (pairs[f"decode_{end}_s"] / pairs["decode_s"] for end in ("low", "high"))
     rate = pairs["concurrency"] / (further * tpot)
     share = pairs["layout_of_prompts"].map({n: s.stage_share(0) for n, s in by_name.items()})
     occupied = pairs["prompt_s_of_prompts"] * share
@@ -60,7 +60,7 @@ def _served(pairs: pd.DataFrame, by_name: dict[str, Server], serving: Serving) -
         layout=named,
         cards=every,
         tpot_s=tpot,
-        tpot_low_s=tpot / wide,
+        tpot_low_s=tpot * narrow,
         tpot_high_s=tpot * wide,
         ttft_s=pairs["prompt_s_of_prompts"] + wait + serving.beside.front_token * pairs["isl"],
         tokens_per_s_user=1 / tpot,

@@ -35,13 +35,15 @@ class Kernels(Protocol):
 class Pass:
     """[n] passes. ``kernels``, ``told``: seconds of what computes and of collectives [region, n];
     ``launches`` [region]; ``wide``: half-widths of 90% intervals [part, n]; ``known``: seconds by
-    provenance, the weakest first [provenance, n]."""
+    provenance, the weakest first [provenance, n]; ``floor``: seconds [n] that products and
+    attention take at least, whose weights and keys come from main memory."""
 
     kernels: np.ndarray
     told: np.ndarray
     launches: np.ndarray
     wide: np.ndarray
     known: np.ndarray
+    floor: np.ndarray
 
     @property
     def seconds(self) -> np.ndarray:
@@ -56,7 +58,7 @@ class Pass:
         kernels, told, wide, known = (
             np.take(a, rows, axis=1) for a in (self.kernels, self.told, self.wide, self.known)
         )
-        return Pass(kernels, told, self.launches, wide, known)
+        return Pass(kernels, told, self.launches, wide, known, self.floor[rows])
 
     def __add__(self, other: Pass) -> Pass:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
@@ -66,13 +68,15 @@ class Pass:
 def passed(kernels: Sequence[Kernel], card: Kernels, count: int) -> Pass:
     """``kernels`` whose sizes are arrays [count], or the same at all points."""
     shapes = ((3, count), (3, count), (3,), (len(PARTS), count), (len(WEAKEST_FIRST), count))
-    found = Pass(*(np.zeros(shape) for shape in shapes))
+    found = Pass(*(np.zeros(shape) for shape in (*shapes, (count,))))
     for kernel, times in distinct(kernels):
         op = kernel.op
         asked = grid(type(op), **vars(op)) if is_grid(op) else [op]
         told = card.estimates(asked, kernel.name)
         part, whole = KINDS.get(op.operator, "stream"), sum(times.values())
         into = found.told if part == "comm" else found.kernels
+        if part not in ("comm", "stream"):
+            found.floor[:] += told.floor * whole
         for region, often in times.items():
             into[region] += told.seconds * often
             found.launches[region] += often

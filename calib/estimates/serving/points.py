@@ -231,8 +231,10 @@ def _rows(p: Points, passes: Passes) -> pd.DataFrame:
     ttft = served.ttft * beside.queue + others + beside.front_token * p.isl
     table = _table(p, replace(served, ttft=ttft), decode, full, prompt)
     spread = np.hypot(full.spread / full.seconds, beside.spread)
-    high = decode * np.exp(beside.factor * spread)
-    return table.assign(decode_s=decode, decode_high_s=high, prompt_s=_alone(p, passes))
+    wide = np.exp(beside.factor * spread)
+    low = np.maximum(decode / wide, np.minimum(full.floor, decode))
+    ends = {"decode_low_s": low, "decode_high_s": decode * wide}
+    return table.assign(decode_s=decode, **ends, prompt_s=_alone(p, passes))
 
 
 def _alone(p: Points, passes: Passes) -> np.ndarray:
@@ -268,7 +270,7 @@ def _table(
             "osl": p.osl,
             "concurrency": p.batch * layout.dp,
             "tpot_s": served.tpot,
-            "tpot_low_s": served.tpot / wide,
+            "tpot_low_s": np.maximum(served.tpot / wide, np.minimum(full.floor, served.tpot)),
             "tpot_high_s": served.tpot * wide,
             "ttft_s": served.ttft,
             "tokens_per_s_user": 1 / served.tpot,
