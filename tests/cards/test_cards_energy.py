@@ -149,6 +149,12 @@ def test_what_no_card_draws_is_refused(
         read_counted(path)
 
 
+def test_a_card_of_ones_own_needs_no_datasheet(tmp_path: Path) -> None:
+    path = tmp_path / "energy.parquet"
+    table().assign(hardware="some_card").to_parquet(path)
+    assert read_counted(path, "some_card").hardware == "some_card"
+
+
 def test_no_work_draws_nothing_above_idle() -> None:
     nothing = np.zeros((1, len(RESOURCES)))
     assert TRUE.above(nothing, np.array([1.0]))[0] == 0

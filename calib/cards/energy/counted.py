@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib.errors import CalibError, shown
-from calib.hardware.datasheet import load_hardware
+from calib.hardware.datasheet import hardware_names, load_hardware
 from calib.samples.files import op_from_json
 from model.ops import Operator
 
@@ -79,23 +79,28 @@ def read_counted(path: Path, hardware: str | None = None) -> CountedCard:
     for at, name in names.items():
         if name != of:
             raise _refused(path, at, "hardware", name, f"{of}, the card that is asked for")
+    power_w = load_hardware(of).power_w if of in hardware_names() else None
     for (at, row), idle in zip(rows, idle_w, strict=True):
-        _possible(path, at, row, idle, load_hardware(of).power_w)
+        _possible(path, at, row, idle, power_w)
     return CountedCard(of, idle_w[0], found)
 
 
 def _possible(
     path: Path, at: int, row: Mapping[str, Any], idle_w: float, power_w: float | None
 ) -> None:
-    """Refuse what no card draws. ``power_w``: what its board is built for; a counter in another
-    unit is off by a thousand, and a card exceeds that power by a tenth for milliseconds."""
+    """Refuse what no card draws. ``power_w``: what its board is built for, None where no datasheet
+    is known; a counter in another unit is off by a thousand, and a card exceeds that power by a
+    tenth for milliseconds."""
     most = math.inf if power_w is None else _MOST_POWER * power_w
     if idle_w >= most:
         raise _refused(path, at, "idle_w", idle_w, f"less than {most:g}")
     least_j, most_j = _LEAST_IDLE * idle_w * row["seconds"], most * row["seconds"]
     if not least_j <= row["joules"] <= most_j:
-        accepted = f"{least_j:.4g} to {most_j:.4g} J in {row['seconds']:.3g} s, what an idle card"
-        raise _refused(path, at, "joules", row["joules"], f"{accepted} and its board can draw")
+        accepted = (
+            f"{least_j:.4g} to {most_j:.4g} J in {row['seconds']:.3g} s, what an idle card and its "
+            "board can draw"
+        )
+        raise _refused(path, at, "joules", row["joules"], accepted)
 
 
 def _table(path: Path) -> pd.DataFrame:
