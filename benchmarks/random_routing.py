@@ -17,6 +17,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def counted(name: str, layers: int) -> list[dict[str, int]]:
     return found
 
 
+@cache
 def known() -> dict[str, list[dict[str, int]]]:
     """Model -> its layers, as counted."""
     found: dict[str, list[dict[str, int]]] = json.loads(KEPT.read_text("utf-8"))["models"]

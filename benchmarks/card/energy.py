@@ -42,6 +42,10 @@ READ_EVERY_S = 0.01
 """More often than the counter moves, and seldom enough that reading it leaves time to enqueue."""
 
 
+Count = Callable[[Run], tuple[float, float, float]]
+"""(passes, seconds, joules) of a run that is repeated for a while."""
+
+
 class Counter(Protocol):
     def joules(self) -> float | None: ...
 
@@ -140,9 +144,7 @@ def counted(
     return ended[0] - begun[0], ended[1] - begun[1], ended[2] - begun[2]
 
 
-def counter_of(
-    stream: Any, device: str, least_s: float
-) -> Callable[[Run], tuple[float, float, float]] | None:
+def counter_of(stream: Any, device: str, least_s: float) -> Count | None:
     """Counts over ``least_s`` and more [s]; None where the card has no counter."""
     from calib.measure.cuda.instrument import sensor_of
 

@@ -24,11 +24,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.trace_coverage import CONFIGS
 from benchmarks.traced_models import with_values
 from model.workload import Workload
+
+if TYPE_CHECKING:
+    from benchmarks.card.energy import Count
 
 REPEATS, WARM_UPS, REPLAYS = 12, 3, 8
 TEXT = Workload("text", prompt_tokens=512, decode_steps=32, logits="last")
@@ -40,8 +43,6 @@ COLUMNS = [
 ]
 
 Capture = Callable[[Sequence[Callable[[], Any]]], Callable[[], Any]]
-Count = Callable[[Callable[[], Any]], tuple[float, float, float]]
-"""(passes, seconds, joules) of a run that is repeated for a while."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from calib.cards.build.own_samples import recorded
 from calib.errors import CalibError
 from calib.measure.reference.measurement import Measurement
 from calib.measure.reference.stored import load_measurement
-from calib.samples.files import read_samples
 from calib.samples.sample import Sample
 
 if TYPE_CHECKING:
@@ -78,9 +77,9 @@ class Record:
 
 def read_record(folder: Path) -> Record:
     """Raises ``CalibError`` for a folder without a pool, or with a broken file."""
-    if not read_samples(folder / "pool.parquet"):
-        raise CalibError(f"{folder / 'pool.parquet'} holds no samples")
     pool = recorded(folder, "pool.parquet")
+    if not pool:
+        raise CalibError(f"{folder / 'pool.parquet'} holds no samples")
     sweep = recorded(folder, "sweep.parquet", pool[0].hardware)
     where = sorted((folder / "reference").glob("*/measurement.json"))
     measured = {path.parent.name: load_measurement(path.parent) for path in where}
