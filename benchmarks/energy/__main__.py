@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.energy import intervals, operators
+from benchmarks.energy import intervals, operators, sustained
 from benchmarks.energy import phases as counted
 from benchmarks.energy.landed import land
 from benchmarks.recorded.__main__ import write
@@ -46,6 +46,7 @@ def main() -> None:
     parts += [exponent_table(card, hardware, phases), phase_table(rows), sum_table(rows)]
     found = intervals.factors(phases, energy)
     parts.append(interval_words(phases, found, rows))
+    parts.append(sustained.tables(card, phases, energy, hardware, asked.data.parent))
     text = "\n\n".join(parts)
     print(text)
     if asked.write:

@@ -22,9 +22,9 @@ from calib.cards.energy.fitted import RESOURCES, SHARP, Energy
 from calib.cards.shipped import load_card
 from calib.errors import CalibError
 from calib.estimates.energy.joules import SECONDS, of_phase, with_joules
+from calib.estimates.energy.power import executions, power_of, timed
 from calib.estimates.sums import JOULES
 from calib.estimates.tables import operator_table
-from calib.estimates.timeline import with_wall
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.samples.host_costs import EAGER, GRAPH, host_costs
 from model.workload import Phase
@@ -130,10 +130,11 @@ def own(hardware: Hardware, energy: Energy) -> dict[tuple[str, str, str, str], p
         names = {"model": model, "workload": workload}
         alone = {phase: passes}
         table = operator_table(alone, card, None, "torch", names)
-        ops = [call.op for call in passes.layer.calls()]
+        ops, repeats = [call.op for call in passes.layer.calls()], {phase: passes.repeat}
+        power = power_of(ops, executions(table, repeats), energy, hardware)
         for execution in (EAGER, GRAPH):
-            walled = with_wall(table, {phase: passes.repeat}, costs, execution)
-            rows = with_joules(walled, ops, {phase: passes.repeat}, energy, hardware)
+            walled, _ = timed(table, power, repeats, costs, execution)
+            rows = with_joules(walled, power)
             columns = ["estimate_s", "wall_s", *JOULES]
             rows[columns] = rows[columns].astype(float) / passes.repeat
             found[model, workload, phase, execution] = rows

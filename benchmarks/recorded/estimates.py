@@ -14,10 +14,11 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.recorded.record import Record, Recorded
+from calib.cards.energy.fitted import Energy
 from calib.compare.clock.measured import join_operators
+from calib.estimates.energy.power import executions, power_of, timed
 from calib.estimates.sums import Ends
 from calib.estimates.tables import operator_table
-from calib.estimates.timeline import with_wall
 from calib.fit.calibration import Estimator
 from calib.measure.reference.measurement import Measurement
 from calib.samples.host_costs import EAGER, HostCosts
@@ -28,11 +29,12 @@ PAIR = ("model", "workload", "phase")
 
 @dataclass(frozen=True)
 class Way:
-    """A calibration and the host costs that are known with it. ``name``: its column."""
+    """A calibration, the host costs and the joules that are known with it. ``name``: its column."""
 
     name: str
     calibration: Estimator
     costs: HostCosts
+    energy: Energy | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def estimated(
     repeat = passes[one.phase].repeat
     names = {"model": one.model, "workload": one.workload}
     table = operator_table(passes, way.calibration, None, "torch", names)
-    table = with_wall(table, {one.phase: repeat}, way.costs, EAGER)
+    ops, repeats = [call.op for call in passes[one.phase].layer.calls()], {one.phase: repeat}
+    power = power_of(ops, executions(table, repeats), way.energy, way.calibration.hardware)
+    table, _ = timed(table, power, repeats, way.costs, EAGER)
     below, above = Ends(table).distances(slice(None))
     joined, share = matched(table, one, repeat)
     seconds = ["estimate_s", "low_s", "high_s", "roofline_s", "measured_s", "graph_s", "wall_s"]

@@ -12,6 +12,7 @@ import pandas as pd
 from benchmarks.recorded.estimates import Way
 from calib.cards.corrected import Corrected
 from calib.cards.correcting import correct
+from calib.cards.energy.shipped import load_energy
 from calib.cards.shipped import load_card
 from calib.fit.calibration import Calibration, Estimator, uncalibrated
 from calib.fit.fitting import fit, measured_shapes
@@ -39,12 +40,13 @@ def ways(samples: Cleaned, hardware: Hardware, own: frozenset[Operator]) -> list
     blind, seen, used = fit_own(samples.samples, hardware, own)
     unseen = over(blind, engine, used)
     known = replace(unseen, own=seen) if isinstance(unseen, Corrected) else seen
+    energy = load_energy(hardware)
     return [
         Way(ROOFLINE, uncalibrated(hardware), published),
-        Way(SHIPS, card or uncalibrated(hardware), published),
-        Way(OWN, seen, costs),
-        Way(OVER, known, costs),
-        Way(UNSEEN, unseen, costs),
+        Way(SHIPS, card or uncalibrated(hardware), published, energy),
+        Way(OWN, seen, costs, energy),
+        Way(OVER, known, costs, energy),
+        Way(UNSEEN, unseen, costs, energy),
     ]
 
 

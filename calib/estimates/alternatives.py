@@ -7,11 +7,13 @@ estimate costs it costs once a call. Sums, intervals and replays are those of th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from calib.cards.energy.fitted import Energy
+from calib.estimates.energy.power import power_of
 from calib.estimates.replay.layout import Layout, filled, narrowed_ends
 from calib.estimates.replay.schedule import rates
 from calib.estimates.sums import WEAK_SHARE
@@ -31,7 +33,8 @@ class Case:
     """One way to run a model.
 
     ``calls``: by phase, in place of the layers' own; ``passes``: how often each phase runs.
-    ``costs`` None: a CPU, which has ``module_code_s`` [s] beside each launch instead.
+    ``costs`` None: a CPU, which has ``module_code_s`` [s] beside each launch instead. ``energy``:
+    by whose power the card's clock falls, None where none is known.
     """
 
     calls: Mapping[str, Sequence[Call]]
@@ -41,6 +44,7 @@ class Case:
     estimator: Estimator
     costs: HostCosts | None
     module_code_s: float = 0.0
+    energy: Energy | None = None
 
 
 def case_calls(phases: Mapping[str, Phase]) -> dict[str, list[Call]]:
@@ -64,9 +68,16 @@ def outcomes(cases: Sequence[Case], implementation: str) -> list[dict[str, Any]]
 class _Rows:
     """The calls of a phase by column, [rows], with ends that add up; their launches in order."""
 
+    ops: list[Operator]
     columns: dict[str, Any]
     layout: Layout
     passes: int
+
+    def slowed(self, factors: np.ndarray) -> _Rows:
+        """The same whose kernels take ``factors`` [rows] as long."""
+        ends = {name: self.columns[name] * factors for name in ENDS.values()}
+        columns = self.columns | ends
+        return replace(self, columns=columns, layout=Layout(columns, self.passes))
 
 
 @dataclass
@@ -76,6 +87,7 @@ class _Known:
     estimator: Estimator
     implementation: str
     cases: Sequence[Case]
+    ops: list[Operator] = field(init=False)
     place: dict[int, int] = field(init=False)
     kinds: list[str] = field(init=False)
     kind_of: np.ndarray = field(init=False)
@@ -88,12 +100,12 @@ class _Known:
         objects = {id(call.op): call.op for call in calls}
         number: dict[Operator, int] = {}
         self.place = {i: number.setdefault(op, len(number)) for i, op in objects.items()}
-        ops = list(number)
-        hot = [found_in_cache(op, self.estimator.hardware) for op in ops]
-        self.kinds = [op.operator for op in ops]
+        self.ops = list(number)
+        hot = [found_in_cache(op, self.estimator.hardware) for op in self.ops]
+        self.kinds = [op.operator for op in self.ops]
         numbers = {kind: i for i, kind in enumerate(dict.fromkeys(self.kinds))}
         self.kind_of = np.array([numbers[kind] for kind in self.kinds])
-        self.seconds = self.estimator.estimates(ops, self.implementation, hot)
+        self.seconds = self.estimator.estimates(self.ops, self.implementation, hot)
 
     def rows(self, calls: Sequence[Call], passes: int) -> _Rows:
         """Of a phase; made once for cases that share its calls."""
@@ -121,7 +133,8 @@ class _Known:
             "sync": np.array([call.sync for call in calls]),
             "provenance": found.known_as[index],
         }
-        return _Rows(columns, Layout(columns, passes), passes)
+        ops = [self.ops[i] for i in index.tolist()]
+        return _Rows(ops, columns, Layout(columns, passes), passes)
 
 
 def _outcome(case: Case, known: _Known) -> dict[str, Any]:
@@ -143,8 +156,21 @@ def wall_seconds(rows: _Rows, case: Case) -> dict[str, float]:
         launches = float((columns["launches"] * columns["count"]).sum()) * rows.passes
         code_s = case.module_code_s * launches
         return {end: float(filled(columns, column).sum()) + code_s for end, column in ENDS.items()}
+    walls = replayed(rows, case.execution, case.costs)
+    times = columns["count"] * rows.passes
+    power = power_of(rows.ops, times, case.energy, case.estimator.hardware)
+    if power is None:
+        return walls
+    factors = power.longer(columns["estimate_s"], walls[""])
+    return (
+        replayed(rows.slowed(factors), case.execution, case.costs) if (factors > 1).any() else walls
+    )
+
+
+def replayed(rows: _Rows, execution: str, costs: HostCosts) -> dict[str, float]:
+    """Wall time of all passes of a phase, and the ends of its interval [s]."""
     return {
-        end: float(rows.layout.wall(column, case.execution, rates(case.costs, column)).sum())
+        end: float(rows.layout.wall(column, execution, rates(costs, column)).sum())
         for end, column in ENDS.items()
     }
 

@@ -87,14 +87,15 @@ def answer(
         calibration, unseen = overlapped(stack, hidden), None
     elif request.spread:
         calibration, unseen = together(calibration, hidden), unseen and together(unseen, hidden)
-    run = Run(request, target, model, phases, calibration, costs, host_s)
+    energy = energy_of(request, target)
+    run = Run(request, target, model, phases, calibration, costs, host_s, energy)
     beside = None if stack else cases_beside(run)
     said = beside.asked if beside else calibration
     reached = stack.own if stack else calibrations[0]
     made = stack.calls if stack else {p: fusion.calls for p, fusion in fused.items()}
-    energy, kernels = energy_of(request, target), stack.names if stack else None
     found = estimated(
-        *(request, phases, (said, unseen), reached, names, made, costs, host_s), energy, kernels
+        *(request, phases, (said, unseen), reached, names, made, costs, host_s),
+        *(energy, stack.names if stack else None),
     )
     plain = source_notes(target, found.operators, request.implementation)
     notes = stack_notes(stack, request.implementation, found.operators, plain)
@@ -193,26 +194,27 @@ def estimated(
     samples are asked how far they reach; ``rewritten``: by phase, calls in place of the model's
     own; ``energy``: what joules go by; ``kernels``: names of an engine's."""
     from calib.estimates.energy.joules import with_joules
+    from calib.estimates.energy.power import executions, power_of, timed
     from calib.estimates.modules import module_table
     from calib.estimates.reach import reach_notes
     from calib.estimates.sums import component_table
     from calib.estimates.tables import operator_table
-    from calib.estimates.timeline import with_wall
 
     said, unseen = calibrations
     implementation = request.implementation
     operators = operator_table(phases, said, unseen, implementation, names, rewritten)
     made = ((rewritten.get(phase) or p.layer.calls()) for phase, p in phases.items())
     ops = [call.op for calls in made for call in calls]
-    timed = list(zip(ops, operators["estimate_s"], operators["provenance"], strict=True))
+    said_of = list(zip(ops, operators["estimate_s"], operators["provenance"], strict=True))
     repeats = {phase: p.repeat for phase, p in phases.items()}
-    operators = with_wall(operators, repeats, costs, request.execution, host_s)
-    operators = with_joules(operators, ops, repeats, energy, said.hardware)
+    power = power_of(ops, executions(operators, repeats), energy, said.hardware)
+    operators, held = timed(operators, power, repeats, costs, request.execution, host_s)
+    operators = with_joules(operators, power)
     return Tables(
         operators,
         module_table(phases, operators),
         component_table(operators),
-        notes=tuple(reach_notes(reached, timed, implementation, kernels)),
+        notes=(*reach_notes(reached, said_of, implementation, kernels), *held),
     )
 
 

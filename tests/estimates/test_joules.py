@@ -10,10 +10,11 @@ import pytest
 from calib.cards.energy.fitted import Energy
 from calib.cards.shipped import load_card
 from calib.estimates.energy.joules import energy_use, with_joules
+from calib.estimates.energy.power import executions, power_of, timed
 from calib.estimates.modules import module_table
 from calib.estimates.sums import JOULES, component_table
 from calib.estimates.tables import operator_table
-from calib.estimates.timeline import timeline_table, with_wall
+from calib.estimates.timeline import timeline_table
 from calib.hardware.datasheet import load_hardware
 from calib.samples.host_costs import host_costs
 from model.architectures import build
@@ -29,9 +30,9 @@ ENERGY = Energy("h200", 100.0, (900.0, 3000.0, 500.0, 120.0), 550.0, 0.1, 0.03, 
 def rows(phases, energy=ENERGY, execution="eager", costs=COSTS):
     repeats = {name: phase.repeat for name, phase in phases.items()}
     table = operator_table(phases, CARD, None, "torch", {"model": "", "workload": ""})
-    table = with_wall(table, repeats, costs, execution)
     ops = [call.op for phase in phases.values() for call in phase.layer.calls()]
-    return with_joules(table, ops, repeats, energy, H200), repeats
+    power = power_of(ops, executions(table, repeats), energy, H200)
+    return with_joules(timed(table, power, repeats, costs, execution)[0], power), repeats
 
 
 @pytest.fixture(scope="module")

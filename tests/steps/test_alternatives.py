@@ -26,6 +26,7 @@ from calib.steps.alternatives.cards import Work, neighbours
 from calib.steps.alternatives.cases import Run
 from calib.steps.alternatives.limit import _narrow, largest_batch
 from calib.steps.answer import answer, issue_costs
+from calib.steps.card.energy import energy_of
 from calib.steps.fitting import fit_samples
 from calib.steps.request import read_request
 from calib.steps.settings.limits import seconds_of
@@ -38,6 +39,7 @@ SMALL = ("model.layers=2", "model.dense_layers=1", "model.sam_layers=1", "model.
 OCR = ("+hw=rtx5090", *SMALL, "model.sam_global_layers=[0]")
 LLAMA = ("+hw=h200", "model=llama_3_1_8b", "workload=text_512", "model.layers=2")
 LLAMA = (*LLAMA, "model.dense_layers=2")
+HELD = (*LLAMA, "workload.prompt_tokens=8192", "workload.batch=16", "execution=graph")
 CARDS = (*LLAMA, "parallel.tp=2", "parallel.dp=2", "parallel.overlap=0.5")
 
 
@@ -93,6 +95,21 @@ def test_a_case_says_what_its_own_run_says(
     assert row["provenance"] == own.total["provenance"]
     assert own.memory is not None
     assert row["needed_bytes"] == pytest.approx(own.memory["needed_bytes"])
+
+
+def test_a_case_is_held_by_the_cards_power_as_its_own_run_is() -> None:
+    """Of half a second at the ceiling; eager it is as busy, compiled nobody counted it."""
+    found, free = record(HELD), record((*HELD, "execution=compiled"))
+    assert any("run on and on" in note for note in found.notes)
+    assert not any("run on and on" in note for note in free.notes)
+    for name, own in (
+        ("as asked", found),
+        ("eager", record((*HELD, "execution=eager"))),
+        ("compiled", free),
+        ("batch 32", record((*HELD, "workload.batch=32"))),
+    ):
+        first = figure(own, "time to first token")["estimate"]
+        assert case(found, name)["first_s"] == pytest.approx(first, rel=1e-3)
 
 
 def test_a_card_says_what_its_own_run_says() -> None:
@@ -186,7 +203,8 @@ def test_the_largest_batch_is_the_last_that_is_fast_enough() -> None:
     (row,) = found.alternatives[found.alternatives["group"] == "limit"].to_dict("records")
     assert row["token_s"] <= 2e-3
     request, target, model, phases, calibrations = parts(LLAMA)
-    run = Run(request, target, model, phases, calibrations[0], issue_costs(target), 0.0)
+    costs, energy = issue_costs(target), energy_of(request, target)
+    run = Run(request, target, model, phases, calibrations[0], costs, 0.0, energy)
     good, bad = _narrow(run, 2e-3, [row["batch"], row["batch"] + 1], 0)
     assert (good, bad) == (row["batch"], row["batch"] + 1)
     assert largest_batch(run, 1e-9) == 0

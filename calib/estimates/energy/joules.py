@@ -12,61 +12,36 @@ and of the wall time on the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.cards.energy.fitted import Energy, work_of
+from calib.cards.energy.fitted import Energy
+from calib.estimates.energy.power import Power
 from calib.estimates.sums import JOULES
-from calib.estimates.tables import found_in_cache
-from calib.hardware.datasheet import Hardware
-from model.ops import Operator
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def with_joules(
-    operators: pd.DataFrame,
-    ops: Sequence[Operator],
-    repeats: Mapping[str, int],
-    energy: Energy | None,
-    hardware: Hardware,
-) -> pd.DataFrame:
-    """``operators`` with the columns ``calib.estimates.sums.JOULES``; null where ``energy`` is
-    None. ``ops`` [rows] of the rows in order; ``repeats``: passes of each phase."""
-    if energy is None:
+def with_joules(operators: pd.DataFrame, power: Power | None) -> pd.DataFrame:
+    """``operators`` with the columns ``calib.estimates.sums.JOULES``; null where ``power``, that of
+    their rows, is None."""
+    if power is None:
         return operators.assign(**dict.fromkeys(JOULES, float("nan")))
-    times = (operators["count"] * operators["phase"].map(dict(repeats))).to_numpy(dtype=float)
-    above = above_idle(ops, operators["estimate_s"].to_numpy(dtype=float), times, energy, hardware)
+    above = power.above(operators["estimate_s"].to_numpy(dtype=float))
     found = operators.assign(**dict.fromkeys(JOULES, float("nan")))
     for _, rows in operators.groupby("phase", sort=False):
         at = operators.index.get_indexer(rows.index)
         seconds = {n: rows[n].to_numpy(dtype=float) for n in SECONDS}
-        parts = of_phase(above[at], seconds, energy)
+        parts = of_phase(above[at], seconds, power.energy)
         for name, joules in zip(JOULES, parts, strict=True):
             found.loc[rows.index, name] = joules
     return found
 
 
 SECONDS = ("estimate_s", "wall_s", "wall_low_s", "wall_high_s")
-
-
-def above_idle(
-    ops: Sequence[Operator],
-    seconds: np.ndarray,
-    times: np.ndarray,
-    energy: Energy,
-    hardware: Hardware,
-) -> np.ndarray:
-    """[rows] joules above idle of all executions, no ceiling. ``seconds`` [rows]: of all of them;
-    ``times`` [rows]: how many."""
-    different = list(dict.fromkeys(ops))
-    place = {op: i for i, op in enumerate(different)}
-    hot = [found_in_cache(op, hardware) for op in different]
-    work = work_of(different, hot, hardware)[[place[op] for op in ops]]
-    return energy.above(work, seconds / times) * times
 
 
 def of_phase(

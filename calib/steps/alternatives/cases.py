@@ -22,6 +22,7 @@ from model.parallel import LayoutError
 from model.workload import Phase
 
 if TYPE_CHECKING:
+    from calib.cards.energy.fitted import Energy
     from calib.fit.calibration import Estimator
     from calib.steps.request import Request
     from calib.steps.target import Target
@@ -45,6 +46,7 @@ class Run:
     estimator: Estimator
     costs: HostCosts | None
     module_code_s: float
+    energy: Energy | None = None
 
     @property
     def is_traced(self) -> bool:
@@ -77,8 +79,10 @@ class Run:
             self.estimator,
             self.costs,
             self.module_code_s,
+            self.energy,
         )
-        return replace(own, **other)
+        case = replace(own, **other)
+        return replace(case, energy=None) if case.execution == COMPILED else case
 
     def as_executed(self, calls: Mapping[str, list[Call]]) -> Mapping[str, list[Call]]:
         """What this run's way of execution launches of ``calls``."""
@@ -188,13 +192,15 @@ def layout_rows(run: Run) -> Iterator[Row]:
             continue
         needs = weights_of(model, asked.workload) + working_bytes(model, asked.workload)
         if needs <= run.memory_bytes:
-            case = run.case(run.as_executed(case_calls(phases)), estimator=estimator)
+            calls = run.as_executed(case_calls(phases))
+            case = run.case(calls, estimator=estimator, energy=None)
             yield Row("layout", f"{tp} cards (tp={tp})", case, needs, run.memory_bytes)
             return
 
 
 def card_rows(run: Run, calls: Mapping[str, list[Call]], needs: float) -> Iterator[Row]:
     """By the calibrations that ship and the host costs that others published; none beside a CPU."""
+    from calib.cards.energy.shipped import load_energy
     from calib.cards.shipped import load_card
 
     if run.costs is None:
@@ -206,5 +212,6 @@ def card_rows(run: Run, calls: Mapping[str, list[Call]], needs: float) -> Iterat
         if estimator and run.request.spread:
             estimator = together(estimator, run.request.parallel.overlap)
         there = relinked(calls, card, cards) if run.request.spread else calls
-        case = run.case(there, estimator=estimator, costs=costs) if estimator else None
+        other = {"costs": costs, "energy": load_energy(card) if run.energy else None}
+        case = run.case(there, estimator=estimator, **other) if estimator else None
         yield Row("card", card.name, case, needs, float(card.memory_bytes))
