@@ -130,6 +130,9 @@ def described(
         f"{record.hardware}: {len(record.pool)} samples of a pool, {len(record.sweep)} of a sweep; "
         f"known faults:\n{samples.corrected} corrected, {samples.left_out} left out",
     ]
+    disturbed = [one.name for one in record.phases if one.disturbed]
+    if disturbed:
+        parts[0] += f"; by the profiler's first session: {', '.join(disturbed)}"
     if len(found.phases):
         parts += [
             text.kernel_table(found.phases, before.get("kernel", {})),

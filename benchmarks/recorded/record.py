@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.recorded.disturbed import undisturbed
 from calib.cards.build.own_samples import recorded
 from calib.errors import CalibError
 from calib.measure.reference.measurement import Measurement
@@ -40,6 +41,8 @@ class Recorded:
 
     ``operators``: path, aten, kind, shapes, dtypes, seconds, in order. ``wall_s``: eager, the
     median of its runs. ``graph_s``: a replayed graph; None where none was recorded.
+    ``disturbed``: by the profiler's first session, and corrected
+    (:mod:`benchmarks.recorded.disturbed`).
     """
 
     model: str
@@ -49,6 +52,7 @@ class Recorded:
     operators: pd.DataFrame
     wall_s: float | None
     graph_s: float | None = None
+    disturbed: bool = False
 
     @property
     def kernel_s(self) -> float:
@@ -98,10 +102,11 @@ def models(folder: Path) -> Iterator[Recorded]:
         if not path.exists():
             print(f"{listed} lists {' '.join(key)}, but {path.name} is missing", file=sys.stderr)
             continue
-        operators = pd.read_parquet(path).sort_values("order")
+        rows = pd.read_parquet(path).sort_values("order").reset_index(drop=True)
+        operators, disturbed = undisturbed(rows)
         wall = statistics.median(one["seconds"]) if one.get("seconds") else None
         repeat = int(one.get("repeat", 1))
-        yield Recorded(*key, repeat, operators.reset_index(drop=True), wall, one.get("graph_s"))
+        yield Recorded(*key, repeat, operators, wall, one.get("graph_s"), disturbed)
 
 
 def references(folder: Path, measured: dict[str, Measurement]) -> Iterator[Recorded]:

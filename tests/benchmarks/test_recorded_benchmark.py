@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.recorded import __main__ as benchmark
+from benchmarks.recorded.disturbed import undisturbed
 from benchmarks.recorded.record import Recorded, read_record
 from benchmarks.recorded.rows import recorded_phase, rows_of
 from benchmarks.recorded.workloads import phases_of, workload_of
@@ -181,3 +182,45 @@ def test_an_earlier_run_is_read_from_its_last_line(tmp_path: Path) -> None:
     found = benchmark.earlier(path)
     assert found == {"kernel": {("m", "w", "p"): 2.0}, "graph": {}, "wall": {("m", "w", "p"): 3.0}}
     assert np.isnan(found["graph"].get(("m", "w", "p"), np.nan))
+
+
+def layers(strange: dict[int, float]) -> pd.DataFrame:
+    """Twelve equal layers of two kernels of 3 and 200 microseconds; some of the first are not."""
+    names = [f"model.layers.{i}.norm" for i in range(12)]
+    rows = [(n, a, "elementwise", "[4,8]", "float32") for n in names for a in ("mul", "add")]
+    seconds = [3e-6, 200e-6] * 12
+    for at, taken in strange.items():
+        seconds[2 * at] = taken
+    return operators(rows).assign(seconds=seconds)
+
+
+def test_a_kernel_that_the_first_session_disturbed_is_taken_at_its_equals() -> None:
+    table, disturbed = undisturbed(layers({0: 97e-6, 7: 9e-6}))
+    assert disturbed
+    assert table["seconds"].tolist() == [3e-6, 200e-6] * 12
+
+
+@pytest.mark.parametrize("taken", [4e-6, 9e-6, 52e-6])
+def test_what_only_differs_is_left(taken: float) -> None:
+    """A mixture's experts do from layer to layer."""
+    plain = layers({0: taken})
+    table, disturbed = undisturbed(plain)
+    assert not disturbed
+    pd.testing.assert_frame_equal(table, plain)
+
+
+def test_a_kernel_without_equals_is_left() -> None:
+    plain = layers({3: 1e-3}).iloc[:14]
+    assert not undisturbed(plain)[1]
+
+
+def test_one_phase_of_the_landed_record_was_disturbed_and_meets_the_other_day() -> None:
+    """The same pass on another day, and the same pass as a graph, are the check."""
+    folder = benchmark.DATA
+    found = {one.name: one for one in read_record(folder).phases}
+    assert [name for name, one in found.items() if one.disturbed] == ["llama_3_1_8b text prefill"]
+    one = found["llama_3_1_8b text prefill"]
+    path = folder / "first_run" / "models" / "llama_3_1_8b.text.prefill.parquet"
+    assert one.kernel_s == pytest.approx(float(pd.read_parquet(path)["seconds"].sum()), rel=0.02)
+    assert one.graph_s is not None
+    assert one.kernel_s == pytest.approx(one.graph_s, rel=0.02)
