@@ -66,7 +66,7 @@ def test_products_of_a_second_take_longer_and_streams_do_not() -> None:
     assert (found["efficiency"] * found["estimate_s"]).to_numpy() == pytest.approx(
         found["roofline_s"]
     )
-    assert notes and notes[0].startswith("prefill: run on and on")
+    assert notes and notes[0].startswith("prefill asks for more power")
 
 
 def test_the_clock_is_where_the_draw_meets_the_ceiling() -> None:

@@ -169,8 +169,8 @@ def power_notes(operators: pd.DataFrame, power: Power) -> list[str]:
         share = float(later_s[rows].sum() / operators.loc[rows, "wall_s"].sum())
         if share > _LEAST:
             notes.append(
-                f"{phase}: run on and on, the card's power holds its clock down (an idle card and "
-                f"{power.energy.ceiling_w:.0f} W are the most it draws): {share:.0%} longer; from "
-                f"rest, the first {AT_REST_S:g} s are not"
+                f"{phase} asks for more power than the card draws ({power.energy.ceiling_w:.0f} W "
+                f"above idle), so its clock falls: run on and on, a pass takes {share:.0%} longer "
+                f"than at the full clock; from rest, as here, only beyond its first {AT_REST_S:g} s"
             )
     return notes
