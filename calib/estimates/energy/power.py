@@ -43,7 +43,8 @@ AT_REST_S = 0.1
 150 milliseconds had gone, then slower by 6 and 9% (``python -m benchmarks.energy``)."""
 _LEAST = 0.02
 """By which a pass has to be longer for a note."""
-_SLOWEST = 0.2
+_CLOCKS = np.linspace(0.2, 1.0, 401)
+"""Where a clock is looked for; watts rise with it."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,10 @@ class Power:
         above, ceiling = float(self.above(seconds).sum()), self.energy.ceiling_w
         if not above > ceiling * wall_s:
             return 1.0
-        from scipy.optimize import brentq
-
-        part = self.by_clock()
-
-        def beyond(clock: float) -> float:
-            later = (seconds * (np.maximum(1.0, part / clock) - 1.0)).sum()
-            return above * clock**FALL - ceiling * float(wall_s + later)
-
-        return float(brentq(beyond, _SLOWEST, 1.0)) if beyond(_SLOWEST) < 0 else _SLOWEST
+        part = self.by_clock()[:, None]
+        later = seconds @ (np.maximum(1.0, part / _CLOCKS) - 1.0)
+        drawn = above * _CLOCKS**FALL / (wall_s + later)
+        return float(np.interp(ceiling, drawn, _CLOCKS))
 
     def longer(
         self, seconds: np.ndarray, wall_s: float, at_rest_s: float = AT_REST_S
