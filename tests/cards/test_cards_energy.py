@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from benchmarks.card.energy import operators
 from calib.cards.energy import __main__ as command
 from calib.cards.energy.counted import COLUMNS, Counted, CountedCard, read_counted
 from calib.cards.energy.fitted import EXPONENT, RESOURCES, Energy, work_of
-from calib.cards.energy.fitting import OF_PHASES, fit_energy, group_of
+from calib.cards.energy.fitting import OF_PHASES, fit_energy, fitted, group_of
 from calib.cards.energy.shipped import load_energy, write_energy
 from calib.cards.stored import StoredError
 from calib.checkout import ROOT
@@ -58,6 +59,16 @@ def test_watts_that_were_put_in_are_found_again() -> None:
         assert joules[0] == pytest.approx(row.joules, rel=0.05)
     assert found.median_error < 0.03
     assert found.operators == 40
+
+
+def test_a_small_cards_ceiling_is_found_and_none_that_nothing_reached() -> None:
+    small = replace(TRUE, idle_w=10.0, watts=tuple(0.1 * w for w in TRUE.watts), ceiling_w=40.0)
+    found = fitted(counted(small).operators, H200, small.idle_w)
+    assert found.ceiling_w == pytest.approx(small.ceiling_w, rel=0.05)
+    free = replace(TRUE, ceiling_w=1e5)
+    rows = counted(free).operators
+    most = max(row.joules / row.seconds for row in rows) - free.idle_w
+    assert fitted(rows, H200, free.idle_w).ceiling_w > 1.3 * most
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ _SCALE = np.array([600.0, 10000.0, 600.0, 600.0, 600.0])
 """Watts of what is fitted, by order of magnitude; arithmetic beside products is far from its peak
 wherever bytes are moved for it."""
 _PULL = 0.1
-_LEAST_CEILING = 0.1
+_LEAST_CEILING = 0.5
+"""Watts."""
 _HALF = ("float16", "bfloat16")
 
 
@@ -87,8 +88,11 @@ def fitted(rows: Sequence[Counted], hardware: Hardware, idle_w: float) -> Energy
         errors = np.log(found.back_to_back(work, seconds) / joules)
         return np.concatenate([errors, _PULL * scaled[:-1]])
 
-    least = [0.0] * len(RESOURCES) + [_LEAST_CEILING]
-    found = least_squares(residuals, np.ones(len(least)), bounds=(least, np.inf))
+    # Where no operator comes near a ceiling, rows say no more than that it lies beyond them.
+    drawn = float((joules / seconds).max()) - idle_w
+    first = np.append(np.ones(len(RESOURCES)), max(drawn, 1.0) / _SCALE[-1])
+    least = [0.0] * len(RESOURCES) + [_LEAST_CEILING / _SCALE[-1]]
+    found = least_squares(residuals, first, bounds=(least, np.inf))
     return _energy(found.x * _SCALE, hardware, idle_w, len(rows))
 
 
