@@ -92,7 +92,7 @@ class NormalisedRouter(Router):
         yield call(Softmax(rows, experts, dtype="float32"))
         if self.dtype != "float32":
             yield free(rows * experts, "float32")
-        yield best(rows, experts, self.top_k)
+        yield best(rows, experts, self.top_k, in_order=True)
         yield call(Reduction(rows, self.top_k, dtype="float32"))
         # Divided in place.
         yield free(chosen, "float32")
@@ -110,12 +110,13 @@ class NormalisedRouter(Router):
         return scores + chosen * item_bytes("int64")
 
 
-def best(rows: Any, experts: Any, top_k: Any) -> Step:
-    """The indices and the float32 scores of the ``top_k`` largest of each row."""
+def best(rows: Any, experts: Any, top_k: Any, in_order: bool = False) -> Step:
+    """The indices and the float32 scores of the ``top_k`` largest of each row; ``in_order``: the
+    largest first, which a card sorts them for."""
     number, index = item_bytes("float32"), item_bytes("int64")
     return call(
         Other(
-            "topk",
+            "topk_sorted" if in_order else "topk",
             read=rows * experts * number,
             written=rows * top_k * (number + index),
             arithmetic=rows * experts,

@@ -115,7 +115,7 @@ def passes_of(op: Operator) -> Any:
 
 CHANNEL_NORM = 3.3
 PASSES = {
-    **{"topk": 3.0, "histc": 2.0, "cumsum": 2.0, "upsample_linear1d": 3.3},
+    **{"topk": 3.0, "topk_sorted": 6.0, "histc": 2.0, "cumsum": 2.0, "upsample_linear1d": 3.3},
     **{"upsample_bicubic2d": 13.0, "max_pool2d_with_indices": 3.5},
     **dict.fromkeys(("arange", "zeros", "ones", "full", "new_zeros", "new_ones", "fill"), 0.4),
 }

@@ -53,6 +53,7 @@ TORCH = [
     ops.Copy(1024),
     ops.Softmax(9, 33, out_dtype="float32"),
     ops.Other("topk", 64 * 4 * 9, 6 * 12 * 9, dtype="float32"),
+    ops.Other("topk_sorted", 128 * 4 * 9, 8 * 12 * 9, dtype="float32"),
     ops.Other("sort", 80, 160, dtype="int64"),
     ops.Other("cumsum", 80, 80, dtype="float32"),
     ops.Reduction(128, 6, "float32"),

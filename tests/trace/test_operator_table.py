@@ -250,3 +250,11 @@ def test_flops_are_those_of_the_counter_or_of_a_count_by_hand(name: str) -> None
 
 def test_the_table_is_long() -> None:
     assert len(TABLE) >= 60
+
+
+@pytest.mark.parametrize(("how", "name"), [({}, "topk_sorted"), ({"sorted": False}, "topk")])
+def test_what_is_asked_for_in_order_is_told_from_what_is_not(how: Any, name: str) -> None:
+    """A card sorts it in a kernel of its own."""
+    (call,) = trace(Does(lambda t: torch.topk(t, 3, **how)), x(4, 16))
+    assert getattr(call.op, "name", "") == name
+    assert (call.op.bytes_read, call.op.bytes_written) == (4 * 16 * 4, 4 * 3 * (4 + 8))

@@ -24,6 +24,11 @@ def _topk(op: ops.Other, arena: Arena) -> Case:
     return partial(torch.topk, x, 6, dim=-1, sorted=False)
 
 
+def _topk_sorted(op: ops.Other, arena: Arena) -> Case:
+    x = arena.take(max(1, _items(op.read, torch.float32) // 128), 128, dtype="float32")
+    return partial(torch.topk, x, 8, dim=-1)
+
+
 def _sort(op: ops.Other, arena: Arena) -> Case:
     x = arena.take(_items(op.read, torch.int64), dtype="int64")
     return partial(torch.sort, x)
@@ -92,6 +97,7 @@ def _max_pool2d(op: ops.Other, arena: Arena) -> Case:
 
 OTHERS: dict[str, Callable[..., Case]] = {
     "topk": _topk,
+    "topk_sorted": _topk_sorted,
     "sort": _sort,
     "histc": _histc,
     "cumsum": _cumsum,

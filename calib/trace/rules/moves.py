@@ -142,6 +142,12 @@ def other(row: Row) -> tuple[ops.Other, ...]:
     return (ops.Other(row.base, row.read, moved, arithmetic=arithmetic, dtype=dtype),)
 
 
+def top_k(row: Row) -> tuple[ops.Other, ...]:
+    """One that is asked for in order, as torch is unless told not to, is sorted besides."""
+    in_order = bool(row.given.get("sorted", True))
+    return tuple(replace(op, name="topk_sorted") if in_order else op for op in other(row))
+
+
 def unspoken(row: Row) -> Operators:
     """What no rule knows: its bytes, and that there may be more to it."""
     return tuple(replace(op, unknown=True) for op in other(row))
@@ -178,7 +184,7 @@ ALLOCATIONS = (
     *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize"),
 )
 NAMED = (
-    *("topk", "sort", "argsort", "cumsum", "cumprod", "histc", "bincount", "searchsorted"),
+    *("sort", "argsort", "cumsum", "cumprod", "histc", "bincount", "searchsorted"),
     *("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d"),
     *("avg_pool3d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool1d"),
     *("upsample_trilinear3d", "grid_sampler_2d", "_local_scalar_dense", "nonzero"),
@@ -196,6 +202,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(ALLOCATIONS, allocated),
     **dict.fromkeys(NAMED, other),
     **dict.fromkeys(RESAMPLINGS, resampled),
+    "topk": top_k,
     "embedding": embedding,
     "index": index,
     "_unsafe_index": index,

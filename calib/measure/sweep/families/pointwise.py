@@ -120,6 +120,7 @@ def _arithmetic(inputs: int, flops: int, dtype: str) -> Callable[..., Operator]:
 
 _OTHERS = (
     ("topk", 256, 72, "float32"),
+    ("topk_sorted", 512, 96, "float32"),
     ("sort", 8, 16, "int64"),
     ("histc", 4, 4, "float32"),
     ("cumsum", 4, 4, "float32"),
