@@ -93,7 +93,9 @@ def compare_runs(before: Run, after: Run, basis: str | None = None) -> Compariso
     basis = basis or (MEASURED if all(clocks) else ESTIMATE)
     for run in (before, after):
         if not known(run.report["predicted_total_s"]):
-            raise CalibError(f"{run.folder}: no time is known: expected a run on a known card")
+            memory = run.report.get("memory") or {}
+            why = "no time is known" if memory.get("fits", True) else "it does not fit its card"
+            raise CalibError(f"{run.folder}: {why}: expected a run with times, on a known card")
     whole = joined(component_times(before, basis), component_times(after, basis), ["name"])
     each = joined(operator_times(before, basis), operator_times(after, basis), KEY)
     return Comparison(
