@@ -10,7 +10,7 @@ from calib.hardware.attention_backend import growing, planned
 from calib.hardware.datasheet import hardware_names
 from calib.report.record import AVOIDED, GROWS
 from calib.report.units import nbytes, seconds
-from calib.samples.host_costs import HostCosts
+from calib.samples.host_costs import EAGER, GRAPH, HostCosts
 from calib.steps.settings.layout import ParallelRequest
 from calib.steps.target import Target
 from model.workload import Phase, Workload
@@ -64,15 +64,26 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
     return notes
 
 
-def issue_notes(costs: HostCosts | None, fused: Mapping[str, Fusion]) -> list[str]:
-    notes = []
-    if costs and costs.published:
+OF_A_GRAPH = ("sync", "graph_node", "graph_launch", "node_gap")
+"""Costs of the host that a graph's replay takes."""
+
+
+def issue_notes(
+    costs: HostCosts | None, fused: Mapping[str, Fusion], execution: str = EAGER
+) -> list[str]:
+    """Which costs of the host were not measured, of those that ``execution`` has, and what a
+    compiler fused."""
+    graph, notes = execution == GRAPH, []
+    published = [n for n in (costs.published if costs else ()) if n in OF_A_GRAPH or not graph]
+    if costs and published:
         operator = costs.eager_operator
+        takes = (
+            f"; an eager operator takes {operator.low_s * 1e6:.1f}-{operator.high_s * 1e6:.1f} "
+            f"microseconds of the host ({operator.known_by})"
+        )
         notes.append(
             "Host costs are ranges that other hosts showed, not measured here "
-            f"({', '.join(costs.published)}); an eager operator takes "
-            f"{operator.low_s * 1e6:.1f}-{operator.high_s * 1e6:.1f} microseconds of the host "
-            f"({operator.known_by})."
+            f"({', '.join(published)}){'' if graph else takes}."
         )
     for phase, fusion in fused.items():
         notes.append(

@@ -8,12 +8,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from calib.checkout import CONF, read_yaml
 from calib.hardware.datasheet import load_hardware
+from calib.report.terminal import remarks
 from calib.samples.host_costs import host_costs
 from calib.samples.sample import Sample
 from calib.samples.store import SampleStore
+from calib.steps.answer import answer
+from calib.steps.fitting import fit_samples
 from calib.steps.notes import host_drift_notes, length_notes, plan_notes, source_notes
-from calib.steps.target import Target
+from calib.steps.request import read_request
+from calib.steps.subject import build_model, shapes_of
+from calib.steps.target import Target, find_target
 from model.deepseek_ocr import DeepseekOCRModel
 from model.ops import Matmul
 from model.workload import Workload
@@ -47,6 +53,28 @@ def notes(name: str, implementation: str, *sampled: str) -> str:
 def test_where_times_come_from(asked: tuple[str, ...], says: str, not_said: str) -> None:
     said = notes(*asked)
     assert says in said and not_said not in said
+
+
+@pytest.mark.parametrize("execution", ["eager", "graph", "compiled"])
+@pytest.mark.parametrize("implementation", ["torch", "vllm", "sglang", "triton"])
+def test_no_run_is_advised_what_it_does(implementation: str, execution: str) -> None:
+    """Nor told of costs that its way to launch does not have."""
+    llama = {"architecture": "llama", "name": "llama", "layers": 2}
+    asked = {"name": "text", "prompt_tokens": 8, "decode_steps": 2}
+    how = {"implementation": implementation, "execution": execution, "mode": "analytic"}
+    sweep = read_yaml(CONF / "sweep" / "quick.yaml")
+    given = {"hw": load_hardware("h200"), "model": llama, "workload": asked, "sweep": sweep}
+    request = read_request({**given, **how})
+    target = find_target(request.hw, Path("none"), request.mode, execution)
+    model = build_model(request.model, request.hf)
+    phases = model.phases(request.workload)
+    fitted = fit_samples(target, shapes_of(phases))
+    said = " ".join(remarks(answer(request, target, model, phases, fitted, None)))
+    advised = {"eager": "", "graph": "CUDA graph would", "compiled": "execution=compiled"}
+    assert f"execution={execution}" not in said
+    assert not advised[execution] or advised[execution] not in said
+    assert ("eager operator" in said) == (execution != "graph")
+    assert "implementation=" + implementation not in said or implementation == "triton"
 
 
 def test_an_eager_decode_says_what_a_growing_text_costs_beside_its_steady_time() -> None:
