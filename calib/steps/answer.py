@@ -18,6 +18,7 @@ from calib.steps.notes import (
     module_code_notes,
     overlap_notes,
     plan_notes,
+    position_notes,
     source_notes,
     trace_notes,
 )
@@ -98,7 +99,7 @@ def answer(
     )
     plain = source_notes(target, found.operators, request.implementation)
     notes = stack_notes(stack, request, found.operators, plain)
-    notes += getattr(model, "notes", [])
+    notes += [*getattr(model, "notes", []), *position_notes(request, model)]
     if hasattr(model, "formulas"):
         found = beside_formulas(found, model, workload)
     repeats = {phase: p.repeat for phase, p in phases.items()}

@@ -11,9 +11,10 @@ from calib.hardware.datasheet import hardware_names
 from calib.report.record import AVOIDED, GROWS
 from calib.report.units import nbytes, seconds
 from calib.samples.host_costs import EAGER, GRAPH, HostCosts
+from calib.steps.request import HF, OWN, Request
 from calib.steps.settings.layout import ParallelRequest
 from calib.steps.target import Target
-from model.workload import Phase, Workload
+from model.workload import Phase, Workload, beyond
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,6 +201,17 @@ def module_code_notes(host_s: float, operators: pd.DataFrame) -> list[str]:
         f"Eager module code adds {host_s * 1e6:.1f} microseconds to each of the {launches} "
         "launches of one pass of all phases (measured on a miniature model)."
     ]
+
+
+def position_notes(request: Request, model: Any) -> list[str]:
+    """Where a sequence is longer than a model with formulas was made for; a traced one says so
+    itself."""
+    workload = request.workload
+    prompt = getattr(getattr(model, "model", model), "prompt_length", lambda _: None)(workload)
+    if prompt is None or request.model.architecture in (HF, OWN):
+        return []
+    tokens = prompt if request.trains else prompt + workload.decode_steps
+    return beyond(tokens, request.model.dimensions.get("positions"))
 
 
 def overlap_notes(asked: ParallelRequest) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,13 +17,19 @@ from calib.samples.sample import Sample
 from calib.samples.store import SampleStore
 from calib.steps.answer import answer
 from calib.steps.fitting import fit_samples
-from calib.steps.notes import host_drift_notes, length_notes, plan_notes, source_notes
+from calib.steps.notes import (
+    host_drift_notes,
+    length_notes,
+    plan_notes,
+    position_notes,
+    source_notes,
+)
 from calib.steps.request import read_request
-from calib.steps.subject import build_model, shapes_of
+from calib.steps.subject import build_model, find_subject, shapes_of
 from calib.steps.target import Target, find_target
 from model.deepseek_ocr import DeepseekOCRModel
 from model.ops import Matmul
-from model.workload import Workload
+from model.workload import Workload, beyond
 
 UNKNOWN = "l4_of_mine"
 """A card of which nothing ships."""
@@ -106,3 +113,30 @@ def test_a_long_time_is_in_seconds() -> None:
     """Not 8.21e+04 ms."""
     (said,) = length_notes({"new": [82.1 + 1e-3], "seen": [1e-3]})
     assert "new takes 82.1 s" in said and "again 1.00 ms" in said and "e+" not in said
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "said"),
+    [
+        (131_070, {}, []),
+        (131_071, {}, ["131,073 tokens, prompt and decoded, are beyond the model's 131,072"]),
+        (131_072, {"pass": "train"}, []),
+        (140_000, {"pass": "train"}, ["140,000 tokens"]),
+        (140_000, {"parallel": {"tp": 2}}, ["140,002 tokens"]),
+    ],
+)
+def test_a_text_beyond_the_positions_of_a_model_is_said(
+    prompt: int, words: dict[str, Any], said: list[str]
+) -> None:
+    llama = {"architecture": "llama", "name": "llama", "layers": 2, "positions": 131072}
+    asked = {"name": "text", "prompt_tokens": prompt, "decode_steps": 2}
+    sweep = read_yaml(CONF / "sweep" / "quick.yaml")
+    given = {"hw": load_hardware("h200"), "model": llama, "workload": asked, "sweep": sweep}
+    request, model = find_subject(read_request({**given, **words}), load_hardware("h200"))
+    found = position_notes(request, model)
+    assert len(found) == len(said)
+    assert all(part in note for part, note in zip(said, found, strict=True))
+
+
+def test_a_model_of_any_length_has_no_such_note() -> None:
+    assert beyond(10**9, None) == []

@@ -18,6 +18,7 @@ from calib.steps.request import HF, OWN, Request
 from calib.steps.settings.limits import ServeRequest
 from calib.steps.subject import build_model
 from calib.steps.target import find_target
+from model.workload import beyond
 
 if TYPE_CHECKING:
     from calib.estimates.serving.kernels import Server
@@ -64,7 +65,8 @@ def serve(request: Request, folder: Path) -> Front:
     rows = judged(rows, limits)
     title = f"{name} on {hardware.name}, by {request.implementation}"
     said = {"tpot": request.limit.tpot, "ttft": request.limit.ttft}
-    front = Front(title, rows, largest(rows), said, tried, (note, *notes(request)))
+    far = beyond(max(map(sum, lengths_of(request.serve))), model.positions)
+    front = Front(title, rows, largest(rows), said, tried, (note, *far, *notes(request)))
     write_front(front, folder, request.report.pictures, request.report.html)
     return front
 
