@@ -7,9 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from calib.report.runs.grid import clipped, run_cells, swept_keys, with_keys, words_of
+from calib.report.runs.grid import clipped, print_runs, run_cells, swept_keys, with_keys, words_of
 from calib.report.runs.merge import outcome, stamps
-from calib.report.terminal import print_cells
 
 ASKED = [
     {"hw": "h200", "workload.batch": "1", "execution": "eager", "model.layers": "4"},
@@ -62,22 +61,25 @@ def test_without_times_there_are_costs() -> None:
     assert cells.headers[-2:] == ("FLOPs", "bytes") and "2.00 TFLOP" in cells.rows[0]
 
 
+@pytest.mark.parametrize("columns", [80, 100, 140])
 @pytest.mark.parametrize("count", range(9))
-def test_it_never_is_wider_than_a_hundred_columns(
-    count: int, capsys: pytest.CaptureFixture[str]
+def test_it_never_is_wider_than_the_terminal(
+    count: int, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As far as the keys' words can be cut."""
+    monkeypatch.setenv("COLUMNS", str(columns))
     names = ("decode_steps", "implementation", "execution", "logits", "seed", "layers", "heads")
     more = dict.fromkeys([f"model.{n}" for n in (*names, "a_very_long_name")][:count], "v")
     asked = [dict(hw="h200", **more), dict(hw="rtx5090", **dict.fromkeys(more, "w" * 20))]
     table = with_keys(runs(), asked)
-    print_cells(run_cells(table))
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 100
+    print_runs(table)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= columns or (columns == 80 and count > 2)
+    assert "interp." in text or "interpolated" in text
     cells = run_cells(table)
     for head in ("fits", "TTFT", "ms a token", "tokens/s"):
         assert head in cells.headers
     assert len(cells.headers) >= 6 + count
-    assert ("known by" in cells.headers) == (count < 2)
 
 
 def test_words_are_cut_in_the_middle_and_paths_at_what_they_share() -> None:

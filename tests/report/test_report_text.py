@@ -18,10 +18,13 @@ from calib.report.layers.tree import branches
 from calib.report.lines import memory_lines, timeline_lines, unknown_lines, verdict
 from calib.report.record import RunRecord, known
 from calib.report.terminal import (
+    NARROWEST,
+    SHORT,
     WIDTH,
     Cells,
     component_cells,
     figure_cells,
+    known_in_words,
     print_report,
     remarks,
 )
@@ -78,8 +81,8 @@ def printed(record: RunRecord) -> list[str]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_terminal_fits_and_is_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No terminal behind it, and one of 40 columns around it: 100 columns, nothing cut off."""
-    monkeypatch.setenv("COLUMNS", "40")
+    """Nothing says how many columns there are: a hundred, nothing cut off."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     lines = printed(run(name))
     assert max(len(line) for line in lines) <= WIDTH
     text = "\n".join(lines)
@@ -121,16 +124,31 @@ def test_what_does_not_fit_has_no_time_in_the_terminal() -> None:
     assert not re.search(r"\d [mµn]?s\b", "\n".join(lines))
 
 
-def test_a_table_too_wide_loses_columns_and_no_digits() -> None:
-    """A card's run whose names and figures are long: the least needed columns go, in full."""
-    record = run("predicted")
-    long = replace(record, components=record.components.assign(provenance="transferred" * 3))
+@pytest.mark.parametrize("columns", [40, 80, 90, 100, 120])
+@pytest.mark.parametrize("how", ["transferred", "interpolated", "transferred" * 4])
+def test_a_narrow_terminal_loses_columns_no_digits_and_never_how_it_is_known(
+    columns: int, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lesser columns go first, in full; what has no room for the word has a line for it."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    long = replace(run("predicted"), components=run("predicted").components.assign(provenance=how))
     lines = printed(long)
+    assert max(map(len, lines)) <= max(columns, NARROWEST)
     text = "\n".join(lines)
     assert "…" not in text
-    assert "known by" not in " ".join(text.split())
-    cells = component_cells(long).without("known by")
+    assert how in text or SHORT.get(how, how) in text
+    cells = component_cells(long)
+    for header in ("bytes", "FLOPs", "bound by", "known by"):
+        cells = cells.without(header)
     assert any(all(cell in line for cell in cells.rows[0]) for line in lines)
+    if columns == 120 and len(how) < 13:
+        assert "2.20 GB" in text and how in text
+
+
+def test_how_times_are_known_in_words() -> None:
+    assert known_in_words([("SAM", "roofline"), ("CLIP", "roofline")]) == "known by: all roofline"
+    rows = [("SAM", "roofline"), ("CLIP", "measured"), ("decode", "roofline")]
+    assert known_in_words(rows) == "known by: roofline (SAM, decode), measured (CLIP)"
 
 
 def test_terminal_takes_no_text_for_markup() -> None:
