@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -32,8 +32,9 @@ MOST = 20_000_000
 """Configurations of a run: more would not fit into the memory of a small machine."""
 
 
-def serve(request: Request, folder: Path) -> Front:
-    """The front of ``request``, written into ``folder``.
+def serve(request: Request, folder: Path, config: Mapping[str, str] | None = None) -> Front:
+    """The front of ``request``, written into ``folder``, with the files ``config`` of what was
+    asked.
 
     Raises ``CalibError`` for what cannot be served: no decoder of text, no card that ships, no
     layout that memory holds.
@@ -67,7 +68,7 @@ def serve(request: Request, folder: Path) -> Front:
     said = {"tpot": request.limit.tpot, "ttft": request.limit.ttft}
     far = beyond(max(map(sum, lengths_of(request.serve))), model.positions)
     front = Front(title, rows, largest(rows), said, tried, (note, *far, *notes(request)))
-    write_front(front, folder, request.report.pictures, request.report.html)
+    write_front(front, folder, request.report.pictures, request.report.html, config)
     return front
 
 
