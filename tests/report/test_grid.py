@@ -104,3 +104,25 @@ def test_what_an_earlier_sweep_left_is_not_of_this_one(tmp_path: Path) -> None:
     assert [run.name for run in found] == ["0"] and failed == {"1": "it failed"}
     found, failed = outcome(tmp_path)
     assert [run.name for run in found] == ["0", "9"] and set(failed) == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("joules", "head"),
+    [
+        ({"joules_a_token": [2.9, 3.1], "joules_a_request": [380.0, 400.0]}, "J a token"),
+        ({"joules_a_token": [2.9, None], "joules_a_request": [380.0, 0.57]}, "J a request"),
+        ({"joules_a_token": [2.9, None]}, "J a token"),
+        ({}, ""),
+    ],
+)
+def test_joules_stand_beside_the_times_where_they_are_known(
+    joules: dict[str, list[float]], head: str
+) -> None:
+    """One column, what most runs know; a run that does not fit draws nothing."""
+    table = runs().assign(**joules)
+    cells = run_cells(table.assign(fits=True), 200)
+    assert [h for h in cells.headers if h.startswith("J ")] == ([head] if head else [])
+    cells = run_cells(table, 200)
+    if head:
+        at = next(i for i, h in enumerate(cells.headers) if h.startswith("J "))
+        assert cells.rows[0][at] != "-" and cells.rows[1][at] == "-"

@@ -147,7 +147,9 @@ def answer_columns(table: pd.DataFrame) -> list[Column]:
         if name in table and table[name].map(known).any():
             columns.append(Column(head, [cell(v) for v in fitting(table, name)]))
     rates = [c for c in columns if c.head.endswith("/s")]
-    return [c for c in columns if c not in rates[1:]]
+    drawn = [c for c in columns if c.head.startswith("J a ")]
+    drawn.sort(key=lambda column: column.cells.count(UNKNOWN))
+    return [c for c in columns if c not in (*rates[1:], *drawn[1:])]
 
 
 def rate(value: Any) -> str:
@@ -170,8 +172,11 @@ FIGURES = (
     ("samples_per_second", "samples/s", rate),
     ("requests_per_second", "requests/s", rate),
     ("MFU", "MFU %", rate),
+    ("joules_a_token", "J a token", rate),
+    ("joules_a_request", "J a request", rate),
 )
-"""Column of the table of runs, its head, its cell; of the rates the first that is known."""
+"""Column of the table of runs, its head, its cell; of the rates the first that is known, of
+joules the one that most runs know."""
 
 
 def fitting(table: pd.DataFrame, name: str) -> list[Any]:
