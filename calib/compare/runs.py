@@ -72,6 +72,8 @@ def read_run(folder: Path) -> Run:
         raise CalibError(
             f"{folder}: holds {len(among)} runs: expected one of them, such as {folder / among[0]}"
         )
+    if (folder / "front.parquet").exists():
+        raise CalibError(f"{folder}: holds a front of mode=serve: expected the folder of a run")
     try:
         report = json.loads((folder / "report.json").read_text("utf-8"))
         operators = pd.read_parquet(folder / "estimates.parquet")

@@ -113,7 +113,7 @@ def answer(
         card, lengths = target.hardware.compute_capability, about.get("lengths")
         notes += plan_notes(costs, card, phases, found.components, lengths)
     sees = workload.side is not None and not phases.keys().isdisjoint(("vision", DENOISE))
-    notes += [] if sees or request.trains else image_notes(name, workload)
+    notes += [] if sees or request.trains else image_notes(name, workload, phases)
     figures = (
         training_table(found.components, phases, workload, target.hardware)
         if request.trains

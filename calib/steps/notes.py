@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib.hardware.attention_backend import growing, planned
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from calib.estimates.fusion import Fusion
 
-DECODE = "decode"
+BESIDE = ("host", "ceiling")
+"""Of samples: origins from which no fit of an operator learns."""
+DECODE, VISION = "decode", "vision"
 NEW, SEEN = "new", "seen"
 """Of ``calib.measure.reference.measurement.Measurement.lengths``."""
 
@@ -40,7 +42,8 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
         ]
     name, notes = target.hardware.name, []
     about = about_card(name)
-    sampled = any(s.implementation == implementation for s in target.samples)
+    taken = (s for s in target.samples if s.origin not in BESIDE)
+    sampled = any(s.implementation == implementation for s in taken)
     ships = about is not None and implementation in (TORCH, ENGINE)
     if about and ships:
         behind = "Your samples correct the" if sampled else "The"
@@ -55,10 +58,13 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
         )
     if not (sampled or about):
         of = "" if implementation == TORCH else f" of {implementation}"
+        mend = f"put a Parquet file of its samples{of} (calib.samples.sample) into"
+        mend = f"{mend} {target.store.folder}"
+        if target.here:
+            mend = "give its sweep more time (sweep.budget_s), on a machine that does nothing else"
         notes.append(
             f"{name} has no samples{of} and no calibration that ships, so every kernel takes its "
-            "roofline: a lower bound, often 2-5x below the clock. To calibrate it, put a Parquet "
-            f"file of its samples{of} (calib.samples.sample) into {target.store.folder}."
+            f"roofline: a lower bound, often 2-5x below the clock. To calibrate it, {mend}."
         )
     if about and (sampled or ships) and len(set(operators["provenance"])) > 1:
         notes.append(f"How the times of each kind are known: {known_by(operators)}.")
@@ -182,10 +188,16 @@ def trace_notes(about: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def image_notes(model: str, workload: Workload) -> list[str]:
-    """What a model that looks at no image leaves of a workload that has one."""
+def image_notes(model: str, workload: Workload, phases: Iterable[str] = ()) -> list[str]:
+    """What a model that looks at no image leaves of a workload that has one, or one that reads no
+    text of a workload of text."""
     if not workload.side:
-        return []
+        if set(phases) != {VISION} or not workload.prompt_tokens:
+            return []
+        return [
+            f"{model} reads no text: of {workload.name} only the batch is asked, of images of the "
+            "model's own size."
+        ]
     return [
         f"{model} looks at no image: of {workload.name} only the tokens are asked, and not its "
         f"{workload.side} pixels."

@@ -177,3 +177,9 @@ def test_joules_are_laid_side_by_side_where_both_runs_know_them(tmp_path: Path, 
     assert "component (joules)" in said and "more" in said
     table = pd.read_parquet(tmp_path / "compare.parquet")
     assert set(table["change"][table["basis"] == "joules"]) == {"more"}
+
+
+def test_a_front_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "front.parquet").write_bytes(b"")
+    with pytest.raises(CalibError, match="holds a front of mode=serve: expected the folder of a"):
+        read_run(tmp_path)

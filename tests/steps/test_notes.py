@@ -19,6 +19,7 @@ from calib.steps.answer import answer
 from calib.steps.fitting import fit_samples
 from calib.steps.notes import (
     host_drift_notes,
+    image_notes,
     length_notes,
     plan_notes,
     position_notes,
@@ -84,6 +85,18 @@ def test_no_run_is_advised_what_it_does(implementation: str, execution: str) -> 
     assert "implementation=" + implementation not in said or implementation == "triton"
 
 
+def test_a_sweep_that_ended_before_any_operator_is_said() -> None:
+    """Ceilings and host costs are no samples of operators."""
+    samples = [
+        Sample(Matmul(8, 8, 8), [1e-5], "cpu", "torch", origin=of) for of in ("ceiling", "host")
+    ]
+    hardware = replace(load_hardware("l4"), name="cpu")
+    target = Target(hardware, True, "", SampleStore(Path("/s"), "cpu", ""), samples)
+    operators = pd.DataFrame({"kind": ["matmul"], "estimate_s": [1.0], "provenance": ["roofline"]})
+    (note,) = source_notes(target, operators, "torch")
+    assert "cpu has no samples" in note and "sweep.budget_s" in note
+
+
 def test_an_eager_decode_says_what_a_growing_text_costs_beside_its_steady_time() -> None:
     """A plan a token, 52.2 ms by the middle of the published range; seen, 16.5 ms."""
     phases = DeepseekOCRModel().phases(Workload("ocr_base", side=1024, decode_steps=16))
@@ -140,3 +153,12 @@ def test_a_text_beyond_the_positions_of_a_model_is_said(
 
 def test_a_model_of_any_length_has_no_such_note() -> None:
     assert beyond(10**9, None) == []
+
+
+def test_a_workload_of_another_kind_is_said() -> None:
+    text, image = Workload("text_512", prompt_tokens=512), Workload("page", side=224)
+    (note,) = image_notes("vit", text, ["vision"])
+    assert note.startswith("vit reads no text: of text_512 only the batch is asked")
+    assert image_notes("llama", text, ["prefill", "decode"]) == []
+    (note,) = image_notes("llama", image, ["prefill", "decode"])
+    assert "looks at no image" in note

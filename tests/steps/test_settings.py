@@ -27,6 +27,9 @@ def composed(*words: str) -> Any:
     [
         ("+hw=rtx509", "hw = 'rtx509': expected one of a10, .*; did you mean rtx5090 or rtx4090"),
         ("hw=rtx5090", r"hw = 'rtx5090': .* give it as \+hw=rtx5090$"),
+        ("model=llama", "model = 'llama': .*; did you mean llama_3_1_70b or llama_3_1_8b?"),
+        ("implementation=vlm", "implementation = 'vlm': expected one of .*; did you mean vllm"),
+        ("execution=graphs", "execution = 'graphs': .*compiled; did you mean graph"),
         ("workload=ocr_tin", "workload = 'ocr_tin': expected one of .*; did you mean ocr_tiny"),
         ("workload.batc=2", "workload.batc = 2: .* workload has name, .*; did you mean batch"),
         ("model.foo=1", "model.foo = 1: there is no such key; model has .*, heads, .*dtype$"),

@@ -44,7 +44,7 @@ def print_front(front: Front) -> None:
 
     console = wide_console(sys.stdout)
     said = [front.title, front.summary]
-    said += [f"None has {front.asked}."] if front.best.empty else []
+    said += [front.none] if front.best.empty else []
     for line in said:
         console.print(Text(line))
     for name, some in loads(front.best):
@@ -59,7 +59,7 @@ def front_markdown(front: Front, picture: bool) -> str:
     if picture:
         parts.append("![tokens a second a card over tokens a second a user](front.png)")
     if front.best.empty:
-        parts.append(f"None has {front.asked}.")
+        parts.append(front.none)
     for name, some in loads(front.best):
         parts += [f"## {name}", "No other configuration is better in both:", _table(thinned(some))]
         if len(some) > SHOWN:
