@@ -189,7 +189,7 @@ def load_hardware(name: str) -> Hardware:
     """
     path = CONF / "hw" / f"{name}.yaml"
     if path.stem != name or not path.is_file():
-        raise HardwareError(f"hw = {name!r}: expected one of {', '.join(hardware_names())}")
+        raise HardwareError(f"hw = {name!r}: expected {one_of(name, hardware_names())}")
     return _read_hardware(path, path.stat().st_mtime_ns)
 
 
