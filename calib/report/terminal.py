@@ -139,9 +139,9 @@ def print_cells(cells: Cells, console: Console | None = None, last_is_total: boo
 def known_in_words(rows: Iterable[tuple[str, str]]) -> str:
     """ "known by: transferred (SAM, CLIP), interpolated (decode)", of a table that has no room for
     the column. ``rows``: a name, and how its time is known."""
-    names: dict[str, list[str]] = {}
+    names: dict[str, dict[str, None]] = {}
     for name, how in rows:
-        names.setdefault(how, []).append(name)
+        names.setdefault(how, {})[name] = None
     if len(names) == 1:
         return f"{KNOWN_BY}: all {next(iter(names))}"
     return f"{KNOWN_BY}: " + ", ".join(f"{how} ({', '.join(of)})" for how, of in names.items())

@@ -106,7 +106,7 @@ def answer(
     found = beside_clock(found, request, target, observed, repeats)
     notes += [*found.notes, *module_code_notes(host_s, found.operators)]
     notes += overlap_notes(request.parallel) if request.spread else []
-    notes += issue_notes(costs, fused, execution)
+    notes += issue_notes(costs, {} if stack else fused, execution)
     about = found.measurement or {}
     notes += host_drift_notes(about.get("host_drift"))
     if execution == EAGER and request.implementation == "torch":

@@ -91,6 +91,7 @@ def test_how_times_are_known_in_words() -> None:
     assert known_in_words([("SAM", "roofline"), ("CLIP", "roofline")]) == "known by: all roofline"
     rows = [("SAM", "roofline"), ("CLIP", "measured"), ("decode", "roofline")]
     assert known_in_words(rows) == "known by: roofline (SAM, decode), measured (CLIP)"
+    assert known_in_words([*rows, rows[0]]) == known_in_words(rows)
 
 
 def test_terminal_takes_no_text_for_markup() -> None:

@@ -83,6 +83,9 @@ def test_no_run_is_advised_what_it_does(implementation: str, execution: str) -> 
     assert not advised[execution] or advised[execution] not in said
     assert ("eager operator" in said) == (execution != "graph")
     assert "implementation=" + implementation not in said or implementation == "triton"
+    assert ("Compiled, a pass of" in said) == (
+        execution == "compiled" and implementation in ("torch", "triton")
+    )  # an engine's kernels are fused as they are
 
 
 def test_a_sweep_that_ended_before_any_operator_is_said() -> None:
