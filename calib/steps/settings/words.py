@@ -47,11 +47,11 @@ def _sentence(part: type[BaseModel], given: Any, fault: Mapping[str, Any], at: s
         if isinstance(above, Mapping) and step not in above:
             return f"{key} is missing: expected {accepted_by(field)}"
         accepted = accepted_by(field)
+        accepted += did_you_mean(given, words_of(field)) if isinstance(given, str) else ""
         inner = _part_of(field)
         if inner is None:
             break
         part = inner
-        accepted += did_you_mean(given, words_of(field)) if isinstance(given, str) else ""
     return wrong(key or "the configuration", given, accepted)
 
 
