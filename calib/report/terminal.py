@@ -34,7 +34,10 @@ NARROWEST = 80
 KNOWN_BY = "known by"
 SHORT = {"interpolated": "interp.", "extrapolated": "extrap.", "transferred": "transf."}
 """How a time is known, where a table is too wide for the word."""
-EXPENDABLE = ("bytes", "FLOPs", "tokens/s a user", "interval before", "bound by", KNOWN_BY)
+EXPENDABLE = (
+    *("bytes", "FLOPs", "tokens/s a user", "interval before", "bound by", "roofline"),
+    KNOWN_BY,
+)
 """What a table that is still too wide loses, in this order: a figure cut short would be wrong.
 ``report.md`` has them all."""
 ERROR_HEADERS = {

@@ -87,6 +87,17 @@ def test_a_narrow_terminal_loses_columns_no_digits_and_never_how_it_is_known(
         assert "2.20 GB" in text and how in text
 
 
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("columns", [80, 90, 100, 120, 200])
+def test_no_cell_is_cut_at_any_width(
+    name: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = printed(run(name))
+    assert "…" not in "".join(text)
+    assert max(map(len, text)) <= columns
+
+
 def test_how_times_are_known_in_words() -> None:
     assert known_in_words([("SAM", "roofline"), ("CLIP", "roofline")]) == "known by: all roofline"
     rows = [("SAM", "roofline"), ("CLIP", "measured"), ("decode", "roofline")]
