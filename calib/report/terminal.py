@@ -133,7 +133,9 @@ def print_cells(cells: Cells, console: Console | None = None, last_is_total: boo
     for header in EXPENDABLE:
         if too_wide(cells, console):
             cells = cells.without(header)
-    console.print(_table(cells, last_is_total))
+    width, console.width = console.width, max(console.width, needed(cells, console))
+    console.print(_table(cells, last_is_total))  # wider than the terminal sooner than cut
+    console.width = width
     if KNOWN_BY in whole.headers and KNOWN_BY not in cells.headers:
         at = whole.headers.index(KNOWN_BY)
         console.print(known_in_words((row[0], row[at]) for row in whole.rows))
@@ -151,10 +153,15 @@ def known_in_words(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def too_wide(cells: Cells, console: Console) -> bool:
+    return needed(cells, console) > console.width
+
+
+def needed(cells: Cells, console: Console) -> int:
+    """Columns that a table takes where nothing of it is cut."""
     from rich.measure import Measurement
 
     unlimited = console.options.update(width=10 * console.width)
-    return Measurement.get(console, unlimited, _table(cells)).maximum > console.width
+    return Measurement.get(console, unlimited, _table(cells)).maximum
 
 
 def headline(record: RunRecord) -> str:

@@ -14,9 +14,11 @@ from calib.report.terminal import (
     NARROWEST,
     SHORT,
     WIDTH,
+    Cells,
     component_cells,
     figure_cells,
     known_in_words,
+    print_cells,
     print_report,
 )
 
@@ -118,3 +120,12 @@ def test_an_unstable_run_says_so() -> None:
     assert "This run is unstable" in text
     uneven = replace(run("measured"), measurement={"unstable": True, "drift": 0.1, "spread": 0.2})
     assert "its repeats lie 20% apart" in " ".join(" ".join(printed(uneven)).split())
+
+
+def test_a_table_that_no_terminal_holds_is_wider_and_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    print_cells(Cells(("name", "value", "known by"), [("n" * 60, "3" * 40, "transferred")]))
+    text = capsys.readouterr().out
+    assert "n" * 60 in text and "3" * 40 in text and "known by: all transferred" in text
