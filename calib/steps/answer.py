@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib.cards.energy.fitted import Energy
+    from calib.estimates.replay.first_time import Extra
     from calib.fit.calibration import Estimator
     from calib.report.record import RunRecord
     from calib.steps.alternatives.cases import Run
@@ -139,7 +140,9 @@ def answer(
         figures=figures,
         fits=with_pace((unseen or calibration).held_out, target.store.folder),
         measurement=found.measurement,
-        timeline=timeline_table(found.operators, repeats),
+        timeline=timeline_table(
+            found.operators, repeats, new_length(request, target, phases, costs)
+        ),
         launches=launch_table(found.operators, repeats, costs, execution) if traced else None,
         memory=memory(model, workload, target.hardware.memory_bytes).as_dict()
         if target.hardware.memory_bytes
@@ -151,6 +154,18 @@ def answer(
         notes=notes,
         environment={**versions(), "config": request.given, "device": target.device},
     )
+
+
+def new_length(
+    request: Request, target: Target, phases: Mapping[str, Phase], costs: HostCosts | None
+) -> Extra:
+    """What a decode step takes longer over a length that is new; nothing but where torch issues it
+    operator by operator."""
+    from calib.estimates.replay.first_time import Extra, of_new_length, plans_of
+
+    if request.execution != EAGER or request.implementation != "torch":
+        return Extra()
+    return of_new_length(plans_of(phases, target.hardware.compute_capability), costs)
 
 
 def used(
