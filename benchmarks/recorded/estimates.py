@@ -15,6 +15,7 @@ import pandas as pd
 
 from benchmarks.recorded.record import Record, Recorded
 from calib.compare.clock.measured import join_operators
+from calib.estimates.replay.first_time import Extra, of_new_length, plans_of
 from calib.estimates.sums import Ends
 from calib.estimates.tables import operator_table
 from calib.estimates.timeline import with_wall
@@ -37,11 +38,11 @@ class Way:
 
 @dataclass(frozen=True)
 class Compared:
-    """``phases``: a row a recorded phase and way: PAIR, way, kernel_s, graph_s, wall_s and their
-    estimates, matched (the share of the recorded kernel time that went to a call of ours), all of
-    one pass. ``operators``: a row a call, way and phase: kind, shape, path, estimate_s, measured_s
-    (null where not matched), roofline_s, of one pass; recorded operators without a call are rows
-    whose ``estimate_s`` is 0."""
+    """``phases``: a row a recorded phase and way: PAIR, way, kernel_s, graph_s, wall_s, again_s and
+    their estimates, while_s, known_host (as ``Recorded`` has them), matched (the share of the
+    recorded kernel time that went to a call of ours), all of one pass. ``operators``: a row a call,
+    way and phase: kind, shape, path, estimate_s, measured_s (null where not matched), roofline_s,
+    of one pass; recorded operators without a call are rows whose ``estimate_s`` is 0."""
 
     phases: pd.DataFrame
     operators: pd.DataFrame
@@ -52,7 +53,7 @@ def compared(
 ) -> Compared:
     rows, operators = [], []
     for one in record.phases:
-        passes = {one.phase: phases[one.model, one.workload][one.phase]}
+        passes = phases[one.model, one.workload]
         for way in ways:
             table, row = estimated(one, passes, way)
             rows.append(row)
@@ -61,12 +62,16 @@ def compared(
 
 
 def estimated(
-    one: Recorded, passes: dict[str, Phase], way: Way
+    one: Recorded, passes: Mapping[str, Phase], way: Way
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The calls of one phase with their recorded seconds; and its row of ``phases``."""
+    """The calls of one phase with their recorded seconds; and its row of ``phases``.
+
+    ``passes``: every phase of its model, which say what grows.
+    """
     repeat = passes[one.phase].repeat
     names = {"model": one.model, "workload": one.workload}
-    table = operator_table(passes, way.calibration, None, "torch", names)
+    asked = {one.phase: passes[one.phase]}
+    table = operator_table(asked, way.calibration, None, "torch", names)
     table = with_wall(table, {one.phase: repeat}, way.costs, EAGER)
     below, above = Ends(table).distances(slice(None))
     joined, share = matched(table, one, repeat)
@@ -80,10 +85,37 @@ def estimated(
         **{"low_s": found["estimate_s"] - below / repeat},
         **{"high_s": found["estimate_s"] + above / repeat},
         **{"graph_s": one.graph_s, "graph_estimate_s": found["graph_s"]},
-        **{"wall_s": one.wall_s, "wall_estimate_s": found["wall_s"]},
+        **walls(one, table[list(WALLS)].sum(skipna=False) / repeat, first_time(one, passes, way)),
     }
     columns = [*PAIR, "path", "kind", "shape", "dtype", "count", *seconds[:5], "provenance"]
     return pd.concat([joined[columns], unmatched(one, joined)]).assign(way=way.name), row
+
+
+WALLS = {"wall_s": "estimate_s", "wall_low_s": "low_s", "wall_high_s": "high_s"}
+"""Of a pass at lengths that were seen, and what a new length adds to it."""
+
+
+def first_time(one: Recorded, passes: Mapping[str, Phase], way: Way) -> Extra:
+    """What the recorded runs of a phase hold of planning: those over new lengths alone do."""
+    if not one.new_lengths:
+        return Extra()
+    capability = way.calibration.hardware.compute_capability
+    return of_new_length(plans_of(passes, capability), way.costs)
+
+
+def walls(one: Recorded, seen: Mapping[Any, float], extra: Extra) -> dict[str, Any]:
+    """The recorded walls beside their estimates, like with like: over new lengths with what torch
+    plans of them, over the same again without."""
+    low, middle, high = (
+        float(seen[wall]) + getattr(extra, WALLS[wall])
+        for wall in ("wall_low_s", "wall_s", "wall_high_s")
+    )
+    return {
+        **{"wall_s": one.wall_s, "wall_estimate_s": middle},
+        **{"wall_low_s": low, "wall_high_s": high},
+        **{"again_s": one.again_s, "again_estimate_s": float(seen["wall_s"])},
+        **{"while_s": one.while_s, "known_host": one.known_host},
+    }
 
 
 def matched(table: pd.DataFrame, one: Recorded, repeat: int) -> tuple[pd.DataFrame, float]:
