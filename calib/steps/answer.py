@@ -106,9 +106,9 @@ def answer(
     found = beside_clock(found, request, target, observed, repeats)
     notes += [*found.notes, *module_code_notes(host_s, found.operators)]
     notes += overlap_notes(request.parallel) if request.spread else []
-    notes += issue_notes(costs, fused)
     about = found.measurement or {}
-    notes += host_drift_notes(about.get("host_drift"))
+    notes += [*issue_notes(costs, fused), *host_drift_notes(about.get("host_drift"))]
+    extra = new_length(request, target, phases, costs)
     if execution == EAGER and request.implementation == "torch":
         card, lengths = target.hardware.compute_capability, about.get("lengths")
         notes += plan_notes(costs, card, phases, found.components, lengths)
@@ -117,7 +117,7 @@ def answer(
     figures = (
         training_table(found.components, phases, workload, target.hardware)
         if request.trains
-        else figure_table(found.components, workload, sees, request.parallel.cards)
+        else figure_table(found.components, workload, sees, request.parallel.cards, extra)
     )
     traced = request.report.trace and not target.hardware.unprobed
     now = datetime.now(UTC)
@@ -140,9 +140,7 @@ def answer(
         figures=figures,
         fits=with_pace((unseen or calibration).held_out, target.store.folder),
         measurement=found.measurement,
-        timeline=timeline_table(
-            found.operators, repeats, new_length(request, target, phases, costs)
-        ),
+        timeline=timeline_table(found.operators, repeats, extra),
         launches=launch_table(found.operators, repeats, costs, execution) if traced else None,
         memory=memory(model, workload, target.hardware.memory_bytes).as_dict()
         if target.hardware.memory_bytes
