@@ -16,12 +16,12 @@ import pandas as pd
 from benchmarks.recorded.record import Record, Recorded
 from calib.compare.clock.measured import join_operators
 from calib.estimates.replay.first_time import Extra, of_new_length, plans_of
-from calib.estimates.sums import Ends
+from calib.estimates.sums import WALL, Ends
 from calib.estimates.tables import operator_table
 from calib.estimates.timeline import with_wall
 from calib.fit.calibration import Estimator
 from calib.measure.reference.measurement import Measurement
-from calib.samples.host_costs import EAGER, HostCosts
+from calib.samples.host_costs import EAGER, HostCosts, slowed
 from model.workload import Phase
 
 PAIR = ("model", "workload", "phase")
@@ -85,14 +85,42 @@ def estimated(
         **{"low_s": found["estimate_s"] - below / repeat},
         **{"high_s": found["estimate_s"] + above / repeat},
         **{"graph_s": one.graph_s, "graph_estimate_s": found["graph_s"]},
-        **walls(one, table[list(WALLS)].sum(skipna=False) / repeat, first_time(one, passes, way)),
+        **walls(one, table, passes, way),
     }
     columns = [*PAIR, "path", "kind", "shape", "dtype", "count", *seconds[:5], "provenance"]
     return pd.concat([joined[columns], unmatched(one, joined)]).assign(way=way.name), row
 
 
-WALLS = {"wall_s": "estimate_s", "wall_low_s": "low_s", "wall_high_s": "high_s"}
-"""Of a pass at lengths that were seen, and what a new length adds to it."""
+def walls(
+    one: Recorded, table: pd.DataFrame, passes: Mapping[str, Phase], way: Way
+) -> dict[str, Any]:
+    """The recorded walls beside their estimates, like with like: over new lengths with what torch
+    plans of them, over the same again without; each at the speed that its host had.
+
+    ``table``: the rows of the phase's operators.
+    """
+    new, again = (
+        replayed(table, passes[one.phase].repeat, at_speed(one, way, slower))
+        for slower in (one.slower, one.again_slower)
+    )
+    extra = first_time(one, passes, way)
+    return {
+        **{"wall_s": one.wall_s, "wall_estimate_s": new["wall_s"] + extra.estimate_s},
+        **{"wall_low_s": new["wall_low_s"] + extra.low_s},
+        **{"wall_high_s": new["wall_high_s"] + extra.high_s},
+        **{"again_s": one.again_s, "again_estimate_s": again["wall_s"]},
+        **{"while_s": one.while_s, "known_host": one.known_host},
+    }
+
+
+def at_speed(one: Recorded, way: Way, slower: float) -> HostCosts:
+    return slowed(way.costs, slower) if one.known_host else way.costs
+
+
+def replayed(table: pd.DataFrame, repeat: int, costs: HostCosts) -> dict[str, float]:
+    """Of one pass: the wall time and both ends."""
+    walled = with_wall(table, dict.fromkeys(table["phase"], repeat), costs, EAGER)
+    return {n: float(walled[n].sum(skipna=False)) / repeat for n in WALL[:3]}
 
 
 def first_time(one: Recorded, passes: Mapping[str, Phase], way: Way) -> Extra:
@@ -100,22 +128,7 @@ def first_time(one: Recorded, passes: Mapping[str, Phase], way: Way) -> Extra:
     if not one.new_lengths:
         return Extra()
     capability = way.calibration.hardware.compute_capability
-    return of_new_length(plans_of(passes, capability), way.costs)
-
-
-def walls(one: Recorded, seen: Mapping[Any, float], extra: Extra) -> dict[str, Any]:
-    """The recorded walls beside their estimates, like with like: over new lengths with what torch
-    plans of them, over the same again without."""
-    low, middle, high = (
-        float(seen[wall]) + getattr(extra, WALLS[wall])
-        for wall in ("wall_low_s", "wall_s", "wall_high_s")
-    )
-    return {
-        **{"wall_s": one.wall_s, "wall_estimate_s": middle},
-        **{"wall_low_s": low, "wall_high_s": high},
-        **{"again_s": one.again_s, "again_estimate_s": float(seen["wall_s"])},
-        **{"while_s": one.while_s, "known_host": one.known_host},
-    }
+    return of_new_length(plans_of(passes, capability), at_speed(one, way, one.slower))
 
 
 def matched(table: pd.DataFrame, one: Recorded, repeat: int) -> tuple[pd.DataFrame, float]:

@@ -48,7 +48,9 @@ class Recorded:
     median of its runs; ``new_lengths``: each of them over a length that was new. ``again_s``: over
     lengths that were seen; ``while_s``: the mean pass of some hundreds of milliseconds, minutes
     later, over new lengths again. ``graph_s``: a replayed graph. None where none was recorded.
-    ``known_host``: the machine whose host costs the record holds.
+    ``known_host``: the machine whose host costs the record holds. ``slower``, ``again_slower``:
+    what that host took around the runs over what it took when its costs were measured; 1 where no
+    probe asked it.
     """
 
     model: str
@@ -62,6 +64,8 @@ class Recorded:
     again_s: float | None = None
     while_s: float | None = None
     known_host: bool = True
+    slower: float = 1.0
+    again_slower: float = 1.0
 
     @property
     def kernel_s(self) -> float:
@@ -116,8 +120,11 @@ def same_host(folder: Path, part: str) -> bool:
     return bool(hosts.get(part) == hosts.get("sweep"))
 
 
-def models(folder: Path) -> Iterator[Recorded]:
-    """The phases that ``models.json`` lists; one whose operators are not there is told and left."""
+def models(folder: Path, costs_speed: float | None = None) -> Iterator[Recorded]:
+    """The phases that ``models.json`` lists; one whose operators are not there is told and left.
+
+    ``costs_speed``: operators a second of the host when its costs were measured.
+    """
     import pandas as pd
 
     listed = folder / "models.json"
@@ -137,7 +144,13 @@ def models(folder: Path) -> Iterator[Recorded]:
             new_lengths=key[-1] == DECODE,
             again_s=median(one.get("seconds_again")),
             while_s=a_pass(one.get("eager_energy")),
+            slower=slower(costs_speed, one.get("host_speed")),
+            again_slower=slower(costs_speed, one.get("host_speed_again")),
         )
+
+
+def slower(costs_speed: float | None, around: Sequence[float] | None) -> float:
+    return costs_speed / statistics.fmean(around) if costs_speed and around else 1.0
 
 
 def median(seconds: Sequence[float] | None) -> float | None:

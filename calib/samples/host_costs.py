@@ -190,6 +190,18 @@ def times(cost: Cost, factor: float) -> Cost:
     )
 
 
+def slowed(costs: HostCosts, factor: float) -> HostCosts:
+    """``costs`` on a host that takes ``factor`` times as long: of those that were measured, what is
+    the host's. A published range is of no known speed."""
+    host = {n: times(c, factor) for n, c in costs if n not in OF_CARD and c.known_by == MEASURED}
+    plan = costs.attention_plan
+    if plan and plan.known_by == MEASURED:
+        host["attention_plan"] = times(plan, factor)
+    measured = costs.eager_operator.known_by == MEASURED
+    classes = {n: times(c, factor) for n, c in costs.classes.items()} if measured else costs.classes
+    return replace(costs, **host, classes=classes)
+
+
 @dataclass(frozen=True)
 class Ratios:
     """What differs little from host to host, all over the seconds of one pointwise operator alone.

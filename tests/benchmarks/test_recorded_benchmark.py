@@ -13,17 +13,23 @@ import pytest
 
 from benchmarks.recorded import __main__ as benchmark
 from benchmarks.recorded.estimates import Way, compared, first_time, walls
-from benchmarks.recorded.record import Recorded, read_record
+from benchmarks.recorded.record import Recorded, read_record, slower
 from benchmarks.recorded.rows import TracedLayer, recorded_phase, rows_of
 from benchmarks.recorded.text import wall_table
 from benchmarks.recorded.ways import OVER
 from benchmarks.recorded.workloads import phases_of, workload_of
 from calib.estimates.replay.first_time import Extra
+from calib.estimates.tables import operator_table
 from calib.fit.calibration import uncalibrated
 from calib.hardware.datasheet import load_hardware
 from calib.samples.faults import DIRTY_FLUSH, MARKS, NO_KERNEL, cleaned
 from calib.samples.files import read_samples, write_samples
-from calib.samples.host_costs import host_costs
+from calib.samples.host_costs import (
+    ATTENTION_PLAN,
+    EAGER_OPERATOR,
+    MODULE_CODE,
+    host_costs,
+)
 from calib.samples.sample import Sample
 from model.layer import Call
 from model.ops import Attention, Conv2d, Copy, Elementwise, GroupedMatmul, Matmul, Norm
@@ -167,6 +173,13 @@ def passes() -> dict[str, Phase]:
     return {name: Phase(TracedLayer(name, tuple(some)), 4) for name, some in calls.items()}
 
 
+def operators_of_decode(way: Way) -> pd.DataFrame:
+    names = {"model": "nobodys", "workload": "text"}
+    made = {"decode": passes()["decode"]}
+    table = operator_table(made, way.calibration, None, "torch", names)
+    return table.assign(low_s=table["estimate_s"], high_s=table["estimate_s"])
+
+
 def test_a_wall_over_new_lengths_holds_their_planning_and_one_over_seen_ones_does_not() -> None:
     way = Way(OVER, uncalibrated(H200), host_costs([], "h200"))
     plan = way.costs.attention_plan
@@ -175,10 +188,29 @@ def test_a_wall_over_new_lengths_holds_their_planning_and_one_over_seen_ones_doe
     assert plan and extra.estimate_s == plan.estimate_s, "one for all layers of a shape"
     assert first_time(replace(decode, new_lengths=False), passes(), way) == Extra()
     assert first_time(decode, passes(), replace(way, calibration=uncalibrated(RTX))) == Extra()
-    found = walls(decode, {"wall_s": 1e-3, "wall_low_s": 5e-4, "wall_high_s": 2e-3}, extra)
-    assert found["wall_estimate_s"] == 1e-3 + plan.estimate_s
-    assert found["wall_high_s"] == 2e-3 + plan.high_s
-    assert (found["again_s"], found["again_estimate_s"]) == (5e-4, 1e-3)
+    table = operators_of_decode(way)
+    found = walls(decode, table, passes(), way)
+    assert found["wall_estimate_s"] == found["again_estimate_s"] + plan.estimate_s
+    assert (found["again_s"], found["wall_s"]) == (5e-4, 1e-3)
+    assert found["wall_high_s"] > plan.high_s and found["wall_low_s"] > plan.low_s
+
+
+def test_a_wall_is_estimated_at_the_speed_that_its_host_had() -> None:
+    """The host took twice as long in the first round as when its costs were measured; a host whose
+    costs are not known has no speed."""
+    samples = [
+        Sample(op, [seconds] * 3, "h200", "torch", origin="host")
+        for op, seconds in ((EAGER_OPERATOR, 1e-3), (MODULE_CODE, 1e-3), (ATTENTION_PLAN, 0.04))
+    ]
+    way = Way(OVER, uncalibrated(H200), host_costs(samples, "h200"))
+    table = operators_of_decode(way)
+    decode = replace(phase(ROWS, "decode"), new_lengths=True, slower=2.0)
+    found = walls(decode, table, passes(), way)
+    seen = found["again_estimate_s"]
+    assert found["wall_estimate_s"] == pytest.approx(2 * (seen + 0.04), rel=1e-2)
+    other = walls(replace(decode, known_host=False), table, passes(), way)
+    assert other["wall_estimate_s"] == pytest.approx(seen + 0.04)
+    assert slower(9e4, [4e4, 5e4]) == 2 and slower(None, [4e4]) == slower(9e4, []) == 1
 
 
 def test_both_walls_and_the_host_are_read_and_shown_apart(record: Path) -> None:

@@ -23,6 +23,7 @@ from calib.samples.host_costs import (
     host_costs,
     published,
     ratios,
+    slowed,
     speeds,
 )
 from calib.samples.sample import Sample
@@ -136,3 +137,15 @@ def test_an_interval_holds_the_speeds_that_the_host_had_beside() -> None:
     assert found.node_gap.low_s == found.node_gap.high_s
     assert speeds(costs) == speeds([]) == (1.0, 1.0)
     assert speeds([replace(s, probe_host=None) for s in costs] + blocks) == (1.0, 1.0)
+
+
+def test_a_slower_host_takes_longer_for_what_was_measured_of_it_alone() -> None:
+    ops = (EAGER_OPERATOR, MODULE_CODE, SYNC, NODE_GAP)
+    costs = host_costs([Sample(op, [4e-6] * 3, "h200", "torch") for op in ops], "h200")
+    found = slowed(costs, 2.0)
+    assert found.eager_operator.estimate_s == pytest.approx(16e-6)
+    assert found.classes["norm"].estimate_s == 2 * costs.classes["norm"].estimate_s
+    assert found.sync.high_s == 2 * costs.sync.high_s
+    assert found.node_gap == costs.node_gap
+    assert found.launch == costs.launch and found.attention_plan == costs.attention_plan
+    assert slowed(host_costs([], "h200"), 2.0) == host_costs([], "h200")
