@@ -142,6 +142,7 @@ def described(
             text.graph_table(found.phases, before.get("graph", {})),
             text.wall_table(found.phases, before.get("wall", {})),
             text.wall_interval_table(found.phases),
+            text.new_length_table(found.phases),
         ]
     return "\n\n".join([*parts, text.operator_table(list(kinds(pool)))])
 

@@ -39,8 +39,9 @@ class Way:
 @dataclass(frozen=True)
 class Compared:
     """``phases``: a row a recorded phase and way: PAIR, way, kernel_s, graph_s, wall_s, again_s and
-    their estimates, while_s, known_host (as ``Recorded`` has them), matched (the share of the
-    recorded kernel time that went to a call of ours), all of one pass. ``operators``: a row a call,
+    their estimates, while_s, known_host (as ``Recorded`` has them), new_length_s (what the wall's
+    estimate holds of planning), matched (the share of the recorded kernel time that went to a call
+    of ours), all of one pass. ``operators``: a row a call,
     way and phase: kind, shape, path, estimate_s, measured_s (null where not matched), roofline_s,
     of one pass; recorded operators without a call are rows whose ``estimate_s`` is 0."""
 
@@ -110,6 +111,7 @@ def walls(
         **{"wall_high_s": new["wall_high_s"] + extra.high_s},
         **{"again_s": one.again_s, "again_estimate_s": again["wall_s"]},
         **{"while_s": one.while_s, "known_host": one.known_host},
+        **{"new_length_s": extra.estimate_s},
     }
 
 

@@ -146,6 +146,19 @@ def wall_table(phases: pd.DataFrame, before: Mapping[Any, float]) -> str:
     return lines(headers, rows)
 
 
+def new_length_table(phases: pd.DataFrame) -> str:
+    """What a new length takes by the clock: steps over new ones less the round over seen ones that
+    ran just before, of one speed of the host; beside what the record's sample of it says."""
+    some = phases[(phases["way"] == OVER) & phases["again_s"].notna() & phases["while_s"].notna()]
+    rows = [
+        [named([row[name] for name in PAIR])]
+        + [milliseconds(row[c]) for c in ("again_s", "while_s")]
+        + [milliseconds(row["while_s"] - row["again_s"]), milliseconds(row["new_length_s"])]
+        for row in some.to_dict("records")
+    ]
+    return lines(["a new length", "seen ms", "new, just after", "more", "estimate"], rows)
+
+
 def wall_interval_table(phases: pd.DataFrame) -> str:
     """As ``interval_table``, of the eager wall on the host whose costs are known."""
     some = phases[(phases["way"] == OVER) & phases["known_host"].astype(bool)]

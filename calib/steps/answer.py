@@ -103,12 +103,15 @@ def answer(
     if hasattr(model, "formulas"):
         found = beside_formulas(found, model, workload)
     repeats = {phase: p.repeat for phase, p in phases.items()}
-    found = beside_clock(found, request, target, observed, repeats)
+    found, extra = (
+        beside_clock(found, request, target, observed, repeats),
+        new_length(request, target, phases, costs),
+    )
     notes += [*found.notes, *module_code_notes(host_s, found.operators)]
     notes += overlap_notes(request.parallel) if request.spread else []
+    notes += issue_notes(costs, fused)
     about = found.measurement or {}
-    notes += [*issue_notes(costs, fused), *host_drift_notes(about.get("host_drift"))]
-    extra = new_length(request, target, phases, costs)
+    notes += host_drift_notes(about.get("host_drift"))
     if execution == EAGER and request.implementation == "torch":
         card, lengths = target.hardware.compute_capability, about.get("lengths")
         notes += plan_notes(costs, card, phases, found.components, lengths)

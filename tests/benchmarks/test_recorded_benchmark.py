@@ -15,7 +15,7 @@ from benchmarks.recorded import __main__ as benchmark
 from benchmarks.recorded.estimates import Way, compared, first_time, walls
 from benchmarks.recorded.record import Recorded, read_record, slower
 from benchmarks.recorded.rows import TracedLayer, recorded_phase, rows_of
-from benchmarks.recorded.text import wall_table
+from benchmarks.recorded.text import new_length_table, wall_table
 from benchmarks.recorded.ways import OVER
 from benchmarks.recorded.workloads import phases_of, workload_of
 from calib.estimates.replay.first_time import Extra
@@ -232,6 +232,7 @@ def test_both_walls_and_the_host_are_read_and_shown_apart(record: Path) -> None:
     ).phases
     table = wall_table(rows, {})
     assert "mean |error| of 2 phases" in table and " own " not in table.partition("---")[2][-200:]
+    assert new_length_table(rows).splitlines()[-1].split()[-4:] == ["0.2", "50", "49.8", "0"]
     assert benchmark.own_hosts(rows) == {}
     assert set(benchmark.own_hosts(rows.assign(known_host=True))) == {
         ("nobodys", "text_b2", name) for name in ("prefill", "decode")
