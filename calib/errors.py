@@ -19,9 +19,12 @@ FAILED = "error.txt"
 
 
 def did_you_mean(name: str, accepted: Iterable[str]) -> str:
-    """ "; did you mean rtx5090?" where something accepted reads like ``name``, else nothing."""
-    close = get_close_matches(name, list(accepted), n=3)
+    """ "; did you mean rtx5090?" where something accepted reads like ``name``, or begins with it,
+    else nothing."""
+    accepted = list(accepted)
+    close = get_close_matches(name, accepted, n=3)
     close = sorted(close, key=lambda one: sorted(one) != sorted(name))[:2]  # letters swapped first
+    close = close or [one for one in accepted if len(name) > 2 and one.startswith(name)][:2]
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 

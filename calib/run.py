@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from calib.checkout import CONF, check_packages
 from calib.errors import FAILED, LOST_STATUS, CalibError, DeviceLost
+from calib.steps.manners.asked import HELD_BACK, configuration, hold_back, leave_nothing
 from calib.steps.manners.order import options_first
 from calib.steps.many.alone import alone_in
 from calib.steps.many.members import leave_unknown, member_name, note_parent
@@ -28,16 +30,22 @@ if TYPE_CHECKING:
     from calib.steps.request import Request
 
 
-def run(request: Request, folder: Path, member: str | None = None) -> None:
+def run(
+    request: Request,
+    folder: Path,
+    member: str | None = None,
+    config: Mapping[str, str] | None = None,
+) -> None:
     """One run: everything that it learns goes into ``folder``.
 
     ``member``: what it is called as one of many, of which a line is said and no more; "": nothing.
+    ``config``: files of what was asked, written with what is found.
     """
     if request.mode == "serve":
-        served(request, folder, member)
+        served(request, folder, member, config)
         return
     from calib.report.terminal import print_member, print_report
-    from calib.report.write import write_report
+    from calib.report.write import write_asked, write_report
     from calib.steps.answer import answer
     from calib.steps.fitting import fit_samples
     from calib.steps.measuring import measure_host, measure_model, measure_operators, routing
@@ -52,6 +60,7 @@ def run(request: Request, folder: Path, member: str | None = None) -> None:
     if target.here:
         target = measure_operators(target, phases, request.sweep, request.seed)
     if request.mode == "calibrate":
+        write_asked(config or {}, folder)
         return
     calibrations = fit_samples(target, shapes_of(phases))
     host_s = measure_host(target, calibrations[0], request.execution)
@@ -60,7 +69,7 @@ def run(request: Request, folder: Path, member: str | None = None) -> None:
     with stage("estimating"):
         record = answer(request, target, model, phases, calibrations, observed, host_s)
     asked = request.report
-    write_report(record, folder, asked.pictures, asked.layers, html=asked.html)
+    write_report(record, folder, asked.pictures, asked.layers, config, asked.html)
     if member is not None:
         print_member(member, record)
         return
@@ -68,7 +77,9 @@ def run(request: Request, folder: Path, member: str | None = None) -> None:
     print(f"report: {folder / ('report.html' if asked.html else 'report.md')}")
 
 
-def served(request: Request, folder: Path, member: str | None) -> None:
+def served(
+    request: Request, folder: Path, member: str | None, config: Mapping[str, str] | None = None
+) -> None:
     """A server's front in place of one run."""
     if member is not None:
         raise CalibError("mode = 'serve' with -m: expected one run: serve.isl and .osl take lists")
@@ -77,7 +88,7 @@ def served(request: Request, folder: Path, member: str | None) -> None:
     from calib.steps.progress import stage
 
     with stage("trying layouts"):
-        front = serve(request, folder)
+        front = serve(request, folder, config)
     print_front(front)
     print(f"front: {folder / ('front.html' if request.report.html else 'front.md')}")
 
@@ -93,7 +104,7 @@ def main(config: DictConfig) -> None:
 
         request = read_request(resolved(config))
         with alone_in(folder):
-            run(request, folder, member_name(job))
+            run(request, folder, member_name(job), configuration(config, job))
     except KeyboardInterrupt:
         if job.mode == RunMode.MULTIRUN:
             raise
@@ -103,12 +114,13 @@ def main(config: DictConfig) -> None:
         expected = isinstance(error, CalibError | ValueError | OSError)
         if job.mode == RunMode.MULTIRUN:
             fail(folder, error, expected)
-        elif not expected:
-            traceback.print_exception(error)  # a fault of ours, and here, so that what reaches
-            sys.exit(1)  # cli() is of Hydra and not of a run
-        else:
+            return
+        leave_nothing(folder)
+        if expected:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(LOST_STATUS if isinstance(error, DeviceLost) else 2)
+        traceback.print_exception(error)  # a fault of ours, and here, so that what reaches
+        sys.exit(1)  # cli() is of Hydra and not of a run
 
 
 def resolved(config: DictConfig) -> Any:
@@ -165,7 +177,7 @@ def cli() -> None:
 
         print(help_text(), end="")
         return
-    sys.argv[1:] = options_first(leave_unknown(sys.argv[1:]), MERGE)
+    sys.argv[1:] = options_first(hold_back(leave_unknown(sys.argv[1:])), MERGE)
     end_on_signals()
     try:
         main()
@@ -174,7 +186,8 @@ def cli() -> None:
     except Exception as error:  # Hydra's own, of any kind, where overrides are none
         from calib.steps.command_line import explain
 
-        given = [word for word in sys.argv[1:] if not word.startswith("-") and word != MERGE]
+        ours = (MERGE, HELD_BACK)
+        given = [word for word in sys.argv[1:] if not word.startswith("-") and word not in ours]
         print(f"error: {explain(error, given)}", file=sys.stderr)
         sys.exit(2)
 

@@ -146,6 +146,7 @@ class OcrModel(CausalLM):
     expert_intermediate: int = 896
     shared_experts: int = 2
     vocabulary: int = 129280
+    positions: int | None = 8192
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -53,6 +53,17 @@ class Phase:
     repeat: int = 1
 
 
+def beyond(tokens: int, positions: int | None) -> list[str]:
+    """What is to be said of ``tokens`` of a sequence, prompt and decoded, on a model that was made
+    for ``positions`` of them, which it does not learn one by one; None: as many as one likes."""
+    if not positions or tokens <= positions:
+        return []
+    return [
+        f"{tokens:,} tokens, prompt and decoded, are beyond the model's {positions:,} positions: "
+        "these are the costs of a pass that the model was not made for."
+    ]
+
+
 def check_at_least(key: str, value: Any, least: int) -> None:
     """Raises ``ValueError`` for anything but an integer >= ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.card.models import plan
+from benchmarks.card.asked import plan
 from benchmarks.recorded.routing import of_random_weights
 from benchmarks.recorded.workloads import model_of
 from calib.cards.energy.fitted import RESOURCES, SHARP, Energy

@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.hardening.sample_mutants import Base, flipped, judge, samples
+from benchmarks.hardening.sample_judge import Base, judge
+from benchmarks.hardening.sample_mutants import flipped, samples
 from calib.checkout import ROOT
 from calib.samples import Sample, read_samples, write_samples
 

@@ -28,7 +28,7 @@ from benchmarks.hardening.outcome import Outcome
 from benchmarks.hardening.tally import LONGEST_LINE, Tally, tried
 from calib.checkout import CONF, ROOT, read_yaml
 from calib.errors import CalibError, shown
-from calib.hardware.datasheet import PROBED
+from calib.hardware.figures import PROBED
 from calib.run import resolved
 from calib.run import run as run_calib
 from calib.steps.command_line import explain, option_names

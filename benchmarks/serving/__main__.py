@@ -97,6 +97,10 @@ def report(every: pd.DataFrame, judged: pd.DataFrame, known: pd.DataFrame, final
         {"what": "every format", **score.summary(judged)},
     ]
     print("\n" + score.table(others, ["what"]))
+    if not final:
+        shipped = with_intervals(known, factors(known, of_campaigns=False))
+        print(f"\nintervals of runs whose campaign is known\n{score.widths(judged)}")
+        print(f"\nthe same by an engine's runs alone, as ships\n{score.widths(shipped)}")
     print(f"\n{score.PUBLISHED}\n")
     print(score.worst(judged).to_string(index=False))
     print(json.dumps(as_json(every, judged, known, final), default=float))

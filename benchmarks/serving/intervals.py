@@ -4,7 +4,8 @@
 
 The engine's is the spread of its misfits between the development splits, each foretold by numbers
 fitted to the other; the factor is the 90th percentile of those misfits in that unit, by engine and
-campaign (split-conformal).
+campaign (split-conformal). A server of one's own is of no campaign, so that what ships takes the
+factor of all of an engine's runs.
 """
 
 from __future__ import annotations
@@ -43,18 +44,36 @@ def unit(rows: pd.DataFrame, engine_spread: float) -> np.ndarray:
     return np.asarray(np.hypot(np.hypot(decode.clip(upper=1.0), prompts), engine_spread))
 
 
-def factors(known: pd.DataFrame) -> dict[tuple[str, str], tuple[float, float]]:
+def misfits(rows: pd.DataFrame) -> pd.Series:
+    """[n] of times per token, in log."""
+    found: pd.Series = np.abs(np.log(rows["tpot"] / rows["tpot_s"]))
+    return found
+
+
+def spread_of(rows: pd.DataFrame) -> float:
+    """Of an engine's misfits, were they normal."""
+    return float(np.median(misfits(rows)) / 0.6745)
+
+
+def factor_of(rows: pd.DataFrame, spread: float) -> float:
+    """The 90th percentile of misfits in units of what is unsure."""
+    scores = misfits(rows) / unit(rows, spread)
+    rank = min(np.ceil(LEVEL * (len(scores) + 1)) / len(scores), 1.0)
+    return float(np.quantile(scores, rank))
+
+
+def factors(
+    known: pd.DataFrame, of_campaigns: bool = True
+) -> dict[tuple[str, str], tuple[float, float]]:
     """(engine, campaign) -> spread and factor; ``known``: development runs as :func:`unseen` has
-    them."""
+    them. ``of_campaigns`` False: of all runs of the engine, as ships: a server of one's own is of
+    none of these campaigns."""
     found = {}
     for engine, of_engine in known.groupby("engine"):
-        misfit = np.abs(np.log(of_engine["tpot"] / of_engine["tpot_s"]))
-        spread = float(np.median(misfit) / 0.6745)
+        spread = spread_of(of_engine)
         for campaign, some in of_engine.groupby(campaign_of(of_engine)):
-            asked = some if len(some) >= LEAST else of_engine
-            scores = misfit[asked.index] / unit(asked, spread)
-            rank = min(np.ceil(LEVEL * (len(scores) + 1)) / len(scores), 1.0)
-            found[str(engine), str(campaign)] = (spread, float(np.quantile(scores, rank)))
+            asked = some if of_campaigns and len(some) >= LEAST else of_engine
+            found[str(engine), str(campaign)] = (spread, factor_of(asked, spread))
     return found
 
 

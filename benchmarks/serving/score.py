@@ -39,6 +39,16 @@ def coverage(rows: pd.DataFrame) -> dict[str, float]:
     }
 
 
+def widths(rows: pd.DataFrame) -> str:
+    """Lines of text: intervals by engine, and of all."""
+    groups = [(str(name), some) for name, some in rows.groupby("engine")]
+    lines = [f"{'':20}{'runs':>6}{'half-width':>12}{'covered':>9}"]
+    for name, some in [*groups, ("all", rows)]:
+        of = coverage(some)
+        lines.append(f"{name:20}{len(some):6}{of['halfwidth']:12.0%}{of['covered']:9.0%}")
+    return "\n".join(lines)
+
+
 def of_groups(rows: pd.DataFrame, by: list[str]) -> list[dict[str, Any]]:
     return [
         dict(zip(by, key, strict=True)) | summary(some) for key, some in rows.groupby(by, sort=True)

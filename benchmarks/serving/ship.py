@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.serving.intervals import LEVEL, unit
+from benchmarks.serving.intervals import factor_of, misfits, spread_of
 from benchmarks.serving.overheads import beside_of, fit
 from calib.cards.engines.overheads import FILE
 from calib.samples.public import PACKAGE
@@ -37,11 +37,8 @@ def ship(known: pd.DataFrame) -> None:
 
 def of_engine(rows: pd.DataFrame) -> dict[str, Any]:
     """Its numbers, and how far TPOT is off where they were fitted to the other split."""
-    misfit = np.abs(np.log(rows["tpot"] / rows["tpot_s"]))
-    spread = float(np.median(misfit) / 0.6745)
-    scores = misfit / unit(rows, spread)
-    factor = float(np.quantile(scores, min(np.ceil(LEVEL * (len(rows) + 1)) / len(rows), 1.0)))
-    found = replace(beside_of(fit(rows)), spread=spread, factor=factor)
+    spread = spread_of(rows)
+    found = replace(beside_of(fit(rows)), spread=spread, factor=factor_of(rows, spread))
     numbers = {name: float(f"{value:.4g}") for name, value in asdict(found).items()}
-    error = float(np.expm1(np.median(misfit)))
+    error = float(np.expm1(np.median(misfits(rows))))
     return {**numbers, "runs": len(rows), "tpot_median_error": round(error, 4)}

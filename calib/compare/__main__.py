@@ -25,7 +25,7 @@ from calib.compare.runs import (
 from calib.errors import CalibError
 from calib.report.record import known
 from calib.report.terminal import Cells, print_cells
-from calib.report.units import interval, percent, seconds
+from calib.report.units import figure, interval, percent, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,6 +87,8 @@ def print_comparison(found: Comparison) -> None:
     for name, before, after in found.differences:
         print(f"{name}: {before} -> {after}")
     print_cells(component_cells(found.components, found.basis), last_is_total=True)
+    if len(found.joules):
+        print_cells(joule_cells(found.joules), last_is_total=True)
     table = found.operators[found.operators["change"] != WITHIN]
     if table.empty:
         print("No operator changed beyond its interval.")
@@ -102,6 +104,24 @@ HEADS = ("before", "after", "change", "interval before", "interval after", "beyo
 def component_cells(table: pd.DataFrame, basis: str) -> Cells:
     rows = [(str(r["name"]), *times(r)) for r in table.to_dict("records")]
     return Cells((f"component ({basis})", *HEADS), rows)
+
+
+def joule_cells(table: pd.DataFrame) -> Cells:
+    """More and less in place of slower and faster."""
+    rows = []
+    for row in table.to_dict("records"):
+        ends = [
+            interval(row[f"{side}_joules_low"], row[f"{side}_joules_high"], "J") for side in SIDES
+        ]
+        drawn = [figure(row[f"{side}_joules"], "J") for side in SIDES]
+        ratio = percent(row["ratio"] - 1 if known(row["ratio"]) else None, signed=True)
+        how = DRAWN.get(row["change"], SAID[row["change"]])
+        rows.append((str(row["name"]), *drawn, ratio, *ends, how))
+    return Cells(("component (joules)", *HEADS), rows)
+
+
+SIDES = ("before", "after")
+DRAWN = {SLOWER: "more", FASTER: "less"}
 
 
 def operator_cells(table: pd.DataFrame) -> Cells:
@@ -141,8 +161,13 @@ def write(
 
     from calib.report.write import renamed_at_the_end
 
-    parts = (("component", found.components), ("operator", found.operators))
-    table = pd.concat([t.assign(level=level, basis=found.basis) for level, t in parts])
+    joules = found.joules.replace({"change": DRAWN})
+    parts = [
+        ("component", found.components, found.basis),
+        ("operator", found.operators, found.basis),
+        *([("component", joules, "joules")] if len(joules) else []),
+    ]
+    table = pd.concat([t.assign(level=level, basis=basis) for level, t, basis in parts])
     with renamed_at_the_end(folder) as (staging, written):
         table.to_parquet(staging / "compare.parquet", index=False)
         if picture:

@@ -49,12 +49,14 @@ class Run:
 class Comparison:
     """``components``, ``operators``: a row each, name (or what makes an operator), before_s,
     before_low_s, before_high_s, the same ``after``, ratio (after / before), change.
-    ``differences``: what was asked or installed otherwise: name, before, after."""
+    ``differences``: what was asked or installed otherwise: name, before, after. ``joules``: as
+    ``components``, with before_joules and so on; no rows where a run has none."""
 
     basis: str
     components: pd.DataFrame
     operators: pd.DataFrame
     differences: list[tuple[str, str, str]]
+    joules: pd.DataFrame
 
     def changed(self, how: tuple[str, ...] = (SLOWER, FASTER)) -> bool:
         """Whether a component, or the total, changed beyond the intervals."""
@@ -70,6 +72,8 @@ def read_run(folder: Path) -> Run:
         raise CalibError(
             f"{folder}: holds {len(among)} runs: expected one of them, such as {folder / among[0]}"
         )
+    if (folder / "front.parquet").exists():
+        raise CalibError(f"{folder}: holds a front of mode=serve: expected the folder of a run")
     try:
         report = json.loads((folder / "report.json").read_text("utf-8"))
         operators = pd.read_parquet(folder / "estimates.parquet")
@@ -93,7 +97,9 @@ def compare_runs(before: Run, after: Run, basis: str | None = None) -> Compariso
     basis = basis or (MEASURED if all(clocks) else ESTIMATE)
     for run in (before, after):
         if not known(run.report["predicted_total_s"]):
-            raise CalibError(f"{run.folder}: no time is known: expected a run on a known card")
+            memory = run.report.get("memory") or {}
+            why = "no time is known" if memory.get("fits", True) else "it does not fit its card"
+            raise CalibError(f"{run.folder}: {why}: expected a run with times, on a known card")
     whole = joined(component_times(before, basis), component_times(after, basis), ["name"])
     each = joined(operator_times(before, basis), operator_times(after, basis), KEY)
     return Comparison(
@@ -101,7 +107,27 @@ def compare_runs(before: Run, after: Run, basis: str | None = None) -> Compariso
         whole,
         by_size(each),
         differences(before.report, after.report),
+        joules_of(before, after),
     )
+
+
+def joules_of(before: Run, after: Run) -> pd.DataFrame:
+    """What components draw, always estimates; no rows unless both runs know it."""
+    import pandas as pd
+
+    times = {"s": "joules", "low_s": "joules_low", "high_s": "joules_high"}
+    tables = []
+    for run in (before, after):
+        rows = [
+            {"name": row["component"]} | {n: row.get(of) for n, of in times.items()}
+            for row in run.report["components"]
+        ]
+        drawn = run.report.get("energy") is not None
+        tables.append(pd.DataFrame(rows if drawn else [], columns=["name", *times]))
+    first, second = tables if all(map(len, tables)) else (table[:0] for table in tables)
+    both = joined(first, second, ["name"])
+    sides = ("before", "after")
+    return both.rename(columns={f"{s}_{n}": f"{s}_{of}" for s in sides for n, of in times.items()})
 
 
 def component_times(run: Run, basis: str) -> pd.DataFrame:

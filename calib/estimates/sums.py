@@ -215,7 +215,11 @@ def known_by(operators: pd.DataFrame) -> str:
     for kind in seconds.sort_values(ascending=False).index:
         rows = operators[operators["kind"] == kind]
         parts = rows["estimate_s"].groupby(rows["provenance"]).sum().sort_values(ascending=False)
-        shares = [f"{name} {part / seconds[kind]:.0%}" for name, part in parts.items() if part > 0]
+        shares = [
+            f"{name} {part / seconds[kind]:.0%}"
+            for name, part in parts.items()
+            if part >= 0.005 * seconds[kind] > 0
+        ]
         how = str(parts.index[0]) if len(shares) < 2 else ", ".join(shares)
         kinds.setdefault(how, []).append(str(kind))
     if len(kinds) == 1:

@@ -23,9 +23,11 @@ def energy_basis(record: RunRecord) -> str:
     use = record.energy
     if use is None:
         return ""
+    file = (record.environment.get("config") or {}).get("energy")
+    where = f" ({file})" if file else ""
     basis = (
-        f"Fitted to {use['operators_counted']} operators whose joules were counted on this card "
-        f"(operators that were held out err by {percent(use['median_error'])}), "
+        f"Fitted to {use['operators_counted']} operators whose joules were counted on this card"
+        f"{where}; operators that were held out err by {percent(use['median_error'])}, "
         f"idle {use['idle_w']:.0f} W."
     )
     if record.execution == "eager":

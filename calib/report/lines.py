@@ -67,9 +67,16 @@ def memory_lines(record: RunRecord) -> list[str]:
     text = f"Memory: {needs} of {has} at the peak, in {memory['phase']}: {memory_parts(memory)}. "
     text += f"The largest batch that fits is {memory['largest_batch']:,}"
     if memory["largest_context"] is not None:
-        text += f", the longest sequence {memory['largest_context']:,} tokens"
-        text += f" at batch {record.workload['batch']}"
+        text += f", the longest sequence {longest(record)} at batch {record.workload['batch']}"
     return [text + "."]
+
+
+def longest(record: RunRecord) -> str:
+    """Tokens of a sequence that fit, and whether the model was made for as many."""
+    most = (record.memory or {})["largest_context"]
+    positions = record.model_config.get("positions")
+    made = f" (the model was made for {positions:,})" if positions and positions < most else ""
+    return f"{most:,} tokens{made}"
 
 
 def limit_lines(record: RunRecord) -> list[str]:

@@ -14,6 +14,8 @@ TOTAL = "total"
 """The component that stands last in ``components`` and sums the others."""
 
 
+UNKNOWN = "unknown"
+"""The provenance of a time that is not known."""
 GROWS, AVOIDED = "While the text grows,", "What avoids it:"
 """How the note begins and ends of what each token costs beside what a report's times hold."""
 
@@ -136,6 +138,35 @@ class RunRecord:
         if not self.modules["measured_s"].notna().any():
             return None
         return str((self.measurement or {}).get("modules", "wall"))
+
+
+ROOMLESS = "What does not fit has no times and no joules: in the files they are null."
+TIMELESS = ("joules", "limited_by", "efficiency", "error", "share", "roofline_error")
+"""How columns begin, beside seconds, that say something only of what runs."""
+FIGURED = ("roofline", "estimate", "low", "high")
+
+
+def as_it_runs(record: RunRecord) -> RunRecord:
+    """The same; of what does not fit, and no clock saw run, with null for every time and all that
+    follows from one."""
+    if record.has_room or record.measured:
+        return record
+    tables = {n: getattr(record, n) for n in ("operators", "modules", "components", "timeline")}
+    found: dict[str, Any] = {n: None if t is None else _untimed(t) for n, t in tables.items()}
+    found["figures"] = record.figures.assign(**dict.fromkeys(FIGURED, float("nan")))
+    notes = [ROOMLESS, *record.notes]
+    return replace(record, **found, launches=None, energy=None, notes=notes)
+
+
+def _untimed(table: pd.DataFrame) -> pd.DataFrame:
+    lost = [
+        name
+        for name in map(str, table)
+        if name.startswith(TIMELESS) or (name.endswith("_s") and not name.startswith("measured"))
+    ]
+    nothing = {n: float("nan") if table[n].dtype.kind in "fi" else None for n in lost}
+    known_by = {"provenance": UNKNOWN} if "provenance" in table else {}
+    return table.assign(**nothing, **known_by)
 
 
 def known(value: Any) -> bool:

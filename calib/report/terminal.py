@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -26,9 +28,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 100
-"""Columns to write where the output is no terminal, and the least that is written."""
-EXPENDABLE = ("known by", "bytes", "FLOPs")
-"""What a table loses, in this order, where it is too wide: a figure cut short would be wrong.
+"""Columns to write where nothing says how many there are."""
+NARROWEST = 80
+"""The least that is written: a table of fewer would lose what it is about."""
+KNOWN_BY = "known by"
+SHORT = {"interpolated": "interp.", "extrapolated": "extrap.", "transferred": "transf."}
+"""How a time is known, where a table is too wide for the word."""
+EXPENDABLE = (
+    *("bytes", "FLOPs", "tokens/s a user", "interval before", "bound by", "roofline"),
+    KNOWN_BY,
+)
+"""What a table that is still too wide loses, in this order: a figure cut short would be wrong.
 ``report.md`` has them all."""
 ERROR_HEADERS = {
     "error": "error",
@@ -53,6 +63,14 @@ class Cells:
         keep = [i for i, name in enumerate(self.headers) if name != header]
         rows = [tuple(row[i] for i in keep) for row in self.rows]
         return Cells(tuple(self.headers[i] for i in keep), rows, self.left)
+
+    def shortened(self) -> Cells:
+        """The same with how a time is known in short."""
+        if KNOWN_BY not in self.headers:
+            return self
+        at = self.headers.index(KNOWN_BY)
+        rows = [(*row[:at], SHORT.get(row[at], row[at]), *row[at + 1 :]) for row in self.rows]
+        return Cells(self.headers, rows, self.left)
 
 
 def print_report(record: RunRecord, stream: TextIO | None = None) -> None:
@@ -96,20 +114,54 @@ def print_member(name: str, record: RunRecord) -> None:
 def wide_console(out: TextIO) -> Console:
     from rich.console import Console
 
-    width = max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if out.isatty() else WIDTH
-    return Console(file=out, width=width, highlight=False, markup=False)
+    return Console(file=out, width=columns(out), highlight=False, markup=False)
+
+
+def columns(out: TextIO) -> int:
+    """Of the terminal behind ``out``, or as many as COLUMNS says."""
+    asked = out.isatty() or "COLUMNS" in os.environ
+    found = shutil.get_terminal_size((WIDTH, 24)).columns if asked else WIDTH
+    return max(NARROWEST, found)
 
 
 def print_cells(cells: Cells, console: Console | None = None, last_is_total: bool = False) -> None:
     """Print a table, by default to the standard output, less what is too wide and expendable."""
+    console = console or wide_console(sys.stdout)
+    whole = cells
+    if too_wide(cells, console):
+        cells = cells.shortened()
+    for header in EXPENDABLE:
+        if too_wide(cells, console):
+            cells = cells.without(header)
+    width, console.width = console.width, max(console.width, needed(cells, console))
+    console.print(_table(cells, last_is_total))  # wider than the terminal sooner than cut
+    console.width = width
+    if KNOWN_BY in whole.headers and KNOWN_BY not in cells.headers:
+        at = whole.headers.index(KNOWN_BY)
+        console.print(known_in_words((row[0], row[at]) for row in whole.rows))
+
+
+def known_in_words(rows: Iterable[tuple[str, str]]) -> str:
+    """ "known by: transferred (SAM, CLIP), interpolated (decode)", of a table that has no room for
+    the column. ``rows``: a name, and how its time is known."""
+    names: dict[str, dict[str, None]] = {}
+    for name, how in rows:
+        names.setdefault(how, {})[name] = None
+    if len(names) == 1:
+        return f"{KNOWN_BY}: all {next(iter(names))}"
+    return f"{KNOWN_BY}: " + ", ".join(f"{how} ({', '.join(of)})" for how, of in names.items())
+
+
+def too_wide(cells: Cells, console: Console) -> bool:
+    return needed(cells, console) > console.width
+
+
+def needed(cells: Cells, console: Console) -> int:
+    """Columns that a table takes where nothing of it is cut."""
     from rich.measure import Measurement
 
-    console = console or wide_console(sys.stdout)
     unlimited = console.options.update(width=10 * console.width)
-    for header in EXPENDABLE:
-        if Measurement.get(console, unlimited, _table(cells)).maximum > console.width:
-            cells = cells.without(header)
-    console.print(_table(cells, last_is_total))
+    return Measurement.get(console, unlimited, _table(cells)).maximum
 
 
 def headline(record: RunRecord) -> str:
@@ -125,7 +177,7 @@ def component_cells(record: RunRecord, errors: tuple[str, ...] = ERRORS) -> Cell
     """
     rows = record.components.to_dict("records")
     shown = [c for c in errors if any(known(r.get(c)) for r in rows)] if record.measured else []
-    last = [ERROR_HEADERS[c] for c in shown] if record.measured else ["known by"]
+    last = [ERROR_HEADERS[c] for c in shown] if record.measured else [KNOWN_BY]
     headers = ["component", "FLOPs", "bytes", "roofline", "calibrated", "interval"]
     headers += ["measured"] if record.measured else ["kernels", "bound by"]
     return Cells((*headers, *last), [_component(row, shown, record.measured) for row in rows])

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -48,14 +48,14 @@ def write_report(
     folder: Path | str,
     pictures: bool = True,
     layers: bool | None = None,
-    config: str | None = None,
+    config: Mapping[str, str] | None = None,
     html: bool = True,
 ) -> list[Path]:
     """Write all files of one run into ``folder`` and return their paths.
 
     ``layers``: whether to write the layer documents; by default where there are pictures, and in
-    mode ``analytic``. ``config``: the resolved configuration as YAML. ``html``: whether to write
-    the page.
+    mode ``analytic``. ``config``: files of what was asked, by name, with their text. ``html``:
+    whether to write the page.
 
     Raises ``ReportError``, an ``OSError``, naming the folder; nothing is then half-written. Where a
     picture, a text or a page cannot be made, for a package that is missing or a fault of ours, all
@@ -74,8 +74,7 @@ def write_report(
         report = build_report(record, tree, target / LAYERS if documents else None)
         write_data(report, staging)
         (staging / "environment.json").write_text(_json(plain(record.environment)), "utf-8")
-        if config is not None:
-            (staging / "config.yaml").write_text(config, encoding="utf-8")
+        write_config(config or {}, staging)
         operators = distinct(record)
         with put_off(faults):
             text = report_markdown(record, tree, images, LAYERS if documents else None, operators)
@@ -96,6 +95,19 @@ def write_report(
     if faults:
         raise faults[0]
     return written
+
+
+def write_asked(config: Mapping[str, str], folder: Path) -> None:
+    """What was asked, of a run that has no report. Raises ``ReportError``."""
+    with renamed_at_the_end(folder) as (staging, _):
+        write_config(config, staging)
+
+
+def write_config(config: Mapping[str, str], folder: Path) -> None:
+    """What was asked, by the names of its files below ``folder``."""
+    for name, text in config.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -116,8 +116,8 @@ def _answer_for(rows: Rows, tables: Sequence[tuple[Path, Any]], skip: bool) -> N
 
 def _first(refused: dict[int, str]) -> str:
     row = min(refused)
-    more = f" (and {len(refused) - 1} more rows)" if len(refused) > 1 else ""
-    return f"row {row}: {refused[row]}{more}"
+    more = f"and {len(refused) - 1} more rows; " if len(refused) > 1 else ""
+    return f"row {row}: {refused[row]} ({more}rows count from 0)"
 
 
 def _built(rows: Rows, version: str) -> list[Sample]:

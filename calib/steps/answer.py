@@ -18,6 +18,7 @@ from calib.steps.notes import (
     module_code_notes,
     overlap_notes,
     plan_notes,
+    position_notes,
     source_notes,
     trace_notes,
 )
@@ -70,7 +71,7 @@ def answer(
     from calib.estimates.sums import DENOISE, figure_table
     from calib.estimates.timeline import launch_table, timeline_table
     from calib.estimates.training import training_table
-    from calib.report.record import RunRecord
+    from calib.report.record import RunRecord, as_it_runs
     from calib.steps.alternatives.cases import Run
     from calib.steps.alternatives.overlap import overlapped, together
     from calib.steps.alternatives.table import alternatives
@@ -98,8 +99,8 @@ def answer(
         *(request, phases, (said, unseen), reached, names, made, costs, host_s), energy, kernels
     )
     plain = source_notes(target, found.operators, request.implementation)
-    notes = stack_notes(stack, request.implementation, found.operators, plain)
-    notes += getattr(model, "notes", [])
+    notes = stack_notes(stack, request, found.operators, plain)
+    notes += [*getattr(model, "notes", []), *position_notes(request, model)]
     if hasattr(model, "formulas"):
         found = beside_formulas(found, model, workload)
     repeats = {phase: p.repeat for phase, p in phases.items()}
@@ -109,14 +110,14 @@ def answer(
     )
     notes += [*found.notes, *module_code_notes(host_s, found.operators)]
     notes += overlap_notes(request.parallel) if request.spread else []
-    notes += issue_notes(costs, fused)
+    notes += issue_notes(costs, {} if stack else fused, execution)
     about = found.measurement or {}
     notes += host_drift_notes(about.get("host_drift"))
     if execution == EAGER and request.implementation == "torch":
         card, lengths = target.hardware.compute_capability, about.get("lengths")
         notes += plan_notes(costs, card, phases, found.components, lengths)
     sees = workload.side is not None and not phases.keys().isdisjoint(("vision", DENOISE))
-    notes += [] if sees or request.trains else image_notes(name, workload)
+    notes += [] if sees or request.trains else image_notes(name, workload, phases)
     figures = (
         training_table(found.components, phases, workload, target.hardware)
         if request.trains
@@ -124,36 +125,38 @@ def answer(
     )
     traced = request.report.trace and not target.hardware.unprobed
     now = datetime.now(UTC)
-    return RunRecord(
-        run_id=f"{name}-{workload.name}-{target.hardware.name}-{now:%Y%m%dT%H%M%S}",
-        created=now.isoformat(timespec="seconds"),
-        model=name,
-        architecture=architecture,
-        model_config={"architecture": architecture}
-        | request.model.dimensions
-        | getattr(model, "dimensions", {}),
-        workload=asdict(workload),
-        hardware=asdict(target.hardware),
-        implementation=request.implementation,
-        execution=execution,
-        mode=request.mode,
-        operators=found.operators,
-        modules=found.modules,
-        components=found.components,
-        figures=figures,
-        fits=with_pace((unseen or calibration).held_out, target.store.folder),
-        measurement=found.measurement,
-        timeline=timeline_table(found.operators, repeats, extra),
-        launches=launch_table(found.operators, repeats, costs, execution) if traced else None,
-        memory=memory(model, workload, target.hardware.memory_bytes).as_dict()
-        if target.hardware.memory_bytes
-        else None,
-        ceilings=ceiling_table(target),
-        layout=model.layout.as_dict() if request.spread else None,
-        energy=used(found.operators, energy, workload, sees) if energy else None,
-        alternatives=alternatives(beside) if beside else None,
-        notes=notes,
-        environment={**versions(), "config": request.given, "device": target.device},
+    return as_it_runs(
+        RunRecord(
+            run_id=f"{name}-{workload.name}-{target.hardware.name}-{now:%Y%m%dT%H%M%S}",
+            created=now.isoformat(timespec="seconds"),
+            model=name,
+            architecture=architecture,
+            model_config={"architecture": architecture}
+            | request.model.dimensions
+            | getattr(model, "dimensions", {}),
+            workload=asdict(workload),
+            hardware=asdict(target.hardware),
+            implementation=request.implementation,
+            execution=execution,
+            mode=request.mode,
+            operators=found.operators,
+            modules=found.modules,
+            components=found.components,
+            figures=figures,
+            fits=with_pace((unseen or calibration).held_out, target.store.folder),
+            measurement=found.measurement,
+            timeline=timeline_table(found.operators, repeats, extra),
+            launches=launch_table(found.operators, repeats, costs, execution) if traced else None,
+            memory=memory(model, workload, target.hardware.memory_bytes).as_dict()
+            if target.hardware.memory_bytes
+            else None,
+            ceilings=ceiling_table(target),
+            layout=model.layout.as_dict() if request.spread else None,
+            energy=used(found.operators, energy, workload, sees) if energy else None,
+            alternatives=alternatives(beside) if beside else None,
+            notes=notes,
+            environment={**versions(), "config": request.given, "device": target.device},
+        )
     )
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib.estimates.replay.first_time import plans_of
 from calib.hardware.datasheet import hardware_names
 from calib.report.record import AVOIDED, GROWS
 from calib.report.units import nbytes, seconds
-from calib.samples.host_costs import HostCosts
+from calib.samples.host_costs import EAGER, GRAPH, HostCosts
+from calib.steps.request import HF, OWN, Request
 from calib.steps.settings.layout import ParallelRequest
 from calib.steps.target import Target
-from model.workload import Phase, Workload
+from model.workload import Phase, Workload, beyond
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from calib.estimates.fusion import Fusion
 
-DECODE = "decode"
+BESIDE = ("host", "ceiling")
+"""Of samples: origins from which no fit of an operator learns."""
+DECODE, VISION = "decode", "vision"
 NEW, SEEN = "new", "seen"
 """Of ``calib.measure.reference.measurement.Measurement.lengths``."""
 
@@ -39,7 +42,8 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
         ]
     name, notes = target.hardware.name, []
     about = about_card(name)
-    sampled = any(s.implementation == implementation for s in target.samples)
+    taken = (s for s in target.samples if s.origin not in BESIDE)
+    sampled = any(s.implementation == implementation for s in taken)
     ships = about is not None and implementation in (TORCH, ENGINE)
     if about and ships:
         behind = "Your samples correct the" if sampled else "The"
@@ -54,25 +58,39 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
         )
     if not (sampled or about):
         of = "" if implementation == TORCH else f" of {implementation}"
+        mend = f"put a Parquet file of its samples{of} (calib.samples.sample) into"
+        mend = f"{mend} {target.store.folder}"
+        if target.here:
+            mend = "give its sweep more time (sweep.budget_s), on a machine that does nothing else"
         notes.append(
             f"{name} has no samples{of} and no calibration that ships, so every kernel takes its "
-            "roofline: a lower bound, often 2-5x below the clock. To calibrate it, put a Parquet "
-            f"file of its samples{of} (calib.samples.sample) into {target.store.folder}."
+            f"roofline: a lower bound, often 2-5x below the clock. To calibrate it, {mend}."
         )
     if about and (sampled or ships) and len(set(operators["provenance"])) > 1:
         notes.append(f"How the times of each kind are known: {known_by(operators)}.")
     return notes
 
 
-def issue_notes(costs: HostCosts | None, fused: Mapping[str, Fusion]) -> list[str]:
-    notes = []
-    if costs and costs.published:
+OF_A_GRAPH = ("sync", "graph_node", "graph_launch", "node_gap")
+"""Costs of the host that a graph's replay takes."""
+
+
+def issue_notes(
+    costs: HostCosts | None, fused: Mapping[str, Fusion], execution: str = EAGER
+) -> list[str]:
+    """Which costs of the host were not measured, of those that ``execution`` has, and what a
+    compiler fused."""
+    graph, notes = execution == GRAPH, []
+    published = [n for n in (costs.published if costs else ()) if n in OF_A_GRAPH or not graph]
+    if costs and published:
         operator = costs.eager_operator
+        takes = (
+            f"; an eager operator takes {operator.low_s * 1e6:.1f}-{operator.high_s * 1e6:.1f} "
+            f"microseconds of the host ({operator.known_by})"
+        )
         notes.append(
             "Host costs are ranges that other hosts showed, not measured here "
-            f"({', '.join(costs.published)}); an eager operator takes "
-            f"{operator.low_s * 1e6:.1f}-{operator.high_s * 1e6:.1f} microseconds of the host "
-            f"({operator.known_by})."
+            f"({', '.join(published)}){'' if graph else takes}."
         )
     for phase, fusion in fused.items():
         notes.append(
@@ -168,10 +186,16 @@ def trace_notes(about: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def image_notes(model: str, workload: Workload) -> list[str]:
-    """What a model that looks at no image leaves of a workload that has one."""
+def image_notes(model: str, workload: Workload, phases: Iterable[str] = ()) -> list[str]:
+    """What a model that looks at no image leaves of a workload that has one, or one that reads no
+    text of a workload of text."""
     if not workload.side:
-        return []
+        if set(phases) != {VISION} or not workload.prompt_tokens:
+            return []
+        return [
+            f"{model} reads no text: of {workload.name} only the batch is asked, of images of the "
+            "model's own size."
+        ]
     return [
         f"{model} looks at no image: of {workload.name} only the tokens are asked, and not its "
         f"{workload.side} pixels."
@@ -187,6 +211,17 @@ def module_code_notes(host_s: float, operators: pd.DataFrame) -> list[str]:
         f"Eager module code adds {host_s * 1e6:.1f} microseconds to each of the {launches} "
         "launches of one pass of all phases (measured on a miniature model)."
     ]
+
+
+def position_notes(request: Request, model: Any) -> list[str]:
+    """Where a sequence is longer than a model with formulas was made for; a traced one says so
+    itself."""
+    workload = request.workload
+    prompt = getattr(getattr(model, "model", model), "prompt_length", lambda _: None)(workload)
+    if prompt is None or request.model.architecture in (HF, OWN):
+        return []
+    tokens = prompt if request.trains else prompt + workload.decode_steps
+    return beyond(tokens, request.model.dimensions.get("positions"))
 
 
 def overlap_notes(asked: ParallelRequest) -> list[str]:

@@ -77,7 +77,7 @@ def phases_of(model: Any, workload: Workload) -> dict[str, Phase]:
     except ValueError as error:
         known = str(error).split(" ", 1)[0] in vars(workload)
         named = f"workload.{error}" if known else f"workload: {error}"
-        fit = " or ".join(_fitting(model))
+        fit = " or ".join(_fitting(model, workload.side is not None))
         raise CalibError(f"{named}{f'; workload={fit} would do' if fit else ''}") from None
     return found
 
@@ -99,10 +99,13 @@ def _check_countable(phases: Mapping[str, Phase]) -> None:
 _COUNTABLE = 2**63
 
 
-def _fitting(model: Any) -> Iterator[str]:
+def _fitting(model: Any, sees: bool) -> Iterator[str]:
+    """The workloads of ``conf`` that ``model`` takes; ``sees``: with an image, as was asked."""
     for path in sorted((CONF / "workload").glob("*.yaml")):
         given = read_yaml(path)
         tiles = given["tiles"] and tuple(given["tiles"])
+        if sees and given["side"] is None:
+            continue
         try:
             model.phases(Workload(**{**given, "tiles": tiles}))
         except ValueError:

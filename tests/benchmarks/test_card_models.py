@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmarks.card import asked as asked_for
 from benchmarks.card import models
-from benchmarks.card.models import Asked
+from benchmarks.card.asked import Asked
 from calib.measure.cuda.stream import Uncapturable
 from model.workload import Workload
 
@@ -156,7 +157,7 @@ def test_one_build_serves_several_workloads_of_a_model(
 
 
 def test_the_plan_begins_with_text_and_every_configuration_is_there() -> None:
-    plan = models.plan()
+    plan = asked_for.plan()
     assert [one.name for one in plan[:5]] == [
         "llama_3_1_8b.text",
         "llama_3_1_8b.text_b16",
@@ -165,15 +166,17 @@ def test_the_plan_begins_with_text_and_every_configuration_is_there() -> None:
         "resnet_50.image",
     ]
     assert all((one.config / "config.json").is_file() for one in plan)
-    assert [one.name for one in models.chosen("vit_l.image", None, TEXT, "float32")] == [
+    assert [one.name for one in asked_for.chosen("vit_l.image", None, TEXT, "float32")] == [
         "vit_l.image"
     ]
     with pytest.raises(ValueError, match=r"--only vit: expected of llama_3_1_8b\.text"):
-        models.chosen("vit", None, TEXT, "float32")
+        asked_for.chosen("vit", None, TEXT, "float32")
 
 
 def test_any_configuration_can_be_given(asked: list[Asked]) -> None:
-    (one,) = models.chosen("", asked[0].config, replace(TEXT, name="given_b4", batch=4), "float32")
+    (one,) = asked_for.chosen(
+        "", asked[0].config, replace(TEXT, name="given_b4", batch=4), "float32"
+    )
     assert (one.name, one.workload.batch) == ("llama.given_b4", 4)
-    (same,) = models.chosen("", asked[0].config / "config.json", TEXT, "float32")
+    (same,) = asked_for.chosen("", asked[0].config / "config.json", TEXT, "float32")
     assert same.model == "llama"

@@ -101,3 +101,20 @@ def test_intervals_hold_nine_of_ten() -> None:
     )
     judged = with_intervals(asked, factors(known))
     assert 0.8 <= score.coverage(judged)["covered"] <= 0.98
+
+
+def test_a_server_of_no_campaign_takes_the_misfits_of_all() -> None:
+    """Two campaigns of which one errs more: apart each has its own width, together they share."""
+    rows = made(200).assign(tpot=lambda table: table["tpot_s"])
+    odd = np.arange(len(rows)) % 2 == 1
+    rows["harness"] = np.where(odd, GAP, INFERENCEMAX)
+    draw = np.random.default_rng(3)
+    rows["tpot"] *= np.exp(draw.normal(0, 1, len(rows)) * np.where(odd, 0.3, 0.05))
+    own, shared = factors(rows), factors(rows, of_campaigns=False)
+    assert own.keys() == shared.keys()
+    assert len(set(shared.values())) == 1
+    assert min(f for _, f in own.values()) <= next(iter(shared.values()))[1]
+    assert next(iter(shared.values()))[1] <= max(f for _, f in own.values())
+    held = score.coverage(with_intervals(rows, shared))["covered"]
+    assert held == pytest.approx(0.9, abs=0.02)
+    assert score.widths(with_intervals(rows, shared)).count("\n") == 2

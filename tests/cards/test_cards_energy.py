@@ -87,7 +87,12 @@ def test_operators_that_the_card_refused_are_left_out(tmp_path: Path) -> None:
         ("repeats", 0, r"row 2: repeats = 0: expected a number above 0"),
         ("idle_w", float("inf"), r"row 2: idle_w = inf: expected a number above 0"),
         ("cache", "warm", r"row 2: cache = 'warm': expected hot or cold"),
-        ("shape", '{"rows": 1}', r"row 2: shape = .*: expected fields of a elementwise"),
+        ("shape", '{"rows": 1}', r"row 2: shape = .*: expected the fields of elementwise"),
+        (
+            "kind",
+            "elementwize",
+            r"row 2: kind = 'elementwize': expected one of .*mean elementwise\?",
+        ),
         ("hardware", "h100", r"row 2: hardware = 'h100': expected h200, the card"),
     ],
 )
@@ -104,6 +109,7 @@ def test_what_cannot_be_is_refused_by_row_and_column(
     with pytest.raises(CalibError, match=said) as refused:
         read_counted(path, "h200")
     assert str(path) in str(refused.value)
+    assert str(refused.value).endswith("(rows count from 0)")
 
 
 @pytest.mark.parametrize("column", COLUMNS)

@@ -154,3 +154,32 @@ def test_a_folder_of_many_runs_or_of_none_is_one_clear_line(
     said = capsys.readouterr().err
     why = "cannot be read (No such file or directory): expected the folder of a run"
     assert said == f"error: {tmp_path / 'none'}: {why}\n"
+
+
+def test_joules_are_laid_side_by_side_where_both_runs_know_them(tmp_path: Path, capsys) -> None:
+    import torch
+
+    from calib.steps.module.call import estimate
+
+    small, large = (torch.nn.Linear(n, n) for n in (256, 4096))
+    for name, module, hw in (("a", small, "h200"), ("b", large, "h200"), ("c", large, "h100")):
+        inputs = torch.zeros(4096, module.in_features)
+        estimate(module, inputs, hw=hw, execution="graph").report(tmp_path / name, pictures=False)
+    runs = {name: read_run(tmp_path / name) for name in "abc"}
+    found = compare_runs(runs["a"], runs["b"]).joules
+    assert found["name"].iloc[-1] == "total"
+    assert found["after_joules"].iloc[-1] == runs["b"].report["energy"]["joules"]
+    assert found["change"].iloc[-1] == "slower"
+    assert compare_runs(runs["b"], runs["c"]).joules.empty
+    words = [str(tmp_path / "a"), str(tmp_path / "b"), "--no-picture", "--out", str(tmp_path)]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "component (joules)" in said and "more" in said
+    table = pd.read_parquet(tmp_path / "compare.parquet")
+    assert set(table["change"][table["basis"] == "joules"]) == {"more"}
+
+
+def test_a_front_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "front.parquet").write_bytes(b"")
+    with pytest.raises(CalibError, match="holds a front of mode=serve: expected the folder of a"):
+        read_run(tmp_path)

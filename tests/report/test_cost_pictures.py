@@ -113,3 +113,13 @@ def test_a_key_that_no_column_shows_tells_runs_apart() -> None:
     layers = table({"model.layers": 4}, {"model.layers": 8})
     layers.attrs["swept"] = ["model.layers"]
     assert varied(layers) == ["model.layers"]
+
+
+def test_what_has_no_time_since_it_does_not_fit_is_named_and_not_drawn() -> None:
+    times = ["wall_s", "wall_low_s", "wall_high_s", "predicted_s"]
+    cards = CARDS.assign(fits=[True, False, True])
+    cards.loc[1, times] = float("nan")
+    axes = cost_picture(cards).axes[0]
+    texts = [text.get_text() for text in axes.texts]
+    assert texts.count("does not fit") == 1 and len(texts) == len(cards)
+    assert max(axes.get_xlim()) < float("inf")

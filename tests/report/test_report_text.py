@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from dataclasses import replace
 from typing import Any
@@ -18,11 +17,9 @@ from calib.report.layers.tree import branches
 from calib.report.lines import memory_lines, timeline_lines, unknown_lines, verdict
 from calib.report.record import RunRecord, known
 from calib.report.terminal import (
-    WIDTH,
     Cells,
     component_cells,
     figure_cells,
-    print_report,
     remarks,
 )
 from calib.report.units import UNKNOWN, digits, figure, flops, interval, nbytes, percent, seconds
@@ -70,82 +67,10 @@ def test_known() -> None:
     assert [known(v) for v in (1, 0.0, "", None, float("nan"), pd.NA)] == [True] * 3 + [False] * 3
 
 
-def printed(record: RunRecord) -> list[str]:
-    stream = io.StringIO()
-    print_report(record, stream)
-    return stream.getvalue().splitlines()
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_terminal_fits_and_is_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No terminal behind it, and one of 40 columns around it: 100 columns, nothing cut off."""
-    monkeypatch.setenv("COLUMNS", "40")
-    lines = printed(run(name))
-    assert max(len(line) for line in lines) <= WIDTH
-    text = "\n".join(lines)
-    assert "…" not in text
-    assert "\x1b" not in text
-    cells = [component_cells(run(name), ("error", "error_unseen")), figure_cells(run(name))]
-    for table in cells:
-        for row in table.rows:
-            assert any(all(cell in line for cell in row) for line in lines), row
-
-
-def test_terminal_shows_errors_where_there_is_a_clock() -> None:
-    measured, predicted = component_cells(run("measured")), component_cells(run("predicted"))
-    assert measured.headers[-2:] == ("error", "error unseen")
-    assert measured.rows[-1][0] == "total"
-    assert predicted.headers[-3:] == ("kernels", "bound by", "known by")
-    assert {row[-2:] for row in predicted.rows} == {("host", "roofline")}
-    without = run("measured").components.assign(error_unseen=None)
-    assert component_cells(replace(run("measured"), components=without)).headers[-1] == "error"
-
-
 def test_no_word_of_a_clock_where_nothing_was_measured() -> None:
     assert figure_cells(run("measured")).headers[-1] == "measured"
     assert figure_cells(run("predicted")).headers[-1] == "interval"
     assert "never saw" in markdown("measured") and "never saw" not in markdown("predicted")
-
-
-def test_a_run_prints_at_most_a_screen() -> None:
-    """The longest: measured, with everything that a run may have to say."""
-    for name in RUNS:
-        record = replace(run(name), notes=["A note of a hundred words. " * 4] * 6)
-        assert len(printed(record)) <= 60
-
-
-def test_what_does_not_fit_has_no_time_in_the_terminal() -> None:
-    record = run("predicted")
-    lines = printed(replace(record, memory={**(record.memory or {}), "fits": False}))
-    assert any(line.startswith("It does not fit: it needs ") for line in lines)
-    assert not re.search(r"\d [mµn]?s\b", "\n".join(lines))
-
-
-def test_a_table_too_wide_loses_columns_and_no_digits() -> None:
-    """A card's run whose names and figures are long: the least needed columns go, in full."""
-    record = run("predicted")
-    long = replace(record, components=record.components.assign(provenance="transferred" * 3))
-    lines = printed(long)
-    text = "\n".join(lines)
-    assert "…" not in text
-    assert "known by" not in " ".join(text.split())
-    cells = component_cells(long).without("known by")
-    assert any(all(cell in line for cell in cells.rows[0]) for line in lines)
-
-
-def test_terminal_takes_no_text_for_markup() -> None:
-    lines = printed(replace(run("predicted"), notes=["[bold]layers.[1-11][/bold] :smile:"]))
-    assert lines[-1].strip() == "[bold]layers.[1-11][/bold] :smile:"
-
-
-def test_an_unstable_run_says_so() -> None:
-    assert not any("unstable" in line for line in printed(run("measured")))
-    shaken = replace(run("measured"), measurement={"unstable": True, "drift": 0.21})
-    text = "\n".join(printed(shaken))
-    assert "drifted by 21%" in text
-    assert "This run is unstable" in text
-    uneven = replace(run("measured"), measurement={"unstable": True, "drift": 0.1, "spread": 0.2})
-    assert "its repeats lie 20% apart" in " ".join(" ".join(printed(uneven)).split())
 
 
 def markdown(name: str, **changes: Any) -> str:

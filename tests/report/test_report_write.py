@@ -26,21 +26,24 @@ TEXTS = {"report.html", "report.json", "report.yaml", "report.md", "environment.
 TABLES = {"estimates.parquet", "modules.parquet"}
 
 
+ASKED = {"config/config.yaml": "seed: 0\n"}
+
+
 def files(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_tables_and_texts(name: str, tmp_path: Path) -> None:
-    paths = write_report(run(name), tmp_path / "a" / "b", pictures=False, config="seed: 0\n")
+    paths = write_report(run(name), tmp_path / "a" / "b", pictures=False, config=ASKED)
     folder = tmp_path / "a" / "b"
-    assert files(folder) == TEXTS | TABLES | {"config.yaml"}
+    assert files(folder) == TEXTS | TABLES | set(ASKED)
     assert {str(p.relative_to(folder)) for p in paths} == files(folder)
     assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
     report = json.loads((folder / "report.json").read_text("utf-8"))
     assert yaml.safe_load((folder / "report.yaml").read_text("utf-8")) == report
     assert report["layer_docs_dir"] is None
-    assert (folder / "config.yaml").read_text("utf-8") == "seed: 0\n"
+    assert (folder / "config" / "config.yaml").read_text("utf-8") == "seed: 0\n"
     environment = json.loads((folder / "environment.json").read_text("utf-8"))
     assert environment == run(name).environment
 
@@ -72,8 +75,8 @@ def test_what_was_measured_is_kept_where_a_text_cannot_be_made(
 
     monkeypatch.setattr(missing, fails)
     with pytest.raises(ModuleNotFoundError, match="a package that draws"):
-        write_report(run("measured"), tmp_path, pictures=False, config="seed: 0\n")
-    assert files(tmp_path) == (TEXTS | TABLES | {"config.yaml"}) - {lost}
+        write_report(run("measured"), tmp_path, pictures=False, config=ASKED)
+    assert files(tmp_path) == (TEXTS | TABLES | set(ASKED)) - {lost}
     pd.testing.assert_frame_equal(
         pd.read_parquet(tmp_path / "modules.parquet"), run("measured").modules, check_dtype=False
     )

@@ -38,7 +38,8 @@ def test_a_decoder_is_lowered(engine: str) -> None:
         found = stack.estimates([c.op for c in calls], engine)
         assert (found.seconds >= 0).all()
         assert (found.seconds >= found.floor * 0.5).all()
-    assert engine in stack.note
+    assert engine in stack.note("eager") and "execution=graph" in stack.note("eager")
+    assert engine in stack.note("graph") and "execution=" not in stack.note("graph")
 
 
 def test_torch_is_no_stack() -> None:

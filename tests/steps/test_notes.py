@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from calib.checkout import CONF, read_yaml
 from calib.hardware.datasheet import load_hardware
+from calib.report.terminal import remarks
 from calib.samples.host_costs import host_costs
 from calib.samples.sample import Sample
 from calib.samples.store import SampleStore
-from calib.steps.notes import host_drift_notes, length_notes, plan_notes, source_notes
-from calib.steps.target import Target
+from calib.steps.answer import answer
+from calib.steps.fitting import fit_samples
+from calib.steps.notes import (
+    host_drift_notes,
+    image_notes,
+    length_notes,
+    plan_notes,
+    position_notes,
+    source_notes,
+)
+from calib.steps.request import read_request
+from calib.steps.subject import build_model, find_subject, shapes_of
+from calib.steps.target import Target, find_target
 from model.deepseek_ocr import DeepseekOCRModel
 from model.ops import Matmul
-from model.workload import Workload
+from model.workload import Workload, beyond
 
 UNKNOWN = "l4_of_mine"
 """A card of which nothing ships."""
@@ -49,6 +63,43 @@ def test_where_times_come_from(asked: tuple[str, ...], says: str, not_said: str)
     assert says in said and not_said not in said
 
 
+@pytest.mark.parametrize("execution", ["eager", "graph", "compiled"])
+@pytest.mark.parametrize("implementation", ["torch", "vllm", "sglang", "triton"])
+def test_no_run_is_advised_what_it_does(implementation: str, execution: str) -> None:
+    """Nor told of costs that its way to launch does not have."""
+    llama = {"architecture": "llama", "name": "llama", "layers": 2}
+    asked = {"name": "text", "prompt_tokens": 8, "decode_steps": 2}
+    how = {"implementation": implementation, "execution": execution, "mode": "analytic"}
+    sweep = read_yaml(CONF / "sweep" / "quick.yaml")
+    given = {"hw": load_hardware("h200"), "model": llama, "workload": asked, "sweep": sweep}
+    request = read_request({**given, **how})
+    target = find_target(request.hw, Path("none"), request.mode, execution)
+    model = build_model(request.model, request.hf)
+    phases = model.phases(request.workload)
+    fitted = fit_samples(target, shapes_of(phases))
+    said = " ".join(remarks(answer(request, target, model, phases, fitted, None)))
+    advised = {"eager": "", "graph": "CUDA graph would", "compiled": "execution=compiled"}
+    assert f"execution={execution}" not in said
+    assert not advised[execution] or advised[execution] not in said
+    assert ("eager operator" in said) == (execution != "graph")
+    assert "implementation=" + implementation not in said or implementation == "triton"
+    assert ("Compiled, a pass of" in said) == (
+        execution == "compiled" and implementation in ("torch", "triton")
+    )  # an engine's kernels are fused as they are
+
+
+def test_a_sweep_that_ended_before_any_operator_is_said() -> None:
+    """Ceilings and host costs are no samples of operators."""
+    samples = [
+        Sample(Matmul(8, 8, 8), [1e-5], "cpu", "torch", origin=of) for of in ("ceiling", "host")
+    ]
+    hardware = replace(load_hardware("l4"), name="cpu")
+    target = Target(hardware, True, "", SampleStore(Path("/s"), "cpu", ""), samples)
+    operators = pd.DataFrame({"kind": ["matmul"], "estimate_s": [1.0], "provenance": ["roofline"]})
+    (note,) = source_notes(target, operators, "torch")
+    assert "cpu has no samples" in note and "sweep.budget_s" in note
+
+
 def test_an_eager_decode_says_what_a_growing_text_costs_beside_its_steady_time() -> None:
     """A plan a token, 48.4 ms by the middle of the published range; seen, 16.5 ms."""
     phases = DeepseekOCRModel().phases(Workload("ocr_base", side=1024, decode_steps=16))
@@ -78,3 +129,39 @@ def test_a_long_time_is_in_seconds() -> None:
     """Not 8.21e+04 ms."""
     (said,) = length_notes({"new": [82.1 + 1e-3], "seen": [1e-3]})
     assert "new takes 82.1 s" in said and "again 1.00 ms" in said and "e+" not in said
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "said"),
+    [
+        (131_070, {}, []),
+        (131_071, {}, ["131,073 tokens, prompt and decoded, are beyond the model's 131,072"]),
+        (131_072, {"pass": "train"}, []),
+        (140_000, {"pass": "train"}, ["140,000 tokens"]),
+        (140_000, {"parallel": {"tp": 2}}, ["140,002 tokens"]),
+    ],
+)
+def test_a_text_beyond_the_positions_of_a_model_is_said(
+    prompt: int, words: dict[str, Any], said: list[str]
+) -> None:
+    llama = {"architecture": "llama", "name": "llama", "layers": 2, "positions": 131072}
+    asked = {"name": "text", "prompt_tokens": prompt, "decode_steps": 2}
+    sweep = read_yaml(CONF / "sweep" / "quick.yaml")
+    given = {"hw": load_hardware("h200"), "model": llama, "workload": asked, "sweep": sweep}
+    request, model = find_subject(read_request({**given, **words}), load_hardware("h200"))
+    found = position_notes(request, model)
+    assert len(found) == len(said)
+    assert all(part in note for part, note in zip(said, found, strict=True))
+
+
+def test_a_model_of_any_length_has_no_such_note() -> None:
+    assert beyond(10**9, None) == []
+
+
+def test_a_workload_of_another_kind_is_said() -> None:
+    text, image = Workload("text_512", prompt_tokens=512), Workload("page", side=224)
+    (note,) = image_notes("vit", text, ["vision"])
+    assert note.startswith("vit reads no text: of text_512 only the batch is asked")
+    assert image_notes("llama", text, ["prefill", "decode"]) == []
+    (note,) = image_notes("llama", image, ["prefill", "decode"])
+    assert "looks at no image" in note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -124,3 +125,11 @@ def test_files_of_a_run_hold_the_same_joules(linear, tmp_path: Path) -> None:
         assert report["timeline"][0]["joules"] == pytest.approx(whole)
         modules = pd.read_parquet(folder / "modules.parquet")
         assert modules.loc[modules["path"] == "", "joules"].sum() == pytest.approx(whole)
+
+
+def test_a_report_names_the_file_that_its_joules_rest_on(linear) -> None:
+    record = linear["h200"].record
+    assert "on this card; operators" in energy_lines(record)[0]
+    given = {**record.environment, "config": {"energy": "mine/energy.parquet"}}
+    (line,) = energy_lines(replace(record, environment=given))
+    assert "counted on this card (mine/energy.parquet); operators" in line

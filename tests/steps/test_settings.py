@@ -27,6 +27,7 @@ def composed(*words: str) -> Any:
     [
         ("+hw=rtx509", "hw = 'rtx509': expected one of a10, .*; did you mean rtx5090 or rtx4090"),
         ("hw=rtx5090", r"hw = 'rtx5090': .* give it as \+hw=rtx5090$"),
+        ("model=llama", "model = 'llama': .*; did you mean llama_3_1_70b or llama_3_1_8b?"),
         ("workload=ocr_tin", "workload = 'ocr_tin': expected one of .*; did you mean ocr_tiny"),
         ("workload.batc=2", "workload.batc = 2: .* workload has name, .*; did you mean batch"),
         ("model.foo=1", "model.foo = 1: there is no such key; model has .*, heads, .*dtype$"),
@@ -45,6 +46,20 @@ def test_a_mistyped_word_names_the_nearest(word: str, said: str) -> None:
     text = explain(caught.value, words)
     assert re.search(said, text), text
     assert "append" not in text and "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("implementation", "vlm", "one of torch, triton, vllm, .*; did you mean vllm"),
+        ("execution", "graphs", "one of eager, graph, compiled; did you mean graph"),
+        ("mode", "zzz", "one of run, analytic, calibrate, serve$"),
+        ("mode", 3, "one of run, analytic, calibrate, serve$"),
+    ],
+)
+def test_a_word_of_a_list_names_the_nearest(key: str, value: Any, said: str) -> None:
+    with pytest.raises(CalibError, match=f"{key} = .*: expected {said}"):
+        read_request({**composed(), key: value})
 
 
 def test_keys_are_those_of_the_chosen_options() -> None:

@@ -106,6 +106,24 @@ def test_a_prompt_beyond_the_positions_is_said(tmp_path: Path) -> None:
     assert any("is cut to the model's 77 positions" in note for note in towers.notes)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        hf.GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=28),
+        hf.OPTConfig(hidden_size=32, num_hidden_layers=1, ffn_dim=32, num_attention_heads=2,
+                     word_embed_proj_dim=32, max_position_embeddings=28),
+    ],
+)  # fmt: skip
+def test_positions_that_were_learned_have_an_end(config: Any, tmp_path: Path) -> None:
+    """TEXT has 28 tokens; longer prompts, which tell how activations grow, are no request."""
+    model = load(written(tmp_path, config))
+    model.phases(TEXT)
+    assert model.working(replace(TEXT, prompt_tokens=TEXT.prompt_tokens + 9))
+    longer = replace(TEXT, decode_steps=TEXT.decode_steps + 1)
+    with pytest.raises(CalibError, match="learned its 28 positions one by one: expected at most"):
+        model.phases(longer)
+
+
 def test_an_image_before_text_is_counted_in_its_patches(tmp_path: Path) -> None:
     text = {**KV, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}}
     sees = {"depth": 2, "hidden_size": 32, "num_heads": 2, "out_hidden_size": 64}

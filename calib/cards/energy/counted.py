@@ -19,10 +19,10 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calib.errors import CalibError, shown
+from calib.errors import CalibError, one_of, shown
 from calib.hardware.datasheet import hardware_names, load_hardware
 from calib.samples.files import op_from_json
-from model.ops import Operator
+from model.ops import OPERATORS, Operator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,10 +120,12 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _counted(path: Path, at: int, row: Mapping[str, Any]) -> Counted:
     if row["cache"] not in CACHES:
         raise _refused(path, at, "cache", row["cache"], " or ".join(CACHES))
+    if row["kind"] not in OPERATORS:
+        raise _refused(path, at, "kind", row["kind"], one_of(str(row["kind"]), OPERATORS))
     try:
         op = op_from_json(row["kind"], row["shape"])
     except (CalibError, ValueError, TypeError, KeyError, AttributeError):
-        raise _refused(path, at, "shape", row["shape"], f"fields of a {row['kind']}") from None
+        raise _refused(path, at, "shape", row["shape"], f"the fields of {row['kind']}") from None
     repeats, seconds, joules = (
         _positive(path, at, row, name) for name in ("repeats", "seconds", "joules")
     )
@@ -139,4 +141,5 @@ def _positive(path: Path, at: int, row: Mapping[str, Any], column: str) -> float
 
 
 def _refused(path: Path, at: int, column: str, value: Any, accepted: str) -> CalibError:
-    return CalibError(f"energy: {path}, row {at}: {column} = {shown(value)}: expected {accepted}")
+    said = f"{column} = {shown(value)}: expected {accepted}"
+    return CalibError(f"energy: {path}, row {at}: {said} (rows count from 0)")

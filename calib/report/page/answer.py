@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib.report.energy import energy_answer, energy_basis
 from calib.report.layers.build import build_model, tokens_prefilled
-from calib.report.lines import BOUND_BY, WORTH_SAYING, memory_parts, parts_verdict
+from calib.report.lines import BOUND_BY, WORTH_SAYING, longest, memory_parts, parts_verdict
 from calib.report.page.cells import BY, DASH, HOW, plain, readable, sentence, span
 from calib.report.page.certainty import certainty_of, worst_known
 from calib.report.page.what_if import token_seconds, what_fits
@@ -140,7 +140,7 @@ def fit_fact(record: RunRecord) -> Fact:
     most = f"{sentence(memory_parts(memory))}. "
     most += f"The largest batch that fits is {memory['largest_batch']:,}"
     if memory["largest_context"] is not None:
-        most += f", the longest sequence {memory['largest_context']:,} tokens"
+        most += f", the longest sequence {longest(record)}"
     return Fact("Does it fit?", f"Yes: {needs} of {has}.", most + ".", "good")
 
 

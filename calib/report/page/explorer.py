@@ -29,14 +29,17 @@ if TYPE_CHECKING:
 
 SECONDS = ("time_per_output_token", "time_to_first_token", "time_of_a_pass", "time_of_a_step")
 RATES = tuple(f"{what}_per_second" for what in ("tokens", "pages", "images", "requests", "samples"))
+JOULES = ("joules_a_token", "joules_a_request")
 COSTS = ("wall_s", "flops", "io_bytes", "weight_bytes")
 NAMES = {
     **{"wall_s": "time of the whole", "io_bytes": "bytes moved", "flops": "FLOPs"},
     **{"time_to_first_token": "first token", "time_per_output_token": "per token"},
+    **{"joules_a_token": "J a token", "joules_a_request": "J a request"},
     **{rate: f"{rate.partition('_')[0]}/s" for rate in RATES},
 }
 """Of columns, as axes and heads say them."""
 UNITS = {**dict.fromkeys((*SECONDS, "wall_s"), "s"), "io_bytes": "B", "weight_bytes": "B"}
+UNITS |= dict.fromkeys(JOULES, "J")
 
 
 def write_explorer(table: pd.DataFrame, folder: Path) -> Path:
@@ -80,6 +83,8 @@ def with_reports(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     for end in ("low", "high"):
         for name in (n for n in (*SECONDS, *RATES) if n in table):
             table[f"{name}_{end}"] = [_end(report, name, end) for report in reports]
+        for name in (n for n in JOULES if n in table):
+            table[f"{name}_{end}"] = table[name.replace("joules", f"joules_{end}")]
     if "time_per_output_token" in table and "tokens_per_second" not in table:
         rates = table["batch"] / table["time_per_output_token"]
         table = table.assign(tokens_per_second=rates)
@@ -108,7 +113,8 @@ def swept(table: pd.DataFrame) -> list[str]:
 
 def figures_of(table: pd.DataFrame) -> list[str]:
     """What is known of some run and may stand on an axis."""
-    return [n for n in (*SECONDS, *RATES, *COSTS) if n in table and table[n].map(known).any()]
+    shown = (*SECONDS, *RATES, *JOULES, *COSTS)
+    return [n for n in shown if n in table and table[n].map(known).any()]
 
 
 def title(name: str) -> str:

@@ -1,11 +1,14 @@
 """The last table of a grid: a column for every swept key, whether a run fits, what a user asks.
 
-It is at most 100 columns wide. Where it would be wider it loses, in this order, how times are
-known, the interval and the whole time; then heads are abbreviated; then the longest words are cut.
+It is at most as wide as the terminal. Where it would be wider it says in short how times are known,
+then loses the whole time and its interval; then heads are abbreviated; then how times are known
+goes into a line of its own (:func:`print_runs`); then the longest words are cut.
 """
 
 from __future__ import annotations
 
+import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from calib.report.record import known
 from calib.report.runs.table import NUMBERS, varied
-from calib.report.terminal import WIDTH, Cells
+from calib.report.terminal import KNOWN_BY, WIDTH, Cells, known_in_words, print_cells
+from calib.report.terminal import SHORT as SHORTER
+from calib.report.terminal import columns as columns_of
 from calib.report.units import BYTES, FLOPS, UNKNOWN, digits, interval, scaled, seconds
 
 if TYPE_CHECKING:
@@ -40,7 +45,7 @@ SHORT = {
     "state_dtype": "state",
     "master_dtype": "master",
 }
-EXPENDABLE = ("known by", "interval", "time")
+EXPENDABLE = ("time", "interval")
 LEAST_WORD = 8
 """Letters that a cut word keeps at least."""
 
@@ -53,8 +58,8 @@ class Column:
 
     @property
     def width(self) -> int:
-        """As it is printed: a head breaks at its first space."""
-        return max(map(len, [*self.head.split(" ", 1), *self.cells])) + 1
+        """As it is printed, with what stands around it: a head breaks at its first space."""
+        return max(map(len, [*self.head.split(" ", 1), *self.cells])) + 2
 
 
 def run_cells(table: pd.DataFrame, width: int = WIDTH) -> Cells:
@@ -66,6 +71,15 @@ def run_cells(table: pd.DataFrame, width: int = WIDTH) -> Cells:
     words = sum(1 for c in columns if c.is_key and c.head not in numeric(table))
     rows = list(zip(*(c.cells for c in columns), strict=True))
     return Cells(tuple(c.head for c in columns), rows, left=words)
+
+
+def print_runs(table: pd.DataFrame) -> None:
+    """``run_cells`` as wide as the terminal, to the standard output."""
+    cells = run_cells(table, columns_of(sys.stdout))
+    print_cells(cells)
+    if KNOWN_BY not in cells.headers and table["wall_s"].map(known).any():
+        rows = zip(table["run"].astype(str), table["provenance"].astype(str), strict=True)
+        print(textwrap.fill(known_in_words(rows), columns_of(sys.stdout)))
 
 
 def numeric(table: pd.DataFrame) -> set[str]:
@@ -133,7 +147,9 @@ def answer_columns(table: pd.DataFrame) -> list[Column]:
         if name in table and table[name].map(known).any():
             columns.append(Column(head, [cell(v) for v in fitting(table, name)]))
     rates = [c for c in columns if c.head.endswith("/s")]
-    return [c for c in columns if c not in rates[1:]]
+    drawn = [c for c in columns if c.head.startswith("J a ")]
+    drawn.sort(key=lambda column: column.cells.count(UNKNOWN))
+    return [c for c in columns if c not in (*rates[1:], *drawn[1:])]
 
 
 def rate(value: Any) -> str:
@@ -156,8 +172,11 @@ FIGURES = (
     ("samples_per_second", "samples/s", rate),
     ("requests_per_second", "requests/s", rate),
     ("MFU", "MFU %", rate),
+    ("joules_a_token", "J a token", rate),
+    ("joules_a_request", "J a request", rate),
 )
-"""Column of the table of runs, its head, its cell; of the rates the first that is known."""
+"""Column of the table of runs, its head, its cell; of the rates the first that is known, of
+joules the one that most runs know."""
 
 
 def fitting(table: pd.DataFrame, name: str) -> list[Any]:
@@ -177,7 +196,7 @@ def time_columns(table: pd.DataFrame) -> list[Column]:
     return [
         Column("time", [seconds(v) for v in fitting(table, "wall_s")]),
         Column("interval", [interval(low, high) for low, high in ends]),
-        Column("known by", [str(v) for v in table["provenance"]]),
+        Column(KNOWN_BY, [str(v) for v in table["provenance"]]),
     ]
 
 
@@ -185,11 +204,18 @@ def time_columns(table: pd.DataFrame) -> list[Column]:
 
 
 def narrowed(columns: list[Column], width: int) -> list[Column]:
+    if too_wide(columns, width):
+        columns = [
+            Column(c.head, [SHORTER.get(v, v) for v in c.cells]) if c.head == KNOWN_BY else c
+            for c in columns
+        ]
     for head in EXPENDABLE:
         if too_wide(columns, width):
             columns = [c for c in columns if c.head != head]
     if too_wide(columns, width):
         columns = [Column(short(c.head), c.cells, True) if c.is_key else c for c in columns]
+    if too_wide(columns, width):
+        columns = [c for c in columns if c.head != KNOWN_BY]
     while too_wide(columns, width):
         longest = max((c for c in columns if c.is_key), key=lambda c: max(map(len, c.cells)))
         most = max(map(len, longest.cells)) - 1
@@ -201,7 +227,7 @@ def narrowed(columns: list[Column], width: int) -> list[Column]:
 
 
 def too_wide(columns: list[Column], width: int) -> bool:
-    return sum(c.width for c in columns) + 1 > width
+    return sum(c.width for c in columns) > width
 
 
 def short(head: str) -> str:

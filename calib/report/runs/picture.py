@@ -43,7 +43,8 @@ def has_lines(table: pd.DataFrame, axis: str) -> bool:
 
 
 def known_costs(table: pd.DataFrame) -> list[str]:
-    return [c for c in COSTS if table[c].map(known).all()]
+    """Of what is known of any run: what does not fit its card has no time."""
+    return [c for c in COSTS if table[c].map(known).any()]
 
 
 def subject(table: pd.DataFrame) -> str:
@@ -65,7 +66,7 @@ def bars_picture(table: pd.DataFrame) -> Figure:
     top."""
     costs = known_costs(table)
     costs = ["wall_s"] if "wall_s" in costs else costs
-    table = table.sort_values(costs[0], ascending=False, ignore_index=True)
+    table = table.sort_values(costs[0], ascending=False, ignore_index=True, na_position="first")
     names = varied(table) or ["run"]
     labels = [label(names, row) for row in table[names].to_dict("records")]
     left = min(0.03 + 0.0105 * max(map(len, labels)), 0.4)
@@ -96,7 +97,7 @@ def draw_times(axes: Axes, table: pd.DataFrame) -> None:
     bound = (table["provenance"] == "roofline").to_numpy()  # which has no interval
     low = np.where(np.isnan(low) | bound, wall, low)
     high = np.where(np.isnan(high) | bound, wall, high)
-    where, apart = np.arange(len(table)), wall.max() / wall.min() > FAR_APART
+    where, apart = np.arange(len(table)), np.nanmax(wall) / np.nanmin(wall) > FAR_APART
     if apart:  # a bar has no beginning on a logarithmic axis
         axes.set_xscale("log")
         axes.plot(wall, where, "o", color=KERNELS, ms=6)
@@ -112,12 +113,16 @@ def draw_times(axes: Axes, table: pd.DataFrame) -> None:
     sure, fits = ~bound, fitting(table)
     ends_of = [(wall - low)[sure], (high - wall)[sure]]
     axes.errorbar(wall[sure], where[sure], xerr=ends_of, **WHISKER)
+    reach = max(np.nanmax(high), np.nanmax(wall))
+    ends_x = (np.nanmin(low) / 1.3, reach * 2) if apart else (0.0, reach * (1 + 1.6 * HEAD))
     for y, value in enumerate(wall):
         text = seconds(value * factor) + (", a lower bound" if bound[y] else "")
-        text += "" if fits[y] else ", does not fit"
-        beside(axes, text, max(value, high[y]), y)
-    reach = max(high.max(), wall.max())
-    axes.set_xlim(*(low.min() / 1.3, reach * 2) if apart else (0, reach * (1 + 1.6 * HEAD)))
+        if np.isnan(value):
+            text = "no time is known" if fits[y] else "does not fit"
+        elif not fits[y]:
+            text += ", does not fit"
+        beside(axes, text, np.nanmax([value, high[y], ends_x[0]]), y)
+    axes.set_xlim(*ends_x)
     axes.set_xlabel(f"time [{unit}], with its interval")
 
 
@@ -157,6 +162,8 @@ def lines_picture(table: pd.DataFrame, axis: str) -> Figure:
         axes.tick_params(labelbottom=axes is panels[-1])
         if matter:
             axes.legend(loc="best", ncols=1 + len(groups) // 7, **LEGEND)
+    for axes in panels[:-1]:  # the last has every run
+        axes.set_xlim(panels[-1].get_xlim())
     panels[-1].set_xlabel(NUMBERS[axis] + (" (hollow: does not fit)" if misfits else ""))
     return figure
 
@@ -164,8 +171,8 @@ def lines_picture(table: pd.DataFrame, axis: str) -> Figure:
 def draw_misfits(
     axes: Axes, rows: pd.DataFrame, axis: str, cost: str, style: dict[str, Any]
 ) -> bool:
-    """Runs that do not fit are hollow; whether there are any."""
-    some = rows[~fitting(rows)]
+    """Costs of runs that do not fit are hollow; whether there are any."""
+    some = rows[~fitting(rows) & rows[cost].notna().to_numpy()]
     if not some.empty:
         hollow = {**style, "ls": "", "mfc": "white", "ms": 6.5, "zorder": 3}
         axes.plot(some[axis], some[cost], **hollow)

@@ -35,6 +35,10 @@ COSTS: dict[str, tuple[str, Scale]] = {
 """What a run costs: column, its name, its units."""
 
 
+DRAWN = ("token", "request")
+"""Of what a run says the joules."""
+
+
 def varied(table: pd.DataFrame) -> list[str]:
     """The columns that tell the runs of ``runs_table`` apart, names before numbers."""
     # Image modes and prompts show in the tokens, unless two of them make the same number.
@@ -51,7 +55,8 @@ def runs_table(runs: Iterable[Path]) -> pd.DataFrame:
 
     ``tokens``: prefilled for one page, image and prompt; ``predicted_s`` is of kernels alone,
     with its interval ``low_s`` to ``high_s``; ``wall_s`` with the host, ``wall_low_s`` to
-    ``wall_high_s``; ``fits``: whether the device's memory holds ``needed_bytes``. Raises
+    ``wall_high_s``; ``joules``, and of a token and a request ``joules_a_token`` and so on, where
+    they are known; ``fits``: whether the device's memory holds ``needed_bytes``. Raises
     ``ReportError`` for a report that cannot be read.
     """
     import pandas as pd
@@ -84,6 +89,7 @@ def _row(run: Path) -> dict[str, Any]:
         "wall_low_s": _number(report["low_s"]),
         "wall_high_s": _number(report["high_s"]),
         **_figures(report),
+        **_joules(report),
         **_memory(report),
         "cards": _cards(report),
         "provenance": report["provenance"],
@@ -98,6 +104,13 @@ def _figures(report: dict[str, Any]) -> dict[str, float]:
         found["tokens_per_second"] = batch / found["time_per_output_token"]
         found["tokens_per_second_per_card"] = found["tokens_per_second"] / _cards(report)
     return found
+
+
+def _joules(report: dict[str, Any]) -> dict[str, float]:
+    """Of a token and a request, with their ends; nothing where none were counted on the card."""
+    use = report.get("energy") or {}
+    names = ("joules", *(f"joules{e}_a_{w}" for w in DRAWN for e in ("", "_low", "_high")))
+    return {name: float(use[name]) for name in names if use.get(name) is not None}
 
 
 def _cards(report: dict[str, Any]) -> int:

@@ -45,6 +45,17 @@ class Front:
         return ", ".join(parts)
 
     @property
+    def none(self) -> str:
+        """That no configuration keeps the limits, and the least that any takes."""
+        names = {"tpot": "token", "ttft": "first token"}
+        least = (
+            f"the fastest {names[k]} takes {seconds(float(self.rows[f'{k}_s'].min()))}"
+            for k, v in self.limits.items()
+            if v is not None
+        )
+        return f"None has {self.asked}: {', '.join(least)}."
+
+    @property
     def summary(self) -> str:
         within = int(self.rows["within"].sum())
         text = f"{self.tried:,} configurations, {len(self.rows):,} fit"

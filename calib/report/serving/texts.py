@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from calib.report.record import known
 from calib.report.serving.found import SHOWN, Front, loads, thinned
-from calib.report.terminal import Cells, print_cells
+from calib.report.terminal import KNOWN_BY, Cells, print_cells, wide_console
 from calib.report.units import UNKNOWN, digits, interval, seconds
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 HEADS = (
     *("layout", "requests", "tokens/s a user", "tokens/s a card", "per token", "interval"),
-    *("first token", "cost a million", "known by"),
+    *("first token", "cost a million", KNOWN_BY),
 )
 
 
@@ -39,15 +40,18 @@ def cells_of(rows: pd.DataFrame) -> Cells:
 
 
 def print_front(front: Front) -> None:
-    print(front.title)
-    print(front.summary)
-    if front.best.empty:
-        print(f"None has {front.asked}.")
+    from rich.text import Text
+
+    console = wide_console(sys.stdout)
+    said = [front.title, front.summary]
+    said += [front.none] if front.best.empty else []
+    for line in said:
+        console.print(Text(line))
     for name, some in loads(front.best):
-        print(f"{name}: the front")
-        print_cells(cells_of(thinned(some, 10)))
+        console.print(Text(f"{name}: the front"))
+        print_cells(cells_of(thinned(some, 10)), console)
     for note in front.notes:
-        print(note)
+        console.print(Text(note))
 
 
 def front_markdown(front: Front, picture: bool) -> str:
@@ -55,7 +59,7 @@ def front_markdown(front: Front, picture: bool) -> str:
     if picture:
         parts.append("![tokens a second a card over tokens a second a user](front.png)")
     if front.best.empty:
-        parts.append(f"None has {front.asked}.")
+        parts.append(front.none)
     for name, some in loads(front.best):
         parts += [f"## {name}", "No other configuration is better in both:", _table(thinned(some))]
         if len(some) > SHOWN:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from calib.report.serving.found import Front
 from calib.report.serving.texts import front_markdown
-from calib.report.write import forget, renamed_at_the_end
+from calib.report.write import forget, renamed_at_the_end, write_config
 
 
-def write_front(front: Front, folder: Path, pictures: bool = True, html: bool = True) -> list[Path]:
-    """Raises ``ReportError`` for a folder that cannot be written."""
+def write_front(
+    front: Front,
+    folder: Path,
+    pictures: bool = True,
+    html: bool = True,
+    config: Mapping[str, str] | None = None,
+) -> list[Path]:
+    """``config``: files of what was asked, by name, with their text.
+
+    Raises ``ReportError`` for a folder that cannot be written.
+    """
     drawn = not front.best.empty
     with renamed_at_the_end(folder) as (staging, written):
+        write_config(config or {}, staging)
         front.rows.to_parquet(staging / "front.parquet", index=False)
         if pictures and drawn:
             from calib.report.pictures.front import front_picture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,6 +18,7 @@ from calib.steps.request import HF, OWN, Request
 from calib.steps.settings.limits import ServeRequest
 from calib.steps.subject import build_model
 from calib.steps.target import find_target
+from model.workload import beyond
 
 if TYPE_CHECKING:
     from calib.estimates.serving.kernels import Server
@@ -31,8 +32,9 @@ MOST = 20_000_000
 """Configurations of a run: more would not fit into the memory of a small machine."""
 
 
-def serve(request: Request, folder: Path) -> Front:
-    """The front of ``request``, written into ``folder``.
+def serve(request: Request, folder: Path, config: Mapping[str, str] | None = None) -> Front:
+    """The front of ``request``, written into ``folder``, with the files ``config`` of what was
+    asked.
 
     Raises ``CalibError`` for what cannot be served: no decoder of text, no card that ships, no
     layout that memory holds.
@@ -64,8 +66,9 @@ def serve(request: Request, folder: Path) -> Front:
     rows = judged(rows, limits)
     title = f"{name} on {hardware.name}, by {request.implementation}"
     said = {"tpot": request.limit.tpot, "ttft": request.limit.ttft}
-    front = Front(title, rows, largest(rows), said, tried, (note, *notes(request)))
-    write_front(front, folder, request.report.pictures, request.report.html)
+    far = beyond(max(map(sum, lengths_of(request.serve))), model.positions)
+    front = Front(title, rows, largest(rows), said, tried, (note, *far, *notes(request)))
+    write_front(front, folder, request.report.pictures, request.report.html, config)
     return front
 
 

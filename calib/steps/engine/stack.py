@@ -16,6 +16,7 @@ import numpy as np
 from calib.errors import CalibError, wrong
 from calib.fit.calibration import Calibration, Estimates, Tabled
 from calib.hardware.datasheet import Hardware
+from calib.samples.host_costs import GRAPH
 from model.layer import Call
 from model.ops import Operator
 from model.workload import Phase
@@ -35,6 +36,10 @@ NOT_LOWERED = (
     "file is quantised in a format that no table is of: these are torch's own launches, each "
     "operator by that engine's tables."
 )
+AS_SERVED = {
+    False: "A server runs decode steps in a CUDA graph: execution=graph.",
+    True: "Decode steps are in a CUDA graph, as a server runs them.",
+}
 FP8, FP4 = "float8_e4m3fn", "float4_e2m1fn"
 NARROW = {FP8: "fp8", FP4: "nvfp4"}
 """A model's weights by dtype -> the format of an engine's products."""
@@ -62,15 +67,14 @@ class Stack(Tabled):
         """The fits to the engine's own tables."""
         return self.card.own
 
-    @property
-    def note(self) -> str:
-        """For the report."""
+    def note(self, execution: str) -> str:
+        """For the report; ``execution``: how launches follow one another in it."""
         engine = self.card.engine
         own = "its own tables" if self.card.is_told else "no table of its own on this card"
         return (
             f"The kernels are {engine}'s ({own}; what those lack leans on another engine's, then "
-            "on what ships of the card, and each row says so). A server runs decode steps in a "
-            "CUDA graph: execution=graph. What its own host adds is not in these times."
+            f"on what ships of the card, and each row says so). {AS_SERVED[execution == GRAPH]} "
+            "What its own host adds is not in these times."
         )
 
     def estimates(
@@ -91,14 +95,17 @@ class Stack(Tabled):
 
 
 def stack_notes(
-    stack: Stack | None, implementation: str, operators: pd.DataFrame, plain: list[str]
+    stack: Stack | None, request: Request, operators: pd.DataFrame, plain: list[str]
 ) -> list[str]:
     """What stands in place of ``plain``, the notes of single operators: whose kernels these are."""
     from calib.estimates.sums import known_by
 
     if stack is None:
-        return [NOT_LOWERED, *plain] if implementation == WITHOUT_MODELS else plain
-    return [stack.note, f"How the times of each kind are known: {known_by(operators)}."]
+        return [NOT_LOWERED, *plain] if request.implementation == WITHOUT_MODELS else plain
+    return [
+        stack.note(request.execution),
+        f"How the times of each kind are known: {known_by(operators)}.",
+    ]
 
 
 def formats_of(engine: str, model: Any, narrow: bool = False) -> Formats:

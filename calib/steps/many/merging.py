@@ -41,16 +41,15 @@ class MergeRuns(Callback):  # type: ignore[misc]  # Hydra has no types here
     def finish(self) -> int:
         """Merge and tell; 2 where a run failed or could not be merged."""
         from calib.report.page.explorer import write_explorer
-        from calib.report.runs.grid import run_cells
+        from calib.report.runs.grid import print_runs
         from calib.report.runs.merge import merge_runs, outcome
-        from calib.report.terminal import print_cells
 
         status, (runs, failed) = 0, outcome(self.folder, self.before)
         try:
             if runs:
                 written, table = merge_runs(self.folder, runs, self.pictures)
                 written += [write_explorer(table, self.folder)] if self.html else []
-                print_cells(run_cells(table))
+                print_runs(table)
                 print("all runs: " + ", ".join(str(path) for path in written), flush=True)
         except CalibError as error:
             print(f"error: {error}", file=sys.stderr)

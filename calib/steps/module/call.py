@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib.checkout import CONF, check_packages, read_yaml
 from calib.errors import CalibError, one_of, wrong
+from calib.report.record import UNKNOWN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,8 @@ class Estimate:
 
     @property
     def wall_s(self) -> float:
-        """Seconds of one pass, or of one training step, with the host."""
+        """Seconds of one pass, or of one training step, with the host; NaN where none is known, and
+        where it does not fit."""
         return float(self.record.total["estimate_s"])
 
     @property
@@ -70,8 +72,8 @@ class Estimate:
 
     @property
     def bound_by(self) -> str:
-        """host, compute or memory."""
-        return str(self.record.total["limited_by"])
+        """host, compute or memory; unknown where no time is."""
+        return str(self.record.total["limited_by"] or UNKNOWN)
 
     @property
     def memory_bytes(self) -> float:
@@ -121,9 +123,12 @@ class Estimate:
         return write_report(self.record, folder, pictures)
 
     def __repr__(self) -> str:
-        from calib.report.units import interval, seconds
+        from calib.report.units import interval, nbytes, seconds
 
         record = self.record
+        if not record.has_room:
+            needs, has = (nbytes(self._memory[f"{of}_bytes"]) for of in ("needed", "memory"))
+            return f"<{record.model} on {record.place}: does not fit, needs {needs} of {has}>"
         return (
             f"<{record.model} on {record.hardware['name']}: {seconds(self.wall_s)} "
             f"({interval(self.low_s, self.high_s)}), kernels {seconds(self.kernel_s)}, "

@@ -12,7 +12,7 @@ from calib.steps.settings.words import Part
 from model.architectures import class_of
 from model.ops import ITEM_BYTES, is_floating
 
-MOST = {"layers": 256, "experts": 4096, "heads": 4096, "vocabulary": 2**24}
+MOST = {"layers": 256, "experts": 4096, "heads": 4096, "vocabulary": 2**24, "positions": 2**27}
 """The largest of a dimension, by the end of its name. Each layer is many rows of every table."""
 MOST_ELSE = 2**20
 LONGEST = 64
@@ -43,6 +43,8 @@ def _field(name: str, hint: Any, least: int) -> tuple[Any, Any]:
     number: Any = Annotated[int, Field(strict=True, ge=least, le=most)]
     if hint is int:
         return number, least
+    if hint == int | None:
+        return number | None, None
     pair = "two" if hint == tuple[int, int] else f"at most {LONGEST}"
     words = f"a list of {pair} whole numbers from {least} to {most:,}"
     if hint == tuple[int, int]:

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from calib.errors import CalibError, one_of, wrong
+from calib.errors import CalibError, did_you_mean, one_of, wrong
 
 
 class Part(BaseModel):
@@ -47,6 +47,7 @@ def _sentence(part: type[BaseModel], given: Any, fault: Mapping[str, Any], at: s
         if isinstance(above, Mapping) and step not in above:
             return f"{key} is missing: expected {accepted_by(field)}"
         accepted = accepted_by(field)
+        accepted += did_you_mean(given, words_of(field)) if isinstance(given, str) else ""
         inner = _part_of(field)
         if inner is None:
             break
@@ -100,6 +101,12 @@ def _kind(annotation: Any) -> Any:
 def _part_of(field: FieldInfo) -> type[BaseModel] | None:
     kind = _kind(field.annotation)
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def words_of(field: FieldInfo) -> list[str]:
+    """That a value may be, where they are listed."""
+    kind = _kind(field.annotation)
+    return [str(one) for one in get_args(kind)] if get_origin(kind) is Literal else []
 
 
 def _by_type(annotation: Any) -> str:

@@ -77,7 +77,9 @@ def read(file: Path) -> dict[str, Any]:
             f"{KEY} = {file}: {error.strerror or error}: expected the path of a config.json"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise CalibError(f"{KEY} = {file}: not JSON ({error})") from None
+        raise CalibError(
+            f"{KEY} = {file}: not JSON ({error}): expected a config.json of transformers"
+        ) from None
     if not isinstance(given, dict):
         raise CalibError(f"{KEY} = {file}: expected a JSON object")
     return given

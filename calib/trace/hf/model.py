@@ -38,6 +38,7 @@ SIZES = {
     "kv_heads": ("num_key_value_heads",),
     "intermediate": ("intermediate_size", "encoder_ffn_dim"),
     "vocabulary": ("vocab_size",),
+    "positions": ("max_position_embeddings", "n_positions", "max_target_positions"),
     "experts": ("num_experts", "num_local_experts", "n_routed_experts"),
     "top_k": ("num_experts_per_tok",),
 }

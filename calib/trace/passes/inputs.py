@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 
 from calib.errors import CalibError
-from model.workload import Workload
+from model.workload import Workload, beyond
 
 WORDS = 1 << 15
 """Of a vocabulary that prompts are drawn from."""
@@ -19,6 +19,23 @@ FRAMES_PER_SECOND = 100
 """Of a spectrogram, hops of 10 ms."""
 SECONDS = 30
 """Of sound, where a model has no window of its own."""
+
+
+POSITIONS = ("max_position_embeddings", "n_positions", "max_target_positions")
+"""What configurations call the tokens of a sequence that a model was made for."""
+OFFSET = 8
+"""Rows at most that a table of learned positions has besides, for what stands before a text."""
+
+
+def has_table_of(module: Any, positions: int) -> bool:
+    """Whether a part of ``module`` looks up each of its ``positions`` in a table of that many."""
+    tables = ((n.rsplit(".", 1)[-1], m) for n, m in module.named_modules())
+    return any(
+        isinstance(table, torch.nn.Embedding)
+        and ("position" in name or name == "wpe")
+        and 0 <= table.num_embeddings - positions <= OFFSET
+        for name, table in tables
+    )
 
 
 def found(config: Any, *names: str) -> Any:
@@ -60,12 +77,14 @@ def pair(size: Any) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Random inputs of a workload on ``module``. ``notes``: what the reader must know."""
+    """Random inputs of a workload on ``module``. ``notes``: what the reader must know;
+    ``bounded``: no text may be longer than the model can be told where it stands."""
 
     module: Any
     workload: Workload
     dtype: torch.dtype
     notes: list[str]
+    bounded: bool = True
 
     @property
     def config(self) -> Any:
@@ -109,20 +128,28 @@ class Inputs:
 
     def shortened(self, tokens: int, config: Any) -> int:
         """As many as the model has positions for, which is said where they are fewer."""
-        most = found(config, "max_position_embeddings", "n_positions")
+        most = found(config, *POSITIONS)
         if not isinstance(most, int) or not 0 < most < tokens:
             return tokens
         self.note(f"The prompt of {tokens} tokens is cut to the model's {most} positions.")
         return most
 
     def check_length(self, tokens: int, config: Any) -> None:
-        """Say where text grows beyond the positions that the model was made for."""
-        most = found(config, "max_position_embeddings", "n_positions")
-        if isinstance(most, int) and 0 < most < tokens:
-            self.note(
-                f"{tokens} tokens, prompt and decoded, are beyond the model's {most} positions: "
-                "these are the costs of a pass that the model was not made for."
+        """Say where text grows beyond the positions that the model was made for. Raises
+        ``CalibError`` where each of them was learned, so that there is none beyond the last."""
+        most = found(config, *POSITIONS)
+        if not isinstance(most, int) or not 0 < most < tokens:
+            return
+        if self.bounded and has_table_of(self.module, most):
+            asked = f"prompt_tokens = {self.workload.prompt_tokens}"
+            steps = self.workload.decode_steps
+            self.refuse(
+                f"workload.{asked} and workload.decode_steps = {steps}",
+                f"has learned its {most:,} positions one by one",
+                f"at most {most:,} tokens, prompt and decoded, not {tokens:,}",
             )
+        for said in beyond(tokens, most):
+            self.note(said)
 
     # Images
 

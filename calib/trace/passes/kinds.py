@@ -17,12 +17,16 @@ from model.workload import Workload
 
 
 def passes_of(
-    module: Any, dtype: str, workload: Workload, notes: list[str] | None = None
+    module: Any,
+    dtype: str,
+    workload: Workload,
+    notes: list[str] | None = None,
+    bounded: bool = True,
 ) -> Iterator[Pass]:
     """The passes of ``module``, on the tensors in force. Each is to be run before the next is
     asked for; it may run again, and a decode step then sees one token more. ``notes``: filled with
-    what the reader must know."""
-    made = Inputs(module, workload, getattr(torch, dtype), [] if notes is None else notes)
+    what the reader must know; ``bounded``: as :class:`Inputs` has it."""
+    made = Inputs(module, workload, getattr(torch, dtype), [] if notes is None else notes, bounded)
     if denoises(module):
         if workload.task:
             made.refuse(f"workload.task = {workload.task}", "denoises", "none")

@@ -69,7 +69,8 @@ def grown(n: int, near: tuple[int, float], far: tuple[int, float]) -> float:
 
 
 def traced_phases(source: Buildable, workload: Workload, last: str | None = None) -> Traced:
-    """``last``: the pass that is the last to be asked for.
+    """``last``: the pass that is the last to be asked for, to see how it grows with the prompt,
+    whether or not the model has positions for it.
 
     Raises ``CalibError``, in one line, for whatever a model's own code raises.
     """
@@ -77,7 +78,7 @@ def traced_phases(source: Buildable, workload: Workload, last: str | None = None
     with without_values(), torch.no_grad():
         module = built(source)
         found, growth, length = dict[str, Phase](), Growth(), 0
-        for one in passes_of(module, source.dtype, workload, notes):
+        for one in passes_of(module, source.dtype, workload, notes, bounded=last is None):
             try:
                 layer = traced(module, one, source.card)
             except CalibError:
