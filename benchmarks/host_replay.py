@@ -152,6 +152,7 @@ def plans() -> dict[str, float]:
     """Seconds of one plan: a step over new lengths less the same launches without.
 
     Of the text model that is what its prefill, with a plan that was made before, takes a launch.
+    In the evening every model decoded over seen lengths and then, without a pause, over new ones.
     """
     rows = json.loads((H200 / "first_run" / "models" / "models.json").read_text("utf-8"))
     host = {(r["model"], r["workload"], r["phase"]): r for r in rows}
@@ -163,6 +164,11 @@ def plans() -> dict[str, float]:
         found[f"{LLAMA}, {workload}"] = (
             statistics.median(step["host"]) - a_launch * step["operators"]
         )
+    for row in json.loads((H200 / "models" / "models.json").read_text("utf-8")):
+        if row["seconds_again"]:
+            passes, seconds, _ = row["eager_energy"]
+            name = f"{row['model']}, {row['workload']}, evening"
+            found[name] = seconds / passes - statistics.median(row["seconds_again"])
     return found
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.card.asked import Asked, chosen
+from benchmarks.card.host_speed import HostSpeed, host_speed_of
 from benchmarks.traced_models import with_values
 from model.workload import Workload
 
@@ -46,6 +47,7 @@ Capture = Callable[[Sequence[Callable[[], Any]]], Callable[[], Any]]
 class Timed:
     """One phase. ``repeat``: passes of it in the workload; ``host``: until all is issued [s];
     ``graph_s``: a replay; ``refused``: why there is none; ``kernel_s``: sum over the operators;
+    ``host_speed``, ``host_speed_again``: tiny operators a second before and after those rounds.
     ``eager_energy``, ``graph_energy``: passes, seconds and joules off the card's counter, of passes
     one after the other (decode steps each of one token more) and of replays; empty where it has
     none."""
@@ -62,6 +64,8 @@ class Timed:
     refused: str = ""
     kernel_s: float = 0.0
     operators: int = 0
+    host_speed: list[float] = field(default_factory=list)
+    host_speed_again: list[float] = field(default_factory=list)
     eager_energy: tuple[float, ...] = ()
     graph_energy: tuple[float, ...] = ()
 
@@ -79,7 +83,12 @@ def build(asked: Asked, device: str) -> Any:
 
 
 def phases(
-    module: Any, asked: Asked, device: str, capture: Capture | None, count: Count | None = None
+    module: Any,
+    asked: Asked,
+    device: str,
+    capture: Capture | None,
+    count: Count | None = None,
+    speed: HostSpeed | None = None,
 ) -> Iterator[Any]:
     """``(Timed, its operators)`` of each phase, in order."""
     import torch
@@ -88,12 +97,12 @@ def phases(
     from calib.measure.reference.passes import observed
     from calib.trace.passes import passes_of
 
-    again = {}
+    timings = {}
     with torch.no_grad():
         for one in passes_of(module, asked.dtype, asked.workload):
-            seconds, host = rounds(one.run, device)
+            seconds, host, speeds = probed(one.run, device, speed)
             names = (asked.model, asked.workload.name, one.name, one.repeat)
-            timed = Timed(*names, seconds, host)
+            timed = Timed(*names, seconds, host, host_speed=speeds)
             with observed(module, Ranges()):
                 found = profile_pass(one.run, device)
             timed.operators = len(found.operators)
@@ -107,17 +116,27 @@ def phases(
                     del replay
                 if one.repeat == 1:
                     one.run()  # what the next phase reads is then of no graph
-            again[one.name] = (timed, found.operators)
+            timings[one.name] = (timed, found.operators)
         # A second pass over all phases begins with an empty cache: the lengths are seen again.
         for one in passes_of(module, asked.dtype, asked.workload):
-            timed, operators = again[one.name]
+            timed, operators = timings[one.name]
             if one.repeat == 1:
                 one.run()  # its lengths were the same in every run
             else:
-                timed.seconds_again, timed.host_again = rounds(one.run, device)
+                again = probed(one.run, device, speed)
+                timed.seconds_again, timed.host_again, timed.host_speed_again = again
             if count is not None:
                 timed.eager_energy = count(one.run)
             yield timed, operators
+
+
+def probed(
+    run: Callable[[], Any], device: str, speed: HostSpeed | None
+) -> tuple[list[float], list[float], list[float]]:
+    """As ``rounds``, and the host's speed before and after: it drifts within seconds, and a wall
+    time means little without it."""
+    before = [speed()] if speed else []
+    return (*rounds(run, device), before + ([speed()] if speed else []))
 
 
 def rounds(run: Callable[[], Any], device: str) -> tuple[list[float], list[float]]:
@@ -192,6 +211,7 @@ def run(
     more: Callable[[], bool] = lambda: True,
     say: Callable[[str], None] = lambda line: None,
     count: Count | None = None,
+    speed: HostSpeed | None = None,
 ) -> list[str]:
     """Measure those of ``asked`` that ``out`` lacks, while there is ``more`` time; what failed, in
     words, which stops nothing."""
@@ -210,7 +230,7 @@ def run(
                     built = (None, None)  # its memory first
                     free(device)
                     built = (one.config, build(one, device))
-                found = list(phases(built[1], one, device, capture, count))
+                found = list(phases(built[1], one, device, capture, count, speed))
             except (RuntimeError, ValueError, TypeError) as error:
                 built = (None, None)
                 first = (str(error) or type(error).__name__).splitlines()[0]
@@ -277,6 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(str(error))
     capture: Capture | None = None
     count: Count | None = None
+    speed: HostSpeed | None = None
     if torch.device(options.device).type == "cuda":
         from benchmarks.card.energy import counter_of
         from calib.measure.cuda.stream import TorchStream
@@ -285,6 +306,7 @@ def main(arguments: list[str] | None = None) -> int:
         stream = TorchStream(options.device, properties.L2_cache_size)
         capture = stream.capture
         count = counter_of(stream, options.device, options.joules)
+        speed = host_speed_of(stream, options.device)
     start = time.monotonic()
     failures = run(
         options.out,
@@ -294,6 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
         lambda: time.monotonic() - start < options.seconds,
         lambda text: print(text, flush=True),
         count,
+        speed,
     )
     if failures:
         sys.stderr.write("\n".join(failures) + "\n")

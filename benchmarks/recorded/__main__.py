@@ -5,11 +5,14 @@
     python -m benchmarks.recorded --curve --write docs/h200.md   # n own samples over what ships
 
 Offline. Every recorded phase of a whole model beside its estimate: kernels by the profiler, a
-replayed graph, the eager wall. By the roofline, by what shipped before (``before.json`` of the
-record: an earlier run's last line), by what ships, by the record's samples alone, by those over
-what ships, and by the latter without the models' own shapes. The pool of samples by folds of
-groups. The last line is one JSON object (phases by what ships; operators by folds), in seconds of
-one pass.
+replayed graph, the eager wall. Of decode steps the wall is compared like with like: over lengths
+that the process met first, with what torch then plans, and over the same again without. By the
+roofline, by what shipped before (``before.json`` of the record: an earlier run's last line), by
+what ships, by the record's samples alone, by those over what ships, and by the latter without the
+models' own shapes. The pool of samples by folds of groups. The last line is one JSON object (phases
+by what ships; operators by folds), in seconds of one pass: ``wall_s`` and ``again_s`` are those two
+walls, ``<of>_own_host_estimate_s`` what the record's samples say of them, host costs among them;
+null where those are another machine's.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ from calib.hardware.datasheet import load_hardware
 from calib.samples.faults import Cleaned, cleaned
 
 DATA = ROOT / "benchmarks" / "data" / "h200"
-CLOCKS = ("kernel", "graph", "wall")
+OF_HOST = ("wall", "again")
+"""Eager: over lengths as they were recorded, and over those that the process had seen."""
+ALL_CLOCKS = ("kernel", "graph", *OF_HOST)
 BEGIN, END = "<!-- python -m benchmarks.recorded -->", "<!-- end of recorded -->"
 CURVE = ("<!-- python -m benchmarks.recorded --curve -->", "<!-- end of curve -->")
 
@@ -54,7 +59,7 @@ def main() -> None:
     own = frozenset(
         call.op for passes in phases.values() for p in passes.values() for call in p.layer.calls()
     )
-    found = compared(record, phases, ways(samples, hardware, own))
+    found = compared(record, phases, ways(samples, hardware, own, record.sweep))
     pool = by_folds(cleaned(record.pool).samples, hardware)
     before = earlier(asked.before or asked.data / "before.json")
     tables = described(record, samples, found, pool, before)
@@ -113,9 +118,9 @@ def earlier(path: Path) -> dict[str, dict[Any, float]]:
         clock: {
             tuple(row[n] for n in PAIR): row[f"{clock}_estimate_s"]
             for row in rows
-            if row[f"{clock}_estimate_s"] is not None
+            if row.get(f"{clock}_estimate_s") is not None
         }
-        for clock in CLOCKS
+        for clock in ALL_CLOCKS
     }
 
 
@@ -137,7 +142,10 @@ def described(
         parts += [
             text.kernel_table(found.phases, before.get("kernel", {})),
             text.interval_table(found.phases),
-            text.clock_table(found.phases, before),
+            text.graph_table(found.phases, before.get("graph", {})),
+            text.wall_table(found.phases, before.get("wall", {})),
+            text.wall_interval_table(found.phases),
+            text.new_length_table(found.phases),
         ]
     return "\n\n".join([*parts, text.operator_table(list(kinds(pool)))])
 
@@ -145,14 +153,30 @@ def described(
 def summary(found: Compared, pool: pd.DataFrame) -> dict[str, Any]:
     """The JSON object of the last line; an estimate is null where nothing was recorded for it."""
     phases = found.phases[found.phases["way"] == SHIPS] if len(found.phases) else found.phases
-    columns = [*PAIR, *(f"{c}_{what}" for c in CLOCKS for what in ("s", "estimate_s"))]
+    columns = [*PAIR, *(f"{c}_{what}" for c in ALL_CLOCKS for what in ("s", "estimate_s"))]
     rows = [{n: plain(row[n]) for n in columns} for row in phases.to_dict("records")]
+    own = own_hosts(found.phases)
     for row in rows:
-        for clock in CLOCKS:
+        own_s = own.get(tuple(row[n] for n in PAIR), {})
+        row |= {f"{c}_own_host_estimate_s": own_s.get(c) for c in OF_HOST}
+        for clock in ALL_CLOCKS:
             if row[f"{clock}_s"] is None:
                 row[f"{clock}_estimate_s"] = None
+            if clock in OF_HOST and row[f"{clock}_s"] is None:
+                row[f"{clock}_own_host_estimate_s"] = None
     shown = ("kind", "n", "median", "p90", "coverage")
     return {"phases": rows, "operators": [{n: one[n] for n in shown} for one in kinds(pool)]}
+
+
+def own_hosts(phases: pd.DataFrame) -> dict[tuple[Any, ...], dict[str, float]]:
+    """By phase the estimates with its own host's costs, where the record holds those."""
+    if not len(phases):
+        return {}
+    rows = phases[(phases["way"] == OVER) & phases["known_host"].astype(bool)].to_dict("records")
+    return {
+        tuple(row[n] for n in PAIR): {c: plain(row[f"{c}_estimate_s"]) for c in OF_HOST}
+        for row in rows
+    }
 
 
 def plain(value: Any) -> Any:

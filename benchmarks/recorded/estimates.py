@@ -17,11 +17,13 @@ from benchmarks.recorded.record import Record, Recorded
 from calib.cards.energy.fitted import Energy
 from calib.compare.clock.measured import join_operators
 from calib.estimates.energy.power import executions, power_of, timed
-from calib.estimates.sums import Ends
+from calib.estimates.replay.first_time import Extra, of_new_length, plans_of
+from calib.estimates.sums import WALL, Ends
 from calib.estimates.tables import operator_table
+from calib.estimates.timeline import with_wall
 from calib.fit.calibration import Estimator
 from calib.measure.reference.measurement import Measurement
-from calib.samples.host_costs import EAGER, HostCosts
+from calib.samples.host_costs import EAGER, HostCosts, slowed
 from model.workload import Phase
 
 PAIR = ("model", "workload", "phase")
@@ -39,11 +41,12 @@ class Way:
 
 @dataclass(frozen=True)
 class Compared:
-    """``phases``: a row a recorded phase and way: PAIR, way, kernel_s, graph_s, wall_s and their
-    estimates, matched (the share of the recorded kernel time that went to a call of ours), all of
-    one pass. ``operators``: a row a call, way and phase: kind, shape, path, estimate_s, measured_s
-    (null where not matched), roofline_s, of one pass; recorded operators without a call are rows
-    whose ``estimate_s`` is 0."""
+    """``phases``: a row a recorded phase and way: PAIR, way, kernel_s, graph_s, wall_s, again_s and
+    their estimates, while_s, known_host (as ``Recorded`` has them), new_length_s (what the wall's
+    estimate holds of planning), matched (the share of the recorded kernel time that went to a call
+    of ours), all of one pass. ``operators``: a row a call,
+    way and phase: kind, shape, path, estimate_s, measured_s (null where not matched), roofline_s,
+    of one pass; recorded operators without a call are rows whose ``estimate_s`` is 0."""
 
     phases: pd.DataFrame
     operators: pd.DataFrame
@@ -54,7 +57,7 @@ def compared(
 ) -> Compared:
     rows, operators = [], []
     for one in record.phases:
-        passes = {one.phase: phases[one.model, one.workload][one.phase]}
+        passes = phases[one.model, one.workload]
         for way in ways:
             table, row = estimated(one, passes, way)
             rows.append(row)
@@ -63,12 +66,16 @@ def compared(
 
 
 def estimated(
-    one: Recorded, passes: dict[str, Phase], way: Way
+    one: Recorded, passes: Mapping[str, Phase], way: Way
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The calls of one phase with their recorded seconds; and its row of ``phases``."""
+    """The calls of one phase with their recorded seconds; and its row of ``phases``.
+
+    ``passes``: every phase of its model, which say what grows.
+    """
     repeat = passes[one.phase].repeat
     names = {"model": one.model, "workload": one.workload}
-    table = operator_table(passes, way.calibration, None, "torch", names)
+    asked = {one.phase: passes[one.phase]}
+    table = operator_table(asked, way.calibration, None, "torch", names)
     ops, repeats = [call.op for call in passes[one.phase].layer.calls()], {one.phase: repeat}
     power = power_of(ops, executions(table, repeats), way.energy, way.calibration.hardware)
     table, _ = timed(table, power, repeats, way.costs, EAGER)
@@ -84,10 +91,51 @@ def estimated(
         **{"low_s": found["estimate_s"] - below / repeat},
         **{"high_s": found["estimate_s"] + above / repeat},
         **{"graph_s": one.graph_s, "graph_estimate_s": found["graph_s"]},
-        **{"wall_s": one.wall_s, "wall_estimate_s": found["wall_s"]},
+        **walls(one, table, passes, way),
     }
     columns = [*PAIR, "path", "kind", "shape", "dtype", "count", *seconds[:5], "provenance"]
     return pd.concat([joined[columns], unmatched(one, joined)]).assign(way=way.name), row
+
+
+def walls(
+    one: Recorded, table: pd.DataFrame, passes: Mapping[str, Phase], way: Way
+) -> dict[str, Any]:
+    """The recorded walls beside their estimates, like with like: over new lengths with what torch
+    plans of them, over the same again without; each at the speed that its host had.
+
+    ``table``: the rows of the phase's operators.
+    """
+    new, again = (
+        replayed(table, passes[one.phase].repeat, at_speed(one, way, slower))
+        for slower in (one.slower, one.again_slower)
+    )
+    extra = first_time(one, passes, way)
+    return {
+        **{"wall_s": one.wall_s, "wall_estimate_s": new["wall_s"] + extra.estimate_s},
+        **{"wall_low_s": new["wall_low_s"] + extra.low_s},
+        **{"wall_high_s": new["wall_high_s"] + extra.high_s},
+        **{"again_s": one.again_s, "again_estimate_s": again["wall_s"]},
+        **{"while_s": one.while_s, "known_host": one.known_host},
+        **{"new_length_s": extra.estimate_s},
+    }
+
+
+def at_speed(one: Recorded, way: Way, slower: float) -> HostCosts:
+    return slowed(way.costs, slower) if one.known_host else way.costs
+
+
+def replayed(table: pd.DataFrame, repeat: int, costs: HostCosts) -> dict[str, float]:
+    """Of one pass: the wall time and both ends."""
+    walled = with_wall(table, dict.fromkeys(table["phase"], repeat), costs, EAGER)
+    return {n: float(walled[n].sum(skipna=False)) / repeat for n in WALL[:3]}
+
+
+def first_time(one: Recorded, passes: Mapping[str, Phase], way: Way) -> Extra:
+    """What the recorded runs of a phase hold of planning: those over new lengths alone do."""
+    if not one.new_lengths:
+        return Extra()
+    capability = way.calibration.hardware.compute_capability
+    return of_new_length(plans_of(passes, capability), at_speed(one, way, one.slower))
 
 
 def matched(table: pd.DataFrame, one: Recorded, repeat: int) -> tuple[pd.DataFrame, float]:

@@ -82,36 +82,88 @@ def kernel_table(phases: pd.DataFrame, before: Mapping[Any, float]) -> str:
 
 def interval_table(phases: pd.DataFrame) -> str:
     """Of the phases' 90% intervals: how many hold the clock, and how wide they are."""
-    rows = []
-    for way in (SHIPS, OWN, OVER, UNSEEN):
-        some = phases[phases["way"] == way]
-        known = some[some["high_s"] > some["low_s"]]
-        inside = (known["low_s"] <= known["kernel_s"]) & (known["kernel_s"] <= known["high_s"])
-        half = (known["high_s"] - known["low_s"]) / 2 / known["kernel_estimate_s"]
-        rows.append(
-            [way, str(len(known)), percent(inside.mean(), sign=False)]
-            + [percent(half.median(), sign=False), percent(half.max(), sign=False)]
-        )
+    rows = [interval_row(way, phases[phases["way"] == way]) for way in (SHIPS, OWN, OVER, UNSEEN)]
     return lines(["90% intervals of kernels", "phases", "hold", "+- median", "+- widest"], rows)
 
 
-def clock_table(phases: pd.DataFrame, before: Mapping[str, Mapping[Any, float]]) -> str:
-    """A replayed graph and the eager wall, by what ships and over own samples."""
+def interval_row(name: str, some: pd.DataFrame, clock: str = "kernel", of: str = "") -> list[str]:
+    """``of``: what the names of the columns of both ends begin with."""
+    low, high = (some[f"{of}{end}_s"].astype(float) for end in ("low", "high"))
+    known = some[(high > low) & some[f"{clock}_s"].notna()]
+    low, high, seconds = low[known.index], high[known.index], known[f"{clock}_s"].astype(float)
+    half = (high - low) / 2 / known[f"{clock}_estimate_s"]
+    return [
+        *(
+            name,
+            str(len(known)),
+            percent(((low <= seconds) & (seconds <= high)).mean(), sign=False),
+        ),
+        *(percent(half.median(), sign=False), percent(half.max(), sign=False)),
+    ]
+
+
+def graph_table(phases: pd.DataFrame, before: Mapping[Any, float]) -> str:
+    """A replayed graph, by what ships and over own samples."""
     clock = phases.drop_duplicates(list(PAIR)).set_index(list(PAIR))
-    graph, wall = (by_way(phases, c, before.get(c, {})) for c in ("graph", "wall"))
+    errors = by_way(phases, "graph", before)
+    shown = (BEFORE, SHIPS, OVER)
+    rows = [
+        [named(key), milliseconds(clock.at[key, "graph_s"])]
+        + [percent(errors.at[key, way]) for way in shown]
+        for key in errors.index
+    ]
+    means = [percent(errors[way].abs().mean(), sign=False) for way in shown]
+    label = f"mean |error| of {len(errors)} phases"
+    return lines(["replayed as a graph", "ms", *shown], [*rows, [label, "", *means]])
+
+
+def wall_table(phases: pd.DataFrame, before: Mapping[Any, float]) -> str:
+    """The eager wall, then the same at lengths that were seen, and what the clock said of the
+    phase a second time; means apart by whether the host's costs are known."""
+    clock = phases.drop_duplicates(list(PAIR)).set_index(list(PAIR))
+    errors, again = by_way(phases, "wall", before), by_way(phases, "again", {})
+    twice = clock["while_s"].astype(float) / clock["wall_s"].astype(float) - 1
     shown = (BEFORE, SHIPS, OVER)
     rows = []
-    for key in clock.index:
-        row = [named(key)]
-        for errors, column in ((graph, "graph_s"), (wall, "wall_s")):
-            seconds = clock.at[key, column]
-            row.append(milliseconds(None if seconds is None else float(seconds)))
-            row += [percent(errors.at[key, w]) if key in errors.index else "-" for w in shown]
-        rows.append(row)
-    means = ["mean |error|"]
-    for errors in (graph, wall):
-        means += ["", *(percent(errors[w].abs().mean(), sign=False) for w in shown)]
-    return lines(["clock", "graph ms", *shown, "wall ms", *shown], [*rows, means])
+    for key in errors.index:
+        known = key in again.index
+        rows.append(
+            [named(key), "own" if clock.at[key, "known_host"] else "other"]
+            + [milliseconds(clock.at[key, "wall_s"])]
+            + [percent(errors.at[key, way]) for way in shown]
+            + [milliseconds(clock.at[key, "again_s"] if known else None)]
+            + [percent(again.at[key, OVER] if known else None), percent(twice[key])]
+        )
+    for host, some in (("own", clock["known_host"]), ("other", ~clock["known_host"].astype(bool))):
+        keys = [key for key in errors.index if some[key]]
+        if keys:
+            seen = again.loc[[key for key in keys if key in again.index], OVER]
+            means = [errors.loc[keys, way].abs().mean() for way in shown]
+            last = ["", *(percent(v.abs().mean(), sign=False) for v in (seen, twice[keys]))]
+            label = f"mean |error| of {len(keys)} phases"
+            rows.append([label, host, "", *(percent(m, sign=False) for m in means), *last])
+    headers = ["eager wall", "host", "ms", *shown, "again ms", OVER, "clock twice"]
+    return lines(headers, rows)
+
+
+def new_length_table(phases: pd.DataFrame) -> str:
+    """What a new length takes by the clock: steps over new ones less the round over seen ones that
+    ran just before, of one speed of the host; beside what the record's sample of it says."""
+    some = phases[(phases["way"] == OVER) & phases["again_s"].notna() & phases["while_s"].notna()]
+    rows = [
+        [named([row[name] for name in PAIR])]
+        + [milliseconds(row[c]) for c in ("again_s", "while_s")]
+        + [milliseconds(row["while_s"] - row["again_s"]), milliseconds(row["new_length_s"])]
+        for row in some.to_dict("records")
+    ]
+    return lines(["a new length", "seen ms", "new, just after", "more", "estimate"], rows)
+
+
+def wall_interval_table(phases: pd.DataFrame) -> str:
+    """As ``interval_table``, of the eager wall on the host whose costs are known."""
+    some = phases[(phases["way"] == OVER) & phases["known_host"].astype(bool)]
+    rows = [interval_row(OVER, some, "wall", "wall_")]
+    return lines(["90% intervals of the wall", "phases", "hold", "+- median", "+- widest"], rows)
 
 
 def operator_table(kinds: Sequence[Mapping[str, Any]]) -> str:

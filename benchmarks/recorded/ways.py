@@ -27,15 +27,21 @@ FOLDS = 5
 ROOFLINE, SHIPS, OWN, OVER, UNSEEN = "roofline", "ships", "own only", "own", "unseen"
 
 
-def ways(samples: Cleaned, hardware: Hardware, own: frozenset[Operator]) -> list[Way]:
+def ways(
+    samples: Cleaned,
+    hardware: Hardware,
+    own: frozenset[Operator],
+    swept: Sequence[Sample],
+) -> list[Way]:
     """Roofline; what ships; the record's samples alone; the same over what ships, as a run has
-    it; and that without a model's own shapes. ``own``: the shapes of the recorded models.
+    it; and that without a model's own shapes. ``own``: the shapes of the recorded models;
+    ``swept``: the samples of the machine whose host costs are among them.
 
     Of what ships nothing of the card's host is known, of the others what the samples hold. What
     ships holds torch's samples where the record went into it, so samples are put over the engine's
     tables alone, as they would be on a card that ships without.
     """
-    published, costs = host_costs([], hardware.name), host_costs(samples.samples, hardware.name)
+    published, costs = host_costs([], hardware.name), host_costs(swept, hardware.name)
     card, engine = load_card(hardware), load_card(hardware, taught=False)
     blind, seen, used = fit_own(samples.samples, hardware, own)
     unseen = over(blind, engine, used)

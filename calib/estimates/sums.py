@@ -24,6 +24,8 @@ from model.workload import Workload
 if TYPE_CHECKING:
     import pandas as pd
 
+    from calib.estimates.replay.first_time import Extra
+
 
 WEAK_SHARE = 0.05
 
@@ -226,12 +228,17 @@ def known_by(operators: pd.DataFrame) -> str:
 
 
 def figure_table(
-    components: pd.DataFrame, workload: Workload, sees: bool = True, cards: int = 1
+    components: pd.DataFrame,
+    workload: Workload,
+    sees: bool = True,
+    cards: int = 1,
+    extra: Extra | None = None,
 ) -> pd.DataFrame:
     """What a user asks: time to first token and per output token, or of a pass; and the rate.
 
     ``sees``: whether the model looks at the workload's image. ``cards``: that share the model; of
-    several, tokens a second are said of each.
+    several, tokens a second are said of each. ``extra``: what a token takes longer where its length
+    is new to the process; a figure of its own, where it is anything.
     """
     import pandas as pd
 
@@ -260,6 +267,7 @@ def figure_table(
                 **sums(decode, 1 / workload.decode_steps),
             },
         ]
+        times += of_new_length(times[-1], extra)
         what = "pages" if sees else "requests"
     each = []
     if cards > 1 and not decode.empty:
@@ -268,3 +276,13 @@ def figure_table(
         tokens["low"], tokens["high"] = tokens["high"], tokens["low"]
         each = [{"name": "tokens per second per card", "unit": "1/s", **tokens}]
     return pd.DataFrame([*times, *each, {"name": f"{what} per second", "unit": "1/s", **rates}])
+
+
+def of_new_length(token: dict[str, Any], extra: Extra | None) -> list[dict[str, Any]]:
+    """The figure of a ``token`` of a length that was seen, for one of a length that is new."""
+    if extra is None or not extra.estimate_s:
+        return []
+    ends = {"estimate": extra.estimate_s, "low": extra.low_s, "high": extra.high_s}
+    longer = {name: token[name] + seconds for name, seconds in ends.items()}
+    name = "time per token of a new length"
+    return [{**token, "name": name, "measured": float("nan"), **longer}]

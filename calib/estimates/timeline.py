@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calib.estimates.replay.first_time import DECODE, Extra
 from calib.estimates.replay.layout import Layout, filled, narrowed
 from calib.estimates.replay.schedule import issue, rates, replay
 from calib.estimates.sums import JOULES, WALL, WALL_OF, Sums
@@ -72,11 +73,15 @@ def _phase_columns(
     return {**found, "graph_s": graph, "idle_s": idle, "issue_s": issue_s}
 
 
-def timeline_table(operators: pd.DataFrame, repeats: Mapping[str, int]) -> pd.DataFrame:
+def timeline_table(
+    operators: pd.DataFrame, repeats: Mapping[str, int], extra: Extra | None = None
+) -> pd.DataFrame:
     """One row a phase, seconds of one pass: what bounds it and what a graph would take.
 
     phase, passes, launches (of a pass), wall_s, low_s, high_s, kernel_s, idle_s, graph_s,
-    joules with both ends, limited_by.
+    joules with both ends, limited_by; and new_length_s with both ends, the wall time of a decode
+    step over a length that its process meets for the first time, ``extra`` in it: null where that
+    takes nothing more.
     """
     import pandas as pd
 
@@ -99,10 +104,23 @@ def timeline_table(operators: pd.DataFrame, repeats: Mapping[str, int]) -> pd.Da
                 "passes": passes,
                 "launches": int((operators["launches"] * operators["count"])[own].sum()),
                 **{name: value / passes for name, value in seconds.items()},
+                **over_new_length(seconds, passes, extra if phase == DECODE else None),
                 "limited_by": found["limited_by"],
             }
         )
     return pd.DataFrame(rows)
+
+
+def over_new_length(
+    seconds: Mapping[str, float], passes: int, extra: Extra | None
+) -> dict[str, float]:
+    """``seconds``: wall time of all passes, with both ends."""
+    ends = {"wall_s": "estimate_s", "low_s": "low_s", "high_s": "high_s"}
+    names = ("new_length_s", "new_length_low_s", "new_length_high_s")
+    if extra is None or not extra.estimate_s:
+        return dict.fromkeys(names, float("nan"))
+    found = (seconds[wall] / passes + getattr(extra, end) for wall, end in ends.items())
+    return dict(zip(names, found, strict=True))
 
 
 def launch_table(

@@ -42,7 +42,9 @@ class RunRecord:
     components         one row a component, the last one ``total``; wall times, and the time of
                        their kernels as ``kernel_s``
     timeline           one row a phase, seconds of one pass: wall_s, low_s, high_s, kernel_s,
-                       idle_s, graph_s (the same as a CUDA graph), limited_by; None: not replayed
+                       idle_s, graph_s (the same as a CUDA graph), new_length_s with both ends
+                       (a decode step over a length that its process meets for the first time;
+                       null where that takes nothing more), limited_by; None: not replayed
     launches           one row a launch of one pass of each phase, as
                        ``calib.estimates.timeline.launch_table`` makes it
     memory             the fields of ``calib.estimates.memory.Memory`` and what follows from them

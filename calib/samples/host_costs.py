@@ -81,6 +81,8 @@ _ALL = (
     *CLASS_OPERATORS.values(),
     *(STREAM_GAP, NODE_GAP),
 )
+OF_CARD = {op.name for op in (DEPENDENT_GAP, GRAPH_NODE, STREAM_GAP, NODE_GAP)}
+"""Names of those that the host has no part in."""
 HOST_COSTS: dict[str, Other] = {op.name: op for op in _ALL}
 """Every one of them by the name under which it is stored."""
 MEASURED, PUBLISHED = "measured", "published"
@@ -141,13 +143,20 @@ REPLAYED = tuple(f.name for f in fields(HostCosts) if f.name not in ("attention_
 def host_costs(samples: Iterable[Sample], hardware: str) -> HostCosts:
     """The costs of ``hardware``: measured where ``samples`` hold them, else published.
 
-    An eager operator is measured where the module code around it is too.
+    An eager operator is measured where the module code around it is too. What is the host's has an
+    interval that holds its other speeds beside these samples.
     """
+    mine = [s for s in samples if s.hardware == hardware]
     seconds: dict[str, list[float]] = {}
-    for sample in samples:
-        if sample.hardware == hardware and sample.op in _ALL and sample.status == "ok":
+    for sample in mine:
+        if sample.op in _ALL and sample.status == "ok":
             seconds.setdefault(vars(sample.op)["name"], []).extend(sample.seconds)
-    known = {n: _measured(some, hardware) for n, some in seconds.items() if some}
+    drift = speeds(mine)
+    known = {
+        n: _measured(some, hardware, (1.0, 1.0) if n in OF_CARD else drift)
+        for n, some in seconds.items()
+        if some
+    }
     code, bare = known.pop(MODULE_CODE.name, None), known.pop(EAGER_OPERATOR.name, None)
     if code and bare:
         classes = {
@@ -181,6 +190,18 @@ def times(cost: Cost, factor: float) -> Cost:
     )
 
 
+def slowed(costs: HostCosts, factor: float) -> HostCosts:
+    """``costs`` on a host that takes ``factor`` times as long: of those that were measured, what is
+    the host's. A published range is of no known speed."""
+    host = {n: times(c, factor) for n, c in costs if n not in OF_CARD and c.known_by == MEASURED}
+    plan = costs.attention_plan
+    if plan and plan.known_by == MEASURED:
+        host["attention_plan"] = times(plan, factor)
+    measured = costs.eager_operator.known_by == MEASURED
+    classes = {n: times(c, factor) for n, c in costs.classes.items()} if measured else costs.classes
+    return replace(costs, **host, classes=classes)
+
+
 @dataclass(frozen=True)
 class Ratios:
     """What differs little from host to host, all over the seconds of one pointwise operator alone.
@@ -198,10 +219,29 @@ class Ratios:
         return (self.of_class[name] + self.module_code) / (self.mean + self.module_code)
 
 
-def _measured(seconds: list[float], hardware: str) -> Cost:
-    """Median, 5th and 95th percentile of the raw repeats."""
-    low, middle, high = np.quantile(seconds, (0.05, 0.5, 0.95))
-    return Cost(float(middle), float(low), float(high), MEASURED, f"samples of {hardware}")
+def speeds(samples: Iterable[Sample]) -> tuple[float, float]:
+    """How long the host takes at its fastest and slowest (5% of the blocks of ``samples`` are
+    beyond each) over what it took when its costs were measured; 1 where no probe asked it.
+
+    Repeats of a cost take milliseconds and see one speed; a pass of a model, or the next one,
+    meets others. They are common to all launches, so that their number averages nothing out.
+    """
+    asked = [(s.origin == ORIGIN, s.probe_host) for s in samples if s.probe_host]
+    then = [speed for of_costs, speed in asked if of_costs]
+    if not then:
+        return 1.0, 1.0
+    blocks = sorted({speed for _, speed in asked})  # all samples of a block have its probe
+    slow, fast = np.quantile(blocks, (0.05, 0.95))
+    middle = float(np.median(then))
+    return min(middle / float(fast), 1.0), max(middle / float(slow), 1.0)
+
+
+def _measured(seconds: list[float], hardware: str, drift: tuple[float, float]) -> Cost:
+    """Median, 5th and 95th percentile of the raw repeats, or of the host's speeds (``speeds``)
+    where those reach further."""
+    low, middle, high = (float(q) for q in np.quantile(seconds, (0.05, 0.5, 0.95)))
+    low, high = min(low, middle * drift[0]), max(high, middle * drift[1])
+    return Cost(middle, low, high, MEASURED, f"samples of {hardware}")
 
 
 @cache

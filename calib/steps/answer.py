@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib.cards.energy.fitted import Energy
+    from calib.estimates.replay.first_time import Extra
     from calib.fit.calibration import Estimator
     from calib.report.record import RunRecord
     from calib.steps.alternatives.cases import Run
@@ -104,7 +105,10 @@ def answer(
     if hasattr(model, "formulas"):
         found = beside_formulas(found, model, workload)
     repeats = {phase: p.repeat for phase, p in phases.items()}
-    found = beside_clock(found, request, target, observed, repeats)
+    found, extra = (
+        beside_clock(found, request, target, observed, repeats),
+        new_length(request, target, phases, costs),
+    )
     notes += [*found.notes, *module_code_notes(host_s, found.operators)]
     notes += overlap_notes(request.parallel) if request.spread else []
     notes += issue_notes(costs, {} if stack else fused, execution)
@@ -118,7 +122,7 @@ def answer(
     figures = (
         training_table(found.components, phases, workload, target.hardware)
         if request.trains
-        else figure_table(found.components, workload, sees, request.parallel.cards)
+        else figure_table(found.components, workload, sees, request.parallel.cards, extra)
     )
     traced = request.report.trace and not target.hardware.unprobed
     now = datetime.now(UTC)
@@ -142,7 +146,7 @@ def answer(
             figures=figures,
             fits=with_pace((unseen or calibration).held_out, target.store.folder),
             measurement=found.measurement,
-            timeline=timeline_table(found.operators, repeats),
+            timeline=timeline_table(found.operators, repeats, extra),
             launches=launch_table(found.operators, repeats, costs, execution) if traced else None,
             memory=memory(model, workload, target.hardware.memory_bytes).as_dict()
             if target.hardware.memory_bytes
@@ -155,6 +159,18 @@ def answer(
             environment={**versions(), "config": request.given, "device": target.device},
         )
     )
+
+
+def new_length(
+    request: Request, target: Target, phases: Mapping[str, Phase], costs: HostCosts | None
+) -> Extra:
+    """What a decode step takes longer over a length that is new; nothing but where torch issues it
+    operator by operator."""
+    from calib.estimates.replay.first_time import Extra, of_new_length, plans_of
+
+    if request.execution != EAGER or request.implementation != "torch":
+        return Extra()
+    return of_new_length(plans_of(phases, target.hardware.compute_capability), costs)
 
 
 def used(

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from calib.hardware.attention_backend import growing, planned
+from calib.estimates.replay.first_time import plans_of
 from calib.hardware.datasheet import hardware_names
 from calib.report.record import AVOIDED, GROWS
 from calib.report.units import nbytes, seconds
@@ -120,10 +120,9 @@ def plan_notes(
     """
     if not costs or not costs.attention_plan:
         return []
-    ops = {name: [c.op for c in phase.layer.calls()] for name, phase in phases.items()}
-    notes, others = [], [op for name in ops if name != DECODE for op in ops[name]]
-    plan, grown = costs.attention_plan, growing(ops.get(DECODE, ()), others)
-    per_token = len(planned(grown, capability))
+    notes, plan = [], costs.attention_plan
+    plans = plans_of(phases, capability)
+    per_token, once = plans.a_step, plans.once
     if per_token:
         steady = components.loc[components["component"] == DECODE, "estimate_s"].sum()
         low, high = (1e3 * per_token * end for end in (plan.low_s, plan.high_s))
@@ -135,7 +134,6 @@ def plan_notes(
             f"{each} a token on the host: {seconds(per_token * plan.estimate_s)} more "
             f"({low:.0f}-{high:.0f} ms, {plan.known_by}). {AVOIDED} {AVOIDED_BY}."
         )
-    once = len(planned(others, capability))
     if once:
         notes.append(
             f"A process's first pass makes {once} more plan{'s' * (once != 1)}, one for each shape "

@@ -70,7 +70,9 @@ def test_a_phase_is_timed_taken_apart_and_kept(asked: list[Asked], tmp_path: Pat
         counted.append(run)
         return 2.0, 0.5, 100.0 + len(counted)
 
-    failures = models.run(out, asked, "cpu", Captured(), say=said.append, count=count)
+    speeds = iter(range(1, 100))
+    how = {"say": said.append, "count": count, "speed": lambda: float(next(speeds))}
+    failures = models.run(out, asked, "cpu", Captured(), **how)
     assert failures == []
     entries = {(e["model"], e["phase"]): e for e in json.loads((out / "models.json").read_text())}
     assert list(entries) == [("llama", "prefill"), ("llama", "decode"), ("vit", "vision")]
@@ -80,6 +82,8 @@ def test_a_phase_is_timed_taken_apart_and_kept(asked: list[Asked], tmp_path: Pat
     assert (prefill["repeat"], decode["repeat"]) == (1, 4)
     assert prefill["graph_energy"] == [] and decode["graph_energy"] == [2.0, 0.5, 101.0]
     assert len({one["eager_energy"][2] for one in entries.values()}) == 3
+    assert (prefill["host_speed"], prefill["host_speed_again"]) == ([1, 2], [])
+    assert (decode["host_speed"], decode["host_speed_again"]) == ([3, 4], [5, 6])
     for one in entries.values():
         assert len(one["seconds"]) == len(one["host"]) == models.REPEATS
         assert all(h <= s for h, s in zip(one["host"], one["seconds"], strict=True))

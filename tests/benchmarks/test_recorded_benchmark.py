@@ -13,16 +13,30 @@ import pytest
 
 from benchmarks.recorded import __main__ as benchmark
 from benchmarks.recorded.disturbed import undisturbed
-from benchmarks.recorded.record import Recorded, read_record
-from benchmarks.recorded.rows import recorded_phase, rows_of
+from benchmarks.recorded.estimates import Way, compared, first_time, walls
+from benchmarks.recorded.record import Recorded, read_record, slower
+from benchmarks.recorded.rows import TracedLayer, recorded_phase, rows_of
+from benchmarks.recorded.text import new_length_table, wall_table
+from benchmarks.recorded.ways import OVER
 from benchmarks.recorded.workloads import phases_of, workload_of
+from calib.estimates.replay.first_time import Extra
+from calib.estimates.tables import operator_table
+from calib.fit.calibration import uncalibrated
 from calib.hardware.datasheet import load_hardware
 from calib.samples.faults import DIRTY_FLUSH, MARKS, NO_KERNEL, cleaned
 from calib.samples.files import read_samples, write_samples
+from calib.samples.host_costs import (
+    ATTENTION_PLAN,
+    EAGER_OPERATOR,
+    MODULE_CODE,
+    host_costs,
+)
 from calib.samples.sample import Sample
-from model.ops import Conv2d, Copy, Elementwise, GroupedMatmul, Matmul, Norm
+from model.layer import Call
+from model.ops import Attention, Conv2d, Copy, Elementwise, GroupedMatmul, Matmul, Norm
+from model.workload import Phase
 
-H200 = load_hardware("h200")
+H200, RTX = load_hardware("h200"), load_hardware("rtx5090")
 ROWS = [
     ("embed", "embedding", "gather", "[1000,64] [2,7]", "BFloat16 long_int"),
     ("a", "native_layer_norm", "norm", "[2,7,64] [64] [64]", "BFloat16 BFloat16 BFloat16"),
@@ -150,6 +164,82 @@ def test_the_landed_record_is_whole_and_its_models_are_known() -> None:
     assert sum(s.origin == "host" for s in found.sweep) == 15, "of the later host alone"
 
 
+STEP = Attention(batch=1, q_len=1, kv_len=20, heads=4, kv_heads=2, head_dim=64)
+
+
+def passes() -> dict[str, Phase]:
+    """Text whose attention grows, of two layers."""
+    prompt = replace(STEP, q_len=16, kv_len=16, causal=True)
+    calls = {name: [Call(p, op) for p in "ab"] for name, op in (("decode", STEP), ("p", prompt))}
+    return {name: Phase(TracedLayer(name, tuple(some)), 4) for name, some in calls.items()}
+
+
+def operators_of_decode(way: Way) -> pd.DataFrame:
+    names = {"model": "nobodys", "workload": "text"}
+    made = {"decode": passes()["decode"]}
+    table = operator_table(made, way.calibration, None, "torch", names)
+    return table.assign(low_s=table["estimate_s"], high_s=table["estimate_s"])
+
+
+def test_a_wall_over_new_lengths_holds_their_planning_and_one_over_seen_ones_does_not() -> None:
+    way = Way(OVER, uncalibrated(H200), host_costs([], "h200"))
+    plan = way.costs.attention_plan
+    decode = replace(phase(ROWS, "decode"), new_lengths=True, again_s=5e-4)
+    extra = first_time(decode, passes(), way)
+    assert plan and extra.estimate_s == plan.estimate_s, "one for all layers of a shape"
+    assert first_time(replace(decode, new_lengths=False), passes(), way) == Extra()
+    assert first_time(decode, passes(), replace(way, calibration=uncalibrated(RTX))) == Extra()
+    table = operators_of_decode(way)
+    found = walls(decode, table, passes(), way)
+    assert found["wall_estimate_s"] == found["again_estimate_s"] + plan.estimate_s
+    assert (found["again_s"], found["wall_s"]) == (5e-4, 1e-3)
+    assert found["wall_high_s"] > plan.high_s and found["wall_low_s"] > plan.low_s
+
+
+def test_a_wall_is_estimated_at_the_speed_that_its_host_had() -> None:
+    """The host took twice as long in the first round as when its costs were measured; a host whose
+    costs are not known has no speed."""
+    samples = [
+        Sample(op, [seconds] * 3, "h200", "torch", origin="host")
+        for op, seconds in ((EAGER_OPERATOR, 1e-3), (MODULE_CODE, 1e-3), (ATTENTION_PLAN, 0.04))
+    ]
+    way = Way(OVER, uncalibrated(H200), host_costs(samples, "h200"))
+    table = operators_of_decode(way)
+    decode = replace(phase(ROWS, "decode"), new_lengths=True, slower=2.0)
+    found = walls(decode, table, passes(), way)
+    seen = found["again_estimate_s"]
+    assert found["wall_estimate_s"] == pytest.approx(2 * (seen + 0.04), rel=1e-2)
+    other = walls(replace(decode, known_host=False), table, passes(), way)
+    assert other["wall_estimate_s"] == pytest.approx(seen + 0.04)
+    assert slower(9e4, [4e4, 5e4]) == 2 and slower(None, [4e4]) == slower(9e4, []) == 1
+
+
+def test_both_walls_and_the_host_are_read_and_shown_apart(record: Path) -> None:
+    listed = record / "models" / "models.json"
+    (entry,) = json.loads(listed.read_text())
+    step = {**entry, "phase": "decode", "seconds_again": [1e-4, 3e-4, 2e-4]}
+    step["eager_energy"] = [10, 0.5, 100.0]
+    listed.write_text(json.dumps([entry, step]))
+    operators(ROWS).to_parquet(record / "models" / "nobodys.text_b2.decode.parquet")
+    prefill, decode = read_record(record).phases
+    assert not prefill.new_lengths and prefill.again_s is prefill.while_s is None
+    assert decode.new_lengths and (decode.again_s, decode.while_s) == (2e-4, 0.05)
+    assert prefill.known_host, "one machine where nothing is said"
+    (record / "hosts.json").write_text('{"sweep": "a", "models": "b"}')
+    found = read_record(record)
+    assert not any(one.known_host for one in found.phases)
+    rows = compared(
+        found, phases_of(found), [Way(OVER, uncalibrated(H200), host_costs([], "h200"))]
+    ).phases
+    table = wall_table(rows, {})
+    assert "mean |error| of 2 phases" in table and " own " not in table.partition("---")[2][-200:]
+    assert new_length_table(rows).splitlines()[-1].split()[-4:] == ["0.2", "50", "49.8", "0"]
+    assert benchmark.own_hosts(rows) == {}
+    assert set(benchmark.own_hosts(rows.assign(known_host=True))) == {
+        ("nobodys", "text_b2", name) for name in ("prefill", "decode")
+    }
+
+
 def test_the_last_line_is_one_json_object(
     record: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +255,8 @@ def test_the_last_line_is_one_json_object(
     assert one["kernel_s"] == pytest.approx(len(ROWS) * 2e-6)
     assert one["wall_s"] == 2e-3
     assert one["graph_s"] is one["graph_estimate_s"] is None
+    assert one["again_s"] is one["again_estimate_s"] is one["again_own_host_estimate_s"] is None
+    assert one["wall_own_host_estimate_s"] > 0
     assert one["kernel_estimate_s"] > 0
     (products_,) = found["operators"]
     assert (products_["kind"], products_["n"]) == ("matmul", 30)
@@ -180,7 +272,8 @@ def test_an_earlier_run_is_read_from_its_last_line(tmp_path: Path) -> None:
     path = tmp_path / "before.json"
     path.write_text("a table\n" + json.dumps({"phases": [row], "operators": []}) + "\n")
     found = benchmark.earlier(path)
-    assert found == {"kernel": {("m", "w", "p"): 2.0}, "graph": {}, "wall": {("m", "w", "p"): 3.0}}
+    key = ("m", "w", "p")
+    assert found == {"kernel": {key: 2.0}, "graph": {}, "wall": {key: 3.0}, "again": {}}
     assert np.isnan(found["graph"].get(("m", "w", "p"), np.nan))
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from calib.estimates.modules import module_table
+from calib.estimates.replay.first_time import Extra
 from calib.estimates.sums import component_table, figure_table
 from calib.estimates.tables import operator_table
 from calib.estimates.timeline import with_wall
@@ -108,6 +109,11 @@ def test_figures_are_those_that_a_user_of_such_a_model_asks_for() -> None:
         "time per output token",
         "pages per second",
     ]
+    longer = figure_table(ocr, page, extra=Extra(0.05, 0.04, 0.07)).set_index("name")
+    new, token = longer.loc["time per token of a new length"], longer.loc["time per output token"]
+    for end, seconds in (("estimate", 0.05), ("low", 0.04), ("high", 0.07)):
+        assert new[end] == pytest.approx(token[end] + seconds, nan_ok=True)
+    assert new["roofline"] == token["roofline"]
     seen = figure_table(vit, image).set_index("name")
     assert list(seen.index) == ["time of a pass", "images per second"]
     read = figure_table(ocr[ocr["component"].isin(["prefill", "decode", "total"])], page, False)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from calib.estimates.replay.first_time import Extra
 from calib.estimates.replay.schedule import Launches, Rates, issue, replay, replay_passes
 from calib.estimates.timeline import timeline_table, with_wall
 from calib.samples.host_costs import COMPILED, EAGER, GRAPH, REPLAYED, Cost, HostCosts
@@ -225,6 +226,20 @@ def test_the_host_bounds_what_faster_kernels_would_not_make_faster(
     work = dict.fromkeys(("flops", "bytes", "roofline_s"), 0.0)
     found = timeline_table(walled.assign(**work, provenance="measured"), {"decode": 1})
     assert found["limited_by"].tolist() == [limit]
+
+
+def test_a_decode_step_has_a_wall_over_a_new_length_besides() -> None:
+    """Two passes of four launches, which the host issues in 5 each; no other phase grows."""
+    walled = with_wall(table(estimate_s=[1.0] * 4), {"decode": 2}, costs(), EAGER)
+    work = dict.fromkeys(("flops", "bytes", "roofline_s"), 0.0)
+    rows = walled.assign(**work, provenance="measured")
+    (found,) = timeline_table(rows, {"decode": 2}, Extra(5.0, 4.0, 7.0)).to_dict("records")
+    assert found["new_length_s"] == pytest.approx(found["wall_s"] + 5)
+    assert found["new_length_low_s"] == pytest.approx(found["low_s"] + 4)
+    assert found["new_length_high_s"] == pytest.approx(found["high_s"] + 7)
+    other = timeline_table(rows.assign(phase="prefill"), {"prefill": 2}, Extra(5.0, 4.0, 7.0))
+    assert other["new_length_s"].isna().all()
+    assert timeline_table(rows, {"decode": 2}, Extra())["new_length_s"].isna().all()
 
 
 def test_an_operator_is_issued_at_the_cost_of_its_class() -> None:

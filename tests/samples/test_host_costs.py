@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from calib.samples.host_costs import (
     CLASS_OPERATORS,
     EAGER_OPERATOR,
     MODULE_CODE,
+    NODE_GAP,
     REPLAYED,
     SYNC,
     _published,
@@ -21,9 +23,11 @@ from calib.samples.host_costs import (
     host_costs,
     published,
     ratios,
+    slowed,
+    speeds,
 )
 from calib.samples.sample import Sample
-from model.ops import Other
+from model.ops import Matmul, Other
 
 
 def test_published_ranges_are_complete_and_have_sources() -> None:
@@ -110,3 +114,38 @@ def test_a_plan_is_measured_or_published() -> None:
     assert cost and (cost.known_by, cost.estimate_s) == ("measured", 61e-3)
     cost = host_costs([], "h200").attention_plan
     assert cost and cost.known_by == "published" and 0.03 < cost.low_s < cost.high_s < 0.08
+
+
+def test_an_interval_holds_the_speeds_that_the_host_had_beside() -> None:
+    """Costs read at 100,000 operators a second, on a host that had 50,000 to 125,000 besides; what
+    is the card's does not move."""
+    costs = [
+        replace(s, probe_host=1e5)
+        for op in (EAGER_OPERATOR, MODULE_CODE, SYNC, NODE_GAP)
+        for s in [Sample(op, [4e-6] * 3, "h200", "torch", origin="host")]
+    ]
+    asked = [5e4] * 10 + [1e5] * 80 + [1.25e5] * 10
+    blocks = [
+        Sample(Matmul(8, 8, 8), [1e-5], "h200", "torch", probe_host=speed + i / 1e3)
+        for i, speed in enumerate(asked)
+    ]
+    found = host_costs([*costs, *blocks], "h200")
+    for cost, alone in ((found.sync, 4e-6), (found.eager_operator, 8e-6)):
+        assert cost.estimate_s == pytest.approx(alone)
+        assert cost.low_s == pytest.approx(alone / 1.25, rel=1e-4)
+        assert cost.high_s == pytest.approx(alone * 2, rel=1e-4)
+    assert found.node_gap.low_s == found.node_gap.high_s
+    assert speeds(costs) == speeds([]) == (1.0, 1.0)
+    assert speeds([replace(s, probe_host=None) for s in costs] + blocks) == (1.0, 1.0)
+
+
+def test_a_slower_host_takes_longer_for_what_was_measured_of_it_alone() -> None:
+    ops = (EAGER_OPERATOR, MODULE_CODE, SYNC, NODE_GAP)
+    costs = host_costs([Sample(op, [4e-6] * 3, "h200", "torch") for op in ops], "h200")
+    found = slowed(costs, 2.0)
+    assert found.eager_operator.estimate_s == pytest.approx(16e-6)
+    assert found.classes["norm"].estimate_s == 2 * costs.classes["norm"].estimate_s
+    assert found.sync.high_s == 2 * costs.sync.high_s
+    assert found.node_gap == costs.node_gap
+    assert found.launch == costs.launch and found.attention_plan == costs.attention_plan
+    assert slowed(host_costs([], "h200"), 2.0) == host_costs([], "h200")

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 REPEATS = 30
 IN_A_ROW = 200
 """Launches between two looks at the clock: fewer than a card's queue holds."""
+SPEED_REPEATS, SPEED_IN_A_ROW = 3, 100
+"""Of a look at the host's speed, which a sweep takes around every block."""
 CLASS_IN_A_ROW = 100
 """The same for operators that may be several launches each."""
 
@@ -85,6 +87,14 @@ def host_seconds(stream: Stream, run: Run, count: int = IN_A_ROW) -> float:
     for _ in range(count):
         run()
     return (stream.now() - start) / count
+
+
+def operators_a_second(stream: Stream, run: Run) -> float:
+    """The host's speed: how many of ``run``, a tiny operator, it issues in a second, by the median
+    of a few short loops."""
+    run()
+    found = [host_seconds(stream, run, SPEED_IN_A_ROW) for _ in range(SPEED_REPEATS)]
+    return 1 / statistics.median(found)
 
 
 def device_seconds(timer: Timer, run: Run) -> list[float]:

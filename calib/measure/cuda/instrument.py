@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import statistics
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol
@@ -19,7 +18,7 @@ from calib.measure.cases.torch_cases import torch_cases
 from calib.measure.cases.triton_cases import triton_cases
 from calib.measure.clock import StopRule
 from calib.measure.cuda.ahead import TRITON, Ahead, processes, variant
-from calib.measure.cuda.costs import host_seconds, open_costs
+from calib.measure.cuda.costs import SPEED_REPEATS, open_costs, operators_a_second
 from calib.measure.cuda.kernels import Calls, Job, busy, witness
 from calib.measure.cuda.stream import Run, Stream, TorchStream, wait
 from calib.measure.cuda.telemetry import Sensor, around, open_sensor, settled, unfit
@@ -46,11 +45,9 @@ NOISE = 0.005
 """The most relative noise of a median; a sweep may ask for less."""
 _LEAST_REPEATS, _LEAST_S = 10, 0.02
 _WARM_S, _MOST_WARM_S, _WORK_S = 0.5, 5.0, 0.05
-_SPEED_REPEATS = 3
 PROBE_PRODUCT = ops.Matmul(4096, 4096, 4096)
 PROBE_COPY = ops.Elementwise(2**27)
 PROBE_HOST = ops.Elementwise(64)
-PROBE_CALLS = 100
 
 
 class Bench(Protocol):
@@ -229,25 +226,18 @@ class CudaInstrument:
     def speed(self) -> Speed:
         """A product of 4096 cubed, a scaled copy of 256 MiB, and a loop of tiny operators on the
         host, medians of three."""
-        rule = StopRule(1.0, 1.0, _SPEED_REPEATS, _SPEED_REPEATS)
+        rule = StopRule(1.0, 1.0, SPEED_REPEATS, SPEED_REPEATS)
         try:
             with torch.no_grad():
                 product, copy = (
-                    sorted(self._time(op, "torch", False, rule).seconds)[_SPEED_REPEATS // 2]
+                    sorted(self._time(op, "torch", False, rule).seconds)[SPEED_REPEATS // 2]
                     for op in (PROBE_PRODUCT, PROBE_COPY)
                 )
-                host = self._host_seconds()
+                host = operators_a_second(self.stream, self.bench.cases(PROBE_HOST, "torch", 1)[0])
         except RuntimeError:
             self.stream.recover()  # where the context is broken, this says so
             raise
-        return Speed(PROBE_PRODUCT.flops / product, PROBE_COPY.bytes / copy, 1 / host)
-
-    def _host_seconds(self) -> float:
-        """Of the host for one tiny operator: Python, dispatcher and launch."""
-        run = self.bench.cases(PROBE_HOST, "torch", 1)[0]
-        run()
-        found = [host_seconds(self.stream, run, PROBE_CALLS) for _ in range(_SPEED_REPEATS)]
-        return statistics.median(found)
+        return Speed(PROBE_PRODUCT.flops / product, PROBE_COPY.bytes / copy, host)
 
     def costs(self) -> dict[Operator, list[float]]:
         return open_costs(self.timer, self.device)

@@ -44,6 +44,9 @@ class PhaseTimeline:
     kernel_s: Annotated[float | None, Doc("of the kernels alone [s]", minimum=0)]
     idle_s: Annotated[float | None, Doc("device waiting for the host [s]", minimum=0)]
     graph_s: Annotated[float | None, Doc("wall_s if it were a CUDA graph [s]", minimum=0)]
+    new_length_s: Annotated[float | None, Doc("wall_s at a length's first time [s]", minimum=0)]
+    new_length_low_s: Seconds
+    new_length_high_s: Seconds
     limited_by: Limit
     joules: Joules
     joules_low: Joules

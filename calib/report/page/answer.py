@@ -21,6 +21,7 @@ DECODE = "decode"
 NAMES = {
     "time to first token": "to first token",
     "time per output token": "per output token",
+    "time per token of a new length": "per token of a new length",
     "time of a pass": "a pass",
     "time of all steps": "all steps",
 }
