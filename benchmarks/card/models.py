@@ -46,7 +46,8 @@ Capture = Callable[[Sequence[Callable[[], Any]]], Callable[[], Any]]
 @dataclass
 class Timed:
     """One phase. ``repeat``: passes of it in the workload; ``host``: until all is issued [s];
-    ``graph_s``: a replay; ``refused``: why there is none; ``kernel_s``: sum over the operators;
+    ``graph_s``: a replay, the median of ``graph_seconds``, of which the host took ``graph_host`` to
+    launch it; ``refused``: why there is none; ``kernel_s``: sum over the operators;
     ``host_speed``, ``host_speed_again``: tiny operators a second before and after those rounds.
     ``eager_energy``, ``graph_energy``: passes, seconds and joules off the card's counter, of passes
     one after the other (decode steps each of one token more) and of replays; empty where it has
@@ -61,6 +62,8 @@ class Timed:
     seconds_again: list[float] = field(default_factory=list)
     host_again: list[float] = field(default_factory=list)
     graph_s: float | None = None
+    graph_seconds: list[float] = field(default_factory=list)
+    graph_host: list[float] = field(default_factory=list)
     refused: str = ""
     kernel_s: float = 0.0
     operators: int = 0
@@ -110,7 +113,8 @@ def phases(
             if capture is not None:
                 replay, timed.refused = captured(capture, one.run)
                 if replay is not None:
-                    timed.graph_s = replayed(replay, device)
+                    timed.graph_seconds, timed.graph_host = clocked(replay, device, REPLAYS)
+                    timed.graph_s = statistics.median(timed.graph_seconds)
                     if count is not None:
                         timed.graph_energy = count(replay)
                     del replay
@@ -140,13 +144,18 @@ def probed(
 
 
 def rounds(run: Callable[[], Any], device: str) -> tuple[list[float], list[float]]:
-    """Wall seconds of ``REPEATS`` runs after a few, and the host's until all was issued."""
-    from calib.measure.reference.passes import synchronise
-
+    """``clocked`` runs after a few."""
     for _ in range(WARM_UPS):
         run()
+    return clocked(run, device, REPEATS)
+
+
+def clocked(run: Callable[[], Any], device: str, repeats: int) -> tuple[list[float], list[float]]:
+    """Wall seconds of runs, each waited for, and the host's until all of one was issued."""
+    from calib.measure.reference.passes import synchronise
+
     seconds, host = [], []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         synchronise(device)
         start = time.perf_counter()
         run()
@@ -164,20 +173,6 @@ def captured(capture: Capture, run: Callable[[], Any]) -> tuple[Callable[[], Any
         return capture([run]), ""
     except Uncapturable as error:
         return None, str(error)[:200]
-
-
-def replayed(replay: Callable[[], Any], device: str) -> float:
-    """Median seconds of a replay."""
-    from calib.measure.reference.passes import synchronise
-
-    seconds = []
-    for _ in range(REPLAYS):
-        synchronise(device)
-        start = time.perf_counter()
-        replay()
-        synchronise(device)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 def table(timed: Timed, operators: Sequence[Any]) -> Any:

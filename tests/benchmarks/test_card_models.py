@@ -79,6 +79,8 @@ def test_a_phase_is_timed_taken_apart_and_kept(asked: list[Asked], tmp_path: Pat
     prefill, decode = entries["llama", "prefill"], entries["llama", "decode"]
     assert prefill["graph_s"] is None and "not permitted" in prefill["refused"]
     assert decode["graph_s"] > 0 and decode["refused"] == ""
+    assert len(decode["graph_seconds"]) == len(decode["graph_host"]) == models.REPLAYS
+    assert min(decode["graph_seconds"]) <= decode["graph_s"] <= max(decode["graph_seconds"])
     assert (prefill["repeat"], decode["repeat"]) == (1, 4)
     assert prefill["graph_energy"] == [] and decode["graph_energy"] == [2.0, 0.5, 101.0]
     assert len({one["eager_energy"][2] for one in entries.values()}) == 3
