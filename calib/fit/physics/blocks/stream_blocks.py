@@ -74,7 +74,7 @@ _VECTOR = 16
 def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
     """Columns of an operator that streams, each [n] or [1]. ``hot``: [n] bool."""
     share = _share_missed(op.bytes / hardware.l2_bytes)
-    missed = np.where(hot, share, _LEAST) * op.bytes / hardware.bandwidth * hardware.clock_hz
+    missed = np.where(hot, share, 1.0) * op.bytes / hardware.bandwidth * hardware.clock_hz
     columns = {_MISSED: np.log(np.maximum(missed, _LEAST))}
     if isinstance(op, Elementwise | Copy):
         columns |= _walk(op, hardware)
