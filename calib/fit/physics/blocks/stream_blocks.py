@@ -10,9 +10,6 @@ has (``axes``), and loads elements one by one:
 bits). ``across``: what is read column by column and written row by row takes a sector of the L2 for
 each element. What was left in the L2 and does not fit comes from main memory, a bound of its own.
 
-A row that is picked goes 16 bytes at a time where it is a multiple of that; else by a kernel that
-computes a place for each element and takes longer to start.
-
 A norm that is written out is eight kernels: a cast, a square, a mean, a sum, a root, two products
 and a cast. Their times add up: three of them compute places, three stream float32. A layernorm of
 what lies column by column is copied first.
@@ -32,19 +29,20 @@ from typing import Any
 
 import numpy as np
 
+from calib.fit.physics import rows
 from calib.hardware.datasheet import Hardware
 from calib.hardware.datasheet import share_missed as hardware_share_missed
-from model.ops import ChannelNorm, Copy, Elementwise, Gather, Norm, Operator, item_bytes
+from model.ops import ChannelNorm, Copy, Elementwise, Norm, Operator, item_bytes
 
-_RULE = " streamed"
+_RULE = rows.RULE
 _MISSED, _PLANES = f"bound missed{_RULE}", f"bound planes{_RULE}"
 _ELEMENT, _PLACE, _CAST, _ACROSS, _SHIFTED = (
     f"serial {name}{_RULE}" for name in ("element", "place", "cast", "across", "shifted")
 )
-_KERNELS, _PLACES, _FLAT, _COPIED, _RAGGED, _START = (
-    f"added {name}{_RULE}" for name in ("kernels", "places", "flat", "copied", "ragged", "start")
+_KERNELS, _PLACES, _FLAT, _COPIED, _START = (
+    f"added {name}{_RULE}" for name in ("kernels", "places", "flat", "copied", "start")
 )
-COSTS = {
+COSTS = rows.COSTS | {
     _MISSED: 0.15,
     _PLANES: float(np.log(162.0)),
     _ELEMENT: float(np.log(0.47)),
@@ -56,7 +54,6 @@ COSTS = {
     _PLACES: float(np.log(2.1)),
     _FLAT: 0.15,
     _COPIED: float(np.log(1.9)),
-    _RAGGED: float(np.log(3000.0)),
     _START: float(np.log(900.0)),
 }
 """Logarithms that a fit starts from [cycles a unit]."""
@@ -67,8 +64,6 @@ _CACHED = 0.4
 _LEAST = 1e-9
 _BLOCK = 512
 """Elements of a block of such a kernel; of more than one it takes half a microsecond longer."""
-_VECTOR = 16
-"""Bytes that a thread loads at once."""
 
 
 def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
@@ -82,8 +77,7 @@ def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.n
         columns |= _kernels(op, hardware)
     if isinstance(op, ChannelNorm):
         columns |= _channels(op, hardware)
-    if isinstance(op, Gather):
-        columns |= _picked(op, hardware)
+    columns |= rows.row_columns(op, hardware)
     return {name: np.atleast_1d(np.asarray(v, dtype=float)) for name, v in columns.items()}
 
 
@@ -132,13 +126,6 @@ def casts(dtype: str, out_dtype: str | None) -> bool:
     if out_dtype in (None, dtype):
         return False
     return not (dtype == "float32" and out_dtype in _NARROW)
-
-
-def _picked(op: Gather, hardware: Hardware) -> dict[str, Any]:
-    """Rows that are no whole 16 bytes are picked element by element."""
-    ragged = np.asarray(op.cols * item_bytes(op.dtype)) % _VECTOR > 0
-    share = op.rows * op.cols / hardware.sm_count
-    return {_ELEMENT: share * ragged, _RAGGED: ragged + 0.0}
 
 
 _SMALL_KERNELS = 2
