@@ -117,8 +117,8 @@ PASSES = {
     **{"upsample_bicubic2d": 13.0, "max_pool2d_with_indices": 3.5},
     **dict.fromkeys(("arange", "zeros", "ones", "full", "new_zeros", "new_ones", "fill"), 0.4),
 }
-"""Over one pointwise kernel of as many bytes, read off the recorded phases of an H200: 33 top-k of 4.7 to 7.5, sorts of 6.5 to 62, fills of
-0.7, pools of 5 and 107."""
+"""Over one pointwise kernel of as many bytes, read off the recorded phases of an H200: 33 top-k of
+4.7 to 7.5 us, sorts of 6.5 to 62, fills of 0.7, pools of 5 and 107."""
 ALLOCATES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize")
 NOTHING = 1e-3
 """Of an operator that starts no kernel."""

@@ -70,6 +70,7 @@ def _picked(op: Gather, sms: int) -> dict[str, Any]:
     return {
         _TURNS: turns * ragged,
         _PICKED: elements / sms * ragged,
+        "ragged": ragged + 0.0,
         _PICKS: np.where(ragged, _NEVER, np.log(blocks / sms)),
     }
 
@@ -83,6 +84,7 @@ def _summed(op: Reduction, sms: int) -> dict[str, Any]:
         _WALK: np.where(few, _NEVER, np.log(steps)),
         _SUMMED: np.where(few, _NEVER, np.log(rows / sms)),
         _FEW: rows * cols / sms * few,
+        "few": few + 0.0,
     }
 
 
@@ -94,4 +96,5 @@ def _normalised(op: Softmax, sms: int) -> dict[str, Any]:
         _HELD: cols / _WARP * ~wide,
         _PADDED: rows * padded / sms * ~wide,
         _WIDE: rows * cols / sms * wide,
+        "wide": wide + 0.0,
     }

@@ -77,7 +77,7 @@ def convolution_columns(op: Conv2d | Convolution, hardware: Hardware) -> dict[st
     found = {f"{name} {_RULE}": _array(value) for name, value in columns.items()}
     kind = {
         "tile scalar": _array(scalar),
-        "tile padded": _array(padded),
+        "padded": _array(padded),
         "tile kernels": _array(kernels(op)),
     }
     return found | kind | shape_columns(shape, op, hardware)

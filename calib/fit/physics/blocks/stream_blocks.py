@@ -8,7 +8,11 @@ has (``axes``), and loads elements one by one:
 
 ``cast``: a conversion that torch decides at run time, element by element (all but float32 to 16
 bits). ``across``: what is read column by column and written row by row takes a sector of the L2 for
-each element. What was left in the L2 and does not fit comes from main memory, a bound of its own.
+each element. A run whose bytes are no multiple of four is copied by a slower one of the driver's
+kernels (``odd``). What was left in the L2 and does not fit comes from main memory, a bound of its
+own.
+
+A function of several operations (GELU, SiLU) takes half a microsecond before its first result.
 
 A norm that is written out is eight kernels: a cast, a square, a mean, a sum, a root, two products
 and a cast. Their times add up: three of them compute places, three stream float32. A layernorm of
@@ -36,11 +40,12 @@ from model.ops import ChannelNorm, Copy, Elementwise, Norm, Operator, item_bytes
 
 _RULE = rows.RULE
 _MISSED, _PLANES = f"bound missed{_RULE}", f"bound planes{_RULE}"
-_ELEMENT, _PLACE, _CAST, _ACROSS, _SHIFTED = (
-    f"serial {name}{_RULE}" for name in ("element", "place", "cast", "across", "shifted")
+_ELEMENT, _PLACE, _CAST, _ACROSS, _SHIFTED, _ODDS = (
+    f"serial {name}{_RULE}" for name in ("element", "place", "cast", "across", "shifted", "odds")
 )
-_KERNELS, _PLACES, _FLAT, _COPIED, _START = (
-    f"added {name}{_RULE}" for name in ("kernels", "places", "flat", "copied", "start")
+_KERNELS, _PLACES, _FLAT, _COPIED, _START, _ODD, _FUNCTION = (
+    f"added {name}{_RULE}"
+    for name in ("kernels", "places", "flat", "copied", "start", "odd", "function")
 )
 COSTS = rows.COSTS | {
     _MISSED: 0.15,
@@ -55,6 +60,9 @@ COSTS = rows.COSTS | {
     _FLAT: 0.15,
     _COPIED: float(np.log(1.9)),
     _START: float(np.log(900.0)),
+    _ODD: float(np.log(900.0)),
+    _ODDS: float(np.log(0.28)),
+    _FUNCTION: float(np.log(1300.0)),
 }
 """Logarithms that a fit starts from [cycles a unit]."""
 _share_missed = partial(hardware_share_missed, edge=0.9)
@@ -62,8 +70,10 @@ _NARROW = ("bfloat16", "float16")
 _CACHED = 0.4
 """Time of a byte of the L2 in that of one of main memory."""
 _LEAST = 1e-9
-_BLOCK = 512
-"""Elements of a block of such a kernel; of more than one it takes half a microsecond longer."""
+_THREADS, _EACH = 128, 4
+"""Of a block of such a kernel, and elements of a thread, one after the other: of four it takes half
+a microsecond longer than of one, and more where it converts."""
+_WORD = 4
 
 
 def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
@@ -89,23 +99,35 @@ def walk_seconds(op: Operator, hardware: Hardware) -> Any:
     if not isinstance(op, Elementwise | Copy | Norm):
         return 0.0
     columns = _kernels(op, hardware) if isinstance(op, Norm) else _walk(op, hardware)
-    counted = {n: units for n, units in columns.items() if n not in (_KERNELS, _START)}
-    cycles: Any = sum(np.exp(COSTS[name]) * units for name, units in counted.items())
+    counted = [n for n in columns if n in COSTS and n not in (_KERNELS, _START, _FUNCTION)]
+    cycles: Any = sum(np.exp(COSTS[name]) * columns[name] for name in counted)
     return cycles / hardware.clock_hz
 
 
 def _walk(op: Elementwise | Copy, hardware: Hardware) -> dict[str, Any]:
     cast = casts(op.dtype, op.out_dtype) and (isinstance(op, Copy) or op.out_dtype != "bool")
     share = _elements(op) / hardware.sm_count
-    walked = share * ((np.asarray(op.axes) > 1) | cast)
-    several = (_elements(op) > _BLOCK) * ((np.asarray(op.axes) > 1) | cast)
+    one_by_one = (np.asarray(op.axes) > 1) | cast
+    walked, turns = share * one_by_one, np.ceil(_elements(op) / _THREADS)
     return {
-        _START: several + 0.0,
+        **(_odd(op, share, cast) if isinstance(op, Copy) else _function(op)),
+        _START: np.clip((turns - 1) / (_EACH - 1), 0, 1) * one_by_one,
         _ELEMENT: walked,
         _PLACE: walked * op.axes * _tensors(op),
         _CAST: share * cast,
         _ACROSS: share * op.transposed,
     }
+
+
+def _odd(op: Copy, share: Any, cast: bool) -> dict[str, Any]:
+    """Of a run of memory that is no whole 4 bytes, as the driver copies it."""
+    one_run = (np.asarray(op.axes) == 1) & (not cast) & (op.out_dtype in (None, op.dtype))
+    odd = one_run & (op.elements * item_bytes(op.dtype) % _WORD > 0)
+    return {_ODD: odd + 0.0, _ODDS: share * odd, "odd": odd + 0.0}
+
+
+def _function(op: Elementwise) -> dict[str, Any]:
+    return {_FUNCTION: (np.asarray(op.flops_per_element) > 1) + 0.0}
 
 
 def _elements(op: Elementwise | Copy) -> Any:
