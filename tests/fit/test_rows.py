@@ -8,7 +8,7 @@ import pytest
 from calib.fit.physics.features import features, features_of_list
 from calib.fit.physics.rows import COSTS, row_columns
 from calib.hardware.datasheet import load_hardware
-from model.ops import Copy, Gather, Operator, Reduction, Softmax
+from model.ops import Copy, Gather, Norm, Operator, Reduction, Softmax
 
 H200 = load_hardware("h200")
 
@@ -55,12 +55,27 @@ def test_a_softmax_is_padded_as_far_as_a_warp_holds_it() -> None:
     assert wide["wide"] == pytest.approx(1000 * 2566 / H200.sm_count)
 
 
+def test_a_layernorm_takes_512_numbers_of_a_row_at_a_time() -> None:
+    one, many = units(Norm(1, 7168, "layernorm")), units(Norm(14144, 384, "layernorm"))
+    assert one["row"] == pytest.approx(14)
+    assert many["row"] == pytest.approx(1)
+    assert many["rows"] == many["steps"] == pytest.approx(14144 / H200.sm_count)
+    assert one["steps"] == pytest.approx(14 / H200.sm_count)
+
+
+def test_a_norm_written_out_takes_the_mean_of_float32_rows() -> None:
+    written = units(Norm(23, 6272))
+    assert written["meaned"] == np.ceil(6272 / 4 / 32)
+    assert "row" not in written
+
+
 @pytest.mark.parametrize(
     "points",
     [
         [Gather(100, 64), Gather(1, 64), Gather(9, 67)],
         [Reduction(9, 4), Reduction(9, 4000)],
         [Softmax(9, 40), Softmax(9, 4000)],
+        [Norm(9, 40, "layernorm"), Norm(9, 4000, "layernorm"), Norm(9, 4000)],
     ],
 )
 def test_a_grid_has_the_columns_of_its_points(points: list[Operator]) -> None:
@@ -73,6 +88,7 @@ def test_a_grid_has_the_columns_of_its_points(points: list[Operator]) -> None:
 
 def test_nothing_is_said_of_other_operators() -> None:
     assert row_columns(Copy(100), H200) == {}
+    assert "meaned" not in units(Norm(9, 40, "layernorm"))
 
 
 def test_a_run_of_odd_bytes_is_told_apart() -> None:
