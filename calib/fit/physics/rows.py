@@ -13,8 +13,8 @@ held by 32 threads (``held``); of more, a block's (``wide``).
 
 A layernorm's row is a block's of 128 threads, four numbers each at a time (``row``, where it waits
 for itself; ``rows``, ``steps``, where blocks share a multiprocessor): one row of 448 takes 2.5, of
-7168 takes 9.5 microseconds. A norm that is written out takes a mean of float32 rows, walked as a sum
-is (``meaned``).
+7168 takes 9.5 microseconds. A norm that is written out takes a mean of float32 rows, walked as a
+sum is (``meaned``).
 
 Costs are fitted; they start at those of an H200 (``benchmarks/data/h200``).
 """
