@@ -67,8 +67,8 @@ NODE_GAP_ON = {"h200": 0.37e-6}
 """By card, of a graph's node: the median by which 334 samples of one shape, graphs on two days,
 differ before and after it was taken off (``python -m benchmarks.two_days``)."""
 SHORT_GAP_ON = {"h200": 0.34e-6}
-"""By card: the median by which 135 samples below ``SHORT_S``, of operators other than attention,
-are shorter than on the earlier day, of which 9 in 10 lie within 0.08 us (the same command)."""
+"""By card: the median by which 131 samples below ``SHORT_S``, of operators other than attention,
+are shorter than on the earlier day; nine in ten lie within 0.09 us of it (the same command)."""
 SHORT_S = 5e-6
 WRITTEN = 0.03
 
