@@ -3,8 +3,8 @@
 The record of an H200 holds what was measured in the morning (``first_run``), and what in the
 evening by code that times otherwise. For each way to time then and now: how many shapes both have,
 by how many microseconds they differ, and by what share. What a graph's node cost besides, which was
-taken off from the second day on, is the difference of samples that are graphs on both; of those that
-it was taken off wrongly (``short gap``), it is told apart.
+taken off from the second day on, is the difference of samples that are graphs on both; of those
+that it was wrongly taken off (``short gap``), it is told apart.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def main(card: str = "h200") -> None:
     some = graphs[graphs["short"] & (graphs["kind"] != "attention") & (graphs["now_s"] < SHORT_S)]
     off = (some["us"] - some["us"].median()).abs().quantile(0.9)
     print(
-        f"short kernels less a gap, other than attention: {len(some)}, {some['us'].median():+.2f} us, "
-        f"nine in ten within {off:.2f}"
+        f"short kernels less a gap, other than attention: {len(some)}, "
+        f"{some['us'].median():+.2f} us, nine in ten within {off:.2f}"
     )
 
 

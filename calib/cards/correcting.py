@@ -18,7 +18,7 @@ from calib.cards.corrected import (
     weight_of,
 )
 from calib.cards.correction import Correction, columns_of, fit_correction, matrix
-from calib.fit.calibration import Calibration, Estimator, dtype_of, kind_of
+from calib.fit.calibration import Calibration, Estimator, fitted_dtype, kind_of
 from calib.fit.held_out import data_of, folds_of
 from calib.fit.plan import CONFIDENCE
 from calib.samples.drift import visits
@@ -57,8 +57,8 @@ class _Shapes:
 
 def _shapes(key: tuple[str, str], samples: Sequence[Sample], own: Calibration) -> _Shapes:
     parts: list[_Shapes] = []
-    for dtype in dict.fromkeys(dtype_of(s.op) for s in samples):
-        some = [s for s in samples if dtype_of(s.op) == dtype]
+    for dtype in dict.fromkeys(fitted_dtype(s.op) for s in samples):
+        some = [s for s in samples if fitted_dtype(s.op) == dtype]
         places = visits(some)
         data = data_of(some, own.hardware, places)
         firsts = [some[rows[0]] for rows in places]
