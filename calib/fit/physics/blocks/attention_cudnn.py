@@ -13,7 +13,7 @@ told apart on an H200 by their names, grids and times (torch 2.11; ``docs/calibr
   counter in memory that is cleared before: a second kernel. Nothing is packed or split;
 - **a bias**: the same, with a dense matrix to be read beside each tile. A window is one too, since
   torch hands it over as a mask. Rows of an odd number of keys are aligned to two bytes only,
-  and are read in pieces: 1.75 times the time.
+  and are read in pieces: 1.75 times the time; others that are no multiple of 16 bytes in larger ones.
 """
 
 from __future__ import annotations
@@ -38,6 +38,24 @@ _LAST = 2 / 3
 mean one: tiles taken up head after head, simulated over the record's shapes (0.66 to 0.82)."""
 _EDGE = 1.0
 """Working set over the L2 at which half the reads miss."""
+_COSTS = {
+    **{
+        "added many": 1800.0,
+        "added busy": 1800.0,
+        "added bias": 120.0,
+        "added combine": 2700.0,
+        "added parts": 55.0,
+    },
+    **{"added waves": 2200.0, "added missed": 8700.0},
+    **{"serial start": 1300.0, "serial width": 20.0, "serial bias": 350.0, "serial odd": 1500.0},
+    **{"serial walk": 0.11, "bound waits": 0.13, "serial scores": 0.08, "serial products": 0.6},
+    **{"serial biases": 0.08, "serial pieces": 0.2, "serial ragged": 0.02},
+    **{"serial missed": 0.4, "bound missed": 1.13},
+}
+STARTS = {f"{name} {RULE}": float(np.log(cycles)) for name, cycles in _COSTS.items()}
+"""Logarithms that a fit starts from [cycles a unit]: those of the H200's record, rounded."""
+_ALIGNED = 8
+"""Numbers of a row that one load takes."""
 _NEVER = -50.0
 
 
@@ -50,7 +68,7 @@ def cudnn_columns(op: Attention, hardware: Hardware, hot: Any) -> dict[str, np.n
     fill = blocks / hardware.sm_count
     waves = np.ceil(fill)
     shared, tiles = _shared(op, steps, mean, fill)
-    odd = biased & np.not_equal(np.floor(np.asarray(op.kv_len) / 2) * 2, op.kv_len)
+    odd, ragged = (biased & (np.asarray(op.kv_len) % n > 0) for n in (2, _ALIGNED))
     scores, rate = shared * keys * _ROWS, multiprocessor_rate(op, hardware)
     misses = np.where(hot, share_missed(op.bytes / hardware.l2_bytes, _EDGE), 1.0)
     missed = op.bytes * misses / hardware.bandwidth * hardware.clock_hz
@@ -58,8 +76,8 @@ def cudnn_columns(op: Attention, hardware: Hardware, hot: Any) -> dict[str, np.n
     waits = np.ceil(fill / _HELD) * steps * keys * (width + _STEP)
     columns = {
         "added many": many,
+        "added busy": np.where(many, np.minimum(fill, 1.0), 0.0),
         "added bias": biased,
-        "added odd": odd,
         "added combine": splits > 1,
         "added parts": np.where(splits > 1, splits, 0.0),
         "added waves": np.where(one, waves, 0.0),
@@ -67,12 +85,14 @@ def cudnn_columns(op: Attention, hardware: Hardware, hot: Any) -> dict[str, np.n
         "serial start": np.where(many, tiles, 0.0),
         "serial width": np.where(many, tiles * width, 0.0),
         "serial bias": np.where(biased, tiles, 0.0),
+        "serial odd": np.where(odd, tiles, 0.0),
         "serial walk": np.where(one, walk * width, 0.0),
         "bound waits": np.where(one, np.log(waits), _NEVER),
         "serial scores": np.where(many, scores, 0.0),
         "serial products": np.where(many, 2 * scores * op.both_dims / rate, 0.0),
         "serial biases": np.where(biased, scores, 0.0),
         "serial pieces": np.where(odd, scores, 0.0),
+        "serial ragged": np.where(ragged, scores, 0.0),
         "serial missed": np.where(many, missed, 0.0),
         "bound missed": np.where(one, np.log(np.maximum(missed, _LEAST)), _NEVER),
         "tile waves": np.log(fill),
