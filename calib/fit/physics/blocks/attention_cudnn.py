@@ -13,7 +13,8 @@ told apart on an H200 by their names, grids and times (torch 2.11; ``docs/calibr
   counter in memory that is cleared before: a second kernel. Nothing is packed or split;
 - **a bias**: the same, with a dense matrix to be read beside each tile. A window is one too, since
   torch hands it over as a mask. Rows of an odd number of keys are aligned to two bytes only,
-  and are read in pieces: 1.75 times the time; others that are no multiple of 16 bytes in larger ones.
+  and are read in pieces: 1.75 times the time; others that are no multiple of 16 bytes in larger
+  ones.
 """
 
 from __future__ import annotations
@@ -39,14 +40,8 @@ mean one: tiles taken up head after head, simulated over the record's shapes (0.
 _EDGE = 1.0
 """Working set over the L2 at which half the reads miss."""
 _COSTS = {
-    **{
-        "added many": 1800.0,
-        "added busy": 1800.0,
-        "added bias": 120.0,
-        "added combine": 2700.0,
-        "added parts": 55.0,
-    },
-    **{"added waves": 2200.0, "added missed": 8700.0},
+    **{"added many": 1800.0, "added busy": 1800.0, "added bias": 120.0},
+    **{"added combine": 2700.0, "added parts": 55.0, "added waves": 2200.0, "added missed": 8700.0},
     **{"serial start": 1300.0, "serial width": 20.0, "serial bias": 350.0, "serial odd": 1500.0},
     **{"serial walk": 0.11, "bound waits": 0.13, "serial scores": 0.08, "serial products": 0.6},
     **{"serial biases": 0.08, "serial pieces": 0.2, "serial ragged": 0.02},
