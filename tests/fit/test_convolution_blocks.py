@@ -12,7 +12,7 @@ from calib.fit.physics.features import features, features_of_list
 from calib.fit.physics.prior import fit_prior
 from calib.hardware.convolutions import kernels, moves_map
 from calib.hardware.datasheet import load_hardware
-from model.ops import Conv2d, Convolution, GroupedMatmul, Matmul
+from model.ops import Conv2d, Convolution, GroupedMatmul
 
 H200 = load_hardware("h200")
 PATCHES = {"kernel": 16, "stride": 16}
