@@ -18,7 +18,7 @@ from calib.cards.corrected import (
     weight_of,
 )
 from calib.cards.correction import Correction, columns_of, fit_correction, matrix
-from calib.fit.calibration import Calibration, Estimator, dtype_of, kind_of
+from calib.fit.calibration import Calibration, Estimator, fitted_dtype, kind_of
 from calib.fit.held_out import data_of, folds_of
 from calib.fit.plan import CONFIDENCE
 from calib.samples.drift import visits
@@ -29,6 +29,8 @@ from model.ops import Operator
 _SHARES = np.array([0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98])
 _PULL = 1.0
 """To go from one share to all or nothing costs as much as so many typical held-out errors."""
+_FEW = 200
+"""Samples of which a correction is fitted anew without each fold: more of them hardly move it."""
 _PSEUDO = 20
 """Scores of a normal distribution that stand beside those of the samples: a few samples cannot
 tell a 90th percentile."""
@@ -57,8 +59,8 @@ class _Shapes:
 
 def _shapes(key: tuple[str, str], samples: Sequence[Sample], own: Calibration) -> _Shapes:
     parts: list[_Shapes] = []
-    for dtype in dict.fromkeys(dtype_of(s.op) for s in samples):
-        some = [s for s in samples if dtype_of(s.op) == dtype]
+    for dtype in dict.fromkeys(fitted_dtype(s.op) for s in samples):
+        some = [s for s in samples if fitted_dtype(s.op) == dtype]
         places = visits(some)
         data = data_of(some, own.hardware, places)
         firsts = [some[rows[0]] for rows in places]
@@ -99,7 +101,7 @@ def _fit_blend(
     rows, left = matrix(columns, names, len(told)), shapes.log_seconds - known.centre
     expected = float(np.median(known.spread[told]))
     correction = fit_correction(names, rows[told], left[told], expected)
-    blind = _blind(correction, rows, left, known, shapes.groups)
+    blind = _blind(correction, rows, left, known, shapes.groups, expected)
     share = _share(shapes, blind) if any(key == k[:2] for k in own.kinds) else None
     weight = weight_of(share, shapes.own, blind)
     error = mixed(weight, shapes.own, blind) - shapes.log_seconds
@@ -113,8 +115,13 @@ def _blind(
     left: np.ndarray,
     known: Said,
     groups: np.ndarray,
+    expected: float,
 ) -> Said:
-    """What corrections that never saw a shape's group say of it; nothing where there is one."""
+    """What corrections that never saw a shape's group say of it; nothing where there is one.
+
+    Of few samples their lengths and variances are found without the group too: those of all would
+    flatter the correction, and its share with it.
+    """
     mean, spread = np.full(len(left), np.nan), np.full(len(left), np.nan)
     told = np.isfinite(left)
     folds = folds_of(groups)
@@ -124,7 +131,11 @@ def _blind(
             if len(learned) > len(correction.points):
                 learned = np.random.default_rng(0).permutation(learned)[: len(correction.points)]
             if len(learned):
-                part = replace(correction, points=rows[learned], residual=left[learned])
+                part = (
+                    fit_correction(correction.names, rows[learned], left[learned], expected)
+                    if len(left) <= _FEW
+                    else replace(correction, points=rows[learned], residual=left[learned])
+                )
                 mean[asked], found, far = part.predict(rows[asked])
                 spread[asked] = np.hypot(found, far * known.spread[asked])
     return Said(known.centre + mean, spread)

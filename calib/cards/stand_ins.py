@@ -12,8 +12,9 @@ time:
 - a convolution: the product that it is, once its patches are laid out (an implicit GEMM);
 - an expert layer's grouped product: the whole expert layer, by the ratio of the floors, which also
   carries the experts touched;
-- an algorithm of several kernels or passes (a sort, a top-k, a norm by channel, a resampling): so
-  many pointwise kernels as took its time on an H200 (``benchmarks/data/h200``);
+- an algorithm of several kernels or passes (a sort, a top-k, a resampling): so many pointwise
+  kernels as took its time on an H200 (``benchmarks/data/h200``);
+- a norm by channel: its three kernels, two of them of a number a channel;
 - a map, a copy or a norm that computes the place of each element: at least what that takes
   (:mod:`calib.fit.physics.blocks.stream_blocks`);
 - whatever only streams (norm, softmax, pointwise, gather, copy): a pointwise kernel that moves as
@@ -100,8 +101,6 @@ def stand_in(op: Operator) -> StandIn:
 def passes_of(op: Operator) -> Any:
     """Pointwise kernels that take as long. A sort of up to 32 keys is one warp's, of up to 4096 one
     block's; beyond, a radix sort takes four kernels for each byte of a key."""
-    if isinstance(op, ChannelNorm):
-        return CHANNEL_NORM
     if not isinstance(op, Other):
         return 1.0
     if op.name in ("sort", "argsort"):
@@ -113,15 +112,13 @@ def passes_of(op: Operator) -> Any:
     return PASSES.get(op.name, 1.0)
 
 
-CHANNEL_NORM = 3.3
 PASSES = {
     **{"topk": 3.0, "histc": 2.0, "cumsum": 2.0, "upsample_linear1d": 3.3},
     **{"upsample_bicubic2d": 13.0, "max_pool2d_with_indices": 3.5},
     **dict.fromkeys(("arange", "zeros", "ones", "full", "new_zeros", "new_ones", "fill"), 0.4),
 }
-"""Over one pointwise kernel of as many bytes, read off the recorded phases of an H200: norms by
-channel, 53 of 5 to 10 us and 53 of 10 to 70, 33 top-k of 4.7 to 7.5, sorts of 6.5 to 62, fills of
-0.7, pools of 5 and 107."""
+"""Over one pointwise kernel of as many bytes, read off the recorded phases of an H200: 33 top-k of
+4.7 to 7.5 us, sorts of 6.5 to 62, fills of 0.7, pools of 5 and 107."""
 ALLOCATES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize")
 NOTHING = 1e-3
 """Of an operator that starts no kernel."""
@@ -181,6 +178,13 @@ def _conv2d(op: Conv2d) -> StandIn:
     return StandIn((Matmul(rows, op.out_channels // op.groups, inner),))
 
 
+def _channel_norm(op: ChannelNorm) -> StandIn:
+    """Two kernels of a number a channel take as long as one of the tables' smallest; by group, the
+    elements are walked once more for their sums."""
+    whole = (_stream(op.bytes),) * (2 if op.kind == "groupnorm" else 1)
+    return StandIn((*whole, _stream(op.channels * 8)))
+
+
 def _norm(op: Norm) -> StandIn:
     """A layernorm is one kernel. An rmsnorm, as models write it: cast to float32, square, mean,
     add, reciprocal root, multiply, cast back, scale."""
@@ -199,6 +203,7 @@ _MAKERS: dict[type[Operator], Callable[[Any], StandIn]] = {
     AttentionBackward: _attention_backward,
     LatentAttention: _latent_attention,
     Attention: _attention,
+    ChannelNorm: _channel_norm,
     Conv2d: _conv2d,
     Norm: _norm,
 }

@@ -11,9 +11,9 @@ import numpy as np
 from calib.cards.card import TORCH, Card
 from calib.cards.corrected import Corrected
 from calib.cards.stand_ins import stand_in
-from calib.fit.calibration import MEASURED, Calibration, dtype_of, kind_of
+from calib.fit.calibration import MEASURED, Calibration, fitted_dtype, kind_of
 from calib.fit.kind import KindFit
-from calib.fit.physics.features import features_of_list
+from calib.fit.physics.features import CLASSES, features_of_list
 from calib.hardware.datasheet import Hardware
 from model.ops import Operator
 
@@ -99,7 +99,7 @@ def _beyond(
     asked = [stand_in(op).ops if ships else (op,) for op in ops]
     kinds: dict[tuple[str, str], list[Operator]] = {}
     for op in dict.fromkeys(op for some in asked for op in some):
-        kinds.setdefault((kind_of(op), dtype_of(op)), []).append(op)
+        kinds.setdefault((kind_of(op), fitted_dtype(op)), []).append(op)
     known: dict[Operator, tuple[float, str]] = {}
     for kind, some in kinds.items():
         fits = [
@@ -119,6 +119,7 @@ def _outside(fit: KindFit, ops: Sequence[Operator], hardware: Hardware) -> list[
     """[n] the largest ratio and its column; columns are logarithms, but for flags and labels."""
     x = features_of_list(ops, hardware)
     flags = {f.name for op in ops for f in fields(op) if isinstance(f.default, bool)}
+    flags.update(CLASSES)
     names = [n for n in x.smooth_names if n != "hot" and n not in flags and "=" not in n]
     values = x.matrix(names)
     low, high = (np.array([ends.get(n, 0.0) for n in names]) for ends in (fit.low, fit.high))

@@ -10,7 +10,14 @@ import numpy as np
 import pandas as pd
 
 from calib.fit.kind import KindFit
-from calib.fit.physics.features import Features, features, features_of_list, stack, whole
+from calib.fit.physics.features import (
+    TOGETHER,
+    Features,
+    features,
+    features_of_list,
+    stack,
+    whole,
+)
 from calib.fit.physics.widened import is_widened, plain_products, width
 from calib.hardware.datasheet import Hardware, floor, least_seconds
 from calib.hardware.links import by_link
@@ -275,8 +282,14 @@ def dtype_of(op: Operator) -> str:
     return str(vars(op)["dtype"])
 
 
+EVERY = "every"
+
+
 def fitted_dtype(op: Operator) -> str:
-    """The dtype that a fit is for; of a product that widens its weights both: "bfloat16 x int4"."""
+    """The dtype that a fit is for; of a product that widens its weights both: "bfloat16 x int4";
+    ``EVERY`` of kinds whose dtypes are fitted together."""
+    if op.operator in TOGETHER:
+        return EVERY
     return f"{dtype_of(op)} x {vars(op)['weight_dtype']}" if is_widened(op) else dtype_of(op)
 
 

@@ -64,7 +64,9 @@ class ChannelNorm(Operator):
     """A norm whose scale goes by channel: ``batchnorm`` by known statistics, or ``groupnorm``.
 
     ``elements`` of the feature map; ``vectors`` of one number a channel: scale and shift, and for
-    ``batchnorm`` mean and variance.
+    ``batchnorm`` mean and variance. ``planes``: channels of all maps of a batch, where each lies by
+    itself; None: of one map, or of maps that lie place by place. It changes no byte, but a plane is
+    the work of a block.
     """
 
     operator: ClassVar[str] = "channel_norm"
@@ -74,6 +76,7 @@ class ChannelNorm(Operator):
     kind: str = "batchnorm"
     dtype: str = "bfloat16"
     vectors: int = 4
+    planes: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ from calib.fit.fitting import fit
 from calib.fit.physics.blocks.stream_blocks import stream_columns, walk_seconds
 from calib.hardware.datasheet import least_seconds, load_hardware
 from calib.samples.sample import Sample
-from model.ops import Copy, Elementwise, Gather, Norm
+from model.ops import ChannelNorm, Copy, Elementwise, Gather, Norm
 
 H200 = load_hardware("h200")
 
@@ -58,3 +58,23 @@ def test_no_call_is_faster_than_the_bytes_that_no_cache_holds() -> None:
 def test_a_written_out_norm_is_dearer_than_one_kernel() -> None:
     assert walk_seconds(Norm(8192, 4096), H200) > 300e-6
     assert walk_seconds(Norm(8192, 4096, "layernorm"), H200) == 0
+
+
+@pytest.mark.parametrize(
+    ("planes", "positions", "seconds"),
+    [(65536, 49, 45e-6), (32768, 196, 26e-6), (16384, 784, 35e-6), (2048, 12544, 58e-6)],
+)
+def test_a_norm_by_channel_takes_what_a_resnet_shows(planes, positions, seconds) -> None:
+    op = ChannelNorm(planes * positions, planes // 32, planes=planes)
+    assert walk_seconds(op, H200) == pytest.approx(seconds, rel=0.25)
+    lone = ChannelNorm(planes * positions, planes // 32)
+    assert walk_seconds(lone, H200) <= walk_seconds(op, H200)
+    by_group = ChannelNorm(planes * positions, planes // 32, "groupnorm")
+    assert walk_seconds(by_group, H200) == 0
+
+
+def test_what_streams_cold_waits_for_main_memory() -> None:
+    hot, cold = (stream_columns(Copy(2**20), H200, np.array([h])) for h in (True, False))
+    name = "bound missed streamed"
+    assert hot[name] < cold[name]
+    assert np.exp(cold[name]) == pytest.approx(2**22 / H200.bandwidth * H200.clock_hz)

@@ -22,6 +22,7 @@ from calib.samples.faults import (
     NODE_GAP,
     NODE_GAP_ON,
     SHORT_GAP,
+    SHORT_GAP_ON,
     clean,
     kernels_of,
 )
@@ -92,8 +93,12 @@ BOTH = f"{DIRTY_FLUSH}, {MARKS}"
         (replace(COLD, fault=BOTH, hardware="b200"), None),
         (replace(COLD, fault=MARKS, hardware="b200"), 30e-6),
         (replace(COLD, fault=NO_KERNEL), None),
-        (replace(COLD, fault=SHORT_GAP), None),
-        (replace(COLD, fault=CLEAN_FLUSH), None),
+        (replace(COLD, fault=SHORT_GAP), None),  # long
+        (replace(COLD, fault=SHORT_GAP, seconds=[2e-6]), 2e-6 + SHORT_GAP_ON["h200"]),
+        (replace(COLD, fault=SHORT_GAP, seconds=[2e-6], hardware="h100"), None),
+        (replace(COLD, fault=CLEAN_FLUSH, op=ops.Matmul(4096, 4096, 64)), None),
+        (replace(COLD, fault=CLEAN_FLUSH, op=ops.Matmul(1, 64, 4096)), 30e-6),
+        (replace(COLD, fault=CLEAN_FLUSH, hardware="h100"), None),
         (replace(COLD, fault=NODE_GAP), 30e-6 - NODE_GAP_ON["h200"]),
         (replace(COLD, fault=NODE_GAP, hardware="h100"), 30e-6),
         (replace(MANY, fault=f"{NODE_GAP}, {CLEARED}"), 30e-6 - TWO_GAPS_S - CLEARED_ON["h200"]),

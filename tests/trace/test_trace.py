@@ -192,7 +192,7 @@ ONE: dict[str, tuple[Callable[..., Any], tuple[Any, ...], Operator]] = {
     "batch norm": (
         nn.BatchNorm2d(8).eval(),
         (x(3, 8, 5, 4),),
-        ChannelNorm(480, 8, "batchnorm", "float32"),
+        ChannelNorm(480, 8, "batchnorm", "float32", planes=24),
     ),
     "softmax": (lambda a: a.softmax(-1), (x(3, 4, 8),), Softmax(12, 8, "float32")),
     "embedding": (

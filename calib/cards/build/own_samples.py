@@ -22,7 +22,7 @@ from calib.checkout import ROOT
 from calib.errors import CalibError
 from calib.fit.fitting import fit
 from calib.hardware.datasheet import load_hardware
-from calib.samples.faults import LEFT_OUT, cleaned, faults_of
+from calib.samples.faults import clean, cleaned
 from calib.samples.files import read_samples
 from calib.samples.host_costs import ORIGIN as HOST
 from calib.samples.public_tables import CARDS as TABLED
@@ -51,7 +51,7 @@ def recorded(folder: Path, name: str, hardware: str | None = None) -> list[Sampl
             key = (s.op, s.cache, s.implementation, s.origin == HOST)
             if path.parent != folder and s.origin == HOST:
                 continue
-            if key not in found or LEFT_OUT.intersection(faults_of(found[key])):
+            if key not in found or not any(clean([found[key]])):
                 found[key] = s
     return list(found.values())
 

@@ -41,6 +41,10 @@ from model.ops import (
 )
 
 BOUND, ADDED, SERIAL, SCALE = "bound ", "added ", "serial ", "scale "
+TOGETHER = frozenset({"copy", "gather", "reduction", "softmax"})
+"""Kinds of which one fit holds all dtypes: they differ by their bytes, and a flag says which."""
+CLASSES = ("few", "odd", "padded", "ragged", "wide")
+"""Columns that say that an operator has a kernel of its own: 0 or 1, and no dimension."""
 _STEPS = ("tile ", BOUND, ADDED, SERIAL, SCALE, CHOICE)
 """Beginnings of the names of columns that come in steps."""
 
@@ -177,10 +181,10 @@ def _of_convolution(op: Conv2d | Convolution) -> dict[str, Any]:
 
 
 def _labels(op: Operator) -> dict[str, str]:
-    """Fields that name something; ``dtype`` itself is left out, since each dtype has a fit, and so
+    """Fields that name something; ``dtype`` itself is left out where each dtype has a fit, and so
     are the others of a product: widened weights have another, and a result counts by its bytes."""
     of_product = ("weight_dtype", "out_dtype") if isinstance(op, TensorCoreOperator) else ()
-    left_out = ("dtype", *of_product)
+    left_out = of_product if op.operator in TOGETHER else ("dtype", *of_product)
     return {n: v for n, v in vars(op).items() if isinstance(v, str) and n not in left_out}
 
 

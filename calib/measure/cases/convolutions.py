@@ -37,8 +37,10 @@ def _convolution(op: ops.Convolution, arena: Arena) -> Case:
 
 
 def _channel_norm(op: ops.ChannelNorm, arena: Arena) -> Case:
-    """One feature map of [1, channels, positions]."""
-    x = arena.take(1, op.channels, max(1, op.elements // op.channels), dtype=op.dtype)
+    """Feature maps of [batch, channels, positions]."""
+    planes = op.planes or op.channels
+    positions = max(1, op.elements // planes)
+    x = arena.take(max(1, planes // op.channels), op.channels, positions, dtype=op.dtype)
     scale, shift = (arena.take(op.channels, dtype=op.dtype) for _ in range(2))
     if op.kind == "groupnorm":
         return partial(F.group_norm, x, math.gcd(op.channels, 32), scale, shift)

@@ -48,6 +48,7 @@ OPERATOR_FIELDS = {
     "groups": ("g", "groups of channels"),
     "channels": ("C", "channels"),
     "vectors": ("v", "vectors of channels"),
+    "planes": ("p", "channels of all maps of a batch"),
     "rows": ("r", "rows"),
     "cols": ("c", "columns"),
     "elements": ("e", "elements of a tensor"),

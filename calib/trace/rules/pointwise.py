@@ -98,7 +98,9 @@ def batch_norm(row: Row) -> Operators:
     """By known statistics: mean, deviation, scale and shift of each channel."""
     x: Size = row.given["input"]
     vectors = sum(isinstance(row.given.get(name), Size) for name in BATCH_VECTORS)
-    return (ops.ChannelNorm(x.numel, x.shape[1], "batchnorm", x.dtype, vectors),)
+    maps, channels = x.shape[:2]
+    planes = maps * channels if maps > 1 and not x.transposed else None
+    return (ops.ChannelNorm(x.numel, channels, "batchnorm", x.dtype, vectors, planes),)
 
 
 def group_norm(row: Row) -> Operators:

@@ -8,14 +8,19 @@ has (``axes``), and loads elements one by one:
 
 ``cast``: a conversion that torch decides at run time, element by element (all but float32 to 16
 bits). ``across``: what is read column by column and written row by row takes a sector of the L2 for
-each element. What was left in the L2 and does not fit comes from main memory, a bound of its own.
+each element. A run whose bytes are no multiple of four is copied by a slower one of the driver's
+kernels (``odd``). What was left in the L2 and does not fit comes from main memory, a bound of its
+own.
 
-A row that is picked goes 16 bytes at a time where it is a multiple of that; else by a kernel that
-computes a place for each element and takes longer to start.
+A function of several operations (GELU, SiLU) takes half a microsecond before its first result.
 
 A norm that is written out is eight kernels: a cast, a square, a mean, a sum, a root, two products
 and a cast. Their times add up: three of them compute places, three stream float32. A layernorm of
 what lies column by column is copied first.
+
+A norm by channel with known statistics is three kernels, two of them of a few numbers. The third
+has a block for each channel of each map, however few its elements: 65536 maps of 7 x 7 take 45
+microseconds, as long as 12.8 million elements of larger ones.
 
 The costs are fitted; they start at those of an H200 (its record, ``benchmarks/data/h200``: copies
 of 2 to 5 axes run at 440 to 320, sums at 395 to 285, transposing ones at 135 G elements/s).
@@ -28,30 +33,36 @@ from typing import Any
 
 import numpy as np
 
+from calib.fit.physics import rows
 from calib.hardware.datasheet import Hardware
 from calib.hardware.datasheet import share_missed as hardware_share_missed
-from model.ops import Copy, Elementwise, Gather, Norm, Operator, item_bytes
+from model.ops import ChannelNorm, Copy, Elementwise, Norm, Operator, item_bytes
 
-_RULE = " streamed"
-_MISSED = f"bound missed{_RULE}"
-_ELEMENT, _PLACE, _CAST, _ACROSS = (
-    f"serial {name}{_RULE}" for name in ("element", "place", "cast", "across")
+_RULE = rows.RULE
+_MISSED, _PLANES = f"bound missed{_RULE}", f"bound planes{_RULE}"
+_ELEMENT, _PLACE, _CAST, _ACROSS, _SHIFTED, _ODDS = (
+    f"serial {name}{_RULE}" for name in ("element", "place", "cast", "across", "shifted", "odds")
 )
-_KERNELS, _PLACES, _FLAT, _COPIED, _RAGGED, _START = (
-    f"added {name}{_RULE}" for name in ("kernels", "places", "flat", "copied", "ragged", "start")
+_KERNELS, _PLACES, _FLAT, _COPIED, _START, _ODD, _FUNCTION = (
+    f"added {name}{_RULE}"
+    for name in ("kernels", "places", "flat", "copied", "start", "odd", "function")
 )
-COSTS = {
+COSTS = rows.COSTS | {
     _MISSED: 0.15,
+    _PLANES: float(np.log(162.0)),
     _ELEMENT: float(np.log(0.47)),
     _PLACE: float(np.log(0.03)),
     _CAST: float(np.log(0.23)),
     _ACROSS: float(np.log(1.3)),
+    _SHIFTED: float(np.log(0.58)),
     _KERNELS: float(np.log(2200.0)),
     _PLACES: float(np.log(2.1)),
     _FLAT: 0.15,
     _COPIED: float(np.log(1.9)),
-    _RAGGED: float(np.log(3000.0)),
     _START: float(np.log(900.0)),
+    _ODD: float(np.log(900.0)),
+    _ODDS: float(np.log(0.28)),
+    _FUNCTION: float(np.log(1300.0)),
 }
 """Logarithms that a fit starts from [cycles a unit]."""
 _share_missed = partial(hardware_share_missed, edge=0.9)
@@ -59,49 +70,64 @@ _NARROW = ("bfloat16", "float16")
 _CACHED = 0.4
 """Time of a byte of the L2 in that of one of main memory."""
 _LEAST = 1e-9
-_BLOCK = 512
-"""Elements of a block of such a kernel; of more than one it takes half a microsecond longer."""
-_VECTOR = 16
-"""Bytes that a thread loads at once."""
+_THREADS, _EACH = 128, 4
+"""Of a block of such a kernel, and elements of a thread, one after the other: of four it takes half
+a microsecond longer than of one, and more where it converts."""
+_WORD = 4
 
 
 def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
     """Columns of an operator that streams, each [n] or [1]. ``hot``: [n] bool."""
     share = _share_missed(op.bytes / hardware.l2_bytes)
-    missed = np.where(hot, share, _LEAST) * op.bytes / hardware.bandwidth * hardware.clock_hz
+    missed = np.where(hot, share, 1.0) * op.bytes / hardware.bandwidth * hardware.clock_hz
     columns = {_MISSED: np.log(np.maximum(missed, _LEAST))}
     if isinstance(op, Elementwise | Copy):
         columns |= _walk(op, hardware)
     if isinstance(op, Norm):
         columns |= _kernels(op, hardware)
-    if isinstance(op, Gather):
-        columns |= _picked(op, hardware)
+    if isinstance(op, ChannelNorm):
+        columns |= _channels(op, hardware)
+    columns |= rows.row_columns(op, hardware)
     return {name: np.atleast_1d(np.asarray(v, dtype=float)) for name, v in columns.items()}
 
 
 def walk_seconds(op: Operator, hardware: Hardware) -> Any:
     """What computing places takes where nothing of the kind was measured: by the costs that a fit
     starts from; 0 of an operator that streams."""
+    if isinstance(op, ChannelNorm):
+        return _channels_seconds(op, hardware)
     if not isinstance(op, Elementwise | Copy | Norm):
         return 0.0
     columns = _kernels(op, hardware) if isinstance(op, Norm) else _walk(op, hardware)
-    counted = {n: units for n, units in columns.items() if n not in (_KERNELS, _START)}
-    cycles: Any = sum(np.exp(COSTS[name]) * units for name, units in counted.items())
+    counted = [n for n in columns if n in COSTS and n not in (_KERNELS, _START, _FUNCTION)]
+    cycles: Any = sum(np.exp(COSTS[name]) * columns[name] for name in counted)
     return cycles / hardware.clock_hz
 
 
 def _walk(op: Elementwise | Copy, hardware: Hardware) -> dict[str, Any]:
     cast = casts(op.dtype, op.out_dtype) and (isinstance(op, Copy) or op.out_dtype != "bool")
     share = _elements(op) / hardware.sm_count
-    walked = share * ((np.asarray(op.axes) > 1) | cast)
-    several = (_elements(op) > _BLOCK) * ((np.asarray(op.axes) > 1) | cast)
+    one_by_one = (np.asarray(op.axes) > 1) | cast
+    walked, turns = share * one_by_one, np.ceil(_elements(op) / _THREADS)
     return {
-        _START: several + 0.0,
+        **(_odd(op, share, cast) if isinstance(op, Copy) else _function(op)),
+        _START: np.clip((turns - 1) / (_EACH - 1), 0, 1) * one_by_one,
         _ELEMENT: walked,
         _PLACE: walked * op.axes * _tensors(op),
         _CAST: share * cast,
         _ACROSS: share * op.transposed,
     }
+
+
+def _odd(op: Copy, share: Any, cast: bool) -> dict[str, Any]:
+    """Of a run of memory that is no whole 4 bytes, as the driver copies it."""
+    one_run = (np.asarray(op.axes) == 1) & (not cast) & (op.out_dtype in (None, op.dtype))
+    odd = one_run & (op.elements * item_bytes(op.dtype) % _WORD > 0)
+    return {_ODD: odd + 0.0, _ODDS: share * odd, "odd": odd + 0.0}
+
+
+def _function(op: Elementwise) -> dict[str, Any]:
+    return {_FUNCTION: (np.asarray(op.flops_per_element) > 1) + 0.0}
 
 
 def _elements(op: Elementwise | Copy) -> Any:
@@ -124,11 +150,28 @@ def casts(dtype: str, out_dtype: str | None) -> bool:
     return not (dtype == "float32" and out_dtype in _NARROW)
 
 
-def _picked(op: Gather, hardware: Hardware) -> dict[str, Any]:
-    """Rows that are no whole 16 bytes are picked element by element."""
-    ragged = np.asarray(op.cols * item_bytes(op.dtype)) % _VECTOR > 0
-    share = op.rows * op.cols / hardware.sm_count
-    return {_ELEMENT: share * ragged, _RAGGED: ragged + 0.0}
+_SMALL_KERNELS = 2
+"""Of a norm by channel: its variances are cast, and their roots taken."""
+
+
+def _channels(op: ChannelNorm, hardware: Hardware) -> dict[str, Any]:
+    if op.kind != "batchnorm":
+        return {}
+    planes = np.asarray(op.channels if op.planes is None else op.planes)
+    return {
+        _KERNELS: np.full(np.shape(planes), 1.0 * _SMALL_KERNELS),
+        _SHIFTED: op.elements / hardware.sm_count,
+        _PLANES: np.log(planes / hardware.sm_count),
+    }
+
+
+def _channels_seconds(op: ChannelNorm, hardware: Hardware) -> Any:
+    units = _channels(op, hardware)
+    if not units:
+        return 0.0
+    shifted = np.exp(COSTS[_SHIFTED]) * units[_SHIFTED]
+    work = np.maximum(shifted, np.exp(COSTS[_PLANES] + units[_PLANES]))
+    return (np.exp(COSTS[_KERNELS]) * (1 + units[_KERNELS]) + work) / hardware.clock_hz
 
 
 def _kernels(op: Norm, hardware: Hardware) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""What picking, summing and normalising rows takes besides moving bytes, in cycles of a GPU.
+
+Rows that are picked and are whole 16 bytes have a block for each 4096 bytes of each (``picks``);
+any other, and a single one, are picked element by element, four of a thread: one after the other
+where there is but one block (``turns``: 12 elements take 1.5, 500 and more take 3 microseconds).
+
+A row that is summed is walked by the threads of a block, 16 bytes each at a time (``walk``): 32
+threads where 16 rows share a block, more where there are fewer rows. Rows of a few numbers are one
+thread's (``few``).
+
+A softmax of up to 1024 columns is a warp's, its columns padded to a power of two (``padded``) and
+held by 32 threads (``held``); of more, a block's (``wide``).
+
+A layernorm's row is a block's of 128 threads, four numbers each at a time (``row``, where it waits
+for itself; ``rows``, ``steps``, where blocks share a multiprocessor): one row of 448 takes 2.5, of
+7168 takes 9.5 microseconds. A norm that is written out takes a mean of float32 rows, walked as a
+sum is (``meaned``).
+
+Costs are fitted; they start at those of an H200 (``benchmarks/data/h200``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from calib.hardware.datasheet import Hardware
+from model.ops import Gather, Norm, Operator, Reduction, Softmax, item_bytes
+
+RULE = " streamed"
+_TURNS, _PICKED, _PICKS = (f"{n}{RULE}" for n in ("added turns", "serial picked", "bound picks"))
+_WALK, _SUMMED, _FEW = (f"{n}{RULE}" for n in ("bound walk", "bound summed", "serial few"))
+_HELD, _PADDED, _WIDE = (f"{n}{RULE}" for n in ("added held", "serial padded", "serial wide"))
+_ROW, _ROWS, _STEPS, _MEANED = (
+    f"{n}{RULE}" for n in ("bound row", "serial rows", "serial steps", "added meaned")
+)
+COSTS = {
+    _TURNS: float(np.log(930.0)),
+    _PICKED: float(np.log(0.9)),
+    _PICKS: float(np.log(141.0)),
+    _WALK: float(np.log(380.0)),
+    _SUMMED: float(np.log(63.0)),
+    _FEW: float(np.log(0.22)),
+    _HELD: float(np.log(150.0)),
+    _PADDED: float(np.log(0.3)),
+    _WIDE: float(np.log(1.0)),
+    _ROW: float(np.log(1050.0)),
+    _ROWS: float(np.log(260.0)),
+    _STEPS: float(np.log(120.0)),
+    _MEANED: float(np.log(380.0)),
+}
+"""Logarithms of cycles a unit; units of work are those of one multiprocessor."""
+_VECTOR = 16
+"""Bytes that a thread loads at once."""
+_PICK = 4096
+"""Bytes of a row that a block picks."""
+_THREADS, _EACH = 128, 4
+"""Of a block that picks element by element, and elements of a thread."""
+_WARP, _MOST_THREADS = 32, 512
+_ROW_STEP = 512
+"""Numbers of a row that a layernorm's block takes at a time."""
+_FEW_COLS = 32
+_MOST_OF_WARP = 1024
+_NEVER = -50.0
+
+
+def row_columns(op: Operator, hardware: Hardware) -> dict[str, Any]:
+    """Columns of an operator on rows, each [n] or one; none of any other."""
+    if isinstance(op, Gather):
+        return _picked(op, hardware.sm_count)
+    if isinstance(op, Reduction):
+        return _summed(op, hardware.sm_count)
+    if isinstance(op, Softmax):
+        return _normalised(op, hardware.sm_count)
+    return _scaled(op, hardware.sm_count) if isinstance(op, Norm) else {}
+
+
+def _picked(op: Gather, sms: int) -> dict[str, Any]:
+    nbytes, elements = np.asarray(op.cols * item_bytes(op.dtype)), op.rows * np.asarray(op.cols)
+    ragged = (nbytes % _VECTOR > 0) | (np.asarray(op.rows) == 1)
+    turns = np.clip(np.ceil(elements / _THREADS), 1, _EACH) - 1
+    blocks = op.rows * np.ceil(nbytes / _PICK)
+    return {
+        _TURNS: turns * ragged,
+        _PICKED: elements / sms * ragged,
+        "ragged": ragged + 0.0,
+        _PICKS: np.where(ragged, _NEVER, np.log(blocks / sms)),
+    }
+
+
+def _summed(op: Reduction, sms: int) -> dict[str, Any]:
+    rows, cols = np.asarray(op.rows), np.asarray(op.cols)
+    few = cols < _FEW_COLS
+    steps = _walked(rows, cols, item_bytes(op.dtype))
+    return {
+        _WALK: np.where(few, _NEVER, np.log(steps)),
+        _SUMMED: np.where(few, _NEVER, np.log(rows / sms)),
+        _FEW: rows * cols / sms * few,
+        "few": few + 0.0,
+    }
+
+
+def _walked(rows: np.ndarray, cols: np.ndarray, item: float) -> Any:
+    """Steps of a sum over ``cols`` numbers of ``item`` bytes."""
+    threads = np.maximum(_WARP, _MOST_THREADS / 2 ** np.floor(np.log2(rows)))
+    return np.ceil(cols * item / _VECTOR / threads)
+
+
+def _normalised(op: Softmax, sms: int) -> dict[str, Any]:
+    rows, cols = np.asarray(op.rows), np.asarray(op.cols)
+    wide = cols > _MOST_OF_WARP
+    padded = 2 ** np.ceil(np.log2(cols))
+    return {
+        _HELD: cols / _WARP * ~wide,
+        _PADDED: rows * padded / sms * ~wide,
+        _WIDE: rows * cols / sms * wide,
+        "wide": wide + 0.0,
+    }
+
+
+def _scaled(op: Norm, sms: int) -> dict[str, Any]:
+    rows, cols = np.asarray(op.rows), np.asarray(op.cols)
+    if op.kind == "rmsnorm":
+        return {_MEANED: _walked(rows, cols, item_bytes("float32"))}
+    steps = np.ceil(cols / _ROW_STEP)
+    return {_ROW: np.log(steps), _ROWS: rows / sms, _STEPS: rows * steps / sms}

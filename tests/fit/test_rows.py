@@ -1,0 +1,101 @@
+"""The physics of rows that are picked, summed and normalised."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calib.fit.physics.features import features, features_of_list
+from calib.fit.physics.rows import COSTS, row_columns
+from calib.hardware.datasheet import load_hardware
+from model.ops import Copy, Gather, Norm, Operator, Reduction, Softmax
+
+H200 = load_hardware("h200")
+
+
+def units(op: Operator) -> dict[str, float]:
+    """By the second word of a column: what the bounds count, and what is added."""
+    found = features(op, H200, True).columns
+    named = {name: values for name, values in found.items() if name in COSTS}
+    return {
+        name.split()[1]: float(np.exp(v[0]) if name.startswith("bound") else v[0])
+        for name, v in named.items()
+    }
+
+
+def test_whole_rows_are_picked_by_blocks_and_ragged_ones_by_elements() -> None:
+    whole, ragged = units(Gather(4096, 2048)), units(Gather(4096, 2047))
+    assert whole["picks"] == pytest.approx(4096 / H200.sm_count)
+    assert whole["turns"] == whole["picked"] == 0
+    assert units(Gather(64, 1024, "float32"))["picks"] == pytest.approx(64 / H200.sm_count)
+    assert units(Gather(64, 1912, "float32"))["picks"] == pytest.approx(128 / H200.sm_count)
+    assert ragged["picked"] == pytest.approx(4096 * 2047 / H200.sm_count)
+    assert ragged["picks"] < 1e-9
+
+
+@pytest.mark.parametrize(("cols", "turns"), [(12, 0), (129, 1), (290, 2), (498, 3), (5000, 3)])
+def test_a_lone_block_picks_four_elements_a_thread_in_turn(cols: int, turns: int) -> None:
+    assert units(Gather(1, cols))["turns"] == turns
+
+
+def test_a_long_row_is_walked_and_a_short_one_is_a_threads() -> None:
+    long, short = units(Reduction(316, 5653, "float32")), units(Reduction(316000, 6))
+    assert long["walk"] == pytest.approx(np.ceil(5653 / 4 / 32))
+    assert long["few"] == 0
+    few_rows = units(Reduction(4, 2474))["walk"]  # share a block
+    assert few_rows == pytest.approx(np.ceil(2474 / 8 / 128))
+    assert short["walk"] < 1e-9
+    assert short["few"] == pytest.approx(316000 * 6 / H200.sm_count)
+
+
+def test_a_softmax_is_padded_as_far_as_a_warp_holds_it() -> None:
+    narrow, wide = units(Softmax(1000, 530)), units(Softmax(1000, 2566))
+    assert narrow["padded"] == pytest.approx(1000 * 1024 / H200.sm_count)
+    assert narrow["wide"] == wide["padded"] == 0
+    assert wide["wide"] == pytest.approx(1000 * 2566 / H200.sm_count)
+
+
+def test_a_layernorm_takes_512_numbers_of_a_row_at_a_time() -> None:
+    one, many = units(Norm(1, 7168, "layernorm")), units(Norm(14144, 384, "layernorm"))
+    assert one["row"] == pytest.approx(14)
+    assert many["row"] == pytest.approx(1)
+    assert many["rows"] == many["steps"] == pytest.approx(14144 / H200.sm_count)
+    assert one["steps"] == pytest.approx(14 / H200.sm_count)
+
+
+def test_a_norm_written_out_takes_the_mean_of_float32_rows() -> None:
+    written = units(Norm(23, 6272))
+    assert written["meaned"] == np.ceil(6272 / 4 / 32)
+    assert "row" not in written
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [Gather(100, 64), Gather(1, 64), Gather(9, 67)],
+        [Reduction(9, 4), Reduction(9, 4000)],
+        [Softmax(9, 40), Softmax(9, 4000)],
+        [Norm(9, 40, "layernorm"), Norm(9, 4000, "layernorm"), Norm(9, 4000)],
+    ],
+)
+def test_a_grid_has_the_columns_of_its_points(points: list[Operator]) -> None:
+    together = features_of_list(points, H200, True)
+    for i, op in enumerate(points):
+        alone = features(op, H200, True)
+        for name, values in alone.columns.items():
+            assert together.columns[name][i] == pytest.approx(values[0]), name
+
+
+def test_nothing_is_said_of_other_operators() -> None:
+    assert row_columns(Copy(100), H200) == {}
+    assert "meaned" not in units(Norm(9, 40, "layernorm"))
+
+
+def test_a_run_of_odd_bytes_is_told_apart() -> None:
+    names = ("odd", "added odd streamed", "serial odds streamed")
+    odd, even, cast = (
+        [float(features(op, H200, True).columns[n][0]) for n in names]
+        for op in (Copy(1001), Copy(1002), Copy(1001, out_dtype="float32"))
+    )
+    assert odd == pytest.approx([1, 1, 1001 / H200.sm_count])
+    assert even == cast == [0, 0, 0]
