@@ -10,6 +10,9 @@ cuDNN compiles a plan on the host for each attention that it has not seen: the s
 all tensors, dtype, bias and causality are the key (``MHAParams``), the cache is a thread's, and
 nothing of it outlives the process. A decode step over a cache that grows by concatenation is a new
 key at each token, and layers of one shape share it.
+
+How it splits the keys of one query was read off the grids of an H200 (cuDNN of torch 2.11): all 106
+of the record follow :func:`parts`. Calls of many queries clear a counter first.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from model.ops import Attention, Operator
 
@@ -79,6 +84,51 @@ def backend_of(op: Attention, compute_capability: str | None) -> str:
     """The family that torch takes for ``op``."""
     found = (b.name for b in order(compute_capability) if takes(b, op))
     return next(found, MATH)
+
+
+SHORT = 256
+"""Keys up to which one query goes to a kernel that splits nothing, 64 keys a step."""
+STEP_OF_SHORT, STEP = 64, 128
+ROWS_OF_ONE = 16
+"""Heads that share keys, of one block of one query."""
+_LEAST_PARTS = 4
+
+
+def step(op: Attention) -> np.ndarray:
+    """[n] or []: keys of a step of cuDNN's kernel."""
+    short = np.equal(op.q_len, 1) & np.less_equal(op.kv_len, SHORT)
+    return np.where(short, STEP_OF_SHORT, STEP)
+
+
+def parts(op: Attention, sms: int) -> np.ndarray:
+    """[n] or []: blocks that share a walk over the keys of one query, whose parts a second kernel
+    combines: the largest power of two that fits twice onto ``sms`` multiprocessors and leaves each
+    more than one step; from four on."""
+    packed = np.ceil(op.heads / op.kv_heads / ROWS_OF_ONE) * op.kv_heads
+    steps = np.ceil(np.asarray(op.kv_len) / STEP)
+    most = np.minimum(
+        _power_of_two(2 * sms / (op.batch * packed)),
+        _power_of_two(steps - 1),
+    )
+    is_split = np.equal(op.q_len, 1) & np.greater(op.kv_len, SHORT) & (most >= _LEAST_PARTS)
+    return np.where(is_split, most, 1.0)
+
+
+def _power_of_two(most: Any) -> np.ndarray:
+    """The largest power of two up to ``most``; at least one."""
+    return np.asarray(2.0 ** np.floor(np.log2(np.maximum(most, 1.0))))
+
+
+def clears(op: Attention, compute_capability: str | None) -> bool:
+    """Whether torch's call begins with clearing memory: cuDNN's counter of tiles."""
+    return op.q_len > 1 and backend_of(op, compute_capability) == CUDNN.name
+
+
+def kernels(op: Attention, compute_capability: str | None, sms: int) -> int:
+    """Those of one call of torch's, a memory that is cleared among them."""
+    if backend_of(op, compute_capability) != CUDNN.name:
+        return 1
+    return 2 if op.q_len > 1 or parts(op, sms) > 1 else 1
 
 
 def planned(ops: Iterable[Operator], compute_capability: str | None) -> set[Attention]:

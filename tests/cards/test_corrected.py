@@ -81,13 +81,13 @@ def test_one_sample_is_believed_in_part():
 
 
 def test_far_from_all_samples_the_interval_is_the_known_ones():
-    shapes = [ops.Matmul(64 + i, 64 + i, 64) for i in range(12)]
+    shapes = [ops.Matmul(64 + i, 64 + 8 * i, 64) for i in range(12)]
     known = over(samples(shapes, lambda op: 1.5))
-    near, far = known.estimate([ops.Matmul(70, 71, 64), ops.Matmul(65536, 8192, 8192)]).to_dict(
+    near, far = known.estimate([ops.Matmul(70, 72, 64), ops.Matmul(65536, 8192, 8192)]).to_dict(
         "records"
     )
     halves = [np.log(r["high_s"] / r["low_s"]) / 2 for r in (near, far)]
-    assert halves[0] < 0.2 and halves[1] > 0.75 * HALF
+    assert halves[0] < 0.2 and halves[1] > 0.7 * HALF
 
 
 def test_better_than_either_where_both_know_something():

@@ -28,10 +28,16 @@ def column(op: Attention, name: str, hot: bool = True) -> float:
 @pytest.mark.parametrize(
     ("op", "longest", "mean", "splits", "blocks"),
     [
-        (STEP, 5, 5, 1, 8),
-        (replace(STEP, kv_len=1024), 1, 1, 16, 128),
-        (replace(STEP, kv_len=1024, batch=40), 16, 16, 1, 320),
-        (replace(STEP, heads=32, kv_heads=1), 5, 5, 1, 2),
+        (STEP, 3, 3, 1, 8),
+        (replace(STEP, kv_len=256), 4, 4, 1, 8),
+        (replace(STEP, kv_len=512), 4, 4, 1, 8),
+        (replace(STEP, kv_len=1024), 2, 2, 4, 32),
+        (replace(STEP, kv_len=1152), 2, 2, 8, 64),
+        (replace(STEP, kv_len=8192), 2, 2, 32, 256),
+        (replace(STEP, kv_len=1024, batch=40), 8, 8, 1, 320),
+        (replace(STEP, kv_len=1024, heads=66, kv_heads=66), 2, 2, 4, 264),
+        (replace(STEP, kv_len=1024, heads=67, kv_heads=67), 8, 8, 1, 67),
+        (replace(STEP, heads=32, kv_heads=1), 3, 3, 1, 2),
         (PROMPT, 4, 2.5, 1, 128),
         (replace(PROMPT, causal=False), 4, 4, 1, 128),
         (replace(PROMPT, window=128), 4, 4, 1, 128),
@@ -41,6 +47,16 @@ def test_blocks_steps_and_splits(
     op: Attention, longest: float, mean: float, splits: float, blocks: float
 ) -> None:
     assert [float(v) for v in cut(op, 132)] == [longest, mean, splits, blocks]
+
+
+def test_tiles_of_a_causal_mask_are_taken_up_one_after_the_other() -> None:
+    """Of two waves the second is not whole: who ends early takes the next tile."""
+    short, wide = replace(PROMPT, batch=1), replace(PROMPT, batch=2)
+    tiles = 256 / 132
+    assert column(short, "serial start") == 1 and column(wide, "serial start") == tiles + 0.5
+    scores = column(wide, "serial scores") / 128**2
+    assert scores == pytest.approx(2.5 * tiles + 4 * 2 / 3)
+    assert column(replace(wide, causal=False), "serial scores") == 8 * 128**2
 
 
 def test_a_window_is_a_mask_where_it_cuts() -> None:

@@ -13,7 +13,7 @@ from calib.fit.physics.features import features, features_of_list
 from calib.fit.physics.prior import fit_prior
 from calib.hardware.convolutions import kernels, moves_map
 from calib.hardware.datasheet import load_hardware
-from model.ops import Conv2d, Convolution, GroupedMatmul, Matmul
+from model.ops import Conv2d, Convolution, GroupedMatmul
 
 H200 = load_hardware("h200")
 PATCHES = {"kernel": 16, "stride": 16}
@@ -126,30 +126,3 @@ def test_an_expert_of_one_row_costs_a_whole_tile() -> None:
         assert full[name] <= 2 * expected * one[name], name
     few = features(GroupedMatmul(1, 64, 1, 1792, 1280, active_experts=1.0), H200).columns
     assert few["serial steps 128x64"] == 1280  # one walk, however many multiprocessors are idle
-
-
-@pytest.mark.parametrize(
-    ("n", "k", "m", "halvings"),
-    [(30528, 768, 16, 0), (30522, 768, 16, 2), (14, 64, 900, 2), (64, 63, 9, 3), (577, 192, 1, 0)],
-)
-def test_rows_that_16_bytes_do_not_fit_are_unaligned(n: int, k: int, m: int, halvings: int) -> None:
-    assert features(Matmul(m, n, k), H200).columns["scale unaligned"] == halvings
-
-
-def test_a_fit_learns_what_unaligned_rows_cost() -> None:
-    rng = np.random.default_rng(1)
-    ops = [
-        Matmul(int(m), int(n), 64, int(b))
-        for m, n, b in zip(
-            rng.integers(16, 900, 200),
-            rng.integers(8, 200, 200),
-            rng.integers(8, 200, 200),
-            strict=True,
-        )
-    ]
-    x = features_of_list(ops, H200)
-    plain = x.rows(x.columns["scale unaligned"] == 0)
-    cycles = 4000 + (1 + 0.9 * x.columns["scale unaligned"]) * 2.0 * np.exp(x.log_memory)
-    prior = fit_prior(x, np.log(cycles))
-    assert len(plain) > 10
-    assert np.exp(prior.costs["scale unaligned"]) == pytest.approx(0.9, rel=0.15)

@@ -27,7 +27,7 @@ def seconds(op: ops.Matmul, card: str, step: float) -> float:
 
 def shapes(count: int, seed: int) -> list[ops.Matmul]:
     rng = np.random.default_rng(seed)
-    table = np.exp(rng.uniform(np.log(32), np.log(8192), (count, 3))).astype(int)
+    table = np.exp(rng.uniform(np.log(32), np.log(8192), (count, 3))).astype(int) // 8 * 8
     return [ops.Matmul(int(m), int(n), int(k)) for m, n, k in table]
 
 

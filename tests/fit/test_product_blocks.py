@@ -88,9 +88,11 @@ def test_the_soft_minimum_lies_below_every_candidate(m: int, n: int, k: int) -> 
 @settings(max_examples=60, deadline=None)
 @given(m=sizes, n=sizes, k=sizes, more=st.integers(1, 300))
 def test_a_whole_sum_takes_no_less_where_a_size_grows(m: int, n: int, k: int, more: int) -> None:
-    before = candidates(Matmul(m, n, k)).cycles(COSTS)[: len(TILES), 0]
+    """But for what is loaded in pieces, since more may be aligned."""
+    costs = COSTS | dict.fromkeys((CHOICE + "pieces", CHOICE + "waits"), -50.0)
+    before = candidates(Matmul(m, n, k)).cycles(costs)[: len(TILES), 0]
     for larger in (Matmul(m + more, n, k), Matmul(m, n + more, k), Matmul(m, n, k + more)):
-        assert np.all(candidates(larger).cycles(COSTS)[: len(TILES), 0] >= before)
+        assert np.all(candidates(larger).cycles(costs)[: len(TILES), 0] >= before)
 
 
 @settings(max_examples=40, deadline=None)
@@ -153,7 +155,7 @@ def test_the_prior_finds_costs_that_hold_on_another_card() -> None:
     truth = Prior(8.4, 0.0, 0.0, 0.8, -40.0, 0.3, 1.0, COSTS | made)
     x, there = (features(some_products(400), card, True) for card in (H200, L40S))
     found = fit_prior(x, truth.log_cycles(x))
-    assert list(found.costs) == [*COSTS, "scale unaligned"]
+    assert list(found.costs) == list(COSTS)
     assert np.abs(found.log_cycles(x) - truth.log_cycles(x)).mean() < 0.01
     assert np.abs(found.log_cycles(there) - truth.log_cycles(there)).mean() < 0.05
 
@@ -180,3 +182,39 @@ def test_candidates_are_left_out_beyond_the_rates_that_were_sampled():
     left = told_apart(columns, op, load_hardware("rtx5090"))  # a half
     assert kept.keys() == columns.keys() > left.keys()
     assert left.keys() == {n for n in columns if not n.startswith(CHOICE)}
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "m", "halvings"),
+    [(30528, 768, 16, 0), (30522, 768, 16, 2), (14, 64, 900, 2), (64, 63, 9, 3), (577, 192, 1, 0)],
+)
+def test_rows_that_16_bytes_do_not_fit_are_unaligned(n: int, k: int, m: int, halvings: int) -> None:
+    columns = features(Matmul(m, n, k), H200).columns
+    assert columns["tile unaligned"] == columns[CHOICE + "unaligned"] == halvings
+
+
+def test_what_is_loaded_in_pieces_takes_longer_by_rows_and_columns() -> None:
+    even, odd = (candidates(Matmul(32, n, 64)) for n in (32, 31))
+    costs = COSTS | {CHOICE + "pieces": np.log(0.1), CHOICE + "waits": np.log(5.0)}
+    dearer = odd.cycles(costs)[0, 0] - even.cycles(costs)[0, 0]
+    assert dearer == pytest.approx(3 * 64 * (0.1 * 64 + 5.0))
+
+
+def test_a_fit_learns_what_pieces_cost() -> None:
+    rng = np.random.default_rng(1)
+    m, n, batch = (rng.integers(low, high, 200) for low, high in ((16, 900), (8, 200), (8, 200)))
+    x = features(grid(Matmul, m=m, n=n, k=np.full(200, 64), batch=batch), H200)
+    dear = {CHOICE + "pieces": float(np.log(0.3)), CHOICE + "waits": float(np.log(8.0))}
+    truth = Prior(8.4, 0.0, 0.0, 0.7, -40.0, 0.3, 1.0, COSTS | dear)
+    found = fit_prior(x, truth.log_cycles(x))
+    assert np.abs(found.log_cycles(x) - truth.log_cycles(x)).mean() < 0.01
+    assert found.costs[CHOICE + "pieces"] == pytest.approx(np.log(0.3), abs=0.3)
+
+
+def test_scalar_products_are_split_into_as_many_parts_as_there_is_room_for() -> None:
+    deep = Matmul(42, 25, 7296, dtype="float32")
+    wide = len(TILES) + TILES.index((64, 64))
+    assert candidates(deep).terms[wide, 0] == 7296 / 132
+    assert candidates(replace(deep, dtype="bfloat16")).terms[wide, 0] == 128
+    assert candidates(deep).parts[wide, 0] == 132 * 512  # a thread reads them one after the other
+    assert candidates(replace(deep, k=256)).terms[wide, 0] == 32

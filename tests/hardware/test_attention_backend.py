@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from calib.hardware.attention_backend import backend_of, growing, planned
+from calib.hardware.attention_backend import (
+    backend_of,
+    clears,
+    growing,
+    kernels,
+    parts,
+    planned,
+)
+from calib.hardware.datasheet import load_hardware
+from calib.samples.files import read_samples
 from model.ops import Attention, Matmul
 
 STEP = Attention(batch=1, q_len=1, kv_len=545, heads=32, kv_heads=8, head_dim=128)
@@ -64,3 +73,21 @@ def test_every_attention_of_the_record_is_what_the_table_says() -> None:
         assert names.str.contains("cudnn").all()
         seen += len(names)
     assert seen > 100
+
+
+def test_the_grids_of_the_record_are_as_many_blocks_as_the_rules_say() -> None:
+    h200 = load_hardware("h200")
+    folder = Path(__file__).parents[2] / "benchmarks" / "data" / "h200"
+    read = [s for name in ("pool", "sweep") for s in read_samples(folder / f"{name}.parquet")]
+    asked = [s for s in read if isinstance(s.op, Attention) and s.implementation == "torch"]
+    asked = [s for s in asked if s.kernels]
+    seen = {True: 0, False: 0}
+    for sample in asked:
+        op: Attention = sample.op  # type: ignore[assignment]
+        card = h200.compute_capability
+        assert kernels(op, card, h200.sm_count) == len(sample.kernels)
+        assert clears(op, card) == sample.kernels[0].name.startswith("Memset")
+        if op.q_len == 1:
+            assert parts(op, h200.sm_count) == sample.kernels[0].grid[0]
+        seen[op.q_len == 1] += 1
+    assert seen == {True: 106, False: 214}

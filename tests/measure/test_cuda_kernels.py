@@ -10,7 +10,7 @@ from test_cuda_instrument import HARDWARE, RULE, BreakingBench, BrokenCard, open
 
 from calib.errors import DeviceLost
 from calib.measure.cuda.instrument import CudaInstrument
-from calib.measure.cuda.kernels import Job, attention_backend, witness
+from calib.measure.cuda.kernels import Job, attention_backend, busy, witness
 from calib.measure.cuda.launches import Launch, launches_of
 from calib.measure.instrument import Reading, Taken
 from calib.measure.sweep.plan import Point
@@ -62,6 +62,16 @@ def test_a_short_kernel_is_what_the_profiler_says(busy_s, method):
 )
 def test_what_streams_is_timed_in_a_row_however_long(op, method):
     assert finished(open_simulated(cold_s=60e-6), op=op).method == method
+
+
+@pytest.mark.parametrize(("first", "method"), [("Memset (Device)", "profiler"), ("fill", "graph")])
+def test_what_clears_memory_first_is_timed_by_the_profiler(first, method):
+    """The gap around that is not the one between two kernels that fill the device."""
+    call = (Launch(first, (), (), 1e-6), Launch("sdpa", (132, 1, 1), (384, 1, 1), 99e-6))
+    timed = Reading(seconds=(101e-6,) * 3, method="graph", gap_s=0.4e-6)
+    found = busy(Taken(OP, "torch", "hot", timed), (call,) * 3)
+    assert found.method == method
+    assert found.seconds == pytest.approx([100e-6 if method == "profiler" else 100.6e-6] * 3)
 
 
 def test_the_time_of_an_operator_that_waits_is_that_of_its_kernels():

@@ -13,6 +13,8 @@ from calib.hardware.datasheet import load_hardware
 from calib.samples.faults import (
     BY_EVENTS_ON,
     CLEAN_FLUSH,
+    CLEARED,
+    CLEARED_ON,
     CORRECTED,
     DIRTY_FLUSH,
     MARKS,
@@ -33,6 +35,10 @@ H200 = load_hardware("h200")
 COLD = Sample(ops.Matmul(1, 4096, 4096), [30e-6] * 3, "h200", "torch", method="events")
 RMSNORM = replace(COLD, op=ops.Norm(8, 1280, kind="rmsnorm"), cache="hot")
 H200_S = BY_EVENTS_ON["h200"]
+PROMPT = ops.Attention(batch=1, q_len=64, kv_len=64, heads=8, kv_heads=8, head_dim=64)
+MANY = replace(COLD, op=PROMPT, cache="hot", method="graph")
+ONE = replace(MANY, op=replace(PROMPT, q_len=1, kv_len=900))
+TWO_GAPS_S = 2 * NODE_GAP_ON["h200"]
 
 
 def stored_as_version_2(path, samples):
@@ -55,6 +61,11 @@ def stored_as_version_2(path, samples):
         (replace(COLD, method="", origin="public"), ""),
         (RMSNORM, MARKS),
         (replace(RMSNORM, implementation="triton"), MARKS),
+        (MANY, f"{NODE_GAP}, {CLEARED}"),
+        (replace(MANY, method="events"), f"{MARKS}, {CLEARED}"),
+        (replace(MANY, hardware="rtx5090"), ""),
+        (ONE, NODE_GAP),
+        (replace(ONE, op=replace(PROMPT, q_len=1)), ""),
     ],
 )
 def test_samples_of_version_2_carry_their_faults(tmp_path, sample, fault):
@@ -90,6 +101,13 @@ BOTH = f"{DIRTY_FLUSH}, {MARKS}"
         (replace(COLD, fault=CLEAN_FLUSH, hardware="h100"), None),
         (replace(COLD, fault=NODE_GAP), 30e-6 - NODE_GAP_ON["h200"]),
         (replace(COLD, fault=NODE_GAP, hardware="h100"), 30e-6),
+        (replace(MANY, fault=f"{NODE_GAP}, {CLEARED}"), 30e-6 - TWO_GAPS_S - CLEARED_ON["h200"]),
+        (replace(MANY, fault=CLEARED), 30e-6 - CLEARED_ON["h200"]),
+        (
+            replace(MANY, fault=f"{MARKS}, {CLEARED}"),
+            30e-6 - 2 * H200_S.marks_s - CLEARED_ON["h200"],
+        ),
+        (replace(ONE, fault=NODE_GAP), 30e-6 - TWO_GAPS_S),
         (replace(COLD, fault="kernels unknown"), 30e-6),
     ],
 )
@@ -145,6 +163,6 @@ def test_kernels_are_those_that_torch_launches():
     planar = ops.Conv2d(1, 64, 64, 14, 14, kernel=3, padding=1, planar=True, bias=True)
     grouped = ops.GroupedMatmul(tokens=1, experts=64, top_k=6, n=1792, k=1280)
     some = (grouped, ops.Matmul(8, 8, 8), planar, ops.Norm(1, 1280), ops.Norm(1, 64, "layernorm"))
-    samples = [replace(COLD, op=op) for op in some]
-    assert [kernels_of(s) for s in samples] == [2, 1, 5, 8, 1]
+    samples = [replace(COLD, op=op) for op in (*some, PROMPT, ONE.op, replace(PROMPT, q_len=1))]
+    assert [kernels_of(s) for s in samples] == [2, 1, 5, 8, 1, 2, 2, 1]
     assert {kernels_of(replace(s, implementation="triton")) for s in samples} == {1}

@@ -22,7 +22,7 @@ from calib.fit.physics.blocks.collective_blocks import collective_columns
 from calib.fit.physics.blocks.convolution_blocks import convolution_columns, places_of
 from calib.fit.physics.blocks.expert_blocks import expert_columns
 from calib.fit.physics.blocks.grouped_blocks import grouped_columns
-from calib.fit.physics.blocks.product_blocks import CHOICE, product_columns, unaligned
+from calib.fit.physics.blocks.product_blocks import CHOICE, product_columns
 from calib.fit.physics.blocks.stream_blocks import stream_columns
 from calib.fit.physics.tiles import tile_columns, work
 from calib.hardware.convolutions import window
@@ -130,7 +130,6 @@ def features(op: Operator, hardware: Hardware, hot: np.ndarray | bool = False) -
             columns |= attention_columns(op, hardware, is_hot)
         if isinstance(op, Matmul):
             columns |= product_columns(op, hardware, is_hot)
-            columns[SCALE + "unaligned"] = unaligned(op)
         if isinstance(op, Conv2d | Convolution):
             columns |= convolution_columns(op, hardware)
         if isinstance(op, GroupedMatmul):

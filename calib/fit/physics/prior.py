@@ -32,7 +32,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from calib.fit.physics.blocks import stream_blocks
+from calib.fit.physics.blocks import attention_cudnn, stream_blocks
 from calib.fit.physics.blocks.convolution_blocks import STARTS
 from calib.fit.physics.blocks.product_blocks import CHOICE, COSTS, MISSED, Candidates
 from calib.fit.physics.features import ADDED, BOUND, SCALE, SERIAL, Features
@@ -243,7 +243,7 @@ def _guess(x: Features, log_cycles: np.ndarray, names: list[str]) -> Prior:
     return Prior(dispatch, 0.0, 0.0, cache, chain, 0.3, float(np.log(4.0)), costs)
 
 
-_KNOWN = COSTS | stream_blocks.COSTS | STARTS
+_KNOWN = COSTS | stream_blocks.COSTS | STARTS | attention_cudnn.STARTS
 _DEARER = float(np.log(0.5))
 """By which a unit of a column that makes work dearer does, where a fit starts: on an H100 a
 row of 30522 numbers of bfloat16, two units, takes 41.3 us where one of 30528 takes 17.6."""

@@ -23,6 +23,7 @@ CALLS = 9
 _MOST_GAPS = 0.05
 """Of what was timed: so much is taken off at the distance at which links follow one another."""
 GRAPH, UNHELD, PROFILER = "graph", "unheld", "profiler"
+_CLEARING = "Memset"
 _CUT = "spin"
 """In the name of the spin, ours and CUDA's (``spin_kernel``), and in that of no operator."""
 
@@ -86,7 +87,8 @@ def busy(taken: Taken, calls: Calls) -> Reading:
     """The reading of ``taken`` with the kernels of its ``calls``, and the time they are busy.
 
     The gaps around its kernels are taken off, unless they are over a twentieth of what remains:
-    then, and where the operator itself waits for the device, the profiler's sums are the sample. A
+    then, where memory is cleared first (around that the gap is another), and where the operator
+    itself waits for the device, the profiler's sums are the sample. A
     gap is that of kernels which fill the device, and short ones follow one another closer: nodes of
     one microsecond in a graph, less that gap, were a third shorter than the profiler had them.
     """
@@ -101,7 +103,8 @@ def busy(taken: Taken, calls: Calls) -> Reading:
         return told
     taken_off = gaps + (reading.method == GRAPH) * taken.reading.gap_s
     short = taken_off > _MOST_GAPS * statistics.median(reading.seconds)
-    if (reading.method == UNHELD or short) and all(seconds := busy_seconds(calls)):
+    unknown = short or reading.method == UNHELD or kernels[0].name.startswith(_CLEARING)
+    if unknown and all(seconds := busy_seconds(calls)):
         return replace(told, seconds=seconds, method=PROFILER)
     return replace(told, seconds=tuple(s - gaps for s in reading.seconds))
 

@@ -30,6 +30,7 @@ CHOICE, MISSED = "choice ", "tile missed"
 """Beginning of the names of what candidates are made of, and of their costs; the logarithm of the
 share of bytes that main memory moves, the L2 the rest."""
 _RATE = CHOICE + "rate"
+_UNALIGNED = CHOICE + "unaligned"
 _SHAPE = (*(CHOICE + n for n in ("rows", "cols", "depth", "copies", "multiprocessors")), _RATE)
 _MARGIN = 1.25
 """Rates within a quarter count as one."""
@@ -37,6 +38,8 @@ COSTS = {
     CHOICE + "step": 0.5,
     CHOICE + "product": 0.0,
     CHOICE + "load": -3.0,
+    CHOICE + "pieces": float(np.log(0.08)),
+    CHOICE + "waits": float(np.log(3.0)),
     CHOICE + "store": -3.0,
     CHOICE + "reduce": 8.0,
     CHOICE + "reduce terms": -2.0,
@@ -52,8 +55,14 @@ TILES = ((32, 32), (64, 64), (64, 128), (128, 128), (128, 256))
 """Rows and columns of a tile. More of them fit no better (docs/calibration.md)."""
 _OUTPUTS, _MOST_BLOCKS = 16384, 8
 """Outputs that the registers of a multiprocessor hold beside operands; blocks that it holds."""
-_LEAST_DEPTH = 128
-"""Terms of a part at least, where a sum is split."""
+_LEAST_DEPTH, _LEAST_SCALAR = 128, 32
+"""Terms of a part at least, where a sum is split; of scalar arithmetic, whose libraries split into
+as many parts as there are multiprocessors (float32 on an H200: 114 parts of 64 terms)."""
+_SCALAR_RATE = 512
+"""FLOP a cycle of a multiprocessor up to which it is scalar arithmetic."""
+_LEAST_ADDED = 512
+"""Outputs of a multiprocessor that take as long as one where scalar parts are added up: a thread
+each, which reads one part after the other (4 parts 1.4, 44 parts 3.0, 114 parts 5.4 us)."""
 _SMALL, _DEEP = 2**21, 8192
 """Multiply-adds below which, and terms up to which, some libraries do not split: read off the L40S
 and the RTX PRO 6000, where 7 x 32 x 8192 takes 30 us and 8 x 32 x 8192 takes 4 us."""
@@ -89,7 +98,12 @@ def product_columns(op: Matmul, hardware: Hardware, hot: Any) -> dict[str, np.nd
     missed = weights * share_missed((_COPIES * weights + once) / hardware.l2_bytes)
     missed = missed + once * share_missed(op.bytes / hardware.l2_bytes)
     share = np.where(hot, np.maximum(missed / op.bytes, _LEAST), 1.0)
-    return columns | {MISSED: np.atleast_1d(np.log(share))}
+    pieces = unaligned(op)
+    return columns | {
+        MISSED: np.atleast_1d(np.log(share)),
+        _UNALIGNED: pieces,
+        "tile unaligned": pieces,
+    }
 
 
 def unaligned(op: Matmul) -> np.ndarray:
@@ -120,7 +134,8 @@ class Candidates:
 
     ``area``, ``sides``: [c, 1] rows times, and plus, columns of the tile. ``rounds`` [c, n];
     ``steps``, ``terms``: [c, n] of sums, of waves and of rounds, infinite where the candidate is
-    none. ``parts``: [c, n] outputs a multiprocessor of all parts of split sums, 0 of whole ones.
+    none. ``parts``: [c, n] terms a multiprocessor that split sums add up in the end, 0 of whole
+    ones.
     ``rate``: [n] FLOP a cycle of a multiprocessor. ``is_small``, ``is_vector``: [n] bool.
     """
 
@@ -133,6 +148,7 @@ class Candidates:
     rate: np.ndarray
     is_small: np.ndarray
     is_vector: np.ndarray
+    pieces: np.ndarray
 
     @classmethod
     def of(cls, columns: Mapping[str, np.ndarray]) -> Candidates | None:
@@ -143,7 +159,10 @@ class Candidates:
         tall, wide = np.array(TILES, dtype=float).T[:, :, None]
         held = np.clip(np.floor(_OUTPUTS / (tall * wide)), 1, _MOST_BLOCKS)
         tiles = np.ceil(rows / tall) * np.ceil(cols / wide) * copies
-        splits = np.clip(np.floor(sms * held / tiles), 1, np.maximum(depth // _LEAST_DEPTH, 1))
+        scalar, outputs = rate <= _SCALAR_RATE, rows * cols * copies / sms
+        least = np.where(scalar, _LEAST_SCALAR, _LEAST_DEPTH)
+        room = sms * np.where(scalar, 1, held)
+        splits = np.clip(np.floor(room / tiles), 1, np.maximum(depth // least, 1))
         blocks = np.concatenate([tiles, tiles * splits])
         terms = np.concatenate([np.broadcast_to(depth, tiles.shape), depth / splits])
         rounds, waves = np.ceil(blocks / sms), np.ceil(blocks / (sms * np.tile(held, (2, 1))))
@@ -154,18 +173,20 @@ class Candidates:
             rounds=rounds,
             steps=waves * terms + np.concatenate([none, np.where(splits > 1, 0.0, np.inf)]),
             terms=rounds * terms,
-            parts=np.concatenate([none, rows * cols * copies * splits / sms]),
+            parts=np.concatenate([none, splits * np.maximum(outputs, _LEAST_ADDED * scalar)]),
             rate=rate,
             is_small=(rows * cols * depth * copies < _SMALL) & (depth <= _DEEP),
             is_vector=rows == 1,
+            pieces=columns.get(_UNALIGNED, np.zeros_like(rows)),
         )
 
     def cycles(self, costs: Mapping[str, float]) -> np.ndarray:
         """[c + 1, n] of each candidate, infinite where it is none; the last is that of one row."""
-        cost = {name.removeprefix(CHOICE): np.exp(value) for name, value in costs.items()}
-        time = self.steps * cost["step"]
+        known = {**COSTS, **costs}
+        cost = {name.removeprefix(CHOICE): np.exp(value) for name, value in known.items()}
+        time = self.steps * (cost["step"] + cost["waits"] * self.pieces)
         time += self.terms * (cost["product"] * 2 * self.area / self.rate)
-        time += self.terms * (cost["load"] * self.sides)
+        time += self.terms * (cost["load"] + cost["pieces"] * self.pieces) * self.sides
         time += self.rounds * (cost["store"] * self.area)
         split = time[len(TILES) :]
         split += cost["reduce"] + cost["reduce terms"] * self.parts[len(TILES) :]
