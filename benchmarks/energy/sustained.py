@@ -58,7 +58,7 @@ def held_operators(card: CountedCard, energy: Energy, hardware: Hardware) -> lis
         power = Power(energy, w[None], np.ones(1))
         above = float(power.above(np.array([s]))[0])
         if s > LONG_S and above > energy.ceiling_w * s:
-            factor = float(power.longer(np.array([s]), s, at_rest_s=0.0)[0])
+            factor = float(power.longer(np.array([s]), s, rest_s=0.0)[0][0])
             found.append(Held(str(row.op), float(s), float(c), factor))
     return found
 
@@ -79,7 +79,7 @@ def held_phases(phases: Sequence[CountedPhase], energy: Energy, folder: Path) ->
             continue
         power = Power(energy, one.work / one.executions[:, None], one.executions)
         seconds = one.seconds * min(1.0, short_s / one.kernel_s)
-        factor = power.longer(seconds, short_s, at_rest_s=0.0)
+        factor, _ = power.longer(seconds, short_s, rest_s=0.0)
         later_s = float((seconds * (factor - 1.0)).sum())
         if later_s > 0:
             found.append(Held(one.name, short_s, one.wall_s, 1.0 + later_s / short_s))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from calib.cards.energy.fitted import Energy
-from calib.estimates.energy.power import power_of
+from calib.estimates.energy.power import AT_REST_S, power_of
 from calib.estimates.replay.layout import Layout, filled, narrowed_ends
 from calib.estimates.replay.schedule import rates
 from calib.estimates.sums import WEAK_SHARE
@@ -66,18 +66,20 @@ def outcomes(cases: Sequence[Case], implementation: str) -> list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class _Rows:
-    """The calls of a phase by column, [rows], with ends that add up; their launches in order."""
+    """The calls of a phase by column, [rows], with ends that add up, and ``each`` with its own;
+    their launches in order."""
 
     ops: list[Operator]
     columns: dict[str, Any]
     layout: Layout
     passes: int
+    each: dict[str, Any]
 
     def slowed(self, factors: np.ndarray) -> _Rows:
         """The same whose kernels take ``factors`` [rows] as long."""
-        ends = {name: self.columns[name] * factors for name in ENDS.values()}
-        columns = self.columns | ends
-        return replace(self, columns=columns, layout=Layout(columns, self.passes))
+        each = self.each | {name: self.each[name] * factors for name in ENDS.values()}
+        columns = self.columns | each | {**narrowed_ends(each), "kind": self.columns["kind"]}
+        return replace(self, columns=columns, layout=Layout(columns, self.passes), each=each)
 
 
 @dataclass
@@ -125,8 +127,9 @@ class _Known:
             "high_s": found.high[index] * times,
         }
         what = {"kind": self.kind_of[index], "dtype": np.zeros_like(index), "shape": index}
+        each = seconds | what
         columns = seconds | {
-            **narrowed_ends(seconds | what),
+            **narrowed_ends(each),
             "kind": [self.kinds[i] for i in index.tolist()],
             "count": count,
             "launches": np.array([call.launches for call in calls]),
@@ -134,37 +137,40 @@ class _Known:
             "provenance": found.known_as[index],
         }
         ops = [self.ops[i] for i in index.tolist()]
-        return _Rows(ops, columns, Layout(columns, passes), passes)
+        return _Rows(ops, columns, Layout(columns, passes), passes, each)
 
 
 def _outcome(case: Case, known: _Known) -> dict[str, Any]:
     walls: dict[str, dict[str, float]] = {}
     carried: dict[str, float] = {}
+    rest_s = AT_REST_S
     for phase, calls in case.calls.items():
         rows = known.rows(calls, case.passes[phase])
-        walls[phase] = wall_seconds(rows, case)
+        walls[phase], rest_s = wall_seconds(rows, case, rest_s)
         how, seconds = rows.columns["provenance"], rows.columns["estimate_s"]
         for name in WEAKEST_FIRST:
             carried[name] = carried.get(name, 0.0) + float(seconds[how == name].sum())
     return {**figures(walls, case.workload), "provenance": weakest(carried)}
 
 
-def wall_seconds(rows: _Rows, case: Case) -> dict[str, float]:
-    """Wall time of all passes of a phase, and the ends of its interval [s]."""
+def wall_seconds(rows: _Rows, case: Case, rest_s: float) -> tuple[dict[str, float], float]:
+    """Wall time of all passes of a phase, and the ends of its interval [s]; and what is left of
+    ``rest_s`` (:meth:`calib.estimates.energy.power.Power.longer`)."""
     columns = rows.columns
     if case.costs is None:
         launches = float((columns["launches"] * columns["count"]).sum()) * rows.passes
         code_s = case.module_code_s * launches
-        return {end: float(filled(columns, column).sum()) + code_s for end, column in ENDS.items()}
+        ends = ENDS.items()
+        return {end: float(filled(columns, name).sum()) + code_s for end, name in ends}, rest_s
     walls = replayed(rows, case.execution, case.costs)
     times = columns["count"] * rows.passes
     power = power_of(rows.ops, times, case.energy, case.estimator.hardware)
     if power is None:
-        return walls
-    factors = power.longer(columns["estimate_s"], walls[""])
-    return (
-        replayed(rows.slowed(factors), case.execution, case.costs) if (factors > 1).any() else walls
-    )
+        return walls, rest_s
+    factors, rest_s = power.longer(columns["estimate_s"], walls[""], rest_s)
+    if (factors > 1).any():
+        walls = replayed(rows.slowed(factors), case.execution, case.costs)
+    return walls, rest_s
 
 
 def replayed(rows: _Rows, execution: str, costs: HostCosts) -> dict[str, float]:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from calib.hardware.versions import versions
-from calib.samples.host_costs import COMPILED, EAGER, HostCosts, host_costs
-from calib.steps.card.energy import energy_of
+from calib.samples.host_costs import COMPILED, GRAPH, HostCosts, host_costs
+from calib.steps.card.energy import energy_of, holding
 from calib.steps.card.refits import with_pace
 from calib.steps.notes import (
     host_drift_notes,
@@ -89,15 +89,15 @@ def answer(
         calibration, unseen = overlapped(stack, hidden), None
     elif request.spread:
         calibration, unseen = together(calibration, hidden), unseen and together(unseen, hidden)
-    energy = energy_of(request, target)
-    run = Run(request, target, model, phases, calibration, costs, host_s, energy)
+    energy, held_by = energy_of(request, target), holding(request, target)
+    run = Run(request, target, model, phases, calibration, costs, host_s, held_by)
     beside = None if stack else cases_beside(run)
     said = beside.asked if beside else calibration
     reached = stack.own if stack else calibrations[0]
     made = stack.calls if stack else {p: fusion.calls for p, fusion in fused.items()}
     found = estimated(
         *(request, phases, (said, unseen), reached, names, made, costs, host_s),
-        *(energy, stack.names if stack else None),
+        *(energy, held_by, stack.names if stack else None),
     )
     plain = source_notes(target, found.operators, request.implementation)
     notes = stack_notes(stack, request, found.operators, plain)
@@ -114,7 +114,7 @@ def answer(
     notes += issue_notes(costs, {} if stack else fused, execution)
     about = found.measurement or {}
     notes += host_drift_notes(about.get("host_drift"))
-    if execution == EAGER and request.implementation == "torch":
+    if execution != GRAPH and request.implementation == "torch":
         card, lengths = target.hardware.compute_capability, about.get("lengths")
         notes += plan_notes(costs, card, phases, found.components, lengths)
     sees = workload.side is not None and not phases.keys().isdisjoint(("vision", DENOISE))
@@ -168,7 +168,7 @@ def new_length(
     operator by operator."""
     from calib.estimates.replay.first_time import Extra, of_new_length, plans_of
 
-    if request.execution != EAGER or request.implementation != "torch":
+    if request.execution == GRAPH or request.implementation != "torch":
         return Extra()
     return of_new_length(plans_of(phases, target.hardware.compute_capability), costs)
 
@@ -207,11 +207,13 @@ def estimated(
     costs: HostCosts | None,
     host_s: float,
     energy: Energy | None = None,
+    held_by: Energy | None = None,
     kernels: Mapping[Operator, str] | None = None,
 ) -> Tables:
     """The formulas and what the calibrations say of them, launches replayed. ``reached``: whose
     samples are asked how far they reach; ``rewritten``: by phase, calls in place of the model's
-    own; ``energy``: what joules go by; ``kernels``: names of an engine's."""
+    own; ``energy``: what joules go by, ``held_by``: the card's clock; ``kernels``: an engine's
+    names."""
     from calib.estimates.energy.joules import with_joules
     from calib.estimates.energy.power import executions, power_of, timed
     from calib.estimates.modules import module_table
@@ -226,9 +228,9 @@ def estimated(
     ops = [call.op for calls in made for call in calls]
     said_of = list(zip(ops, operators["estimate_s"], operators["provenance"], strict=True))
     repeats = {phase: p.repeat for phase, p in phases.items()}
-    power = power_of(ops, executions(operators, repeats), energy, said.hardware)
+    power = power_of(ops, executions(operators, repeats), held_by, said.hardware)
     operators, held = timed(operators, power, repeats, costs, request.execution, host_s)
-    operators = with_joules(operators, power)
+    operators = with_joules(operators, power if energy else None)
     return Tables(
         operators,
         module_table(phases, operators),

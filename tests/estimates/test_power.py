@@ -34,6 +34,11 @@ class Some(Layer):
             yield Call("", op, count)
 
 
+def two(*counts: tuple[Matmul | Elementwise, int]) -> dict[str, Phase]:
+    """The same phase twice."""
+    return {"prefill": Phase(Some(counts), 1), "decode": Phase(Some(counts), 1)}
+
+
 def phase(*counts: tuple[Matmul | Elementwise, int]) -> dict[str, Phase]:
     return {"prefill": Phase(Some(counts), 1)}
 
@@ -44,7 +49,7 @@ def table_of(phases, energy=ENERGY):
     return table, power_of(ops, executions(table, REPEATS), energy, H200)
 
 
-REPEATS = {"prefill": 1}
+REPEATS = {"prefill": 1, "decode": 1}
 
 
 def run(phases, energy=ENERGY, execution=GRAPH):
@@ -78,7 +83,8 @@ def test_the_clock_is_where_the_draw_meets_the_ceiling() -> None:
     drawn = float(power.above(seconds).sum()) * clock**FALL / later.sum()
     assert clock < 1.0
     assert drawn == pytest.approx(ENERGY.ceiling_w, rel=1e-4)
-    factors = power.longer(seconds, wall_s)
+    factors, rest_s = power.longer(seconds, wall_s)
+    assert rest_s == 0.0
     share = 1.0 - AT_REST_S / wall_s
     assert factors == pytest.approx(1.0 + share * (later / seconds - 1.0))
 
@@ -126,5 +132,18 @@ def test_a_longer_run_is_never_shorter() -> None:
 def test_unknown_seconds_are_no_reason_to_slow() -> None:
     table, power = table_of(phase((PRODUCT, 500)))
     unknown = np.full(len(table), np.nan)
-    assert (power.longer(unknown, 1.0) == 1.0).all()
-    assert (power.longer(table["estimate_s"].to_numpy(), float("nan")) == 1.0).all()
+    for seconds, wall_s in ((unknown, 1.0), (table["estimate_s"].to_numpy(), float("nan"))):
+        factors, rest_s = power.longer(seconds, wall_s)
+        assert (factors == 1.0).all() and rest_s == AT_REST_S
+
+
+def test_a_request_rests_once() -> None:
+    """A phase that follows one at the ceiling has what that left; after one below it, all."""
+    found, free, notes = run(two((PRODUCT, 50)))
+    assert free.loc[free["phase"] == "prefill", "wall_s"].sum() < AT_REST_S
+    factor = (found["estimate_s"] / free["estimate_s"]).to_numpy()
+    assert factor[0] == pytest.approx(1.0) and factor[1] > 1.01
+    assert [note.split()[0] for note in notes] == ["prefill", "decode"]
+    thin = {"prefill": Phase(Some(((THIN, 20000),)), 1), "decode": Phase(Some(((PRODUCT, 60),)), 1)}
+    after, alone, _ = run(thin)
+    assert after["estimate_s"].to_numpy() == pytest.approx(alone["estimate_s"])

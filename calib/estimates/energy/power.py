@@ -81,15 +81,21 @@ class Power:
         return float(np.interp(ceiling, drawn, _CLOCKS))
 
     def longer(
-        self, seconds: np.ndarray, wall_s: float, at_rest_s: float = AT_REST_S
-    ) -> np.ndarray:
-        """[rows] by what factor kernels take longer than ``seconds`` [rows] in a phase that takes
-        ``wall_s`` with them; 1 where not all is known. ``at_rest_s`` 0: when it is run on and on.
+        self, seconds: np.ndarray, wall_s: float, rest_s: float = AT_REST_S
+    ) -> tuple[np.ndarray, float]:
+        """By what factor kernels take longer than ``seconds`` [rows] in a phase that takes
+        ``wall_s`` with them, [rows], 1 where not all is known; and what is left of ``rest_s``, for
+        which the card may draw more. 0 of it: the phase is run on and on.
         """
-        if not wall_s > at_rest_s or not np.isfinite(seconds).all():
-            return np.ones(len(seconds))
-        at_clock = np.maximum(1.0, self.by_clock() / self.clock(seconds, wall_s))
-        return np.asarray(1.0 + (1.0 - at_rest_s / wall_s) * (at_clock - 1.0))
+        unheld = np.ones(len(seconds))
+        if not wall_s > 0 or not np.isfinite(seconds).all():
+            return unheld, rest_s
+        clock = self.clock(seconds, wall_s)
+        if clock == 1.0:
+            return unheld, rest_s
+        at_clock = np.maximum(1.0, self.by_clock() / clock)
+        late = max(0.0, 1.0 - rest_s / wall_s)
+        return 1.0 + late * (at_clock - 1.0), max(0.0, rest_s - wall_s)
 
 
 def power_of(
@@ -127,7 +133,7 @@ def timed(
     if power is None or costs is None:
         return found, []
     own, graph = longer(found, power, "wall_s"), longer(found, power, "graph_s")
-    notes = power_notes(found, power)
+    notes = power_notes(found, power, own)
     if (own > 1).any():
         found = with_wall(scaled(operators, own), repeats, costs, execution, module_code_s)
     if (graph != own).any():
@@ -136,14 +142,15 @@ def timed(
 
 
 def longer(
-    operators: pd.DataFrame, power: Power, wall: str, at_rest_s: float = AT_REST_S
+    operators: pd.DataFrame, power: Power, wall: str, rest_s: float = AT_REST_S
 ) -> np.ndarray:
-    """[rows] the factor of every kernel, phase by phase, by the column ``wall``."""
+    """[rows] the factor of every kernel, by the column ``wall``; phases follow one another."""
     factors, phases = np.ones(len(operators)), operators["phase"].to_numpy()
     seconds, walls = (operators[n].to_numpy(dtype=float) for n in ("estimate_s", wall))
     for phase in dict.fromkeys(phases):
         at = np.flatnonzero(phases == phase)
-        factors[at] = power.of(at).longer(seconds[at], float(walls[at].sum()), at_rest_s)
+        each, wall_s = power.of(at), float(walls[at].sum())
+        factors[at], rest_s = each.longer(seconds[at], wall_s, rest_s)
     return factors
 
 
@@ -156,17 +163,22 @@ def scaled(operators: pd.DataFrame, factors: np.ndarray) -> pd.DataFrame:
     )
 
 
-def power_notes(operators: pd.DataFrame, power: Power) -> list[str]:
-    """``operators``: with wall time, at the full clock."""
-    factors, notes = longer(operators, power, "wall_s", at_rest_s=0.0), []
-    later_s = operators["estimate_s"] * (factors - 1.0)
+def power_notes(operators: pd.DataFrame, power: Power, own: np.ndarray) -> list[str]:
+    """``operators``: with wall time, at the full clock; ``own`` [rows]: the factors of this run."""
+    seconds = operators["estimate_s"].to_numpy(dtype=float)
+    later = {
+        "here": seconds * (own - 1.0),
+        "on": seconds * (longer(operators, power, "wall_s", rest_s=0.0) - 1.0),
+    }
+    notes = []
     for phase in operators["phase"].unique():
-        rows = operators["phase"] == phase
-        share = float(later_s[rows].sum() / operators.loc[rows, "wall_s"].sum())
-        if share > _LEAST:
+        rows = (operators["phase"] == phase).to_numpy()
+        wall_s = operators.loc[rows, "wall_s"].sum()
+        here, on = (float(s[rows].sum() / wall_s) for s in later.values())
+        if on > _LEAST:
             notes.append(
                 f"{phase} asks for more power than the card draws ({power.energy.ceiling_w:.0f} W "
-                f"above idle), so its clock falls: run on and on, a pass takes {share:.0%} longer "
-                f"than at the full clock; from rest, as here, only beyond its first {AT_REST_S:g} s"
+                f"above idle), so its clock falls: its time here is {here:.1%} longer than at the "
+                f"full clock, run on and on {on:.1%} (the first {AT_REST_S:g} s from rest are not)."
             )
     return notes

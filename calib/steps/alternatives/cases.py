@@ -81,8 +81,7 @@ class Run:
             self.module_code_s,
             self.energy,
         )
-        case = replace(own, **other)
-        return replace(case, energy=None) if case.execution == COMPILED else case
+        return replace(own, **other)
 
     def as_executed(self, calls: Mapping[str, list[Call]]) -> Mapping[str, list[Call]]:
         """What this run's way of execution launches of ``calls``."""

@@ -1,4 +1,5 @@
-"""Whose counted joules a run goes by: a file of the user's, what ships for the card, or none."""
+"""Whose counted joules a run goes by: a file of the user's, what ships for the card, or none; and
+by whose its card's clock falls."""
 
 from __future__ import annotations
 
@@ -17,8 +18,22 @@ def energy_of(request: Request, target: Target) -> Energy | None:
 
     Raises ``CalibError`` for a file that is of another card.
     """
-    if request.not_counted:
+    return None if request.not_counted else counted(request, target)
+
+
+def holding(request: Request, target: Target) -> Energy | None:
+    """By what the clock of a card falls that is asked for more power than it draws: of torch's own
+    kernels on one card, compiled ones and gradients among them, whose joules nobody counted.
+
+    An engine's are the tables' figures, timed on and on; of several cards nobody knows.
+    """
+    if request.implementation != "torch" or request.spread:
         return None
+    return counted(request, target)
+
+
+def counted(request: Request, target: Target) -> Energy | None:
+    """Raises ``CalibError`` for a file that is of another card."""
     if request.energy is None:
         from calib.cards.energy.shipped import load_energy
 
