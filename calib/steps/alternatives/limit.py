@@ -66,11 +66,12 @@ def fits(run: Run, batch: int) -> bool:
 
 
 def token_seconds(run: Run, batches: Sequence[int]) -> dict[int, float]:
-    """Seconds of a decode step of each batch."""
+    """Seconds of a decode step of each batch, after the phases that come before it: a card that
+    they drew to its ceiling is no longer at rest."""
     cases = []
     for batch in batches:
         workload = replace(run.request.workload, batch=batch)
-        calls = {DECODE: case_calls(run.model.phases(workload))[DECODE]}
+        calls = case_calls(run.model.phases(workload))
         cases.append(replace(run.case(run.as_executed(calls)), workload=workload))
     found = outcomes(cases, run.request.implementation)
     return {batch: row["token_s"] for batch, row in zip(batches, found, strict=True)}
