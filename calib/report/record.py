@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -146,11 +147,11 @@ TIMELESS = ("joules", "limited_by", "efficiency", "error", "share", "roofline_er
 FIGURED = ("roofline", "estimate", "low", "high")
 
 
-def as_it_runs(record: RunRecord) -> RunRecord:
-    """The same; of what does not fit, and no clock saw run, with null for every time and all that
-    follows from one."""
+def as_it_runs(record: RunRecord, of_times: Sequence[str]) -> RunRecord:
+    """The same with the notes ``of_times``; of what does not fit, and no clock saw run, with null
+    for every time and all that follows from one, and without them."""
     if record.has_room or record.measured:
-        return record
+        return replace(record, notes=[*record.notes, *of_times])
     tables = {n: getattr(record, n) for n in ("operators", "modules", "components", "timeline")}
     found: dict[str, Any] = {n: None if t is None else _untimed(t) for n, t in tables.items()}
     found["figures"] = record.figures.assign(**dict.fromkeys(FIGURED, float("nan")))

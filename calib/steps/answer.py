@@ -100,6 +100,7 @@ def answer(
         *(energy, held_by, stack.names if stack else None),
     )
     plain = source_notes(target, found.operators, request.implementation)
+    of_times, found = list(found.notes), replace(found, notes=())
     notes = stack_notes(stack, request, found.operators, plain)
     notes += [*getattr(model, "notes", []), *position_notes(request, model)]
     if hasattr(model, "formulas"):
@@ -109,14 +110,14 @@ def answer(
         beside_clock(found, request, target, observed, repeats),
         new_length(request, target, phases, costs),
     )
-    notes += [*found.notes, *module_code_notes(host_s, found.operators)]
-    notes += overlap_notes(request.parallel) if request.spread else []
-    notes += issue_notes(costs, {} if stack else fused, execution)
+    hiding = overlap_notes(request.parallel) if request.spread else []
+    notes += [*found.notes, *module_code_notes(host_s, found.operators), *hiding]
+    of_times += issue_notes(costs, {} if stack else fused, execution)
     about = found.measurement or {}
     notes += host_drift_notes(about.get("host_drift"))
     if execution != GRAPH and request.implementation == "torch":
         card, lengths = target.hardware.compute_capability, about.get("lengths")
-        notes += plan_notes(costs, card, phases, found.components, lengths)
+        of_times += plan_notes(costs, card, phases, found.components, lengths)
     sees = workload.side is not None and not phases.keys().isdisjoint(("vision", DENOISE))
     notes += [] if sees or request.trains else image_notes(name, workload, phases)
     figures = (
@@ -124,8 +125,7 @@ def answer(
         if request.trains
         else figure_table(found.components, workload, sees, request.parallel.cards, extra)
     )
-    traced = request.report.trace and not target.hardware.unprobed
-    now = datetime.now(UTC)
+    traced, now = request.report.trace and not target.hardware.unprobed, datetime.now(UTC)
     return as_it_runs(
         RunRecord(
             run_id=f"{name}-{workload.name}-{target.hardware.name}-{now:%Y%m%dT%H%M%S}",
@@ -157,7 +157,8 @@ def answer(
             alternatives=alternatives(beside) if beside else None,
             notes=notes,
             environment={**versions(), "config": request.given, "device": target.device},
-        )
+        ),
+        of_times,
     )
 
 

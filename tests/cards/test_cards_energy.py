@@ -131,6 +131,14 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
         read_counted(path)
 
 
+def test_one_kind_of_operator_is_too_few(tmp_path: Path) -> None:
+    copies = pd.concat([table().query("kind == 'copy'")] * 20, ignore_index=True)
+    copies["shape"] = [op_to_json(Copy(2**20 + i)) for i in range(len(copies))]
+    copies.to_parquet(tmp_path / "copies.parquet")
+    with pytest.raises(CalibError, match="of one kind, copy: expected 2 kinds or more"):
+        read_counted(tmp_path / "copies.parquet")
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "energy.parquet"
     path.write_text("joules", "utf-8")

@@ -55,6 +55,8 @@ def of_time(name: str) -> bool:
 def test_its_report_has_costs_and_no_times(folder: Path) -> None:
     report = json.loads((folder / "report.json").read_text("utf-8"))
     assert not report["memory"]["fits"]
+    assert ROOMLESS in report["notes"]
+    assert not [note for note in report["notes"] if "longer" in note or "Host costs" in note]
     parts = ("components", "timeline", "module_metrics", "figures", "energy")
     whole = {k: v for k, v in report.items() if not isinstance(v, dict | list)}
     found = dict(numbers([whole, *(report[part] for part in parts)]))

@@ -31,6 +31,8 @@ COLUMNS = ("hardware", "idle_w", "kind", "shape", "cache", "repeats", "seconds",
 CACHES = ("hot", "cold")
 LEAST = 12
 """Operators that a fit of five numbers takes."""
+LEAST_KINDS = 2
+"""Each group is held out once, so there has to be another."""
 _MOST_POWER, _LEAST_IDLE = 1.5, 0.9
 """Of a board's power and of the idle card's, as ends of what is believed."""
 _WRITES = "what `python -m benchmarks.card.energy` writes"
@@ -72,6 +74,12 @@ def read_counted(path: Path, hardware: str | None = None) -> CountedCard:
     if different < LEAST:
         raise CalibError(
             f"energy: {path} counts {different} different operators: expected {LEAST} or more"
+        )
+    kinds = {one.op.operator for one in found}
+    if len(kinds) < LEAST_KINDS:
+        raise CalibError(
+            f"energy: {path} counts operators of one kind, {', '.join(kinds)}: expected "
+            f"{LEAST_KINDS} kinds or more, products among them: {_WRITES}"
         )
     idle_w = [_positive(path, at, row, "idle_w") for at, row in rows]
     names = {at: str(row["hardware"]) for at, row in rows}
