@@ -26,7 +26,7 @@ FASTER, SLOWER, WITHIN, UNKNOWN = "faster", "slower", "within", "unknown"
 GONE, NEW = "gone", "new"
 """Of what only one of the runs has."""
 KEY = ["phase", "module", "kind", "dtype", "place"]
-"""What makes operators of two runs the same: shapes are told apart by their order."""
+"""What makes operators of two runs the same: equal shapes, then others by their order."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def compare_runs(before: Run, after: Run, basis: str | None = None) -> Compariso
             why = "no time is known" if memory.get("fits", True) else "it does not fit its card"
             raise CalibError(f"{run.folder}: {why}: expected a run with times, on a known card")
     whole = joined(component_times(before, basis), component_times(after, basis), ["name"])
-    each = joined(operator_times(before, basis), operator_times(after, basis), KEY)
+    each = joined(*placed(operator_times(before, basis), operator_times(after, basis)), KEY)
     return Comparison(
         basis,
         whole,
@@ -168,6 +168,28 @@ def operator_times(run: Run, basis: str) -> pd.DataFrame:
         found = {"place": place, "shape": shape, "s": value, "low_s": low, "high_s": high}
         rows.append({**dict(zip(named, what, strict=True)), **found})
     return pd.DataFrame(rows, columns=[*KEY, "shape", "s", "low_s", "high_s"])
+
+
+def placed(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both with places such that equal shapes have the same one. A batch changes every shape, which
+    then keep their order; a compiler leaves some, and takes others away between them."""
+    named = KEY[:-1]
+    keys = [list(table[[*named, "shape"]].itertuples(index=False)) for table in (before, after)]
+    seen = set(keys[0])
+    both = {key: place for place, key in enumerate(key for key in keys[1] if key in seen)}
+    found = []
+    for table, own in zip((before, after), keys, strict=True):
+        others: dict[Any, int] = {}
+        places = []
+        for key in own:
+            place = both.get(key)
+            if place is None:
+                what = tuple(key)[:-1]
+                place = len(both) + others.setdefault(what, 0)
+                others[what] += 1
+            places.append(place)
+        found.append(table.assign(place=places))
+    return found[0], found[1]
 
 
 def ends(run: Run, basis: str, value: Any, low: Any, high: Any) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import pytest
 from report_record import synthetic_record
 
 from calib.compare.__main__ import main
-from calib.compare.runs import change, compare_runs, joined, read_run
+from calib.compare.runs import KEY, change, compare_runs, joined, placed, read_run
 from calib.errors import CalibError
 from calib.report.write import write_report
 
@@ -52,6 +52,22 @@ def test_rows_of_one_alone_are_kept_and_the_total_stays_last() -> None:
         "total": "within",
     }
     assert both["name"].iloc[-1] == "total"
+
+
+def test_equal_shapes_are_one_operator_and_others_follow_in_order() -> None:
+    """A compiler takes the first two copies away and leaves the third; a batch changes all."""
+
+    def table(*shapes: str) -> pd.DataFrame:
+        key = {"phase": "decode", "module": "attn", "kind": "copy", "dtype": "bfloat16"}
+        rows = [{**key, "place": i, "shape": s, "s": 1.0} for i, s in enumerate(shapes)]
+        return pd.DataFrame(rows).assign(low_s=0.9, high_s=1.1)
+
+    both = joined(*placed(table("a", "b", "cache"), table("cache")), KEY)
+    found = dict(zip(both["before_shape"], both["change"], strict=True))
+    assert found == {"a": "gone", "b": "gone", "cache": "within"}
+    both = joined(*placed(table("a=1", "b=1"), table("a=2", "b=2")), KEY)
+    pairs = sorted(zip(both["before_shape"], both["after_shape"], strict=True))
+    assert pairs == [("a=1", "a=2"), ("b=1", "b=2")]
 
 
 @pytest.fixture(scope="module")
