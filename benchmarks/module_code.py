@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.card.models import IMAGE, SPEECH, TEXT
+from benchmarks.card.asked import IMAGE, SPEECH, TEXT
 from benchmarks.recorded.text import lines
 from benchmarks.trace_coverage import CONFIGS
 from benchmarks.traced_models import with_values
