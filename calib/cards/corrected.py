@@ -30,12 +30,13 @@ from calib.fit.calibration import (
     Estimator,
     Tabled,
     by_plain_products,
+    dtype_of,
     kind_of,
     least_of,
 )
 from calib.fit.physics.widened import is_widened
 from calib.hardware.datasheet import Hardware
-from model.ops import Operator, is_grid
+from model.ops import Operator, TensorCoreOperator, is_grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,9 +48,10 @@ NORMAL = 1.645
 
 @dataclass(frozen=True)
 class Blend:
-    """How one (implementation, kind) is told. ``share``: a of the formula; None: no own fit.
+    """How one implementation's kernels of a kind (:func:`kernels_of`) are told.
 
-    ``quantile``: half-width over the spread; ``hot``: samples were taken hot only.
+    ``share``: a of the formula; None: no own fit. ``quantile``: half-width over the spread;
+    ``hot``: samples were taken hot only.
     """
 
     correction: Correction | None
@@ -133,8 +135,8 @@ class Corrected(Tabled):
             vars(replace(told, known_as=known_as)).values(), vars(base).values(), strict=True
         )
         found = Estimates(*(np.where(unknown, theirs, mine) for mine, theirs in pairs))
-        for kind, rows in _by_kind(ops, len(unknown)).items():
-            blend = self.blends.get((implementation, kind))
+        for kernels, rows in _by_kernels(ops, len(unknown)).items():
+            blend = self._blend(implementation, kernels)
             if blend is not None:
                 some = ops if isinstance(ops, Operator) else [ops[i] for i in rows]
                 columns = columns_of(some, self.own.hardware, flags[rows])
@@ -190,6 +192,11 @@ class Corrected(Tabled):
         known = {kind: self._hot(implementation, kind) for kind in dict.fromkeys(kinds)}
         return np.array([known[kind] for kind in kinds], dtype=bool)
 
+    def _blend(self, implementation: str, kernels: str) -> Blend | None:
+        """Of a kind whose float32 has none of its own, that of all."""
+        kind = kernels.removesuffix(_FLOAT32)
+        return self.blends.get((implementation, kernels), self.blends.get((implementation, kind)))
+
     def _hot(self, implementation: str, kind: str) -> bool:
         blend = self.blends.get((implementation, kind))
         if blend is not None:
@@ -215,11 +222,21 @@ def _put(
     found.low[where], found.high[where] = np.exp(centre - half), np.exp(centre + half)
 
 
-def _by_kind(ops: Sequence[Operator] | Operator, count: int) -> dict[str, np.ndarray]:
+_FLOAT32 = " float32"
+
+
+def kernels_of(op: Operator) -> str:
+    """What is corrected together: a kind, of what matrix units compute float32 apart. Other kernels
+    do it, on other units, and what stands in for it says less of it."""
+    is_apart = isinstance(op, TensorCoreOperator) and dtype_of(op) in ("float32", "tf32")
+    return kind_of(op) + _FLOAT32 * is_apart
+
+
+def _by_kernels(ops: Sequence[Operator] | Operator, count: int) -> dict[str, np.ndarray]:
     if isinstance(ops, Operator):
-        return {kind_of(ops): np.arange(count)}
-    kinds = np.array([kind_of(op) for op in ops], dtype=object)
-    return {kind: np.flatnonzero(kinds == kind) for kind in dict.fromkeys(kinds)}
+        return {kernels_of(ops): np.arange(count)}
+    names = np.array([kernels_of(op) for op in ops], dtype=object)
+    return {name: np.flatnonzero(names == name) for name in dict.fromkeys(names)}
 
 
 def blended(

@@ -12,6 +12,7 @@ from calib.cards.corrected import (
     Blend,
     Corrected,
     Said,
+    kernels_of,
     mixed,
     mixed_spread,
     said,
@@ -27,8 +28,10 @@ from calib.samples.sample import HOT, Sample
 from model.ops import Operator
 
 _SHARES = np.array([0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98])
-_PULL = 1.0
+_PULL = 2.0
 """To go from one share to all or nothing costs as much as so many typical held-out errors."""
+_LEAST_APART = 20
+"""Samples of float32 from which on they are corrected apart."""
 _FEW = 200
 """Samples of which a correction is fitted anew without each fold: more of them hardly move it."""
 _PSEUDO = 20
@@ -41,7 +44,11 @@ def correct(base: Estimator, own: Calibration, samples: Sequence[Sample]) -> Cor
     by_kind: dict[tuple[str, str], list[Sample]] = {}
     for s in clean(samples):  # as the fit took them
         if s.status == "ok" and len(s.seconds) and s.hardware == own.hardware.name:
-            by_kind.setdefault((s.implementation, kind_of(s.op)), []).append(s)
+            by_kind.setdefault((s.implementation, kernels_of(s.op)), []).append(s)
+    for (implementation, kernels), some in list(by_kind.items()):
+        kind = (implementation, kind_of(some[0].op))
+        if kind[1] != kernels and len(some) < _LEAST_APART and kind in by_kind:
+            by_kind[kind] += by_kind.pop((implementation, kernels))
     blends = {key: _fit_blend(key, some, base, own) for key, some in by_kind.items()}
     return Corrected(base, own, {key: b for key, b in blends.items() if b is not None})
 
@@ -91,7 +98,8 @@ def _fit_blend(
     key: tuple[str, str], samples: Sequence[Sample], base: Estimator, own: Calibration
 ) -> Blend | None:
     """None where the base knows nothing of the kind: then the own fit stands alone."""
-    shapes = _shapes(key, samples, own)
+    kind = (key[0], kind_of(samples[0].op))
+    shapes = _shapes(kind, samples, own)
     known = said(base.estimates(shapes.ops, key[0], shapes.hot))
     told = np.isfinite(known.centre)
     if not told.any():
@@ -102,7 +110,7 @@ def _fit_blend(
     expected = float(np.median(known.spread[told]))
     correction = fit_correction(names, rows[told], left[told], expected)
     blind = _blind(correction, rows, left, known, shapes.groups, expected)
-    share = _share(shapes, blind) if any(key == k[:2] for k in own.kinds) else None
+    share = _share(shapes, blind) if any(kind == k[:2] for k in own.kinds) else None
     weight = weight_of(share, shapes.own, blind)
     error = mixed(weight, shapes.own, blind) - shapes.log_seconds
     scores = np.abs(error) / mixed_spread(weight, shapes.own, blind)

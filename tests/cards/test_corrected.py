@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from calib.cards.corrected import Away, Said, blended, weight_of
+from calib.cards.corrected import Away, Said, blended, kernels_of, weight_of
 from calib.cards.correcting import correct, quantile
 from calib.cards.correction import columns_of, fit_correction, matrix
 from calib.fit.calibration import Estimates, uncalibrated
@@ -87,7 +87,7 @@ def test_far_from_all_samples_the_interval_is_the_known_ones():
         "records"
     )
     halves = [np.log(r["high_s"] / r["low_s"]) / 2 for r in (near, far)]
-    assert halves[0] < 0.2 and halves[1] > 0.7 * HALF
+    assert halves[0] < 0.2 and halves[1] > 0.75 * HALF
 
 
 def test_better_than_either_where_both_know_something():
@@ -163,3 +163,30 @@ def test_an_offset_is_learned_and_shrunk():
 def test_a_quantile_of_no_scores_is_the_normal_one():
     assert quantile(np.zeros(0)) == pytest.approx(1.78, abs=0.15)
     assert quantile(np.full(1000, 3.0)) == 3.0
+
+
+@pytest.mark.parametrize("apart", [25, 5])
+def test_float32_is_corrected_apart_where_it_has_samples_enough(apart: int) -> None:
+    """It takes three times what stands in for it, where halves take nine tenths."""
+    single = [replace(op, dtype="float32") for op in products(apart, seed=3)]
+
+    def factor(op):
+        return 3.0 if op.dtype == "float32" else 0.9
+
+    found = over(samples([*products(60), *single], factor))
+    assert {key[1] for key in found.blends} == (
+        {"matmul", "matmul float32"} if apart >= 20 else {"matmul"}
+    )
+    asked = [replace(op, dtype="float32") for op in products(12, seed=4)]
+    told = found.estimates(asked).seconds / [3.0 * law(op) for op in asked]
+    assert np.median(np.abs(np.log(told))) < (0.1 if apart >= 20 else 1.2)
+    halves = found.estimates(products(12, seed=5)).seconds
+    assert halves == pytest.approx([0.9 * law(op) for op in products(12, seed=5)], rel=0.15)
+
+
+def test_a_kind_is_told_by_its_own_blend_where_float32_has_none() -> None:
+    found = over(samples(products(60), lambda op: 0.9))
+    single = [replace(op, dtype="float32") for op in products(4)]
+    assert np.isfinite(found.estimates(single).seconds).all()
+    assert kernels_of(single[0]) == "matmul float32" and kernels_of(products(1)[0]) == "matmul"
+    assert kernels_of(ops.Copy(64, "float32", "float32")) == "copy"
