@@ -83,8 +83,9 @@ def _pack(hint: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
     origin, of = get_origin(hint), get_args(hint)
     if hint is np.ndarray:
         kept = value.astype(np.float32) if value.dtype == np.float64 else value
-        arrays[str(len(arrays))] = kept
-        return [len(arrays) - 1, str(value.dtype)]
+        half = kept.ndim == 2 and len(kept) >= _LEAST_HALVED and np.array_equal(kept, kept.T)
+        arrays[str(len(arrays))] = kept[np.triu_indices(len(kept))] if half else kept
+        return [len(arrays) - 1, str(value.dtype), *[len(kept)] * half]
     if _is_record(hint):
         hints = _hints(hint)
         return [_pack(hints[n], getattr(value, n), arrays) for n in hints]
@@ -99,12 +100,26 @@ def _pack(hint: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
     return _plain(hint, value)
 
 
+_LEAST_HALVED = 16
+"""Rows from which on of a symmetric matrix one half is kept."""
+
+
+def _whole(half: np.ndarray, size: int) -> np.ndarray:
+    """[size, size] the symmetric matrix of its upper half, row by row."""
+    if half.shape != (size * (size + 1) // 2,):
+        raise ValueError(f"half of a matrix of {size} rows has {half.shape} numbers")
+    whole = np.zeros((size, size), dtype=half.dtype)
+    whole[np.triu_indices(size)] = half
+    return whole + np.triu(whole, 1).T
+
+
 def _unpack(hint: Any, stored: Any, arrays: dict[str, np.ndarray]) -> Any:
     """The inverse of :func:`_pack`."""
     origin, of = get_origin(hint), get_args(hint)
     if hint is np.ndarray:
-        number, dtype = stored
-        return arrays[str(number)].astype(dtype, copy=False)
+        number, dtype, *size = stored
+        kept = _whole(arrays[str(number)], *size) if size else arrays[str(number)]
+        return kept.astype(dtype, copy=False)
     if _is_record(hint):
         hints = list(_hints(hint).items())
         if len(stored) > len(hints):

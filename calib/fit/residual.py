@@ -113,6 +113,7 @@ def fit_residual(lengths: Lengths, left: Left) -> tuple[Residual, np.ndarray]:
     if len(rows) <= MOST_EXACT:
         covariance = variance * matern(rows, rows) + noise * np.eye(len(rows))
         points, inverse = rows, np.linalg.inv(covariance + lengths.weight * columns @ columns.T)
+        inverse = (inverse + inverse.T) / 2
         weights = inverse @ residual
     else:
         points, inverse = rows[_far_apart(rows, _POINTS)], np.zeros((0, 0))

@@ -124,3 +124,28 @@ def test_a_file_with_pickled_objects_is_refused(tmp_path):
     np.savez(tmp_path / "evil.npz", record=np.array([{"a": 1}], dtype=object))
     with pytest.raises(StoredError, match="evil"):
         read_record(tmp_path / "evil.npz", Tree)
+
+
+def test_of_a_symmetric_matrix_one_half_is_kept(tmp_path):
+    """And of one that is not, or is small, all."""
+    rows = np.random.default_rng(0).normal(size=(40, 40))
+    for matrix, kept in ((rows + rows.T, 820), (rows, 1600), ((rows + rows.T)[:8, :8], 64)):
+        path = write_record(tmp_path / "leaf.npz", Leaf(matrix))
+        with np.load(path) as found:
+            assert max(a.size for a in found.values() if a.dtype == np.float32) == kept
+        back = read_record(path, Leaf).weights
+        assert back.dtype == np.float64
+        np.testing.assert_array_equal(back, matrix.astype(np.float32))
+
+
+@pytest.mark.parametrize("size", [39, 41, -1, "x"])
+def test_half_of_another_matrix_is_one_error(tmp_path, monkeypatch, size):
+    pack = stored._pack
+    monkeypatch.setattr(
+        stored,
+        "_pack",
+        lambda *given: [*pack(*given)[:2], size] if given[0] is np.ndarray else pack(*given),
+    )
+    path = write_record(tmp_path / "leaf.npz", Leaf(np.eye(40)))
+    with pytest.raises(StoredError):
+        read_record(path, Leaf)
