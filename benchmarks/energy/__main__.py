@@ -22,6 +22,7 @@ from benchmarks.energy import intervals, operators, sustained
 from benchmarks.energy import phases as counted
 from benchmarks.energy.landed import land
 from benchmarks.recorded.__main__ import write
+from calib.cards.energy import fitted as formula
 from calib.cards.energy.counted import CountedCard, read_counted
 from calib.cards.energy.fitted import Energy
 from calib.cards.energy.fitting import fit_energy
@@ -148,7 +149,7 @@ def exponent_table(
     """Mean errors by exponent; the phases by the clock's seconds."""
     lines = ["exponent   operators held out   graphs   eager   (mean error)"]
     for way in operators.by_exponent(card, hardware):
-        with operators.exponent_of(float(way.name)):
+        with operators.constant(formula, "EXPONENT", float(way.name)):
             energy = fit_energy(card, hardware)
             off = {e: phase_error(phases, e, energy) for e in (GRAPH, EAGER)}
         shown = f"{off[GRAPH]:8.1%} {off[EAGER]:7.1%}"

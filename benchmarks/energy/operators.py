@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 
@@ -46,20 +47,21 @@ def ways(card: CountedCard, hardware: Hardware) -> list[Errors]:
 def by_exponent(card: CountedCard, hardware: Hardware) -> list[Errors]:
     found = []
     for exponent in EXPONENTS:
-        with exponent_of(exponent):
+        with constant(formula, "EXPONENT", exponent):
             errors = held_out(card.operators, groups_of(card), hardware, card.idle_w)
         found.append(Errors(f"{exponent:g}", np.expm1(errors)))
     return found
 
 
 @contextmanager
-def exponent_of(value: float) -> Iterator[None]:
-    kept = formula.EXPONENT
-    formula.EXPONENT = value
+def constant(formula: ModuleType, name: str, value: float) -> Iterator[None]:
+    """Within it ``name`` of a formula's module is ``value``."""
+    kept = getattr(formula, name)
+    setattr(formula, name, value)
     try:
         yield
     finally:
-        formula.EXPONENT = kept
+        setattr(formula, name, kept)
 
 
 def groups_of(card: CountedCard) -> list[str]:

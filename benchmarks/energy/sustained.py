@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.energy.operators import constant
 from benchmarks.energy.phases import CountedPhase
 from calib.cards.energy.counted import Counted, CountedCard
 from calib.cards.energy.fitted import Energy
@@ -89,20 +89,10 @@ def held_phases(phases: Sequence[CountedPhase], energy: Energy, folder: Path) ->
 def by_fall(card: CountedCard, energy: Energy, hardware: Hardware) -> Iterator[tuple[float, float]]:
     """(the power, root mean square of the error of those operators)."""
     for fall in FALLS:
-        with fall_of(fall):
+        with constant(formula, "FALL", fall):
             rows = held_operators(card, energy, hardware)
         errors = [np.log(r.short_s * r.factor / r.counted_s) for r in rows]
         yield fall, float(np.sqrt(np.mean(np.square(errors))))
-
-
-@contextmanager
-def fall_of(value: float) -> Iterator[None]:
-    kept = formula.FALL
-    formula.FALL = value
-    try:
-        yield
-    finally:
-        formula.FALL = kept
 
 
 def course(folder: Path) -> list[float]:

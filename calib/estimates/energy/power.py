@@ -14,7 +14,7 @@ long as before. For a while (``AT_REST_S``) a card that was idle draws more than
     seconds = t + (share of the wall time beyond that) * (seconds at c - t)
 
 Cubed, since joules of a switch go with the voltage squared, and what is left to the clock draws
-less by itself: of 1 to 5, by half steps, 3 errs least on products that were run for a second
+less by itself: of 1 to 5, by half steps, 2.5 and 3 err least on products that were run for a second
 (``python -m benchmarks.energy``).
 """
 
