@@ -95,6 +95,9 @@ def test_from_rest_the_first_tenth_of_a_second_is_free() -> None:
     assert free["wall_s"].sum() < AT_REST_S
     assert found["estimate_s"].to_numpy() == pytest.approx(free["estimate_s"])
     assert len(notes) == 1
+    table, power = table_of(phase((PRODUCT, 20)))
+    on, _ = timed(table, power, REPEATS, COSTS, GRAPH, rest_s=0.0)
+    assert (on["estimate_s"] > 1.05 * free["estimate_s"]).all()
 
 
 def test_what_a_ceiling_does_not_meet_stays_as_it_is() -> None:

@@ -125,14 +125,16 @@ def timed(
     costs: HostCosts | None,
     execution: str,
     module_code_s: float = 0.0,
+    rest_s: float = AT_REST_S,
 ) -> tuple[pd.DataFrame, list[str]]:
     """``operators`` with wall time (:func:`calib.estimates.timeline.with_wall`, whose arguments
     these are), their kernels as long as the card's power makes them; and a note of each phase that
-    would take longer if it were run on and on. ``power`` None: nothing holds the card back."""
+    would take longer if it were run on and on. ``power`` None: nothing holds the card back;
+    ``rest_s`` 0: it is run on and on."""
     found = with_wall(operators, repeats, costs, execution, module_code_s)
     if power is None or costs is None:
         return found, []
-    own, graph = longer(found, power, "wall_s"), longer(found, power, "graph_s")
+    own, graph = (longer(found, power, wall, rest_s) for wall in ("wall_s", "graph_s"))
     notes = power_notes(found, power, own)
     if (own > 1).any():
         found = with_wall(scaled(operators, own), repeats, costs, execution, module_code_s)
