@@ -143,7 +143,8 @@ def component_times(run: Run, basis: str) -> pd.DataFrame:
 
 
 def operator_times(run: Run, basis: str) -> pd.DataFrame:
-    """A row an operator and module, layers folded: ``KEY``, shape, s, low_s, high_s of the kernels.
+    """A row an operator and module, layers folded: ``KEY`` but its place, shape, and of the kernels
+    s, low_s, high_s.
 
     The ends of a sum are those of ``calib.estimates.sums``.
     """
@@ -156,18 +157,16 @@ def operator_times(run: Run, basis: str) -> pd.DataFrame:
     table = table.assign(module=table["path"].map(lambda path: re.sub(r"\d+", "*", path)))
     sums = Ends(table)
     named = ["phase", "module", "kind", "dtype"]
-    rows, places = [], dict[Any, int]()
+    rows = []
     for key, own in table.groupby([*named, "shape"], sort=False).indices.items():
         words: list[Any] = list(key)  # type: ignore[call-overload]
         what, shape = tuple(words[:-1]), words[-1]
-        place = places.setdefault(what, 0)
-        places[what] += 1
         value = float(table[f"{basis}_s"].to_numpy(dtype=float)[own].sum())
         below, above = sums.distances(own)
         low, high = ends(run, basis, value, value - below, value + above)
-        found = {"place": place, "shape": shape, "s": value, "low_s": low, "high_s": high}
+        found = {"shape": shape, "s": value, "low_s": low, "high_s": high}
         rows.append({**dict(zip(named, what, strict=True)), **found})
-    return pd.DataFrame(rows, columns=[*KEY, "shape", "s", "low_s", "high_s"])
+    return pd.DataFrame(rows, columns=[*named, "shape", "s", "low_s", "high_s"])
 
 
 def placed(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

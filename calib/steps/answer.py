@@ -78,9 +78,8 @@ def answer(
     from calib.steps.engine.stack import stack_notes, stack_of
 
     architecture, execution = request.model.architecture, request.execution
+    workload, costs = request.workload, issue_costs(target)
     name = getattr(model, "name", None) or request.model.name or architecture
-    workload = request.workload
-    costs = issue_costs(target)
     fused = {p: fuse(v.layer.calls()) for p, v in phases.items() if execution == COMPILED}
     names = {"model": name, "workload": workload.name}
     stack, hidden = stack_of(request, target.hardware, model, phases), request.parallel.overlap
@@ -89,7 +88,8 @@ def answer(
         calibration, unseen = overlapped(stack, hidden), None
     elif request.spread:
         calibration, unseen = together(calibration, hidden), unseen and together(unseen, hidden)
-    energy, held_by = energy_of(request, target), holding(request, target)
+    held_by = holding(request, target)
+    energy = energy_of(request, held_by)
     run = Run(request, target, model, phases, calibration, costs, host_s, held_by)
     beside = None if stack else cases_beside(run)
     said = beside.asked if beside else calibration

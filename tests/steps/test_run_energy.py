@@ -13,7 +13,7 @@ from calib.checkout import ROOT
 from calib.errors import CalibError
 from calib.hardware.datasheet import load_hardware
 from calib.report.energy import energy_lines
-from calib.steps.card.energy import energy_of
+from calib.steps.card.energy import energy_of, holding
 from calib.steps.module.call import Estimate, estimate
 from calib.steps.request import read_request
 from calib.steps.target import find_target
@@ -32,7 +32,8 @@ def asked(hw="h200", **given):
 
 
 def found(request, tmp_path: Path):
-    return energy_of(request, find_target(request.hw, tmp_path, "analytic", request.execution))
+    target = find_target(request.hw, tmp_path, "analytic", request.execution)
+    return energy_of(request, holding(request, target))
 
 
 def test_a_card_goes_by_its_own_count(tmp_path: Path) -> None:

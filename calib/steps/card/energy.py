@@ -12,13 +12,10 @@ if TYPE_CHECKING:
     from calib.cards.energy.fitted import Energy
 
 
-def energy_of(request: Request, target: Target) -> Energy | None:
-    """None where nothing was counted of what runs: on another card, by another implementation's or
-    a compiler's kernels, in a step of training, over links.
-
-    Raises ``CalibError`` for a file that is of another card.
-    """
-    return None if request.not_counted else counted(request, target)
+def energy_of(request: Request, held_by: Energy | None) -> Energy | None:
+    """What joules go by: ``held_by`` (:func:`holding`), and None where nothing was counted of what
+    runs, by another implementation's or a compiler's kernels, in a step of training, over links."""
+    return None if request.not_counted else held_by
 
 
 def holding(request: Request, target: Target) -> Energy | None:
@@ -26,14 +23,10 @@ def holding(request: Request, target: Target) -> Energy | None:
     kernels on one card, compiled ones and gradients among them, whose joules nobody counted.
 
     An engine's are the tables' figures, timed on and on; of several cards nobody knows.
+    Raises ``CalibError`` for a file that is of another card.
     """
     if request.implementation != "torch" or request.spread:
         return None
-    return counted(request, target)
-
-
-def counted(request: Request, target: Target) -> Energy | None:
-    """Raises ``CalibError`` for a file that is of another card."""
     if request.energy is None:
         from calib.cards.energy.shipped import load_energy
 
