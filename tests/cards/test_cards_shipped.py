@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 
-from calib.cards.shipped import FOLDER, about_card, about_taught, load_card, shipped_cards
+from calib.cards.engines.stored import ENGINES, engine_cards, load_engine
+from calib.cards.shipped import (
+    FOLDER,
+    about_card,
+    about_taught,
+    load_card,
+    load_taught,
+    shipped_cards,
+)
 from calib.fit.calibration import TRANSFERRED, WEAKEST_FIRST
+from calib.fit.physics.blocks.product_blocks import COSTS
+from calib.fit.physics.features import features
 from calib.hardware.datasheet import load_hardware
 from model import ops
 
@@ -102,3 +112,45 @@ def test_a_data_card_says_what_went_in_and_how_well_it_does(name):
     for row in about["held_out"]:
         assert 0 < row["median_error"] < row["roofline_median_error"]
     assert about["command"] == f"python -m calib.cards.build {name}"
+
+
+EXAMPLES = (
+    *EVERY_KIND,
+    ops.AllReduce(2**20, 8),
+    ops.AllGather(2**20, 8),
+    ops.ReduceScatter(2**20, 8),
+    ops.AllToAll(2**20, 8),
+    ops.LatentAttention(1, 1, 500, 128, 1, 576, v_head_dim=512),
+    ops.ChannelNorm(4096, 64),
+    ops.Reduction(64, 1280),
+    ops.Elementwise(640, 2, broadcast=64, axes=2),
+)
+
+
+def stored_fits():
+    """(where, kind, fit) of all that ships: cards, torch's samples, engines."""
+    for name in shipped_cards():
+        for key, fitted in load_card(load_hardware(name), taught=False).figures.kinds.items():
+            yield name, key[1], fitted
+    for key, fitted in load_taught(load_hardware("h200")).kinds.items():
+        yield "torch", key[1], fitted
+    for card in engine_cards():
+        for engine in ENGINES:
+            figures = load_engine(card, engine)
+            for key, fitted in figures.kinds.items() if figures else ():
+                yield f"{card}/{engine}", key[1], fitted
+
+
+def test_every_fit_that_ships_reads_what_todays_physics_makes():
+    """A column that nothing makes any more counts as nothing, in silence: its file is to be
+    fitted anew."""
+    h200, made = load_hardware("h200"), {}
+    for op in EXAMPLES:
+        made.setdefault(op.operator, set()).update(features(op, h200, False).columns)
+    read = {}
+    for where, kind, fitted in stored_fits():
+        names = set(fitted.prior.costs) - set(COSTS)
+        for missing in names - made.get(kind, names):
+            read.setdefault((kind, missing), []).append(where)
+    assert not read
+    assert {"matmul", "attention", "moe_mlp", "elementwise"} <= set(made)

@@ -40,12 +40,12 @@ from model.ops import (
     is_grid,
 )
 
-BOUND, ADDED, SERIAL, SCALE = "bound ", "added ", "serial ", "scale "
+BOUND, ADDED, SERIAL = "bound ", "added ", "serial "
 TOGETHER = frozenset({"copy", "gather", "reduction", "softmax"})
 """Kinds of which one fit holds all dtypes: they differ by their bytes, and a flag says which."""
 CLASSES = ("few", "odd", "padded", "ragged", "wide")
 """Columns that say that an operator has a kernel of its own: 0 or 1, and no dimension."""
-_STEPS = ("tile ", BOUND, ADDED, SERIAL, SCALE, CHOICE)
+_STEPS = ("tile ", BOUND, ADDED, SERIAL, CHOICE)
 """Beginnings of the names of columns that come in steps."""
 
 

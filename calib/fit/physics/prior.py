@@ -14,11 +14,10 @@ A kind may bring columns of its own (:mod:`calib.fit.physics.blocks.attention_bl
 :mod:`calib.fit.physics.blocks.expert_blocks`, :mod:`calib.fit.physics.blocks.grouped_blocks`,
 :mod:`calib.fit.physics.blocks.convolution_blocks`):
 ``bound ...`` are logarithms of further bounds; ``serial ...`` count what a multiprocessor does one
-after the other, and their sum is one bound; ``added ...`` count what a call does besides;
-``scale ...`` make all bounds dearer, by so many shares of them. Each has a fitted cost a unit. The
-last word of such a name is the rule of cutting the work that it belongs to; the rule that explains
-the times best is kept. Products and convolutions on a GPU have candidates besides, ways to cut them
-that share their costs: their soft minimum is a bound
+after the other, and their sum is one bound; ``added ...`` count what a call does besides.
+Each has a fitted cost a unit. The last word of such a name is the rule of cutting the work that it
+belongs to; the rule that explains the times best is kept. Products and convolutions on a GPU have
+candidates besides, ways to cut them that share their costs: their soft minimum is a bound
 (:mod:`calib.fit.physics.blocks.product_blocks`), and stands for the chain.
 
 Time is counted in clock cycles, in which cards differ least. Outside the sampled shapes this is all
@@ -35,7 +34,7 @@ import numpy as np
 from calib.fit.physics.blocks import attention_cudnn, stream_blocks
 from calib.fit.physics.blocks.convolution_blocks import STARTS
 from calib.fit.physics.blocks.product_blocks import CHOICE, COSTS, MISSED, Candidates
-from calib.fit.physics.features import ADDED, BOUND, SCALE, SERIAL, Features
+from calib.fit.physics.features import ADDED, BOUND, SERIAL, Features
 
 _PULL = 0.05
 _PULL_TO_OTHERS = 0.3
@@ -98,7 +97,6 @@ class _Columns:
     bound: np.ndarray
     serial: np.ndarray
     added: np.ndarray
-    scale: np.ndarray
     costs: np.ndarray
     choice: Candidates | None
     missed: bool
@@ -106,9 +104,9 @@ class _Columns:
     @classmethod
     def of(cls, x: Features, names: Iterable[str]) -> _Columns:
         names = list(names)
-        bound, serial, added, scale, costs = (
+        bound, serial, added, costs = (
             np.array([n.startswith(kind) for n in names], dtype=bool)
-            for kind in (BOUND, SERIAL, ADDED, SCALE, CHOICE)
+            for kind in (BOUND, SERIAL, ADDED, CHOICE)
         )
         absent = np.where(bound, _NEVER, 0.0)
         none = np.zeros(len(x))
@@ -116,7 +114,7 @@ class _Columns:
         table = np.stack(own) if own else np.zeros((0, len(x)))
         choice = Candidates.of(x.columns) if costs.any() else None
         missed = any(name.startswith((f"{BOUND}missed", f"{SERIAL}missed")) for name in names)
-        return cls(x, names, table, bound, serial, added, scale, costs, choice, missed)
+        return cls(x, names, table, bound, serial, added, costs, choice, missed)
 
 
 _NEVER = -50.0
@@ -140,8 +138,6 @@ def _log_cycles(theta: np.ndarray, by: _Columns) -> np.ndarray:
     table = np.stack(bounds)
     top = table.max(axis=0)
     work = top + np.log(np.exp(power * (table - top)).sum(axis=0)) / power
-    if by.scale.any():
-        work = work + np.log1p(np.exp(own[by.scale, None]) * by.own[by.scale]).sum(axis=0)
     fixed = theta[0]
     if by.added.any():
         fixed = np.logaddexp(fixed, np.log(np.exp(own[by.added]) @ by.own[by.added] + _LEAST))
@@ -170,7 +166,7 @@ def columns_of(x: Features, prior: Prior) -> tuple[str, ...]:
 
 def _own(x: Features) -> list[str]:
     """Columns of the kind itself that a prior gives a cost."""
-    return sorted(n for n in x.columns if n.startswith((BOUND, SERIAL, ADDED, SCALE)))
+    return sorted(n for n in x.columns if n.startswith((BOUND, SERIAL, ADDED)))
 
 
 def _rule_of(name: str) -> str:
@@ -233,8 +229,6 @@ def _guess(x: Features, log_cycles: np.ndarray, names: list[str]) -> Prior:
     for name in names:
         if name in _KNOWN:
             costs[name] = _KNOWN[name]
-        elif name.startswith(SCALE):
-            costs[name] = _DEARER
         elif name.startswith(ADDED):
             costs[name] = float(dispatch - 1.0)
         else:
@@ -244,9 +238,6 @@ def _guess(x: Features, log_cycles: np.ndarray, names: list[str]) -> Prior:
 
 
 _KNOWN = COSTS | stream_blocks.COSTS | STARTS | attention_cudnn.STARTS
-_DEARER = float(np.log(0.5))
-"""By which a unit of a column that makes work dearer does, where a fit starts: on an H100 a
-row of 30522 numbers of bfloat16, two units, takes 41.3 us where one of 30528 takes 17.6."""
 _OF_CACHE = float(np.log(2.0))
 """Bandwidth of the L2 over that of main memory, where a fit starts."""
 
