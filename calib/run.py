@@ -47,13 +47,15 @@ def run(
     from calib.report.terminal import print_member, print_report
     from calib.report.write import write_asked, write_report
     from calib.steps.answer import answer
+    from calib.steps.card.traces import with_traces
     from calib.steps.fitting import fit_samples
     from calib.steps.measuring import measure_host, measure_model, measure_operators, routing
     from calib.steps.progress import stage
     from calib.steps.subject import find_subject, phases_of, shapes_of
-    from calib.steps.target import find_target
+    from calib.steps.target import find_target, of_cuda
 
     target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
+    target = of_cuda(target, request.cuda, request.measured)
     with stage("reading the model"):
         request, model = find_subject(request, target.hardware)
         phases = phases_of(model, request.workload)
@@ -62,6 +64,7 @@ def run(
     if request.mode == "calibrate":
         write_asked(config or {}, folder)
         return
+    target = with_traces(target, request.samples.traces)
     calibrations = fit_samples(target, shapes_of(phases))
     host_s = measure_host(target, calibrations[0], request.execution)
     observed = measure_model(request, target)

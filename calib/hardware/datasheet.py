@@ -55,6 +55,8 @@ class Hardware:
     sources                  figure -> where it is from; a figure's own name or the mapping it is in
     measured                 figure -> published measured ceiling: low, high, source
     provenance               how the peaks are known: datasheet, derived or probed
+    cuda                     version of CUDA that torch is built for; None: as what ships was
+                             measured with
     """
 
     name: str
@@ -74,6 +76,7 @@ class Hardware:
     sources: dict[str, str] = field(default_factory=dict)
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)
     provenance: str = "datasheet"
+    cuda: str | None = None
 
     @cached_property
     def unprobed(self) -> tuple[str, ...]:

@@ -256,19 +256,3 @@ def _power_limit(driver: Any, device: ctypes.c_int) -> float | None:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError:
         return None
-
-
-def driver_version() -> str | None:
-    """Of the NVIDIA driver, from NVML; None where NVML is not there."""
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-        try:
-            return str(pynvml.nvmlSystemGetDriverVersion())
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return None

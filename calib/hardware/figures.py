@@ -11,6 +11,8 @@ from typing import Any
 
 from calib.errors import CalibError, wrong
 from calib.hardware.links import ACCEPTED, read_links
+from calib.hardware.versions import ACCEPTED as CUDA_VERSION
+from calib.hardware.versions import cuda_version
 from model.ops import ITEM_BYTES
 
 PROVENANCES = ("datasheet", "derived", "probed")
@@ -78,6 +80,11 @@ def _capability(value: Any) -> str:
     _require(re.fullmatch(r"[0-9]{1,2}\.[0-9]{1,2}", _text(value)) is not None)
     major, minor = value.split(".")
     return f"{int(major)}.{int(minor)}"
+
+
+def _cuda(value: Any) -> str:
+    cuda_version(_text(value))
+    return str(value)
 
 
 def _peaks(value: Any) -> dict[str, float]:
@@ -152,9 +159,10 @@ KEYS: dict[str, Accepted] = {
     "sources": (_sources, "a mapping from figure to the source it is from"),
     "measured": (_ceilings, "a mapping from figure to low, high (low <= high) and source"),
     "provenance": (_provenance, f"one of {', '.join(PROVENANCES)}"),
+    "cuda": (_cuda, CUDA_VERSION),
 }
 
-MAY_BE_NULL = ("compute_capability", "shared_memory_per_block", "threads_per_sm", "power_w")
+MAY_BE_NULL = ("compute_capability", "shared_memory_per_block", "threads_per_sm", "power_w", "cuda")
 MAY_BE_PROBED: dict[str, Any] = {
     "sm_count": 0,
     "clock_hz": math.nan,

@@ -1,11 +1,34 @@
-"""What measured: versions of the libraries and of the system."""
+"""Versions: of the libraries and the system that measured, and of the CUDA that is meant.
+
+A CUDA brings the libraries, and so the kernels of torch that is built for it.
+"""
 
 from __future__ import annotations
 
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 
-from calib.hardware.device import driver_version
+NEWEST = "13.0"
+"""The CUDA of the torch whose kernels the calibrations that ship were measured with."""
+OLDER = "12.4"
+"""The newest one of which it is known that torch takes other kernels."""
+ACCEPTED = 'a quoted version of CUDA such as "12.4", or null'
+_VERSION = re.compile(r"([0-9]{1,2})\.([0-9]{1,2})")
+
+
+def cuda_version(value: str) -> tuple[int, int]:
+    """(major, minor). Raises ``ValueError`` for what is no version."""
+    matched = _VERSION.fullmatch(value)
+    if not matched:
+        raise ValueError(f"{value!r}: expected {ACCEPTED}")
+    return int(matched[1]), int(matched[2])
+
+
+def is_older(cuda: str | None) -> bool:
+    """Whether torch for ``cuda`` is known to take other kernels than what ships was measured with;
+    None: no version is meant, hence that one."""
+    return cuda_version(cuda or NEWEST) <= cuda_version(OLDER)
 
 
 def versions(card: bool = False) -> dict[str, str]:
@@ -24,3 +47,19 @@ def versions(card: bool = False) -> dict[str, str]:
 
         found |= {"cuda": str(torch.version.cuda), "driver": driver_version() or "not known"}
     return found
+
+
+def driver_version() -> str | None:
+    """Of the NVIDIA driver, from NVML; None where NVML is not there."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        try:
+            return str(pynvml.nvmlSystemGetDriverVersion())
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None

@@ -13,7 +13,8 @@ from typing import Any
 from model.ops import Operator
 
 CACHES = COLD, HOT = "cold", "hot"
-ORIGINS = ("design", "model", "public", "host", "ceiling")
+TRACE = "trace"
+ORIGINS = ("design", "model", "public", "host", "ceiling", TRACE)
 STATUSES = ("ok", "unsupported", "out of memory", "wrong", "throttled", "lost")
 TIMED = ("ok", "throttled")
 """Those of ``STATUSES`` under which there are seconds."""
@@ -37,7 +38,8 @@ class Sample:
     ``seconds``: raw repeats. ``hardware``: the card's name as in ``conf/hw``. ``cache``: ``cold``
     (weights, or all inputs where there are none, come from main memory) or ``hot``. ``origin``:
     ``design`` (a shape of the sweep's own design), ``model`` (a shape of a model under study, which
-    a fit can leave out) or ``public``. ``group``: samples that are held out together; empty means
+    a fit can leave out), ``public`` or ``trace`` (by the kernels of somebody's model). ``group``:
+    samples that are held out together; empty means
     the operator's own grouping. ``probe_flops`` and ``probe_bandwidth``: what a fixed matmul and a
     fixed copy reached around this sample's block, for the drift of the machine; ``probe_host``: how
     many tiny operators a card's host then issued in a second. ``status``:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from calib.hardware.versions import versions
+from calib.hardware.versions import is_older, versions
 from calib.samples.host_costs import COMPILED, GRAPH, HostCosts, host_costs
 from calib.steps.card.energy import energy_of, holding
 from calib.steps.card.refits import with_pace
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from calib.cards.energy.fitted import Energy
     from calib.estimates.replay.first_time import Extra
     from calib.fit.calibration import Estimator
+    from calib.hardware.datasheet import Hardware
     from calib.report.record import RunRecord
     from calib.steps.alternatives.cases import Run
     from calib.steps.alternatives.table import WhatIf
@@ -99,7 +100,7 @@ def answer(
         *(request, phases, (said, unseen), reached, names, made, costs, host_s),
         *(energy, held_by, stack.names if stack else None),
     )
-    plain = source_notes(target, found.operators, request.implementation)
+    plain = [*source_notes(target, found.operators, request.implementation), *target.notes]
     of_times, found = list(found.notes), replace(found, notes=())
     notes = stack_notes(stack, request, found.operators, plain)
     notes += [*getattr(model, "notes", []), *position_notes(request, model)]
@@ -116,7 +117,7 @@ def answer(
     about = found.measurement or {}
     notes += host_drift_notes(about.get("host_drift"))
     if execution != GRAPH and request.implementation == "torch":
-        card, lengths = target.hardware.compute_capability, about.get("lengths")
+        card, lengths = planning(target.hardware), about.get("lengths")
         of_times += plan_notes(costs, card, phases, found.components, lengths)
     sees = workload.side is not None and not phases.keys().isdisjoint(("vision", DENOISE))
     notes += [] if sees or request.trains else image_notes(name, workload, phases)
@@ -171,7 +172,12 @@ def new_length(
 
     if request.execution == GRAPH or request.implementation != "torch":
         return Extra()
-    return of_new_length(plans_of(phases, target.hardware.compute_capability), costs)
+    return of_new_length(plans_of(phases, planning(target.hardware)), costs)
+
+
+def planning(hardware: Hardware) -> str | None:
+    """The compute capability of a card on which torch asks cuDNN first, which makes plans."""
+    return None if is_older(hardware.cuda) else hardware.compute_capability
 
 
 def used(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calib.hardware.datasheet import Hardware
-from calib.samples.sample import Sample
+from calib.samples.sample import TRACE, Sample
 from calib.steps.card.refits import fit_torch, spread_of
 from calib.steps.progress import stage
 from calib.steps.target import Target
@@ -16,6 +16,9 @@ from model.ops import Operator
 if TYPE_CHECKING:
     from calib.fit.calibration import Estimator
     from calib.measure.sweep.choice import Uncertainty
+
+LEARNED = ("design", TRACE)
+"""Origins of samples that a fit which never saw the model's own shapes learns from."""
 
 
 def uncertainty(samples: Sequence[Sample], hardware: Hardware) -> Uncertainty:
@@ -36,10 +39,10 @@ def fit_samples(target: Target, own: Iterable[Operator] = ()) -> tuple[Estimator
     before. Samples correct the card's shipped calibration (:mod:`calib.cards.corrected`), which is
     all there is of a kind without samples; what neither knows is the roofline.
     """
-    from calib.cards.shipped import load_card
+    from calib.cards.older.shipped import load_torch
     from calib.fit.calibration import uncalibrated
 
-    card = load_card(target.hardware)
+    card = load_torch(target.hardware)
     if not target.samples:
         return card or uncalibrated(target.hardware), None
     return _fit_own(target, frozenset(own), card)
@@ -51,7 +54,7 @@ def _fit_own(
     from calib.cards.correcting import correct
     from calib.fit.fitting import fit, measured_shapes
 
-    designs = [s for s in target.samples if s.origin == "design" and s.op not in own]
+    designs = [s for s in target.samples if s.origin in LEARNED and s.op not in own]
     measured = measured_shapes(target.samples, target.hardware)
     with stage("fitting") as tell:
         unseen = fit(designs, target.hardware, lambda name: tell(name, 0.0))

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib.estimates.replay.first_time import plans_of
-from calib.hardware.datasheet import hardware_names
+from calib.hardware.datasheet import Hardware, hardware_names
+from calib.hardware.versions import NEWEST, cuda_version
 from calib.report.record import AVOIDED, GROWS
 from calib.report.units import nbytes, seconds
 from calib.samples.host_costs import EAGER, GRAPH, HostCosts
@@ -50,6 +51,7 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
         taught = about_taught(target.hardware)
         beside = f" {taught['summary']}" if taught and implementation == TORCH else ""
         notes.append(f"{behind} calibration that ships: {about['summary']}{beside}")
+        notes += cuda_notes(target.hardware) if implementation == TORCH else []
     elif about:
         lacking = "kinds that your samples lack take" if sampled else "every kernel takes"
         notes.append(
@@ -73,6 +75,21 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
 
 OF_A_GRAPH = ("sync", "graph_node", "graph_launch", "node_gap")
 """Costs of the host that a graph's replay takes."""
+
+
+def cuda_notes(hardware: Hardware) -> list[str]:
+    """Whose kernels the times are, where a version of CUDA is meant."""
+    from calib.cards.older.shipped import about_older
+
+    told = about_older(hardware)
+    if told:
+        return [f"torch is taken to be built for CUDA {hardware.cuda}: {told['summary']}"]
+    if hardware.cuda is None or cuda_version(hardware.cuda) >= cuda_version(NEWEST):
+        return []
+    return [
+        f"torch is taken to be built for CUDA {hardware.cuda}, of whose kernels nothing is known "
+        f"on {hardware.name}: the times are those of CUDA {NEWEST}."
+    ]
 
 
 def issue_notes(

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from calib.errors import CalibError, one_of, wrong
 from calib.hardware.datasheet import Hardware, HardwareError, hardware_from_config
+from calib.hardware.versions import ACCEPTED
 from calib.steps.settings.dimensions import dimensions_of
 from calib.steps.settings.layout import ParallelRequest
 from calib.steps.settings.limits import LimitRequest, PriceRequest, ServeRequest
-from calib.steps.settings.paths import AnyPath, File, Folder, described
+from calib.steps.settings.paths import AnyPath, File, Folder, described, listed
+from calib.steps.settings.versions import Cuda
 from calib.steps.settings.words import Part, checked
 from model.architectures import ARCHITECTURES
 from model.parallel.layout import Layout, LayoutError
@@ -114,6 +116,9 @@ class SweepRequest(Part):
 
 class SamplesRequest(Part):
     dir: Folder | None = described("a folder")
+    traces: Annotated[tuple[File, ...], BeforeValidator(listed)] = Field(
+        default=(), description="a trace of torch.profiler, or a list of them"
+    )
 
 
 class ReportRequest(Part):
@@ -141,6 +146,7 @@ class Request(Part):
     execution: Literal["eager", "graph", "compiled"] = "eager"
     repeats: Annotated[int, Field(strict=True, ge=1, le=1000)] = 5
     seed: Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)] = 0
+    cuda: Cuda | None = Field(default=None, description=ACCEPTED)
     measured: File | None = described("the path of a trace of torch.profiler")
     measured_step: Name | None = described("a phase of the model")
     energy: File | None = described("the path of what benchmarks.card.energy counted")
@@ -271,6 +277,15 @@ class Request(Part):
         from calib.cards.energy.counted import read_counted
 
         read_counted(self.energy, self.hw.name if self.hw else None)
+        return self
+
+    @model_validator(mode="after")
+    def _cuda_of_torch(self) -> Request:
+        whose = {"mode=serve": self.mode == SERVE, "+hw=cpu": self.hw and self.hw.name == "cpu"}
+        whose |= {f"implementation={self.implementation}": self.implementation != "torch"}
+        given = next((name for name, is_so in whose.items() if is_so), None)
+        if self.cuda and given:
+            raise CalibError(wrong("cuda", self.cuda, f"null with {given}"))
         return self
 
     @model_validator(mode="after")

@@ -23,13 +23,15 @@ CPU = "cpu"
 
 @dataclass(frozen=True)
 class Target:
-    """The device that the estimates are for. ``here``: it is this machine's and can be measured."""
+    """The device that the estimates are for. ``here``: it is this machine's and can be measured;
+    ``notes``: what a reader must know of its samples."""
 
     hardware: Hardware
     here: bool
     device: str
     store: SampleStore
     samples: list[Sample] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     @property
     def on_card(self) -> bool:
@@ -120,3 +122,14 @@ def open_instrument(target: Target, seed: int = 0, arena_bytes: int | None = Non
     from calib.measure.cuda.instrument import open_cuda
 
     return open_cuda(target.hardware, target.torch_device, seed, arena_bytes)
+
+
+def of_cuda(target: Target, cuda: str | None, measured: Path | None) -> Target:
+    """The target as torch built for ``cuda`` runs on it; None: for what the ``measured`` trace
+    names, where there is one."""
+    if not target.on_card:
+        return target
+    from calib.compare.clock.events import cuda_of
+
+    meant = cuda or (cuda_of(measured) if measured else None)
+    return replace(target, hardware=replace(target.hardware, cuda=meant))

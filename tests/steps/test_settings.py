@@ -189,3 +189,23 @@ def test_dimensions_that_do_not_go_together_are_named(word: str, said: str) -> N
     request = read_request(composed(word))
     with pytest.raises(CalibError, match=f"^{said}"):
         build_model(request.model, request.hf)
+
+
+def test_a_version_of_cuda_may_come_as_a_number() -> None:
+    asked = read_request(composed("+hw=h100", "cuda=12.4"))
+    assert asked.cuda == "12.4"
+    assert read_request(composed("+hw=h100", "cuda='12.10'")).cuda == "12.10"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["+hw=h100", "cuda=12"], "cuda = 12: expected a quoted version"),
+        (["+hw=cpu", "cuda=12.4"], r"cuda = '12.4': expected null with \+hw=cpu"),
+        (["+hw=h100", "cuda=12.4", "implementation=vllm"], "null with implementation=vllm"),
+        (["+hw=h100", "samples.traces=none.json"], "samples.traces = .*a trace of torch.profiler"),
+    ],
+)
+def test_a_version_of_cuda_is_torchs(words: list[str], said: str) -> None:
+    with pytest.raises(CalibError, match=said):
+        read_request(composed(*words))

@@ -3,14 +3,14 @@
 Needs the extra ``public``. A card with tables is fitted to its own; one without, and a kind that
 its tables lack, to all other cards' (``transferred``). Beside each ``<card>.npz`` goes a data card
 that says what went in and how well it does on what it never saw. ``torch:<card>`` fits torch's own
-samples of a record (``benchmarks/data/<card>``) over that card's tables, for all cards.
+samples of a record (``benchmarks/data/<card>``) over that card's tables, for all cards;
+``older:<card>`` what traces of it by an older CUDA tell (``benchmarks/data/<card>_traces``).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from calib.cards.build.older_samples import build_older, traced_cards
 from calib.cards.build.own_samples import as_text, fit_taught, recorded_cards
 from calib.cards.build.power import Sustained, at_limit_of, foretold, is_akin, sustained
 from calib.cards.build.published import NEUSIGHT, SOURCE, published_products
@@ -35,8 +36,10 @@ from calib.cards.build.tables import (
     read_tables,
     widths,
 )
+from calib.cards.build.writing import check, write_text
 from calib.cards.card import TORCH, Card, Figures, clocked, nearness, published_clock_ratio
 from calib.cards.cold import Caches
+from calib.cards.older.shipped import OLDER
 from calib.cards.shipped import FOLDER, load_card
 from calib.cards.stand_ins import NOTES
 from calib.cards.stored import SCHEMA_VERSION, write_record
@@ -57,8 +60,6 @@ CARDS = (
     *("p100", "p4", "t4", "v100_16gb", "v100_32gb", "v100_pcie_32gb"),
 )
 """Those with tables, those with a relative among them, and those of which products are known."""
-MOST_CHANGED = 1e-3
-"""By how much storing may change an estimate."""
 
 
 @dataclass(frozen=True)
@@ -292,20 +293,15 @@ def build_taught(card: str, folder: Path = FOLDER) -> str:
     taught, about, samples = fit_taught(card, folder)
     hardware, place = load_hardware(card), folder / TORCH
     place.mkdir(parents=True, exist_ok=True)
-    _write_text(place / f"{card}.json", as_text(about))
+    write_text(place / f"{card}.json", as_text(about))
     write_record(place / f"{card}.npz", taught)
     stored = load_card(hardware, folder)
     assert stored is not None
     ops, hot = [s.op for s in samples], [s.cache == HOT for s in samples]
     before, after = (c.estimate(ops, TORCH, hot) for c in (replace(stored, taught=taught), stored))
     ratio = after["estimate_s"].to_numpy() / before["estimate_s"].to_numpy()
-    _check(f"{TORCH}:{card}", float(abs(ratio - 1).max()))
+    check(f"{TORCH}:{card}", float(abs(ratio - 1).max()))
     return str(about["summary"])
-
-
-def _check(name: str, changed: float) -> None:
-    if changed > MOST_CHANGED:
-        raise CalibError(f"{name}: storing changed an estimate by {changed:.2%}: expected <= 0.1%")
 
 
 def build(card: str, folder: Path = FOLDER) -> str:
@@ -316,30 +312,26 @@ def build(card: str, folder: Path = FOLDER) -> str:
     figures, about, samples = fit_card(card)
     hardware = load_hardware(card)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(folder / f"{card}.json", json.dumps(about, indent=1, default=float) + "\n")
+    write_text(folder / f"{card}.json", json.dumps(about, indent=1, default=float) + "\n")
     write_record(folder / f"{card}.npz", figures)
     stored = load_card(hardware, folder)
     assert stored is not None
-    _check(card, change_by_storing(Card(hardware, figures, about), stored, samples))
+    check(card, change_by_storing(Card(hardware, figures, about), stored, samples))
     return str(about["summary"])
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     every = [*CARDS, *(f"{TORCH}:{card}" for card in recorded_cards())]
+    every += [f"{OLDER}:{card}" for card in traced_cards()]
     parser.add_argument("cards", nargs="*", metavar="card", help=f"default: {' '.join(every)}")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()
     try:
         for name in arguments.cards or every:
-            torchs, _, card = name.rpartition(":")
-            print((build_taught if torchs else build)(card, arguments.folder), flush=True)
+            of, _, card = name.rpartition(":")
+            make = {TORCH: build_taught, OLDER: build_older}.get(of, build)
+            print(make(card, arguments.folder), flush=True)
     except CalibError as error:
         sys.exit(f"error: {error}")
 

@@ -54,6 +54,8 @@ class Recorded:
     stream: tuple[Any, Any] | None = None
     dims: tuple[Any, ...] = ()
     types: tuple[str, ...] = ()
+    strides: tuple[Any, ...] = ()
+    inputs: tuple[str, ...] = ()
     number: int = NONE
     issued_ns: int | None = None
 
@@ -110,21 +112,13 @@ class Card:
 @dataclass(frozen=True)
 class TraceFile:
     """``events`` in order of their begin. ``stacked``: Python's frames were recorded, which slows
-    the host down several times."""
+    the host down several times. ``named``: how errors call the file."""
 
     path: Path
+    named: str
     events: tuple[Recorded, ...]
     cards: tuple[Card, ...]
     stacked: bool
-
-    @property
-    def named(self) -> str:
-        return named(self.path)
-
-
-def named(path: str | Path) -> str:
-    """How errors call the file."""
-    return f"measured = {str(path)!r}"
 
 
 def shown(name: str, most: int = 60) -> str:
@@ -156,28 +150,32 @@ def overload(name: str) -> str:
     return ""
 
 
-def read_events(path: str | Path) -> TraceFile:
-    """The trace at ``path``: JSON, or that in gzip. Raises ``CalibError`` for what is none."""
-    whole = _parsed(path)
+def read_events(path: str | Path, key: str = "measured") -> TraceFile:
+    """The trace at ``path``, which ``key`` gave: JSON, or that in gzip. Raises ``CalibError`` for
+    what is none."""
+    said = f"{key} = {str(path)!r}"
+    whole = _parsed(Path(path), said)
     about: Mapping[str, Any] = whole if isinstance(whole, Mapping) else {}
     listed = about.get("traceEvents") if about else whole
     if not isinstance(listed, list):
-        raise CalibError(f"{named(path)}: is none (it has no list of traceEvents): {ACCEPTED}")
-    events = _read(path, listed)
+        raise CalibError(f"{said}: is none (it has no list of traceEvents): {ACCEPTED}")
+    events = _read(said, listed)
     if not any(e.category == OPERATOR for e in events):
-        raise CalibError(f"{named(path)}: holds no operators: {ACCEPTED} with CPU activity")
+        raise CalibError(f"{said}: holds no operators: {ACCEPTED} with CPU activity")
     stacked = any(isinstance(e, Mapping) and e.get("cat") == STACK for e in listed)
-    return TraceFile(Path(path), tuple(events), _cards(about.get("deviceProperties")), stacked)
+    return TraceFile(
+        Path(path), said, tuple(events), _cards(about.get("deviceProperties")), stacked
+    )
 
 
-def _parsed(path: str | Path) -> Any:
+def _parsed(path: Path, said: str) -> Any:
     try:
-        return json.loads(_unpacked(Path(path)))
+        return json.loads(_unpacked(path))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         reason = f"its gzip is cut or damaged: {error}"
     except OSError as error:
         raise CalibError(
-            f"{named(path)}: cannot be read ({error.strerror or error}): {ACCEPTED}"
+            f"{said}: cannot be read ({error.strerror or error}): {ACCEPTED}"
         ) from None
     except RecursionError:
         reason = "its JSON is nested too deep"
@@ -185,7 +183,7 @@ def _parsed(path: str | Path) -> Any:
         reason = "it is larger than the memory"
     except ValueError as error:
         reason = f"{type(error).__name__}: {error}"
-    raise CalibError(f"{named(path)}: is none ({shown(reason, 200)}): {ACCEPTED}")
+    raise CalibError(f"{said}: is none ({shown(reason, 200)}): {ACCEPTED}")
 
 
 def _unpacked(path: Path) -> bytes:
@@ -202,14 +200,27 @@ def _unpacked(path: Path) -> bytes:
     return b"".join(parts)
 
 
-def _read(path: str | Path, listed: Sequence[Any]) -> list[Recorded]:
+_CUDA = re.compile(rb'"cuda_runtime_version"\s*:\s*([0-9]{1,9})\b')
+
+
+def cuda_of(path: Path) -> str | None:
+    """The version of the CUDA runtime that a trace names, without reading the rest of it; None
+    where it names none, or cannot be read."""
+    try:
+        found = _CUDA.search(_unpacked(path))
+    except (OSError, EOFError, ValueError, zlib.error):
+        return None
+    return _version(int(found[1])) if found else None
+
+
+def _read(said: str, listed: Sequence[Any]) -> list[Recorded]:
     """Complete events of the categories that count, in order of their begin."""
     used = []
     for index, event in enumerate(listed):
         if not isinstance(event, Mapping):
-            raise _wrong(path, index, "itself", event, "an object")
-        if event.get("ph") == "X" and _counts(path, index, event):
-            used.append((index, event, _times(path, index, event)))
+            raise _wrong(said, index, "itself", event, "an object")
+        if event.get("ph") == "X" and _counts(said, index, event):
+            used.append((index, event, _times(said, index, event)))
     if not used:
         return []
     first = min(begin for _, _, (begin, _) in used)
@@ -217,40 +228,40 @@ def _read(path: str | Path, listed: Sequence[Any]) -> list[Recorded]:
     for index, event, (begin, length) in used:
         if begin - first > MOST_SPAN_US:
             raise _wrong(
-                path, index, "ts", event["ts"], f"a day after the first, {first:g}, at most"
+                said, index, "ts", event["ts"], f"a day after the first, {first:g}, at most"
             )
         events.append(_event(event, begin - first, length))
     return sorted(events, key=lambda e: (e.begin_ns, -e.length_ns))
 
 
-def _counts(path: str | Path, index: int, event: Mapping[str, Any]) -> bool:
+def _counts(said: str, index: int, event: Mapping[str, Any]) -> bool:
     """Whether the event is of a category that is read."""
     category, name = event.get("cat"), event.get("name")
     if not isinstance(category, str):
-        raise _wrong(path, index, "cat", category, "a text")
+        raise _wrong(said, index, "cat", category, "a text")
     if category == STACK:
         return isinstance(name, str) and name.startswith(NN_MODULE)
     if category not in (OPERATOR, RANGE, *ON_DEVICE, *CALLS):
         return False
     if not isinstance(name, str):
-        raise _wrong(path, index, "name", name, "a text")
+        raise _wrong(said, index, "name", name, "a text")
     return True
 
 
-def _times(path: str | Path, index: int, event: Mapping[str, Any]) -> tuple[float, float]:
+def _times(said: str, index: int, event: Mapping[str, Any]) -> tuple[float, float]:
     """Begin and length [us]."""
     begin, length = _number(event.get("ts")), _number(event.get("dur"))
     if begin is None:
-        raise _wrong(path, index, "ts", event.get("ts"), "a finite number of microseconds")
+        raise _wrong(said, index, "ts", event.get("ts"), "a finite number of microseconds")
     if length is None or not 0 <= length <= MOST_US:
         accepted = f"microseconds from 0 to {MOST_US:g}, an hour"
-        raise _wrong(path, index, "dur", event.get("dur"), accepted)
+        raise _wrong(said, index, "dur", event.get("dur"), accepted)
     return begin, length
 
 
-def _wrong(path: str | Path, index: int, key: str, value: Any, accepted: str) -> CalibError:
-    said = shown(repr(value) if not isinstance(value, list | Mapping) else type(value).__name__)
-    return CalibError(f"{named(path)}: traceEvents[{index}]: {key} = {said}: expected {accepted}")
+def _wrong(said: str, index: int, key: str, value: Any, accepted: str) -> CalibError:
+    found = shown(repr(value) if not isinstance(value, list | Mapping) else type(value).__name__)
+    return CalibError(f"{said}: traceEvents[{index}]: {key} = {found}: expected {accepted}")
 
 
 def _number(value: Any) -> float | None:
@@ -282,6 +293,8 @@ def _event(event: Mapping[str, Any], begin_us: float, length_us: float) -> Recor
         stream=stream if category in ON_DEVICE else None,
         dims=tuple(_shape(s) for s in _items(about.get("Input Dims"))),
         types=tuple(str(t)[:80] for t in _items(about.get("Input type"))),
+        strides=tuple(_shape(s) for s in _items(about.get("Input Strides"))),
+        inputs=tuple(str(i)[:200] for i in _items(about.get("Concrete Inputs"))),
     )
 
 
@@ -309,6 +322,12 @@ def _shape(value: Any) -> tuple[Any, ...]:
         return sizes
     listed = all(isinstance(s, list) and all(isinstance(n, int) for n in s) for s in sizes)
     return tuple(list(s) for s in sizes) if listed else ()
+
+
+def _version(number: int) -> str | None:
+    """12040 is 12.4."""
+    major, minor = number // 1000, number % 1000 // 10
+    return f"{major}.{minor}" if 0 < major < 100 else None
 
 
 def _cards(described: Any) -> tuple[Card, ...]:

@@ -200,13 +200,13 @@ def layout_rows(run: Run) -> Iterator[Row]:
 def card_rows(run: Run, calls: Mapping[str, list[Call]], needs: float) -> Iterator[Row]:
     """By the calibrations that ship and the host costs that others published; none beside a CPU."""
     from calib.cards.energy.shipped import load_energy
-    from calib.cards.shipped import load_card
+    from calib.cards.older.shipped import load_torch
 
     if run.costs is None:
         return
     hardware, cards = run.target.hardware, run.request.parallel.cards
     for card in neighbours(hardware, Work(calls, run.passes, cards), needs).values():
-        estimator: Estimator | None = load_card(card)
+        estimator = load_torch(replace(card, cuda=hardware.cuda))
         costs = host_costs([], card.name)
         if estimator and run.request.spread:
             estimator = together(estimator, run.request.parallel.overlap)

@@ -43,6 +43,11 @@ def _folder(value: Any) -> Path:
     return path
 
 
+def listed(value: Any) -> Any:
+    """One path as a list of it."""
+    return [value] if isinstance(value, str | Path) else value
+
+
 AnyPath = Annotated[Path, BeforeValidator(_path)]
 File = Annotated[Path, BeforeValidator(_file)]
 Folder = Annotated[Path, BeforeValidator(_folder)]

@@ -1,0 +1,1 @@
+"""torch by an older CUDA, on cards of which public traces tell."""

@@ -1,0 +1,131 @@
+"""torch built for an older CUDA: other kernels on the same card, which public traces of one timed.
+
+A CUDA 12 brings a cuBLAS that takes Ampere's kernels for small products, and a cuDNN that torch
+asks last: attention is FlashAttention 2's. Products and the rest start from what ships for today's
+CUDA, attention from the tables of the likest card on which an engine takes FlashAttention 2, and
+the traces' operators correct both (:mod:`calib.cards.corrected`). Other cards of the same compute
+capability borrow the corrections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from calib.cards.card import TORCH, Card, Figures
+from calib.cards.corrected import NORMAL, Away, Blend, Corrected
+from calib.cards.shipped import FOLDER, load_card, read_about, shipped_cards
+from calib.cards.stored import read_record
+from calib.fit.calibration import (
+    ROOFLINE,
+    TRANSFERRED,
+    Calibration,
+    Estimates,
+    Estimator,
+    Key,
+    KindFit,
+    dtype_of,
+)
+from calib.fit.likeness import card_to_card, distance
+from calib.hardware.datasheet import Hardware, load_hardware
+from calib.hardware.versions import is_older
+from model.ops import Operator
+
+OLDER = "older"
+"""The folder of them, and what the build calls one: older:h100."""
+ATTENTION = "attention"
+
+
+@dataclass(frozen=True)
+class Older:
+    """``attention``: fits that stand for torch's, ``apart`` how far they may be off on this card
+    (half-width, log); ``kinds``, ``blends``: what the traces' operators tell, as of ``Taught``."""
+
+    hardware: str
+    attention: dict[Key, KindFit]
+    apart: float
+    kinds: dict[Key, KindFit]
+    blends: dict[tuple[str, str], Blend]
+
+
+def load_torch(hardware: Hardware, folder: Path = FOLDER) -> Estimator | None:
+    """What ships of torch on ``hardware``, by the CUDA that it names; None where nothing does."""
+    card = load_card(hardware, folder)
+    told = teacher_of(hardware, folder) if card else None
+    if card is None or told is None:
+        return card
+    record = read_record(folder / OLDER / f"{told.name}.npz", Older)
+    return taught_by(beneath(card, record), record, told)
+
+
+def teacher_of(hardware: Hardware, folder: Path = FOLDER) -> Hardware | None:
+    """The card whose traces tell of an older CUDA: itself, else one of the same capability; None
+    where no older one is meant, or none such ships."""
+    if not is_older(hardware.cuda):
+        return None
+    cards = [load_hardware(path.stem) for path in sorted((folder / OLDER).glob("*.npz"))]
+    same = [c for c in cards if c.compute_capability == hardware.compute_capability]
+    return min(same, key=lambda c: c.name != hardware.name, default=None)
+
+
+def about_older(hardware: Hardware, folder: Path = FOLDER) -> dict[str, object] | None:
+    """The data card of what ships of an older CUDA on ``hardware``."""
+    told = teacher_of(hardware, folder)
+    return read_about(folder / OLDER / f"{told.name}.json") if told else None
+
+
+@dataclass(frozen=True)
+class Beneath(Card):
+    """A card as today's torch runs on it: by an older CUDA all of that is other kernels' times."""
+
+    def estimates(
+        self,
+        ops: Sequence[Operator] | Operator,
+        implementation: str = TORCH,
+        hot: Sequence[bool] | np.ndarray | bool | None = None,
+    ) -> Estimates:
+        found = super().estimates(ops, implementation, hot)
+        known_as = np.where(found.known_as == ROOFLINE, ROOFLINE, TRANSFERRED).astype(object)
+        return replace(found, known_as=known_as)
+
+
+def beneath(card: Card, record: Older) -> Card:
+    """What the traces correct: ``card`` with the other attention, of which torch's own samples by
+    today's CUDA say nothing."""
+    figures, taught = card.figures, card.taught
+    kinds = {key: fit for key, fit in figures.kinds.items() if key[1] != ATTENTION}
+    carried = figures.carried | {ATTENTION: record.apart}
+    lent = replace(figures, kinds=kinds | record.attention, carried=carried)
+    others = taught and replace(
+        taught,
+        kinds={key: fit for key, fit in taught.kinds.items() if key[1] != ATTENTION},
+        blends={key: b for key, b in taught.blends.items() if not key[1].startswith(ATTENTION)},
+    )
+    return Beneath(card.hardware, lent, card.about, others)
+
+
+def taught_by(base: Card, record: Older, told: Hardware) -> Corrected:
+    hardware = base.hardware
+
+    def away(ops: Sequence[Operator] | Operator) -> Away:
+        first = ops if isinstance(ops, Operator) else ops[0]
+        apart = card_to_card(hardware, [told], dtype_of(first)) / NORMAL
+        return Away(apart, 1.0, apart)
+
+    own = Calibration(hardware, record.kinds, base.held_out)
+    return Corrected(base, own, record.blends, None if hardware.name == told.name else away)
+
+
+def lent_attention(hardware: Hardware, folder: Path = FOLDER) -> tuple[dict[Key, KindFit], str]:
+    """FlashAttention 2 as an engine's tables have it, of the likest card; and which that is."""
+    found = {}
+    for name in shipped_cards(folder):
+        figures = read_record(folder / f"{name}.npz", Figures)
+        fits = {k: f for k, f in figures.kinds.items() if k[0].endswith("/flash_attn_2")}
+        if fits and ATTENTION not in figures.carried:
+            found[name] = fits
+    likest = min(found, key=lambda name: distance(hardware, load_hardware(name), "bfloat16"))
+    return found[likest], likest

@@ -1,0 +1,1 @@
+"""Operators as ``torch.profiler`` writes them down, asked what they are."""

@@ -1,0 +1,156 @@
+"""Traces of a user's are samples of the card, and say which CUDA its torch was built for."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calib.compare.clock.events import cuda_of
+from calib.errors import CalibError
+from calib.hardware.datasheet import load_hardware
+from calib.samples.sample import TRACE
+from calib.samples.store import SampleStore
+from calib.steps.card.traces import with_traces
+from calib.steps.fitting import fit_samples
+from calib.steps.target import Target, of_cuda
+from model import ops
+
+BF16 = "c10::BFloat16"
+PRODUCT = ops.Matmul(788, 768, 768, bias=True)
+MS = 1e3
+"""[us]"""
+
+
+def target(card: str, folder: Path) -> Target:
+    return Target(load_hardware(card), False, "", SampleStore(folder, card, ""))
+
+
+def operator(
+    name: str, at: float, dims: Any, kernel_us: float, types: Any = None, **about: Any
+) -> list[dict[str, Any]]:
+    """An operator, its launch and its kernel [us]. ``kernel_us``: 0: it launches none."""
+    args = {"Input Dims": dims, "Input type": types or [BF16] * len(dims), **about}
+    number = round(at)
+    events = [("cpu_op", name, at, 20.0, 1, {**args, "External id": number})]
+    if kernel_us:
+        ids = {"External id": number, "correlation": number}
+        events.append(("cuda_runtime", "cudaLaunchKernel", at + 5, 2.0, 1, ids))
+        ran = {**ids, "device": 0, "stream": 7}
+        events.append(("kernel", f"kernel of {name}", at + 100, kernel_us, 7, ran))
+    return [
+        {"ph": "X", "cat": cat, "name": n, "ts": ts, "dur": dur, "pid": 1, "tid": tid, "args": a}
+        for cat, n, ts, dur, tid, a in events
+    ]
+
+
+def product(at: float, kernel_us: float) -> list[dict[str, Any]]:
+    types = [BF16, BF16, BF16, "Scalar", "Scalar"]
+    dims = [[768], [788, 768], [768, 768], [], []]
+    strides = [[1], [768, 1], [1, 768], [], []]
+    about = {"Input Strides": strides, "Concrete Inputs": ["", "", "", "1", "1"]}
+    return operator("aten::addmm", at, dims, kernel_us, types, **about)
+
+
+def write(path: Path, events: Any, card: str = "h100", **about: Any) -> Path:
+    properties = [{"id": 0, "name": load_hardware(card).device_names[0]}]
+    text = json.dumps({"deviceProperties": properties, "traceEvents": events, **about})
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_operators_of_a_trace_are_samples(tmp_path: Path) -> None:
+    """Repeats of one are one sample; the operators within another are its own."""
+    within = operator("aten::mm", 8004.0, [[788, 768], [768, 768]], 1.0)
+    events = [
+        *(e for i in range(3) for e in product(1 + i * 1000.0, 8.0 + i)),
+        *operator("aten::mm", 5000.0, [[64, 64], [64, 64]], 3.0),
+        *operator("aten::t", 6000.0, [[64, 64]], 0.0),
+        *operator("mine::fused", 7000.0, [[64, 64]], 4.0),
+        *(product(8000.0, 0.0)[:1]),
+        *within,
+    ]
+    found = with_traces(target("h100", tmp_path), [write(tmp_path / "trace.json", events)])
+    by_op = {s.op: s for s in found.samples}
+    assert set(by_op) == {PRODUCT, ops.Matmul(64, 64, 64)}
+    assert [round(s * 1e6, 3) for s in by_op[PRODUCT].seconds] == [8.0, 9.0, 10.0, 1.0]
+    assert {s.origin for s in found.samples} == {TRACE}
+    (note,) = found.notes
+    assert "2 operators" in note and f"{31 / 35:.0%}" in note  # and not what mine::fused took
+
+
+def test_what_was_learned_corrects_what_ships(tmp_path: Path) -> None:
+    asked = ops.Matmul(800, 768, 800, bias=True)
+    bare = target("h100", tmp_path)
+    slow = float(fit_samples(bare)[0].estimate([asked], "torch")["estimate_s"].iloc[0]) * 2
+    shapes = [(788 + 40 * i, 768) for i in range(12)]
+    events = [
+        e
+        for i, (m, k) in enumerate(shapes)
+        for e in operator("aten::mm", 1 + i * 1000.0, [[m, k], [k, 768]], slow * 1e6)
+    ]
+    taught = with_traces(bare, [write(tmp_path / "trace.json", events)])
+    both, blind = fit_samples(taught, [PRODUCT])
+    assert blind is not None
+    for estimator in (both, blind):
+        found = float(estimator.estimate([asked], "torch")["estimate_s"].iloc[0])
+        assert found > slow * 0.75
+
+
+def test_of_the_models_own_shapes_one_fit_learns_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "trace.json", product(1.0, 80.0))
+    taught = with_traces(target("h100", tmp_path), [path])
+    both, blind = fit_samples(taught, [PRODUCT])
+    assert blind is not None
+    known, unseen = (
+        e.estimate([PRODUCT], "torch", [False])["estimate_s"].iloc[0] for e in (both, blind)
+    )
+    assert known == pytest.approx(80e-6)
+    assert unseen < 20e-6
+
+
+@pytest.mark.parametrize(
+    ("card", "events", "of", "said"),
+    [
+        ("cpu", product(1.0, 8.0), "h100", "expected a card"),
+        ("h200", product(1.0, 8.0), "h100", "was recorded on NVIDIA H100"),
+        ("h100", [*operator("mine::mm", 1.0, [[4, 4]], 3.0)], "h100", "record_shapes"),
+        ("h100", product(1.0, 0.0), "h100", "holds no kernels"),
+        ("h100", [], "h100", "holds no operators"),
+    ],
+)
+def test_traces_that_tell_nothing_are_refused(
+    tmp_path: Path, card: str, events: Any, of: str, said: str
+) -> None:
+    path = write(tmp_path / "trace.json", events, of)
+    with pytest.raises(CalibError, match=said) as refused:
+        with_traces(target(card, tmp_path), [path])
+    assert "samples.traces" in str(refused.value) and "trace.json" in str(refused.value)
+
+
+def test_a_trace_names_its_cuda(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", [], cuda_runtime_version=12040)
+    packed = tmp_path / "b.json.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert cuda_of(path) == cuda_of(packed) == "12.4"
+    assert cuda_of(write(tmp_path / "c.json", [], cuda_runtime_version=13000)) == "13.0"
+    assert cuda_of(write(tmp_path / "d.json", [])) is None
+    assert cuda_of(write(tmp_path / "e.json", [], cuda_runtime_version=7)) is None
+    assert cuda_of(tmp_path / "missing.json") is None
+    packed.write_bytes(packed.read_bytes()[:40])
+    assert cuda_of(packed) is None
+
+
+def test_the_cuda_that_is_meant(tmp_path: Path) -> None:
+    """What is asked for before what a measured trace says; a CPU has none."""
+    path, card = (
+        write(tmp_path / "a.json", [], cuda_runtime_version=12040),
+        target("h100", tmp_path),
+    )
+    assert of_cuda(card, None, None).hardware.cuda is None
+    assert of_cuda(card, None, path).hardware.cuda == "12.4"
+    assert of_cuda(card, "13.0", path).hardware.cuda == "13.0"
+    assert of_cuda(target("cpu", tmp_path), None, path).hardware.cuda is None
