@@ -97,6 +97,19 @@ def test_what_cannot_be_called_again_is_nothing(parts: tuple[Any, ...]) -> None:
     assert rows_of(Called("aten::mm", *parts)) == ()
 
 
+def test_a_form_that_no_card_runs_is_nothing() -> None:
+    scalars = ("Scalar",) * 3
+    flat = Called(
+        "aten::_scaled_dot_product_flash_attention",
+        ((8,), (8,), (8,), (), (), (), ()),
+        (BF16, BF16, BF16, *scalars, ""),
+        ((1,), (1,), (1,), (), (), (), ()),
+        ("", "", "", "0.", "False", "False", ""),
+    )
+    weight = Called("aten::embedding", ((8,), (4,)), ("float", "long int"))
+    assert rows_of(flat) == rows_of(weight) == ()
+
+
 def test_a_number_in_place_of_a_tensor_is_no_tensor() -> None:
     dims, types = ((16, 64), (), ()), (BF16, "double", "Scalar")
     called = Called("aten::add", dims, types, ((64, 1), (), ()), ("", "", "1"))

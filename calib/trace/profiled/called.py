@@ -19,6 +19,7 @@ import torch
 
 from calib.trace.recorder import Recorder
 from calib.trace.rules.rows import Row, decomposes
+from calib.trace.rules.table import operators_of
 
 TYPES = {
     **{"float": torch.float32, "double": torch.float64, "bool": torch.bool},
@@ -174,12 +175,17 @@ def _tensor(sizes: Sequence[int], dtype: torch.dtype, strides: Any) -> torch.Ten
 
 
 def _heard(func: Any, plain: list[Any], named: dict[str, Any]) -> tuple[Row, ...]:
+    """What the call comes to. Nothing where that depends on contents, and of a call that no card
+    can have run: torch refuses it, or our rules know no such form."""
     recorder = Recorder(torch.nn.Identity(), on_card=True)
     try:
         with torch.inference_mode(), recorder:
             func(*plain, **named)
-    except (RuntimeError, ValueError, TypeError, NotImplementedError, IndexError):
-        return ()  # its result depends on contents, or no version of it here takes this
+        rows = tuple(event for event in recorder.events if isinstance(event, Row))
+        for row in rows:
+            operators_of(row)
+    except Exception:  # what torch says of what it cannot take is of many kinds
+        return ()
     finally:
         recorder.close()
-    return tuple(event for event in recorder.events if isinstance(event, Row))
+    return rows
