@@ -104,8 +104,10 @@ def _likeliest(rows: np.ndarray, residual: np.ndarray, size: float) -> np.ndarra
     d = rows.shape[1]
     # Samples say little of each of many lengths that hang together: the sum over d columns of
     # squared differences grows with d, so lengths start longer by its root.
-    length = np.log(_LENGTH * np.sqrt(max(d, 1)))
-    centre = np.array([size + _SMOOTH, _NOISE, size, *[length] * d])
+    # Not those of columns that are the same in all samples, which add nothing to that sum.
+    varies = np.ptp(rows, axis=0) > 0
+    lengths = np.log(_LENGTH * np.where(varies, np.sqrt(max(d, 1)), 1.0))
+    centre = np.array([size + _SMOOTH, _NOISE, size, *lengths])
     width = np.array([_PER_SIZE, _PER_NOISE, _PER_SIZE, *[_PER_LENGTH] * d])
     ones = np.ones((len(rows), 1))
 
