@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from calib.checkout import ROOT
+from calib.fit.fitting import fit
 from calib.fit.held_out import data_of
 from calib.fit.physics.features import features
 from calib.hardware.datasheet import load_hardware
@@ -91,6 +92,34 @@ def test_uneven_loads_need_more_tiles_and_are_told_apart() -> None:
     assert even["uneven"] == 0 and np.log(4) < uneven["uneven"] < np.log(903 / 98)
     assert uneven["serial waves paired"] > 1.2 * even["serial waves paired"]
     assert uneven["serial reads paired"] == pytest.approx(even["serial reads paired"] * 55 / 64)
+
+
+def test_what_was_learned_of_even_loads_fades_where_they_are_uneven() -> None:
+    """The card takes 30% longer for 64 experts than for 16, whatever the tiles: no rule says so."""
+    rng = np.random.default_rng(3)
+    shapes = [
+        GroupedMatmul(int(t), int(e), 6, int(n) * 64, int(k) * 64, active_experts=float(e))
+        for t, e, n, k in zip(
+            *(rng.integers(500, 1500, 80), rng.choice([16, 32, 48, 64], 80)),
+            *rng.integers(8, 32, (2, 80)),
+            strict=True,
+        )
+    ]
+
+    def seconds(op: GroupedMatmul) -> float:
+        found = columns(op)
+        cycles = 1000 * found["serial waves paired"] + 8 * found["serial steps paired"]
+        return (15_000 + cycles) * (op.experts / 16) ** 0.19 / H200.clock_hz
+
+    fitted = fit([Sample(op, [seconds(op)], "h200", "torch") for op in shapes], H200)
+    even = GroupedMatmul(1000, 64, 6, 1216, 1088)
+    skewed = [replace(even, active_experts=e) for e in (64.0, 58.0, 40.0)]
+    found = fitted.estimate(skewed, "torch")
+    assert list(found["provenance"]) == ["interpolated", "extrapolated", "extrapolated"]
+    assert found["estimate_s"][0] == pytest.approx(seconds(even), rel=0.05)
+    assert found["estimate_s"][1] > 1.1 * found["estimate_s"][0]  # more tiles
+    width = np.log(found["high_s"] / found["low_s"])
+    assert width[1] > 1.5 * width[0] and width[2] > 1.5 * width[0]
 
 
 def test_a_grid_of_loads_is_as_its_operators() -> None:
