@@ -98,7 +98,7 @@ _BELOW = np.array([NormalDist().cdf(z) for z in _SCORES])
 RANKS = (np.arange(128) + 0.5) / 128
 """Experts from the least to the most wanted, wherever there are many: [ranks]."""
 _WANTED = np.array([NormalDist().inv_cdf(rank) for rank in RANKS])[:, None]
-_HALVINGS = 24
+_HALVINGS = 16
 
 
 def agreement(experts: Any, top_k: Any, tokens: Any, touched: Any) -> np.ndarray:
