@@ -25,6 +25,9 @@ from model.ops import Operator, is_grid
 
 _LENGTH = 1.5
 """Length scale, in log (flags: in units of one), that is expected before any sample."""
+_UNTOLD = ("uneven",)
+"""Columns that what was known before does not read: far from the samples in one of these alone it
+says as little as they do, so their length is not that of one among many."""
 _PER_LENGTH = 1.0
 """Standard deviation of the logarithm of a length about it."""
 _NOISE = float(np.log(0.03**2))
@@ -92,20 +95,22 @@ def fit_correction(
     if len(rows) > MOST_EXACT:
         some = np.random.default_rng(0).permutation(len(rows))[:MOST_EXACT]
         rows, residual = rows[some], residual[some]
-    theta = _likeliest(rows, residual, float(2 * np.log(max(expected, 0.02))))
+    theta = _likeliest(names, rows, residual, float(2 * np.log(max(expected, 0.02))))
     variance, noise, constant = (float(v) for v in np.exp(theta[:3]))
     return Correction(tuple(names), np.exp(theta[3:]), rows, residual, variance, noise, constant)
 
 
-def _likeliest(rows: np.ndarray, residual: np.ndarray, size: float) -> np.ndarray:
+def _likeliest(
+    names: Sequence[str], rows: np.ndarray, residual: np.ndarray, size: float
+) -> np.ndarray:
     """Logarithms of variance, noise, constant and [d] lengths of the greatest posterior."""
     from scipy.optimize import minimize
 
     d = rows.shape[1]
     # Samples say little of each of many lengths that hang together: the sum over d columns of
     # squared differences grows with d, so lengths start longer by its root.
-    length = np.log(_LENGTH * np.sqrt(max(d, 1)))
-    centre = np.array([size + _SMOOTH, _NOISE, size, *[length] * d])
+    many = np.where([name in _UNTOLD for name in names], 1.0, np.sqrt(max(d, 1)))
+    centre = np.array([size + _SMOOTH, _NOISE, size, *np.log(_LENGTH * many)])
     width = np.array([_PER_SIZE, _PER_NOISE, _PER_SIZE, *[_PER_LENGTH] * d])
     ones = np.ones((len(rows), 1))
 

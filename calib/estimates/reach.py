@@ -131,5 +131,8 @@ def _outside(fit: KindFit, ops: Sequence[Operator], hardware: Hardware) -> list[
 
 _LARGEST_LOG = 700.0
 """Of a float's range."""
-NAMES = {"compute": "FLOPs", "memory": "bytes", "depth": "terms of a sum"}
+NAMES = {
+    **{"compute": "FLOPs", "memory": "bytes", "depth": "terms of a sum"},
+    **{"active_experts": "experts touched", "uneven": "the busiest expert's rows over the mean's"},
+}
 """What columns are called that are no dimension of a shape."""

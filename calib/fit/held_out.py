@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from calib.fit.kind import KindFit
-from calib.fit.physics.blocks.attention_blocks import followed
+from calib.fit.physics.blocks import attention_blocks, grouped_blocks
 from calib.fit.physics.features import Features, features_of_list
 from calib.fit.plan import HeldOut, conformal
 from calib.hardware.datasheet import Hardware
@@ -50,7 +50,9 @@ def data_of(
     x = features_of_list([s.op for s in shapes], hardware, [s.cache == HOT for s in shapes])
     groups = np.array([group_of(s) for s in shapes])
     if shapes:
-        x = replace(x, columns=followed(x.columns, shapes[0].implementation))
+        implementation = shapes[0].implementation
+        columns = attention_blocks.followed(x.columns, implementation)
+        x = replace(x, columns=grouped_blocks.followed(columns, implementation, hardware))
     return Data(x, typical(corrected, places), groups)
 
 

@@ -43,7 +43,7 @@ from model.ops.products import (
     Matmul,
     MoeMlp,
 )
-from model.ops.routing import distinct_experts, expert_load
+from model.ops.routing import agreement, distinct_experts, expert_load, spread, whole_loads
 
 OPERATORS: dict[str, type[Operator]] = {
     cls.operator: cls
@@ -105,6 +105,7 @@ __all__ = [
     "SendRecv",
     "Softmax",
     "TensorCoreOperator",
+    "agreement",
     "distinct_experts",
     "expert_load",
     "grid",
@@ -112,4 +113,6 @@ __all__ = [
     "is_floating",
     "is_grid",
     "item_bytes",
+    "spread",
+    "whole_loads",
 ]

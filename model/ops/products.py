@@ -65,8 +65,9 @@ class GroupedMatmul(TensorCoreOperator):
     """``tokens * top_k`` rows, each against one of ``experts`` weights of [k, n].
 
     ``active_experts``: distinct experts touched; None means the expectation under uniform routing.
-    ``max_load``: rows of the busiest expert; None means an even spread. It changes no byte and no
-    FLOP, but the time of a kernel that waits for its longest group. Dtypes as of :class:`Matmul`.
+    How uneven their rows are is read off it (:func:`model.ops.routing.agreement`). ``max_load``:
+    rows of the busiest expert, where they were counted; it changes no byte, no FLOP and no
+    estimate. Dtypes as of :class:`Matmul`.
     """
 
     operator: ClassVar[str] = "grouped_matmul"

@@ -160,6 +160,23 @@ def test_an_offset_is_learned_and_shrunk():
     assert (spread > found.predict(rows)[1]).all()
 
 
+def test_uneven_loads_are_far_from_even_ones_for_the_correction_too():
+    """What was known does not read how uneven loads are; all else alike, it counts as far."""
+    rng = np.random.default_rng(2)
+    shapes = [
+        ops.GroupedMatmul(903, 64, 6, int(n) * 64, int(k) * 64)
+        for n, k in rng.integers(8, 32, (20, 2))
+    ]
+    columns = columns_of(shapes, H200, np.zeros(20, dtype=bool))
+    names = sorted(columns)
+    found = fit_correction(names, matrix(columns, names, 20), rng.normal(0.3, 0.05, 20), 0.3)
+    near, uneven = (
+        found.predict(matrix(columns | {"uneven": np.full(20, u)}, names, 20))[2]
+        for u in (0.0, np.log(8))
+    )
+    assert (near < 0.3).all() and (uneven > near + 0.3).all()
+
+
 def test_a_quantile_of_no_scores_is_the_normal_one():
     assert quantile(np.zeros(0)) == pytest.approx(1.78, abs=0.15)
     assert quantile(np.full(1000, 3.0)) == 3.0

@@ -1,4 +1,4 @@
-"""Convolutions and grouped products as a GPU runs them, and what a fit learns of it."""
+"""Convolutions as a GPU runs them, and what a fit learns of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from calib.fit.physics.features import features, features_of_list
 from calib.fit.physics.prior import fit_prior
 from calib.hardware.convolutions import kernels, moves_map
 from calib.hardware.datasheet import load_hardware
-from model.ops import Conv2d, Convolution, GroupedMatmul
+from model.ops import Conv2d, Convolution
 
 H200 = load_hardware("h200")
 PATCHES = {"kernel": 16, "stride": 16}
@@ -111,18 +111,3 @@ def test_a_fit_tells_scalar_arithmetic_from_products() -> None:
     cycles = 5000 + 140 * np.exp(steps) + 32 * np.exp(sums) + 1.3 * np.exp(x.log_memory)
     prior = fit_prior(x, np.log(cycles))
     assert np.abs(prior.log_cycles(x) - np.log(cycles)).mean() < 0.05
-
-
-def test_an_expert_of_one_row_costs_a_whole_tile() -> None:
-    one, full = (
-        features(GroupedMatmul(t, 64, 1, 1792, 1280, active_experts=e), H200).columns
-        for t, e in ((32, 32.0), (32 * 100, 32.0))
-    )
-    names = [n for n in one if n.startswith("serial steps")]
-    assert len(names) == 4
-    for name in names:
-        expected = 1 if "128x" in name else 2
-        assert full[name] >= one[name], name
-        assert full[name] <= 2 * expected * one[name], name
-    few = features(GroupedMatmul(1, 64, 1, 1792, 1280, active_experts=1.0), H200).columns
-    assert few["serial steps 128x64"] == 1280  # one walk, however many multiprocessors are idle

@@ -140,7 +140,9 @@ def test_copies_lie_apart_until_the_arena_ends():
 def test_as_many_experts_are_touched_as_the_operator_says():
     loads = group_ends(GROUPED, ARENA).diff(prepend=torch.zeros(1, dtype=torch.int32))
     assert int(loads.sum()) == GROUPED.rows == 24
-    assert int((loads > 0).sum()) == 5 and int(loads.max()) == 5
+    assert int((loads > 0).sum()) == 5 and 5 < int(loads.max()) <= 12  # uniform: 12.8 of 16
+    even = group_ends(replace(GROUPED, active_experts=13), ARENA)
+    assert int(even.diff(prepend=torch.zeros(1, dtype=torch.int32)).max()) == 2
 
 
 def test_products_of_narrow_types_need_a_card():

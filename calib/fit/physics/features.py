@@ -153,8 +153,7 @@ _LEAST_S = 1e-12
 def _numbers(op: Operator) -> dict[str, np.ndarray]:
     """Dimensions as logarithms (a zero as a half), flags as 0 or 1."""
     numbers, flags = {}, _flags(type(op))  # type: ignore[arg-type]
-    shape = _of_convolution(op) if isinstance(op, Conv2d | Convolution) else vars(op)
-    for name, value in shape.items():
+    for name, value in _shape(op).items():
         if value is None or isinstance(value, str):
             continue
         array = np.atleast_1d(np.asarray(value, dtype=float))
@@ -169,6 +168,15 @@ def _numbers(op: Operator) -> dict[str, np.ndarray]:
 def _flags(cls: type[Operator]) -> frozenset[str]:
     """The fields that are flags."""
     return frozenset(f.name for f in fields(cls) if isinstance(f.default, bool))
+
+
+def _shape(op: Operator) -> dict[str, Any]:
+    """Fields that tell operators apart. Experts that are expected count as those that were seen."""
+    if isinstance(op, Conv2d | Convolution):
+        return _of_convolution(op)
+    if isinstance(op, GroupedMatmul):
+        return {**vars(op), "active_experts": op.experts_read, "max_load": None}
+    return vars(op)
 
 
 def _of_convolution(op: Conv2d | Convolution) -> dict[str, Any]:

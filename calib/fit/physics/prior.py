@@ -31,7 +31,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from calib.fit.physics.blocks import attention_cudnn, stream_blocks
+from calib.fit.physics.blocks import attention_cudnn, grouped_blocks, stream_blocks
 from calib.fit.physics.blocks.convolution_blocks import STARTS
 from calib.fit.physics.blocks.product_blocks import CHOICE, COSTS, MISSED, Candidates
 from calib.fit.physics.features import ADDED, BOUND, SERIAL, Features
@@ -237,7 +237,7 @@ def _guess(x: Features, log_cycles: np.ndarray, names: list[str]) -> Prior:
     return Prior(dispatch, 0.0, 0.0, cache, chain, 0.3, float(np.log(4.0)), costs)
 
 
-_KNOWN = COSTS | stream_blocks.COSTS | STARTS | attention_cudnn.STARTS
+_KNOWN = COSTS | stream_blocks.COSTS | STARTS | attention_cudnn.STARTS | grouped_blocks.STARTS
 _OF_CACHE = float(np.log(2.0))
 """Bandwidth of the L2 over that of main memory, where a fit starts."""
 

@@ -70,12 +70,12 @@ def _grouped_matmul(op: ops.GroupedMatmul, arena: Arena) -> Case:
 
 def group_ends(op: ops.GroupedMatmul, arena: Arena) -> torch.Tensor:
     """[experts] int32, where each expert's rows end: as many are touched as ``op`` says, at random,
-    with an even load."""
+    as unevenly as a router that touches no more."""
     touched = min(op.experts, op.rows, max(1, round(float(op.experts_read))))
     chosen = torch.randperm(op.experts, generator=arena.generator)[:touched]
     loads = torch.zeros(op.experts, dtype=torch.int32)
-    loads[chosen] = op.rows // touched
-    loads[chosen[: op.rows % touched]] += 1
+    given = ops.whole_loads(op.experts, op.top_k, op.tokens, touched)
+    loads[chosen] = torch.tensor(given, dtype=torch.int32)
     return loads.cumsum(0, dtype=torch.int32).to(arena.device)
 
 

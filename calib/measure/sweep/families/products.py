@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from calib.measure.sweep.families.domain import Axis, Domain, OneOf
 from model import ops
 from model.ops import Operator
@@ -29,6 +31,7 @@ def products(reach: int) -> list[Domain]:
         "top_k": OneOf((1, 2, 4, 6, 8)),
         "n": Axis(512, 2048, 64),
         "k": Axis(512, 2048, 64),
+        "alike": OneOf((0, 0, 30, 60, 90)),
     }
     rows = {"m": length, "n": hidden, "k": hidden}
     gemv = {"m": Axis(1, 4), "n": hidden, "k": hidden}
@@ -55,9 +58,11 @@ def _batched(batch: int, m: int, n: int, k: int) -> Operator:
     return ops.Matmul(m, n, k, batch)
 
 
-def _grouped(tokens: int, experts: int, top_k: int, n: int, k: int) -> Operator:
-    touched = round(float(ops.distinct_experts(experts, top_k, tokens)))
-    touched = min(max(touched, 1), experts, tokens * top_k)
+def _grouped(tokens: int, experts: int, top_k: int, n: int, k: int, alike: int) -> Operator:
+    """``alike``: how far tokens agree, in per cent (:func:`model.ops.agreement`). Trained routers
+    spread tokens; of random weights all ask for the same experts."""
+    chance, _ = ops.spread(experts, top_k, tokens, np.array([alike / 100]))
+    touched = min(max(round(experts * float(chance.mean())), 1), experts, tokens * top_k)
     return ops.GroupedMatmul(tokens, experts, top_k, n, k, active_experts=float(touched))
 
 
