@@ -280,12 +280,19 @@ class Request(Part):
         return self
 
     @model_validator(mode="after")
-    def _cuda_of_torch(self) -> Request:
-        whose = {"mode=serve": self.mode == SERVE, "+hw=cpu": self.hw and self.hw.name == "cpu"}
-        whose |= {f"implementation={self.implementation}": self.implementation != "torch"}
-        given = next((name for name, is_so in whose.items() if is_so), None)
-        if self.cuda and given:
-            raise CalibError(wrong("cuda", self.cuda, f"null with {given}"))
+    def _whose_kernels(self) -> Request:
+        """What is said of torch's kernels on a card is not ignored where others are asked for."""
+        others = {
+            "+hw=cpu": self.hw is not None and self.hw.name == "cpu",
+            f"mode={self.mode}": self.mode in (SERVE, "calibrate"),
+            f"implementation={self.implementation}": self.implementation != "torch",
+        }
+        without = next((name for name, is_so in others.items() if is_so), None)
+        if without and self.cuda:
+            raise CalibError(wrong("cuda", self.cuda, f"null with {without}"))
+        if without and self.samples.traces:
+            given = [str(path) for path in self.samples.traces]
+            raise CalibError(wrong("samples.traces", given, f"[] with {without}"))
         return self
 
     @model_validator(mode="after")

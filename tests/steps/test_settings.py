@@ -204,6 +204,11 @@ def test_a_version_of_cuda_may_come_as_a_number() -> None:
         (["+hw=cpu", "cuda=12.4"], r"cuda = '12.4': expected null with \+hw=cpu"),
         (["+hw=h100", "cuda=12.4", "implementation=vllm"], "null with implementation=vllm"),
         (["+hw=h100", "samples.traces=none.json"], "samples.traces = .*a trace of torch.profiler"),
+        (
+            ["+hw=h100", "mode=serve", f"samples.traces={__file__}"],
+            r"expected \[\] with mode=serve",
+        ),
+        (["+hw=cpu", f"samples.traces=[{__file__}]"], r"expected \[\] with \+hw=cpu"),
     ],
 )
 def test_a_version_of_cuda_is_torchs(words: list[str], said: str) -> None:
