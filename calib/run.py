@@ -55,7 +55,8 @@ def run(
     from calib.steps.target import find_target, of_cuda
 
     target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
-    target = of_cuda(target, request.cuda, request.measured)
+    recorded = (request.measured, *request.samples.traces)
+    target = of_cuda(target, request.cuda, [path for path in recorded if path])
     with stage("reading the model"):
         request, model = find_subject(request, target.hardware)
         phases = phases_of(model, request.workload)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,12 +125,13 @@ def open_instrument(target: Target, seed: int = 0, arena_bytes: int | None = Non
     return open_cuda(target.hardware, target.torch_device, seed, arena_bytes)
 
 
-def of_cuda(target: Target, cuda: str | None, measured: Path | None) -> Target:
-    """The target as torch built for ``cuda`` runs on it; None: for what the ``measured`` trace
-    names, where there is one."""
+def of_cuda(target: Target, cuda: str | None, traces: Iterable[Path]) -> Target:
+    """The target as torch built for ``cuda`` runs on it; None: for what the first of ``traces``
+    that names one says."""
     if not target.on_card:
         return target
     from calib.compare.clock.events import cuda_of
 
-    meant = cuda or (cuda_of(measured) if measured else None)
+    named = (found for path in traces if (found := cuda_of(path)))
+    meant = cuda or next(named, None)
     return replace(target, hardware=replace(target.hardware, cuda=meant))

@@ -145,12 +145,12 @@ def test_a_trace_names_its_cuda(tmp_path: Path) -> None:
 
 
 def test_the_cuda_that_is_meant(tmp_path: Path) -> None:
-    """What is asked for before what a measured trace says; a CPU has none."""
+    """What is asked for before what a trace says; a CPU has none."""
     path, card = (
         write(tmp_path / "a.json", [], cuda_runtime_version=12040),
         target("h100", tmp_path),
     )
-    assert of_cuda(card, None, None).hardware.cuda is None
-    assert of_cuda(card, None, path).hardware.cuda == "12.4"
-    assert of_cuda(card, "13.0", path).hardware.cuda == "13.0"
-    assert of_cuda(target("cpu", tmp_path), None, path).hardware.cuda is None
+    assert of_cuda(card, None, []).hardware.cuda is None
+    assert of_cuda(card, None, [tmp_path / "none", path]).hardware.cuda == "12.4"
+    assert of_cuda(card, "13.0", [path]).hardware.cuda == "13.0"
+    assert of_cuda(target("cpu", tmp_path), None, [path]).hardware.cuda is None
