@@ -15,7 +15,7 @@ from calib.samples.sample import Sample
 from model import ops
 
 H200 = load_hardware("h200")
-STEPS = {"h100": 0.0, "b200": 0.6, "rtx_pro_6000": 0.0}
+STEPS = {"h100": 0.0, "h100_pcie": 0.6, "rtx_pro_6000": 0.0}
 """By how much, in log, a device is slower where n is 512 to 2047; the target by 0.6."""
 
 
