@@ -6,8 +6,9 @@ Development groups only. Rows fall into four classes: ``launch``, measured to ta
 of the others those whose arithmetic takes less than half, or more than twice, as long as their
 bytes (``memory``, ``compute``), and what lies between (``ridge``). For each card the mean of
 |estimate / measured - 1|, and what would be left of it if somebody told the one factor, or one
-factor a class, that is best (the median of the logarithms): what is level, and what is form. Ends
-with one line of JSON.
+factor a class, that is best (the median of the logarithms): what is level, and what is form. Last
+of a row: cycles of the smallest products (up to 100 kB and 256 terms, median), which are mostly what
+a call costs. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from calib.fit.fitting import fit
 from calib.hardware.datasheet import load_hardware
 
 LAUNCH_S = 8e-6
+SMALL_BYTES, SMALL_DEPTH = 1e5, 256
 CLASSES = ("launch", "memory", "ridge", "compute")
 
 
@@ -69,15 +71,17 @@ def of_card(card: str, tables: dict[str, Rows]) -> dict[str, Any]:
     asked = tables[card]
     table = fit(others.samples(), load_hardware(card)).estimate(operators(asked), "vllm")
     off = np.log(table["estimate_s"].to_numpy() / asked.seconds)
-    return decomposed(off, classes(asked))
+    small = (asked.column("bytes") < SMALL_BYTES) & (asked.column("k") <= SMALL_DEPTH)
+    cycles = float(np.median(asked.seconds[small])) * load_hardware(card).clock_hz
+    return decomposed(off, classes(asked)) | {"smallest_cycles": cycles}
 
 
 def main() -> None:
     tables = {card: development_rows(card) for card in SIX}
     found = {}
     told = [f"{kind} (share, error, bias)" for kind in CLASSES]
-    print("| card | error | one factor told | one a class told |", " | ".join(told), "|")
-    print("|---|" + "--:|" * (3 + len(CLASSES)))
+    print("| card | error | one factor told | one a class told |", " | ".join(told), "| cycles |")
+    print("|---|" + "--:|" * (4 + len(CLASSES)))
     for card in SIX:
         found[card] = known = of_card(card, tables)
         cells = [f"{known[k]:.1f}%" for k in ("error", "one_factor_told", "one_a_class_told")]
@@ -85,6 +89,7 @@ def main() -> None:
             some = known["classes"].get(kind)
             text = "{share:.2f}, {error:.1f}%, {bias:+.2f}"
             cells.append(text.format(**some) if some else "")
+        cells.append(f"{known['smallest_cycles']:,.0f}")
         print(f"| {card} |", " | ".join(cells), "|", flush=True)
     mean = float(np.mean([known["error"] for known in found.values()]))
     print(f"mean {mean:.2f}%")

@@ -19,7 +19,7 @@ from calib.fit.plan import Plan
 from calib.hardware.datasheet import Hardware
 from calib.hardware.rates import instruction
 
-_APART, _POWER = 0.31, 0.43
+_APART, _POWER = 0.28, 0.46
 """Half-width, in log, of 90% of a card's samples about what another card at distance one foretells,
 and how it grows with the distance (``python -m benchmarks.lone_donor``)."""
 _FARTHEST = 3.2

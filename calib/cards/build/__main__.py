@@ -175,8 +175,8 @@ def _error_on_unseen_cards(kinds: frozenset[str]) -> list[dict[str, Any]]:
     """Held-out rows of a fit to all cards that leaves out each card in turn, of those ``kinds``."""
     known = {s.op.operator for c in LENDERS for t in tables_of(c).samples.values() for s in t}
     samples = [s for some in _one_kernel(list(LENDERS), known - kinds).values() for s in some]
-    # Whichever device the estimates are for: none of these samples is its own.
-    stranger = replace(load_hardware("rtx5090"), name="none of them")
+    # Whichever device the estimates are for: none of these samples is its own or its like's.
+    stranger = replace(load_hardware("a10"), name="none of them")
     fits = fit(samples, stranger, lambda name: _say(f"unseen cards: fitting {name}"))
     return [{**row, "held_out": "cards"} for row in _rows(fits)]
 
