@@ -7,8 +7,8 @@ of the others those whose arithmetic takes less than half, or more than twice, a
 bytes (``memory``, ``compute``), and what lies between (``ridge``). For each card the mean of
 |estimate / measured - 1|, and what would be left of it if somebody told the one factor, or one
 factor a class, that is best (the median of the logarithms): what is level, and what is form. Last
-of a row: cycles of the smallest products (up to 100 kB and 256 terms, median), which are mostly what
-a call costs. Ends with one line of JSON.
+of a row: cycles of the smallest products (up to 100 kB and 256 terms, median), which are mostly
+what a call costs. Ends with one line of JSON.
 """
 
 from __future__ import annotations
