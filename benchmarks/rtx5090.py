@@ -304,7 +304,7 @@ are weighed, the physics of attention, the physics of products.
   softmax of each score. On the RTX PRO 6000 this shape takes twice its floor, which the fit puts
   down to seven tenths of the matrix rate and to the last block's walk, added. Here products take
   twice as long, and what stands beside them on that card seems to hide behind them.
-- Then the power limits of both cards were accounted for (`calib/cards/build/power.py`), by what
+- Then the power limits of both cards were accounted for (`calib/fit/physics/power.py`), by what
   pairs of other cards say: products of 8192 and 10240 cubed went from 9% off to 3%, those of 2048
   and 4096 from 10 to 15% too fast, and with them the median from 9.6 to 13.5%. What is left there
   is the rounds of large tiles that the library takes and no lender shows. Tried and left, since

@@ -32,6 +32,7 @@ from calib.fit.lessons import Foretold, Lessons, lessons_of
 from calib.fit.likeness import card_to_card, likeness, plan_over_devices
 from calib.fit.physics.blocks.product_blocks import told_apart
 from calib.fit.physics.features import Features, concatenate
+from calib.fit.physics.power import foretold, is_limited, slowed, sustained
 from calib.fit.plan import LEAST_DEVICES, HeldOut, Plan, plan_of
 from calib.fit.residual import MOST_EXACT
 from calib.fit.trees import sum_of
@@ -86,10 +87,12 @@ def _fit_key(
         if sample.hardware != hardware.name:
             others.setdefault(sample.hardware, []).append(sample)
     teach = len(own) <= MOST_EXACT and len({s.op for s in own}) >= _LEAST_SHAPES
-    fitted, row, lessons = _fit_others(others, hardware, teach) if others else (None, (), None)
-    if len({s.op for s in own}) < _LEAST_SHAPES:
+    data = data_of(own, hardware, visits(own)) if own else None
+    fitted, row, lessons = None, (), None
+    if others:
+        fitted, row, lessons = _fit_others(others, data, hardware, teach)
+    if data is None or len({s.op for s in own}) < _LEAST_SHAPES:
         return fitted, row, None
-    data = data_of(own, hardware, visits(own))
     folds = folds_of(data.groups)
     refined, seen = fit_kind(data.x, data.seconds, plan_of(folds), fitted, lessons)
     held = folds >= 0
@@ -101,12 +104,15 @@ _LEAST_SHAPES = 4
 
 
 def _fit_others(
-    others: dict[str, list[Sample]], hardware: Hardware, teach: bool
+    others: dict[str, list[Sample]], own: Data | None, hardware: Hardware, teach: bool
 ) -> tuple[KindFit | None, tuple[Any, ...], Lessons | None]:
     """A fit of other devices, of each the more samples the more it is like ``hardware``.
 
     Where they are several, each is held out in turn, and foretold from the rest in the same way.
-    ``teach``: whether samples of ``hardware`` will correct the fit, by what those tests missed.
+    Cards of the compute capability of ``hardware`` tell alone, where no sample of its own corrects
+    them: two Hopper cards foretell each other's products better by a tenth than all others do.
+    ``own``: what is known of ``hardware`` itself. ``teach``: whether that will correct the fit, by
+    what those tests missed.
     """
     known: list[tuple[Hardware, list[Sample]]] = []
     for name, some in others.items():
@@ -120,27 +126,29 @@ def _fit_others(
             some[0].op, TensorCoreOperator
         ):
             known.append((device, some))
+    twins = [pair for pair in known if _are_twins(pair[0], hardware)]
+    known = twins if own is None and sum(len(some) for _, some in twins) >= _LEAST_SHAPES else known
     if not known or sum(len(some) for _, some in known) < _LEAST_SHAPES:
         return None, (), None
     op = known[0][1][0].op
     dtype = dtype_of(op)
-    apart = card_to_card(hardware, [device for device, _ in known], dtype)
+    devices = [device for device, _ in known]
+    apart = card_to_card(hardware, devices, dtype)
+    lent = [data_of(some, device) for device, some in known]
+    if is_limited(op):
+        lent = _at_limit(lent, devices, own, hardware)
     if len(known) == 1:
-        data = data_of(known[0][1], known[0][0])
-        data = replace(data, x=_lent(data.x, op, hardware))
+        data = replace(lent[0], x=_lent(lent[0].x, op, hardware))
         folds = folds_of(data.groups)
         fitted, seen = fit_kind(data.x, data.seconds, plan_of(folds))
         lone = replace(fitted, transferred=True, at_least=apart)
         return lone, row_of(data, folds, folds >= 0, lone, seen), None
     counts = [len(some) for _, some in known]
-    plan = plan_over_devices(hardware, [device for device, _ in known], counts, dtype)
+    plan = plan_over_devices(hardware, devices, counts, dtype)
     used, plan = plan.compacted()
     numbers = np.repeat(np.arange(len(known)), counts)[used]
     firsts = np.cumsum([0, *counts])
-    parts = [
-        data_of([some[i] for i in used[numbers == d] - firsts[d]], device)
-        for d, (device, some) in enumerate(known)
-    ]
+    parts = [p.rows(used[numbers == d] - firsts[d]) for d, p in enumerate(lent)]
     data = Data(
         _lent(concatenate([p.x for p in parts]), op, hardware),
         np.concatenate([p.seconds for p in parts]),
@@ -150,11 +158,28 @@ def _fit_others(
     asked = plan.parts(len(used)) >= 0
     least = apart if len(known) < LEAST_DEVICES else 0.0
     carried = replace(fitted, transferred=True, at_least=least)
-    devices = [device for device, _ in known]
     lessons = None
     if teach:
         lessons = _lessons(data, numbers, plan, seen, fitted, devices, hardware, dtype)
     return carried, row_of(data, numbers, asked, carried, seen), lessons
+
+
+def _are_twins(one: Hardware, other: Hardware) -> bool:
+    same = one.compute_capability == other.compute_capability
+    return same and one.compute_capability is not None
+
+
+def _at_limit(
+    lent: Sequence[Data], devices: Sequence[Hardware], own: Data | None, hardware: Hardware
+) -> list[Data]:
+    """Products of other devices as the power limit of ``hardware`` would slow them."""
+    known = [sustained(p.x, p.seconds, device) for p, device in zip(lent, devices, strict=True)]
+    target = sustained(own.x, own.seconds, hardware) if own else None
+    target = target or foretold(hardware, [s for s in known if s])
+    return [
+        replace(p, seconds=slowed(p.x, p.seconds, donor, target))
+        for p, donor in zip(lent, known, strict=True)
+    ]
 
 
 def _lent(x: Features, op: Operator, hardware: Hardware) -> Features:

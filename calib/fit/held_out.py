@@ -38,6 +38,9 @@ class Data:
     seconds: np.ndarray
     groups: np.ndarray
 
+    def rows(self, keep: np.ndarray) -> Data:
+        return Data(self.x.rows(keep), self.seconds[keep], self.groups[keep])
+
 
 def data_of(
     samples: Sequence[Sample], hardware: Hardware, places: Sequence[list[int]] | None = None

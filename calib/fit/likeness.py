@@ -4,8 +4,9 @@ Two cards with the same matrix instructions, bytes a clock and cache behave alik
 two that share neither share physics only. Likeness is a Gaussian of the distance between four
 figures, as logarithms: per multiprocessor the FLOP a clock (which names the generation of its
 matrix unit), the bytes a clock from main memory and its share of the L2; and how many there are.
-The one length, a factor of e in any of them, was chosen on development groups
-(docs/calibration.md).
+Cards that multiply by different instructions have different kernels, whatever their figures: that
+counts as a distance of its own. It and the one length, a factor of e in any figure, were chosen
+on development groups (docs/calibration.md).
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import numpy as np
 
 from calib.fit.plan import Plan
 from calib.hardware.datasheet import Hardware
+from calib.hardware.rates import instruction
 
-_APART, _POWER = 0.31, 0.43
+_APART, _POWER = 0.28, 0.46
 """Half-width, in log, of 90% of a card's samples about what another card at distance one foretells,
 and how it grows with the distance (``python -m benchmarks.lone_donor``)."""
 _FARTHEST = 3.2
 """Distance up to which pairs of cards were compared; taken where one of the devices is no GPU."""
 _LENGTH = 1.0
+_OTHER_INSTRUCTION = 2.5
+"""Distance of cards that multiply by different instructions, beside that of their figures."""
 _LEARNED = 6000
 _LEARNED_BLIND = 2500
 """Samples of a device, on average over devices: that a transfer, and its test, learn from."""
@@ -35,10 +39,15 @@ def likeness(target: Hardware, donors: Sequence[Hardware], dtype: str) -> np.nda
     """[len(donors)] shares that sum to one; even ones where one of the devices is no GPU."""
     if any(device.compute_capability is None for device in (target, *donors)):
         return np.full(len(donors), 1 / len(donors))
-    here = _figures(target, dtype)
-    apart = np.array([((_figures(donor, dtype) - here) ** 2).sum() for donor in donors])
+    apart = np.array([_squared(target, donor, dtype) for donor in donors])
     alike = np.exp(-(apart - apart.min()) / (2 * _LENGTH**2))
     return np.asarray(alike / alike.sum())
+
+
+def _squared(one: Hardware, other: Hardware, dtype: str) -> float:
+    """The square of the distance, that of the instruction included."""
+    kinds = [instruction(h.compute_capability) for h in (one, other)]
+    return distance(one, other, dtype) ** 2 + _OTHER_INSTRUCTION**2 * (kinds[0] != kinds[1])
 
 
 def card_to_card(target: Hardware, donors: Sequence[Hardware], dtype: str) -> float:

@@ -38,6 +38,15 @@ units, by the datasheets of the A100 and H100. Cards for export may have less.""
 FLOAT64_OF_CPU = 1 / 2
 """A vector holds half as many."""
 
+_INSTRUCTIONS = {"8": "mma", "12": "mma", "9": "wgmma", "10": "tcgen05"}
+"""Major compute capability -> by which instruction its matrix units multiply: a warp's own, a group
+of four warps', or one that works on a memory of its own (PTX ISA)."""
+
+
+def instruction(compute_capability: str | None) -> str | None:
+    """By which a card multiplies narrow floats; None of older cards, and of what is no card."""
+    return _INSTRUCTIONS.get((compute_capability or "").split(".")[0])
+
 
 def rate_of(
     dtype: str, peaks: Mapping[str, float], compute_capability: str | None, plain: float

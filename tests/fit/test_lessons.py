@@ -15,7 +15,7 @@ from calib.samples.sample import Sample
 from model import ops
 
 H200 = load_hardware("h200")
-STEPS = {"h100": 0.0, "b200": 0.6, "rtx_pro_6000": 0.0}
+STEPS = {"h100": 0.0, "h100_pcie": 0.6, "rtx_pro_6000": 0.0}
 """By how much, in log, a device is slower where n is 512 to 2047; the target by 0.6."""
 
 
@@ -56,6 +56,15 @@ def mean_error(lessons: bool, monkeypatch: pytest.MonkeyPatch) -> float:
 def test_what_other_devices_missed_tells_how_to_read_a_few_samples(monkeypatch):
     taught = mean_error(True, monkeypatch)
     assert taught < 0.8 * mean_error(False, monkeypatch)
+
+
+def test_cards_of_the_same_capability_tell_alone_where_no_sample_is_known():
+    twins = [s for s in OTHERS if s.hardware != "rtx_pro_6000"]
+    asked = shapes(50, seed=12)
+    both, alone = (fit(some, H200).estimate(asked) for some in (OTHERS, twins))
+    np.testing.assert_array_equal(both["estimate_s"], alone["estimate_s"])
+    refined = [fit(some + FEW, H200).estimate(asked)["estimate_s"] for some in (OTHERS, twins)]
+    assert not np.allclose(*refined, rtol=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from calib.fit.likeness import likeness, plan_over_devices
+from calib.fit.likeness import distance, likeness, plan_over_devices
 from calib.fit.plan import CONFIDENCE, conformal, over_devices
 from calib.hardware.datasheet import load_hardware
 
@@ -15,6 +15,12 @@ def test_cards_of_one_generation_are_the_likest():
     assert np.argmax(likeness(H200, [A100, RTX, H100], "bfloat16")) == 2
     assert np.argmax(likeness(L40S, [A100, RTX, H100], "bfloat16")) == 1
     np.testing.assert_allclose(likeness(H200, [A100, RTX, H100], "bfloat16").sum(), 1.0)
+
+
+def test_cards_of_one_instruction_are_likelier_than_their_figures_say():
+    """An A100's figures are nearer to an H100's, its kernels to those of an RTX PRO 6000."""
+    assert distance(A100, H100, "bfloat16") < distance(A100, RTX, "bfloat16")
+    assert np.argmax(likeness(A100, [H100, H200, RTX], "bfloat16")) == 2
 
 
 def test_a_device_that_is_no_gpu_tells_as_much_as_any_other():

@@ -25,7 +25,6 @@ import numpy as np
 
 from calib.cards.build.older_samples import build_older, traced_cards
 from calib.cards.build.own_samples import as_text, fit_taught, recorded_cards
-from calib.cards.build.power import Sustained, at_limit_of, foretold, is_akin, sustained
 from calib.cards.build.published import NEUSIGHT, SOURCE, published_products
 from calib.cards.build.tables import (
     ENGINE,
@@ -46,7 +45,9 @@ from calib.cards.stored import SCHEMA_VERSION, write_record
 from calib.errors import CalibError
 from calib.fit.calibration import Calibration
 from calib.fit.fitting import fit
+from calib.fit.held_out import data_of
 from calib.fit.likeness import has_relatives
+from calib.fit.physics.power import Sustained, foretold, is_limited, sustained
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.samples import public
 from calib.samples.public_tables import CARDS as TABLED
@@ -90,9 +91,7 @@ def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
     ratio = 1.0 if mine else published_clock_ratio(hardware)
     limit = plateau_of(card)
     if lent and limit is None:
-        free = max(s.plateau for s in _plateaus().values())
-        limit = foretold(clocked(hardware, ratio), list(_akin(hardware).values()), free)
-    lent = at_limit_of(limit, lent, _akin(hardware))
+        limit = foretold(clocked(hardware, ratio), [s for c in LENDERS if (s := plateau_of(c))])
     samples = mine + [s for some in lent.values() for s in some] + float32
     fits = fit(samples, clocked(hardware, ratio), lambda name: _say(f"{card}: fitting {name}"))
     others = [c for c in LENDERS if c != card]
@@ -112,18 +111,9 @@ def plateau_of(card: str) -> Sustained | None:
     """What large products sustain on a card with tables; None for others."""
     if card not in TABLED:
         return None
-    return sustained(tables_of(card).samples.get("gemm", []), load_hardware(card))
-
-
-@cache
-def _plateaus() -> dict[str, Sustained]:
-    """Of the cards that lend."""
-    return {c: known for c in LENDERS if (known := plateau_of(c)) is not None}
-
-
-def _akin(hardware: Hardware) -> dict[str, Sustained]:
-    """Of those whose joules carry over."""
-    return {c: s for c, s in _plateaus().items() if is_akin(s.hardware, hardware)}
+    products = [s for s in tables_of(card).samples.get("gemm", []) if is_limited(s.op)]
+    data = data_of(products, load_hardware(card))
+    return sustained(data.x, data.seconds, load_hardware(card))
 
 
 def _rows(fits: Calibration) -> list[dict[str, Any]]:
@@ -186,8 +176,8 @@ def _error_on_unseen_cards(kinds: frozenset[str]) -> list[dict[str, Any]]:
     """Held-out rows of a fit to all cards that leaves out each card in turn, of those ``kinds``."""
     known = {s.op.operator for c in LENDERS for t in tables_of(c).samples.values() for s in t}
     samples = [s for some in _one_kernel(list(LENDERS), known - kinds).values() for s in some]
-    # Whichever device the estimates are for: none of these samples is its own.
-    stranger = replace(load_hardware("rtx5090"), name="none of them")
+    # Whichever device the estimates are for: none of these samples is its own or its like's.
+    stranger = replace(load_hardware("a10"), name="none of them")
     fits = fit(samples, stranger, lambda name: _say(f"unseen cards: fitting {name}"))
     return [{**row, "held_out": "cards"} for row in _rows(fits)]
 
