@@ -24,7 +24,14 @@ from calib.fit.physics.bounds import Bounds, fit_bounds
 from calib.fit.physics.features import Features
 from calib.fit.physics.prior import Prior, columns_of, fit_prior
 from calib.fit.plan import HeldOut, Plan, conformal, over_devices, plan_of
-from calib.fit.residual import MOST_EXACT, Left, Residual, fit_lengths, fit_residual
+from calib.fit.residual import (
+    MOST_EXACT,
+    Left,
+    Residual,
+    fit_lengths,
+    fit_residual,
+    tamed,
+)
 from calib.fit.trees import Growth, Trees, answers, bin_edges, bins_of, fit_trees, mean_of, sum_of
 
 _MARGIN = float(np.log(1.25))
@@ -210,6 +217,8 @@ def _smooth(
     if len(learned) > _MOST_FOR_PROCESS:
         return None, mean, None
     none = np.zeros((len(left), 0))
+    if len(left) < _LEAST_FOR_TREES:
+        left, blind = tamed(left), tamed(blind)
     lengths = fit_lengths([Left(x, left, none).rows(learned)])
     for asked, rest in plan.held_out:
         part, _ = fit_residual(lengths, Left(x, blind, none).rows(rest))

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.optimize import check_grad
 
 from calib.fit.physics.features import Features
-from calib.fit.residual import Left, fit_lengths, fit_residual, unlikelihood
+from calib.fit.residual import Left, fit_lengths, fit_residual, tamed, unlikelihood
 
 RNG = np.random.default_rng(3)
 
@@ -76,3 +76,13 @@ def test_columns_get_the_coefficients_that_made_the_residual():
         mean, spread = process.predict(left.x)
         off = np.abs(mean + left.columns @ found - left.residual)
         assert off.mean() < 0.02 and np.mean(off <= 2 * spread) > 0.9
+
+
+def test_one_wild_sample_of_few_counts_as_five_deviations():
+    residual = np.append(np.linspace(-0.1, 0.1, 31), 1.3)
+    found = tamed(residual)
+    deviation = 1.4826 * np.median(np.abs(residual - np.median(residual)))
+    np.testing.assert_array_equal(found[:-1], residual[:-1])
+    assert np.isclose(found[-1] - np.median(residual), 5 * deviation)
+    exact = np.append(np.zeros(31), 0.2)  # where nothing differs a small miss is none to be cut
+    np.testing.assert_array_equal(tamed(exact), exact)

@@ -18,7 +18,8 @@ after the other, and their sum is one bound; ``added ...`` count what a call doe
 Each has a fitted cost a unit. The last word of such a name is the rule of cutting the work that it
 belongs to; the rule that explains the times best is kept. Products and convolutions on a GPU have
 candidates besides, ways to cut them that share their costs: their soft minimum is a bound
-(:mod:`calib.fit.physics.blocks.product_blocks`), and stands for the chain.
+(:mod:`calib.fit.physics.blocks.product_blocks`), and stands for the chain; or, on Hopper, the least
+of others, whose kernel that adds split sums up comes last (:mod:`calib.fit.physics.one_wave`).
 
 Time is counted in clock cycles, in which cards differ least. Outside the sampled shapes this is all
 that an estimate knows.
@@ -35,6 +36,8 @@ from calib.fit.physics.blocks import attention_cudnn, grouped_blocks, stream_blo
 from calib.fit.physics.blocks.convolution_blocks import STARTS
 from calib.fit.physics.blocks.product_blocks import CHOICE, COSTS, MISSED, Candidates
 from calib.fit.physics.features import ADDED, BOUND, SERIAL, Features
+from calib.fit.physics.one_wave import COSTS as OF_WAVES
+from calib.fit.physics.one_wave import OneWave, told_by
 
 _PULL = 0.05
 _PULL_TO_OTHERS = 0.3
@@ -87,7 +90,8 @@ _FIRST = tuple(f.name for f in fields(Prior) if f.name != "costs")
 class _Columns:
     """What a prior reads of features: ``own`` [m, n], and which of them are what, [m] bool each.
 
-    ``choice``: candidates, with the costs at the positions that ``costs`` [m] bool tells.
+    ``choice``: candidates, with the costs at the positions that ``costs`` [m] bool tells;
+    ``waves``: those of products that are cut in waves, which stand for them.
     ``missed``: one of them is the time of what main memory moves.
     """
 
@@ -99,6 +103,7 @@ class _Columns:
     added: np.ndarray
     costs: np.ndarray
     choice: Candidates | None
+    waves: OneWave | None
     missed: bool
 
     @classmethod
@@ -113,8 +118,9 @@ class _Columns:
         own = [x.columns.get(n, none + least) for n, least in zip(names, absent, strict=True)]
         table = np.stack(own) if own else np.zeros((0, len(x)))
         choice = Candidates.of(x.columns) if costs.any() else None
+        waves = OneWave.of(x.columns) if OF_WAVES.keys() & names else None
         missed = any(name.startswith((f"{BOUND}missed", f"{SERIAL}missed")) for name in names)
-        return cls(x, names, table, bound, serial, added, costs, choice, missed)
+        return cls(x, names, table, bound, serial, added, costs, choice, waves, missed)
 
 
 _NEVER = -50.0
@@ -134,14 +140,21 @@ def _log_cycles(theta: np.ndarray, by: _Columns) -> np.ndarray:
         bounds.append(np.log(np.exp(own[by.serial]) @ by.own[by.serial] + _LEAST))
     if by.choice is not None:
         named = zip(by.names, own, by.costs, strict=True)
-        bounds.append(by.choice.log_cycles({n: value for n, value, is_cost in named if is_cost}))
+        costs = {n: value for n, value, is_cost in named if is_cost}
+        bounds.append(by.choice.log_cycles(costs))
+    if by.waves is not None:
+        cut, reduced = by.waves.cycles(costs)
+        bounds[-1][by.waves.rows] = np.log(cut)
     table = np.stack(bounds)
     top = table.max(axis=0)
     work = top + np.log(np.exp(power * (table - top)).sum(axis=0)) / power
     fixed = theta[0]
     if by.added.any():
         fixed = np.logaddexp(fixed, np.log(np.exp(own[by.added]) @ by.own[by.added] + _LEAST))
-    return np.asarray(np.logaddexp(fixed, work))
+    total = np.asarray(np.logaddexp(fixed, work))
+    if by.waves is not None:
+        total[by.waves.rows] = np.logaddexp(total[by.waves.rows], np.log(reduced + _LEAST))
+    return total
 
 
 def _memory(theta: np.ndarray, by: _Columns) -> list[np.ndarray]:
@@ -210,11 +223,17 @@ def _fit(x: Features, log_cycles: np.ndarray, start: Prior, pull: float) -> tupl
 
 
 def _rules(x: Features) -> list[list[str]]:
-    """Names of costs for each rule of cutting the work, those of candidates among all of them."""
+    """Names of costs for each rule of cutting the work, those of candidates among all of them.
+
+    Products may be cut in waves besides, which the others' costs then tell of unaligned ones.
+    """
     shared = list(COSTS) if Candidates.of(x.columns) is not None else []
     names = _own(x)
     rules = sorted({_rule_of(n) for n in names})
-    return [shared + [n for n in names if _rule_of(n) == rule] for rule in rules] or [shared]
+    found = [shared + [n for n in names if _rule_of(n) == rule] for rule in rules] or [shared]
+    if told_by(x.columns, x.hot):
+        found += [[*some, *OF_WAVES] for some in found]
+    return found
 
 
 def _guess(x: Features, log_cycles: np.ndarray, names: list[str]) -> Prior:
@@ -237,7 +256,8 @@ def _guess(x: Features, log_cycles: np.ndarray, names: list[str]) -> Prior:
     return Prior(dispatch, 0.0, 0.0, cache, chain, 0.3, float(np.log(4.0)), costs)
 
 
-_KNOWN = COSTS | stream_blocks.COSTS | STARTS | attention_cudnn.STARTS | grouped_blocks.STARTS
+_STARTS = stream_blocks.COSTS | STARTS | attention_cudnn.STARTS | grouped_blocks.STARTS
+_KNOWN = COSTS | OF_WAVES | _STARTS
 _OF_CACHE = float(np.log(2.0))
 """Bandwidth of the L2 over that of main memory, where a fit starts."""
 

@@ -29,8 +29,10 @@ from model.ops import Matmul, Operator, item_bytes
 CHOICE, MISSED = "choice ", "tile missed"
 """Beginning of the names of what candidates are made of, and of their costs; the logarithm of the
 share of bytes that main memory moves, the L2 the rest."""
-_RATE = CHOICE + "rate"
-_UNALIGNED = CHOICE + "unaligned"
+_RATE, _DEPTH = CHOICE + "rate", CHOICE + "depth"
+UNALIGNED, HOPPER = CHOICE + "unaligned", CHOICE + "hopper"
+BIAS = "added bias"
+"""No table has a product with one."""
 _SHAPE = (*(CHOICE + n for n in ("rows", "cols", "depth", "copies", "multiprocessors")), _RATE)
 _MARGIN = 1.25
 """Rates within a quarter count as one."""
@@ -99,11 +101,22 @@ def product_columns(op: Matmul, hardware: Hardware, hot: Any) -> dict[str, np.nd
     missed = missed + once * share_missed(op.bytes / hardware.l2_bytes)
     share = np.where(hot, np.maximum(missed / op.bytes, _LEAST), 1.0)
     pieces = unaligned(op)
+    if multiprocessor_rate(op, hardware) > _SCALAR_RATE:
+        depth, stepped = columns[_DEPTH], np.ceil(columns[_DEPTH] / _UNALIGNED_STEP)
+        columns[_DEPTH] = np.where(pieces > 0, stepped * _UNALIGNED_STEP, depth)
     return columns | {
         MISSED: np.atleast_1d(np.log(share)),
-        _UNALIGNED: pieces,
+        UNALIGNED: pieces,
+        HOPPER: np.atleast_1d(1.0 * is_cut_in_waves(op, hardware)),
         "tile unaligned": pieces,
+        **({BIAS: np.atleast_1d(1.0 * np.asarray(op.bias))} if np.any(op.bias) else {}),
     }
+
+
+def is_cut_in_waves(op: Matmul, hardware: Hardware) -> bool:
+    """Whether cuBLAS has the kernels of :mod:`calib.fit.physics.one_wave` for aligned shapes."""
+    is_scalar = multiprocessor_rate(op, hardware) <= _SCALAR_RATE
+    return hardware.compute_capability == "9.0" and not is_scalar
 
 
 def unaligned(op: Matmul) -> np.ndarray:
@@ -114,7 +127,8 @@ def unaligned(op: Matmul) -> np.ndarray:
     return np.atleast_1d(np.where(op.m == 1, 0.0, np.log2(_LOAD / np.minimum(*fits))))
 
 
-_LOAD = 16
+_LOAD, _UNALIGNED_STEP = 16, 32
+"""Bytes of a load; terms of a step of the kernels that take unaligned rows, by their names."""
 
 
 def shape_columns(
@@ -177,7 +191,7 @@ class Candidates:
             rate=rate,
             is_small=(rows * cols * depth * copies < _SMALL) & (depth <= _DEEP),
             is_vector=rows == 1,
-            pieces=columns.get(_UNALIGNED, np.zeros_like(rows)),
+            pieces=columns.get(UNALIGNED, np.zeros_like(rows)),
         )
 
     def cycles(self, costs: Mapping[str, float]) -> np.ndarray:
