@@ -121,13 +121,16 @@ class Taught:
 
     ``kinds``: fits to them alone, in clock cycles; ``blends``: how far they lie from what the
     tables say. ``carried``: (card, kind of the tables) -> how another engine's ratios to this one
-    on this card tell those on that one; the card is empty where it is told of all.
+    on this card tell those on that one; the card is empty where it is told of all. ``elsewhere``:
+    in place of ``kinds`` on cards of another compute capability, of which the kernels that the
+    physics of some kinds describe are not.
     """
 
     hardware: str
     kinds: dict[Key, KindFit]
     blends: dict[tuple[str, str], Blend]
     carried: dict[tuple[str, str], Carried]
+    elsewhere: dict[Key, KindFit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,9 @@ class Card(Tabled):
         if self.taught is None:
             return None
         hardware, none = self.calibration.hardware, self.held_out
-        own = Calibration(hardware, self.taught.kinds, none)
+        is_alike = hardware.compute_capability == self._teacher.compute_capability
+        kinds = self.taught.kinds | ({} if is_alike else self.taught.elsewhere)
+        own = Calibration(hardware, kinds, none)
         is_own = self.taught.hardware == self.hardware.name
         away = None if is_own else self._away
         return Corrected(replace(self, taught=None), own, self.taught.blends, away)

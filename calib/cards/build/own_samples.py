@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -20,19 +21,23 @@ from calib.cards.shipped import load_card
 from calib.cards.stored import SCHEMA_VERSION
 from calib.checkout import ROOT
 from calib.errors import CalibError
+from calib.fit.calibration import Key, KindFit
 from calib.fit.fitting import fit
-from calib.hardware.datasheet import load_hardware
+from calib.hardware.datasheet import Hardware, load_hardware
 from calib.samples.faults import clean, cleaned
 from calib.samples.files import read_samples
 from calib.samples.host_costs import ORIGIN as HOST
 from calib.samples.public_tables import CARDS as TABLED
 from calib.samples.public_tables import ENGINES
 from calib.samples.sample import Sample
+from model.ops import Matmul
 
 RECORDS = ROOT / "benchmarks" / "data"
 FILES = ("pool.parquet", "sweep.parquet")
 EARLIER = "first_run"
 """A folder of a record with such files of an earlier day."""
+ANY = "8.0"
+"""A compute capability that brings no rules of its own to the physics."""
 LEAST_SHAPES = 100
 """Of a kind, on both cards and by both engines, that a carried ratio is told from."""
 
@@ -82,8 +87,15 @@ def fit_taught(card: str, folder: Path) -> tuple[Taught, dict[str, Any], list[Sa
     over = correct(base, own, samples)
     told = carried_ratios(card)
     carried = {(row["to"], row["kind"]): Carried(row["share"], row["p90"]) for row in told}
-    taught = Taught(card, own.kinds, over.blends, carried)
+    taught = Taught(card, own.kinds, over.blends, carried, _elsewhere(samples, hardware))
     return taught, _about(card, base, taught, samples, own.held_out, about), samples
+
+
+def _elsewhere(samples: list[Sample], hardware: Hardware) -> dict[Key, KindFit]:
+    """Fits of the same samples as if the card had no kernels of its own kind: of products, whose
+    tiles on Hopper no other card's library has."""
+    plain = replace(hardware, compute_capability=ANY)
+    return fit([s for s in samples if isinstance(s.op, Matmul)], plain).kinds
 
 
 def _about(
