@@ -155,3 +155,17 @@ def test_every_fit_that_ships_reads_what_todays_physics_makes():
             read.setdefault((kind, missing), []).append(where)
     assert not read
     assert {"matmul", "attention", "moe_mlp", "elementwise"} <= set(made)
+
+
+@pytest.mark.parametrize("name", [n for n in SHIPPED if n not in OLDER])
+def test_torchs_samples_of_one_card_make_no_other_cards_products_what_they_are_not(name):
+    """What is carried is a correction: kernels that only the samples' card has are none of it."""
+    hardware = load_hardware(name)
+    carried, tables = load_card(hardware), load_card(hardware, taught=False)
+    shapes = [
+        ops.Matmul(m, n, k) for m in (256, 2048, 8192) for n, k in ((1024, 4096), (8192, 8192))
+    ]
+    seconds = [
+        c.estimate(shapes, "torch", True)["estimate_s"].to_numpy() for c in (carried, tables)
+    ]
+    np.testing.assert_array_less(np.abs(np.log(seconds[0] / seconds[1])), np.log(1.35))
