@@ -22,7 +22,7 @@ import pandas as pd
 
 from benchmarks.recorded.text import lines, percent
 from calib.cards.build.older_samples import FILE, RECORDS, fit_older
-from calib.cards.older.shipped import beneath, taught_by
+from calib.cards.older.shipped import taught_by
 from calib.cards.shipped import FOLDER, load_card
 from calib.estimates.tables import found_in_cache
 from calib.fit.calibration import Estimator
@@ -94,7 +94,7 @@ def by_models(table: pd.DataFrame, hardware: Hardware) -> Iterator[dict[str, Any
         ways = {
             "roofline": np.array([float(floor(op, hardware)) for op in asked["op"]]),
             "today": foretold(asked, card),
-            "older": foretold(asked, taught_by(beneath(card, record), record, hardware)),
+            "older": foretold(asked, taught_by(card, record, hardware)),
         }
         count, seconds = asked["count"].to_numpy(), asked["seconds"].to_numpy()
         taken = float((count * seconds).sum())

@@ -88,7 +88,7 @@ def cuda_notes(hardware: Hardware) -> list[str]:
         return []
     return [
         f"torch is taken to be built for CUDA {hardware.cuda}, of whose kernels nothing is known "
-        f"on {hardware.name}: the times are those of CUDA {NEWEST}."
+        f"on {hardware.name}: the times are as without it."
     ]
 
 

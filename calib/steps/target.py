@@ -132,6 +132,10 @@ def of_cuda(target: Target, cuda: str | None, traces: Iterable[Path]) -> Target:
         return target
     from calib.compare.clock.events import cuda_of
 
-    named = (found for path in traces if (found := cuda_of(path)))
-    meant = cuda or next(named, None)
-    return replace(target, hardware=replace(target.hardware, cuda=meant))
+    named = {path.name: cuda_of(path) for path in traces}
+    said = {name: found for name, found in named.items() if found}
+    meant = cuda or next(iter(said.values()), None)
+    others = [f"{name} by CUDA {found}" for name, found in said.items() if found != meant]
+    notes = [f"The times are for CUDA {meant}, but recorded was {' and '.join(others)}."]
+    hardware = replace(target.hardware, cuda=meant)
+    return replace(target, hardware=hardware, notes=(*target.notes, *(notes if others else ())))

@@ -61,6 +61,23 @@ def test_small_products_and_attention_take_longer() -> None:
     np.testing.assert_allclose(older[2:], today[2:], rtol=0.15)
 
 
+def test_kernels_that_both_take_and_halves_of_one_rate() -> None:
+    """float32's attention is the same kernel by both; float16's products are as bfloat16's."""
+    whole = replace(LONG, dtype="float32")
+    known = seconds(hardware(CARD, None), [whole])
+    np.testing.assert_array_equal(seconds(hardware(CARD), [whole]), known)
+    half = [replace(op, dtype="float16") for op in (SMALL, LONG)]
+    np.testing.assert_array_equal(
+        seconds(hardware(CARD), half), seconds(hardware(CARD), SHAPES[:2])
+    )
+
+
+def test_what_small_products_showed_is_no_factor_of_large_ones() -> None:
+    large = [ops.Matmul(4, 128_256, 4096), ops.Matmul(8192, 8192, 8192, bias=True)]
+    older, today = seconds(hardware(CARD), large), seconds(hardware(CARD, None), large)
+    np.testing.assert_allclose(older, today, rtol=0.15)
+
+
 def test_a_card_alike_borrows_and_is_less_sure() -> None:
     there = load_torch(hardware("h200"))
     here = load_torch(hardware(CARD))

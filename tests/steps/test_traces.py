@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,67 @@ def test_operators_of_a_trace_are_samples(tmp_path: Path) -> None:
     assert "2 operators" in note and f"{31 / 35:.0%}" in note  # and not what mine::fused took
 
 
+def test_copies_with_the_host_are_none_of_the_cards(tmp_path: Path) -> None:
+    """Nor are products in float32 that tensor cores made, nor is what no card can do."""
+    form = [[1000, 4096], [1000, 4096], []]
+    about = {"Concrete Inputs": ["", "", "False"]}
+    upload, within = (
+        operator("aten::copy_", at, form, 5.0, [BF16, BF16, "Scalar"], **about)
+        for at in (1.0, 1000.0)
+    )
+    upload[-1] |= {"cat": "gpu_memcpy", "name": "Memcpy HtoD (Pageable -> Device)"}
+    within[-1] |= {"cat": "gpu_memcpy", "name": "Memcpy DtoD (Device -> Device)"}
+    square = [[2048, 2048], [2048, 2048]]
+    plain, narrowed = (
+        operator("aten::mm", at, square, 450.0, ["float", "float"]) for at in (2000.0, 3000.0)
+    )
+    narrowed[-1]["name"] = "sm90_xmma_gemm_f32f32_tf32f32_f32_tn"
+    narrowed[-1]["dur"] = 60.0
+    impossible = operator("aten::mm", 4000.0, [[4096, 4096]] * 2, 1.0)
+    events = [*upload, *within, *plain, *narrowed, *impossible]
+    found = with_traces(target("h100", tmp_path), [write(tmp_path / "trace.json", events)])
+    product = ops.Matmul(2048, 2048, 2048, dtype="float32")
+    times = {s.op: s.median for s in found.samples}
+    assert times.pop(product) == pytest.approx(450e-6)
+    assert times.pop(replace(product, dtype="tf32")) == pytest.approx(60e-6)
+    ((copied, taken),) = times.items()
+    assert isinstance(copied, ops.Copy) and taken == pytest.approx(5e-6)
+    assert "1 took less than this card can" in found.notes[0]
+
+
+def test_threads_that_interleave_are_read_apart(tmp_path: Path) -> None:
+    """A norm that is written out stays one, whatever another thread calls meanwhile."""
+    x, one = [16, 64], [16, 1]
+    steps = [
+        ("aten::pow", [x, []], ["float", "Scalar"], ["", "2"]),
+        (
+            "aten::mean",
+            [x, [], [], []],
+            ["float", "ScalarList", "Scalar", ""],
+            ["", "[-1]", "True", ""],
+        ),
+        ("aten::add", [one, [], []], ["float", "double", "Scalar"], ["", "", "1"]),
+        ("aten::rsqrt", [one], ["float"], [""]),
+        ("aten::mul", [x, one], ["float", "float"], ["", ""]),
+    ]
+    alone, other = [], []
+    for i, (name, dims, types, inputs) in enumerate(steps):
+        at = 1 + 1000.0 * i
+        alone += operator(name, at, dims, 2.0, types, **{"Concrete Inputs": inputs})
+        other += operator("aten::mm", at + 500, [[64, 64], [64, 64]], 3.0)
+    for event in other:
+        if event["cat"] != "kernel":
+            event["tid"] = 2
+
+    def learned(events: Any) -> set[ops.Operator]:
+        path = write(tmp_path / "trace.json", events)
+        return {s.op for s in with_traces(target("h100", tmp_path), [path]).samples}
+
+    whole = learned(alone)
+    assert {type(op) for op in whole} == {ops.Norm}
+    assert learned([*alone, *other]) == whole | {ops.Matmul(64, 64, 64)}
+
+
 def test_what_was_learned_corrects_what_ships(tmp_path: Path) -> None:
     asked = ops.Matmul(800, 768, 800, bias=True)
     bare = target("h100", tmp_path)
@@ -154,3 +216,6 @@ def test_the_cuda_that_is_meant(tmp_path: Path) -> None:
     assert of_cuda(card, None, [tmp_path / "none", path]).hardware.cuda == "12.4"
     assert of_cuda(card, "13.0", [path]).hardware.cuda == "13.0"
     assert of_cuda(target("cpu", tmp_path), None, [path]).hardware.cuda is None
+    (note,) = of_cuda(card, "13.0", [path]).notes
+    assert "for CUDA 13.0" in note and "a.json by CUDA 12.4" in note
+    assert of_cuda(card, None, [path]).notes == ()

@@ -124,3 +124,20 @@ def test_tensors_of_a_list_need_their_types() -> None:
     assert rows_of(untold) == ()
     (call,) = calls_of(rows_of(told))
     assert isinstance(call.op, ops.Copy) and call.op.elements == 16
+
+
+def test_what_a_result_is_written_to_is_not_read() -> None:
+    sizes, types = ((16, 64),) * 2, (BF16, BF16)
+    whole = Called("aten::add", (*sizes, ()), (*types, "Scalar"), (), ("", "", "1"))
+    into = Called("aten::add", (*sizes, (), (16, 64)), (*types, "Scalar", BF16), (), ("",) * 4)
+    assert rows_of(into) == rows_of(whole) != ()
+
+
+def test_a_flag_that_is_not_written_down_is_not_known() -> None:
+    form, scalars = (1, 8, 64, 64), ("Scalar",) * 3
+    name, dims = "aten::_scaled_dot_product_flash_attention", (form,) * 3 + ((), (), (), ())
+    types = (BF16, BF16, BF16, *scalars, "")
+    assert rows_of(Called(name, dims, types)) == ()
+    told = Called(name, dims, types, (), ("", "", "", "0.", "True", "False", ""))
+    (call,) = calls_of(rows_of(told))
+    assert isinstance(call.op, ops.Attention) and call.op.causal

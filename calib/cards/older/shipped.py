@@ -2,16 +2,18 @@
 
 A CUDA 12 brings a cuBLAS that takes Ampere's kernels for small products, and a cuDNN that torch
 asks last: attention is FlashAttention 2's. Products and the rest start from what ships for today's
-CUDA, attention from the tables of the likest card on which an engine takes FlashAttention 2, and
-the traces' operators correct both (:mod:`calib.cards.corrected`). Other cards of the same compute
-capability borrow the corrections.
+CUDA, each kind with what its older kernels take longer however small they are; attention from the
+tables of the likest card on which an engine takes FlashAttention 2. The traces' operators correct
+both (:mod:`calib.cards.corrected`). Other cards of the same compute capability borrow the
+corrections. Attention of float32 is the same kernel's by both CUDAs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,12 +29,17 @@ from calib.fit.calibration import (
     Estimator,
     Key,
     KindFit,
+    Tabled,
     dtype_of,
+    kind_of,
 )
 from calib.fit.likeness import card_to_card, distance
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.hardware.versions import is_older
-from model.ops import Operator
+from model.ops import Attention, Operator, TensorCoreOperator
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OLDER = "older"
 """The folder of them, and what the build calls one: older:h100."""
@@ -42,11 +49,13 @@ ATTENTION = "attention"
 @dataclass(frozen=True)
 class Older:
     """``attention``: fits that stand for torch's, ``apart`` how far they may be off on this card
-    (half-width, log); ``kinds``, ``blends``: what the traces' operators tell, as of ``Taught``."""
+    (half-width, log); ``starts``: kind -> what each call takes longer [s]; ``kinds``, ``blends``:
+    what the traces' operators tell, as of ``Taught``."""
 
     hardware: str
     attention: dict[Key, KindFit]
     apart: float
+    starts: dict[str, float]
     kinds: dict[Key, KindFit]
     blends: dict[tuple[str, str], Blend]
 
@@ -58,7 +67,7 @@ def load_torch(hardware: Hardware, folder: Path = FOLDER) -> Estimator | None:
     if card is None or told is None:
         return card
     record = read_record(folder / OLDER / f"{told.name}.npz", Older)
-    return taught_by(beneath(card, record), record, told)
+    return taught_by(card, record, told)
 
 
 def teacher_of(hardware: Hardware, folder: Path = FOLDER) -> Hardware | None:
@@ -79,7 +88,10 @@ def about_older(hardware: Hardware, folder: Path = FOLDER) -> dict[str, object] 
 
 @dataclass(frozen=True)
 class Beneath(Card):
-    """A card as today's torch runs on it: by an older CUDA all of that is other kernels' times."""
+    """A card as today's torch runs on it: by an older CUDA all of that is other kernels' times.
+    ``starts``: kind -> what those take longer [s]."""
+
+    starts: dict[str, float] = field(default_factory=dict)
 
     def estimates(
         self,
@@ -89,10 +101,13 @@ class Beneath(Card):
     ) -> Estimates:
         found = super().estimates(ops, implementation, hot)
         known_as = np.where(found.known_as == ROOFLINE, ROOFLINE, TRANSFERRED).astype(object)
-        return replace(found, known_as=known_as)
+        kinds = [kind_of(op) for op in ([ops] if isinstance(ops, Operator) else ops)]
+        later = np.array([self.starts.get(kind, 0.0) for kind in kinds])
+        seconds, low, high = (end + later for end in (found.seconds, found.low, found.high))
+        return Estimates(found.floor, seconds, low, high, known_as)
 
 
-def beneath(card: Card, record: Older) -> Card:
+def beneath(card: Card, record: Older) -> Beneath:
     """What the traces correct: ``card`` with the other attention, of which torch's own samples by
     today's CUDA say nothing."""
     figures, taught = card.figures, card.taught
@@ -104,19 +119,67 @@ def beneath(card: Card, record: Older) -> Card:
         kinds={key: fit for key, fit in taught.kinds.items() if key[1] != ATTENTION},
         blends={key: b for key, b in taught.blends.items() if not key[1].startswith(ATTENTION)},
     )
-    return Beneath(card.hardware, lent, card.about, others)
+    return Beneath(card.hardware, lent, card.about, others, record.starts)
 
 
-def taught_by(base: Card, record: Older, told: Hardware) -> Corrected:
-    hardware = base.hardware
+@dataclass(frozen=True)
+class OlderTorch(Tabled):
+    """``older``: what the traces tell; ``today``: of the kernels that both CUDAs take. Products of
+    float16 are those of bfloat16, of which the traces are: the same kernels at the same rate."""
+
+    older: Corrected
+    today: Card
+
+    @property
+    def hardware(self) -> Hardware:
+        return self.today.hardware
+
+    @property
+    def held_out(self) -> pd.DataFrame:
+        return self.today.held_out
+
+    def estimates(
+        self,
+        ops: Sequence[Operator] | Operator,
+        implementation: str = TORCH,
+        hot: Sequence[bool] | np.ndarray | bool | None = None,
+    ) -> Estimates:
+        if isinstance(ops, Operator):
+            known = self.today if _is_todays(ops) else self.older
+            return known.estimates(_traced(ops), implementation, hot)
+        flags = None if hot is None else np.broadcast_to(np.asarray(hot, dtype=bool), len(ops))
+        todays = np.array([_is_todays(op) for op in ops], dtype=bool)
+        found = Estimates.nothing_of(len(ops))
+        for rows, known in ((todays, self.today), (~todays, self.older)):
+            where = np.flatnonzero(rows)
+            if len(where):
+                some = [_traced(ops[int(i)]) for i in where]
+                at = None if flags is None else flags[where]
+                found.put(where, known.estimates(some, implementation, at))
+        return found
+
+
+def _is_todays(op: Operator) -> bool:
+    return isinstance(op, Attention) and op.dtype == "float32"
+
+
+def _traced(op: Operator) -> Operator:
+    is_half = isinstance(op, TensorCoreOperator) and vars(op)["dtype"] == "float16"
+    return replace(op, **{"dtype": "bfloat16"}) if is_half else op
+
+
+def taught_by(card: Card, record: Older, told: Hardware) -> OlderTorch:
+    hardware = card.hardware
 
     def away(ops: Sequence[Operator] | Operator) -> Away:
         first = ops if isinstance(ops, Operator) else ops[0]
         apart = card_to_card(hardware, [told], dtype_of(first)) / NORMAL
         return Away(apart, 1.0, apart)
 
-    own = Calibration(hardware, record.kinds, base.held_out)
-    return Corrected(base, own, record.blends, None if hardware.name == told.name else away)
+    own = Calibration(hardware, record.kinds, card.held_out)
+    is_own = hardware.name == told.name
+    older = Corrected(beneath(card, record), own, record.blends, None if is_own else away)
+    return OlderTorch(older, card)
 
 
 def lent_attention(hardware: Hardware, folder: Path = FOLDER) -> tuple[dict[Key, KindFit], str]:

@@ -1,25 +1,30 @@
 """Samples out of traces of torch.profiler: what a card's operators took in somebody's model.
 
 Each operator that launched kernels is one: its sizes, strides and types are in the trace, its time
-is that of its kernels. What a trace does not say is left out: of a list of tensors their type, of
-an index what it holds. Kernels of a replayed graph name no operator, compiled ones are of nobody's.
+is that of its kernels. Products of float32 by kernels that say tf32 are such. Left out is what a
+trace does not say (of a list of tensors their type, of an index what it holds), what the host's
+memory takes part in, kernels of a graph and of a compiler, which name no operator, and an operator
+that took less than the card's arithmetic or main memory can.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from calib.compare.clock.events import OPERATOR, Recorded, read_events
 from calib.compare.clock.identity import check_card
 from calib.compare.clock.links import link
 from calib.errors import CalibError
-from calib.hardware.datasheet import Hardware
+from calib.hardware.datasheet import Hardware, least_seconds, peak
 from calib.samples.sample import COLD, HOT, TRACE, Sample
 from calib.steps.target import Target
-from model.ops import Operator
+from model.ops import Matmul, Operator
 
 if TYPE_CHECKING:
     from calib.trace.rules.rows import Row
@@ -30,10 +35,12 @@ TORCH = "torch"
 
 @dataclass(frozen=True)
 class Learned:
-    """``seconds``: operator -> its kernels' time, a call each; ``device_s``: of all that ran."""
+    """``seconds``: operator -> its kernels' time, a call each; ``device_s``: of all that ran;
+    ``too_fast``: operators that were left out for it."""
 
     seconds: dict[Operator, list[float]]
     device_s: float
+    too_fast: int = 0
 
     @property
     def share(self) -> float:
@@ -62,6 +69,10 @@ def with_traces(target: Target, paths: Sequence[Path]) -> Target:
         notes.append(
             f"{path.name}: {len(found.seconds)} operators of the trace, {found.share:.0%} of its "
             "kernels' time, are samples of torch on this card."
+            + (
+                f" {found.too_fast} took less than this card can, and are none."
+                * (found.too_fast > 0)
+            )
         )
     return replace(target, samples=samples, notes=tuple(notes))
 
@@ -86,54 +97,104 @@ def read_samples_of(path: Path, hardware: Hardware) -> Learned:
     trace = read_events(path, KEY)
     check_card(trace, hardware)
     links = link(trace.events)
-    ran: dict[int, int] = {}
-    for event in links.device:
-        ran[event.number] = ran.get(event.number, 0) + event.length_ns
-    found: dict[Operator, list[float]] = {}
+    ran, found = _ran(links.device), Learned({}, sum(e.length_ns for e in links.device) / 1e9)
     for op, taken in _timed(links.host, ran):
-        found.setdefault(op, []).append(taken)
-    learned = Learned(found, sum(ran.values()) / 1e9)
-    if not found:
+        found.seconds.setdefault(op, []).append(taken)
+    learned, too_fast = _possible(found.seconds, hardware)
+    if not learned:
         raise CalibError(
             f"{trace.named}: none of its operators is understood: expected one that was recorded "
             "with record_shapes=True, of a model that runs eagerly"
         )
-    return learned
+    return replace(found, seconds=learned, too_fast=too_fast)
 
 
-def _timed(host: Sequence[Recorded], ran: dict[int, int]) -> Iterator[tuple[Operator, float]]:
+@dataclass
+class _Kernels:
+    """What ran for one operator; ``apart``: something that is none of the card's alone."""
+
+    length_ns: int = 0
+    apart: bool = False
+    tf32: bool = False
+
+    def add(self, other: _Kernels) -> None:
+        self.length_ns += other.length_ns
+        self.apart |= other.apart
+        self.tf32 |= other.tf32
+
+
+_COPY, _ON_CARD = "gpu_memcpy", "DtoD"
+
+
+def _ran(device: Iterable[Recorded]) -> dict[int, _Kernels]:
+    found: dict[int, _Kernels] = {}
+    for event in device:
+        with_host = event.category == _COPY and _ON_CARD not in event.label
+        one = _Kernels(event.length_ns, with_host, "tf32" in event.label)
+        found.setdefault(event.number, _Kernels()).add(one)
+    return found
+
+
+def _possible(
+    found: dict[Operator, list[float]], hardware: Hardware
+) -> tuple[dict[Operator, list[float]], int]:
+    """Without operators whose median is below what the card's arithmetic or memory takes; how many
+    these were."""
+
+    def least(op: Operator) -> float:
+        work = float(np.max(np.asarray(op.min_flops))) / peak(op, hardware)
+        return max(work / _MOST_ABOVE, float(np.max(least_seconds(op, hardware))))
+
+    kept = {op: taken for op, taken in found.items() if statistics.median(taken) >= least(op)}
+    return kept, len(found) - len(kept)
+
+
+_MOST_ABOVE = 1.3
+"""How far above its rating a card may clock."""
+
+
+def _timed(host: Sequence[Recorded], ran: dict[int, _Kernels]) -> Iterator[tuple[Operator, float]]:
     """Operators with the time of their kernels, as calls: a norm that was written out is one."""
     from calib.trace.rules.table import calls_of, spans
 
-    called = list(_understood(host, ran))
-    rows = [row for row, _ in called]
-    for first, end in spans(rows):
-        calls = [call for call in calls_of(rows[first:end]) if call.launches]
-        taken = sum(length for _, length in called[first:end]) / 1e9
-        if taken > 0 and len(calls) == 1 and calls[0].count == 1:
-            yield calls[0].op, taken
+    for thread in dict.fromkeys(e.thread for e in host):
+        called = list(_understood([e for e in host if e.thread == thread], ran))
+        rows = [row for row, _ in called]
+        for first, end in spans(rows):
+            calls = [call for call in calls_of(rows[first:end]) if call.launches]
+            kernels = _Kernels()
+            for _, some in called[first:end]:
+                kernels.add(some)
+            if not kernels.apart and len(calls) == 1 and calls[0].count == 1:
+                yield _multiplied(calls[0].op, kernels), kernels.length_ns / 1e9
 
 
-def _understood(host: Sequence[Recorded], ran: dict[int, int]) -> Iterator[tuple[Row, int]]:
-    """What the dispatcher saw, in order, and the nanoseconds of the kernels of each: the outermost
+def _multiplied(op: Operator, kernels: _Kernels) -> Operator:
+    is_narrowed = kernels.tf32 and isinstance(op, Matmul) and op.dtype == "float32"
+    return replace(op, **{"dtype": "tf32"}) if is_narrowed else op
+
+
+def _understood(
+    host: Sequence[Recorded], ran: dict[int, _Kernels]
+) -> Iterator[tuple[Row, _Kernels]]:
+    """What the dispatcher saw on one thread, in order, and what ran for each: the outermost
     operators that are not made of others, with all that ran within them."""
     from calib.trace.profiled.called import rows_of
 
-    open_until: dict[Any, int] = {}
-    taken: list[list[Any]] = []
-    last: dict[Any, list[Any]] = {}
+    until = -1
+    taken: list[tuple[Row, _Kernels]] = []
     for event in host:
         if event.category != OPERATOR:
             continue
-        if event.begin_ns < open_until.get(event.thread, -1):
-            last[event.thread][1] += ran.get(event.number, 0)
+        kernels = ran.get(event.number, _Kernels())
+        if event.begin_ns < until:
+            taken[-1][1].add(kernels)
             continue
         rows = rows_of(_called(event))
         if len(rows) == 1:
-            open_until[event.thread] = event.end_ns
-            last[event.thread] = [rows[0], ran.get(event.number, 0)]
-            taken.append(last[event.thread])
-    yield from ((row, length) for row, length in taken if length)
+            until = event.end_ns
+            taken.append((rows[0], replace(kernels)))
+    yield from ((row, kernels) for row, kernels in taken if kernels.length_ns)
 
 
 def _called(event: Recorded) -> Any:

@@ -58,6 +58,17 @@ class Called:
     strides: tuple[Any, ...] = ()
     inputs: tuple[Any, ...] = ()
 
+    def without(self, left_out: Sequence[bool]) -> Called:
+        """The call without some of its arguments."""
+        parts = (self.dims, self.types, self.strides, self.inputs)
+        kept = (
+            tuple(v for v, out in zip(part, left_out, strict=True) if not out)
+            if len(part) == len(left_out)
+            else ()
+            for part in parts
+        )
+        return Called(self.name, *kept)
+
     @property
     def arguments(self) -> list[tuple[Any, Any, Any, Any]]:
         """(sizes, type, strides or None, value or "")."""
@@ -75,11 +86,20 @@ def rows_of(called: Called) -> tuple[Row, ...]:
     if not 0 < len(called.arguments) <= MOST_ARGUMENTS:
         return ()
     for func in _overloads(called.name):
+        results = [a.is_out for a in func._schema.arguments]
+        if any(results):  # what a result is written to is none of what is read
+            if len(results) == len(called.arguments):
+                return rows_of(called.without(results))
+            continue
         try:
             arguments = _arguments(func, called)
         except Unknown:
             continue
-        return () if decomposes(func) else _heard(func, *arguments)
+        if decomposes(func):
+            return ()
+        rows = _heard(func, *arguments)
+        if rows:
+            return rows
     return ()
 
 
@@ -122,10 +142,16 @@ def _argument(argument: Any, sizes: Any, kind: Any, strides: Any, text: Any) -> 
     if "Tensor" in wanted and (kind or not wanted.startswith("Optional")):
         raise Unknown
     if text in ("", None):
+        if kind and wanted in _DECIDE:
+            raise Unknown
         return _left_out(argument, wanted)
     if kind in TYPES and "Tensor" not in wanted and sizes:
         raise Unknown  # a tensor where this overload takes none
     return _number(argument, wanted, str(text))
+
+
+_DECIDE = ("bool", "int", "List[int]")
+"""Types of arguments whose value says what is computed: not written down, it is not known."""
 
 
 def _left_out(argument: Any, wanted: str) -> Any:
@@ -148,7 +174,7 @@ def _number(argument: Any, wanted: str, text: str) -> Any:
     if not all(isinstance(v, bool | int | float) for v in plain):
         raise Unknown
     if str(argument.real_type).find("ScalarType") >= 0:
-        if value not in NUMBERS:
+        if not isinstance(value, int) or value not in NUMBERS:
             raise Unknown
         return NUMBERS[value]
     if any(name in str(argument.real_type) for name in ("Layout", "Device", "MemoryFormat")):
