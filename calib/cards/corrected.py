@@ -143,7 +143,7 @@ class Corrected(Tabled):
                 away = self.away(some) if self.away else None
                 mix = blended(blend, columns, own.rows(rows), known.rows(rows), away)
                 _put(found, base, rows, *mix)
-        least = least_of(ops, self.hardware)
+        least = least_of(ops, self.hardware, flags)
         seconds, low, high = (np.maximum(s, least) for s in (found.seconds, found.low, found.high))
         # A card may clock above its rating: its floor does not.
         found = Estimates(base.floor, seconds, low, high, found.known_as)

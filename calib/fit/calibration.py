@@ -259,11 +259,23 @@ def linked(ops: Sequence[Operator] | Operator, hardware: Hardware) -> np.ndarray
     return np.concatenate([np.atleast_2d(np.array(ends).reshape(3, -1)) for ends in found], axis=1)
 
 
-def least_of(ops: Sequence[Operator] | Operator, hardware: Hardware) -> np.ndarray:
-    """[n] or [] seconds that main memory takes at least."""
+def least_of(
+    ops: Sequence[Operator] | Operator, hardware: Hardware, hot: np.ndarray | None = None
+) -> np.ndarray:
+    """[n] or [] seconds that main memory takes at least: for the bytes that no cache can hold, and
+    of what is not ``hot`` [n] for the weights, on a GPU."""
     if isinstance(ops, Operator):
-        return np.asarray(least_seconds(ops, hardware))
-    return np.array([float(least_seconds(op, hardware)) for op in ops])
+        return np.asarray(_least(ops, hardware, hot))
+    flags = [None] * len(ops) if hot is None else list(hot)
+    return np.array([float(_least(op, hardware, at)) for op, at in zip(ops, flags, strict=True)])
+
+
+def _least(op: Operator, hardware: Hardware, hot: Any) -> Any:
+    least = least_seconds(op, hardware)
+    if hot is None or hardware.compute_capability is None:
+        return least
+    weights = np.asarray(op.weight_bytes_read, dtype=float) / hardware.bandwidth
+    return np.maximum(least, np.where(hot, 0.0, weights))
 
 
 def uncalibrated(hardware: Hardware) -> Calibration:
