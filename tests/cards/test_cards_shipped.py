@@ -174,7 +174,7 @@ def test_torchs_samples_of_one_card_make_no_other_cards_products_what_they_are_n
 @pytest.mark.parametrize("name", [n for n in SHIPPED if n not in OLDER])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_weights_that_are_cold_come_no_faster_than_main_memory(name, dtype):
-    """Small experts of one token fit an L2 of 96 MB, where the tables' replayed kernels found them."""
+    """Small experts of one token fit an L2 of 96 MB, where replayed kernels found them."""
     hardware = load_hardware(name)
     shapes = [ops.GroupedMatmul(n, 128, 8, 1536, 2048, dtype=dtype) for n in (1, 2, 8)]
     shapes += [ops.Matmul(1, 4096, 4096, dtype=dtype)]
