@@ -5,7 +5,7 @@ there, and a the part of them that the clock sets, its arithmetic over its bytes
 rates and all of them where the cache serves it,
 
     seconds at c           = max(t, a t / c)
-    joules above idle at c = c^3 * above idle
+    joules above idle at c = c^2.5 * above idle
 
 and c is the highest at which a phase draws no more than the ceiling that was fitted to what was
 counted (:mod:`calib.cards.energy.fitted`). Main memory keeps its clock, so what it bounds takes as
@@ -13,9 +13,9 @@ long as before. For a while (``AT_REST_S``) a card that was idle draws more than
 
     seconds = t + (share of the wall time beyond that) * (seconds at c - t)
 
-Cubed, since joules of a switch go with the voltage squared, and what is left to the clock draws
-less by itself: of 1 to 5, by half steps, 2.5 and 3 err least on products that were run for a second
-(``python -m benchmarks.energy``).
+Joules of a switch go with the voltage squared, and what is left to the clock draws less by itself:
+of powers of 1 to 5, by half steps, 2.5 errs least on products that were run for a second, 3 half a
+point more (``python -m benchmarks.energy``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from model.ops import Operator
 if TYPE_CHECKING:
     import pandas as pd
 
-FALL = 3.0
+FALL = 2.5
 AT_REST_S = 0.1
 """Of a prefill of 8,192 tokens on two H200s the layers were as fast as the first until 70 and 90 to
 150 milliseconds had gone, then slower by 6 and 9% (``python -m benchmarks.energy``)."""
