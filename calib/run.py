@@ -21,6 +21,7 @@ from calib.checkout import CONF, check_packages
 from calib.errors import FAILED, LOST_STATUS, CalibError, DeviceLost
 from calib.steps.manners.asked import HELD_BACK, configuration, hold_back, leave_nothing
 from calib.steps.manners.order import options_first
+from calib.steps.manners.texts import quoted
 from calib.steps.many.alone import alone_in
 from calib.steps.many.members import leave_unknown, member_name, note_parent
 from calib.steps.many.merging import MERGE, merge_what_is_done
@@ -174,6 +175,7 @@ def cli() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for them reads every package
     gc.set_threshold(700_000, 3, 3)  # what imports and tables create stays: a search is in vain
+    sys.argv[1:] = quoted(sys.argv[1:])
     note_parent(sys.argv[1:])
     note_named(sys.argv[1:])
     if {"--help", "-h"} & set(sys.argv[1:]):

@@ -101,9 +101,7 @@ def _nearest(calibration: Any, ops: Sequence[Operator], implementation: str) -> 
     return [min((a for a in some if a), default=None) for some in zip(*answers, strict=True)]
 
 
-def _beyond(
-    layer: Calibration | Card, ops: Sequence[Operator], implementation: str
-) -> list[Reach]:
+def _beyond(layer: Calibration | Card, ops: Sequence[Operator], implementation: str) -> list[Reach]:
     """Of one calibration; None for an operator that it knows nothing of.
 
     What ships is asked for what stands in for an operator of torch (:mod:`calib.cards.stand_ins`).
