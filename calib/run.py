@@ -48,7 +48,7 @@ def run(
     from calib.report.terminal import print_member, print_report
     from calib.report.write import write_asked, write_report
     from calib.steps.answer import answer
-    from calib.steps.card.traces import with_traces
+    from calib.steps.card.traces import recorded, with_traces
     from calib.steps.fitting import fit_samples
     from calib.steps.measuring import measure_host, measure_model, measure_operators, routing
     from calib.steps.progress import stage
@@ -56,8 +56,8 @@ def run(
     from calib.steps.target import find_target, of_cuda
 
     target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
-    recorded = (request.measured, *request.samples.traces)
-    target = of_cuda(target, request.cuda, [path for path in recorded if path])
+    traces = recorded(request.measured, request.samples.traces)
+    target = of_cuda(target, request.cuda, traces)
     with stage("reading the model"):
         request, model = find_subject(request, target.hardware)
         phases = phases_of(model, request.workload)
