@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calib.errors import CalibError
+from calib.errors import CalibError, wrong
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.hardware.device import DeviceProperties, detect_device, device_hardware
 from calib.samples.files import read_samples
@@ -128,8 +128,10 @@ def open_instrument(target: Target, seed: int = 0, arena_bytes: int | None = Non
 
 def of_cuda(target: Target, cuda: str | None, traces: Iterable[TraceFile]) -> Target:
     """The target as torch built for ``cuda`` runs on it; None: for what the first of ``traces``
-    that names one says, else the card's own."""
+    that names one says, else the card's own. Raises ``CalibError`` for a ``cuda`` of a CPU."""
     if not target.on_card:
+        if cuda:
+            raise CalibError(wrong("cuda", cuda, "null with +hw=cpu, the device found"))
         return target
     said = {trace.path.name: trace.cuda for trace in traces if trace.cuda}
     meant = cuda or next(iter(said.values()), target.hardware.cuda)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import calib
 from calib.compare.clock import events as events_of
 from calib.compare.clock.events import read_events
 from calib.errors import CalibError
@@ -235,8 +237,29 @@ def test_the_cuda_that_is_meant(tmp_path: Path) -> None:
     assert of_cuda(card, None, traces).hardware.cuda == "12.4"
     assert of_cuda(card, "13.0", traces).hardware.cuda == "13.0"
     assert of_cuda(target("cpu", tmp_path), None, traces).hardware.cuda is None
+    with pytest.raises(CalibError, match=r"^cuda = '12\.4': expected null with \+hw=cpu"):
+        of_cuda(target("cpu", tmp_path), "12.4", [])
     (note,) = of_cuda(card, "13.0", traces).notes
     assert "for CUDA 13.0" in note and "a.json by CUDA 12.4" in note
     assert of_cuda(card, None, traces).notes == ()
     own = replace(card, hardware=replace(card.hardware, cuda="12.6"))
     assert of_cuda(own, None, recorded(other, [])).hardware.cuda == "12.6"
+
+
+def test_one_call_takes_a_cuda_and_traces(tmp_path: Path) -> None:
+    """Of a product that a trace holds the time is the trace's, and the CUDA is what it names."""
+    path = write(tmp_path / "trace.json", product(1.0, 17.0), cuda_runtime_version=12040)
+    module = torch.nn.Sequential(torch.nn.Linear(768, 768), torch.nn.Linear(768, 768)).bfloat16()
+    inputs = torch.zeros(788, 768, dtype=torch.bfloat16)
+    given = {"hw": "h100", "samples_dir": tmp_path / "none"}
+    today, older, taught = (
+        calib.estimate(module, inputs, **given, **more)
+        for more in ({}, {"cuda": "12.4"}, {"traces": str(path)})
+    )
+    assert older.kernel_s > 1.2 * today.kernel_s
+    assert taught.provenance == "measured" and taught.kernel_s == pytest.approx(2 * 17e-6)
+    said = [any("CUDA 12.4" in n for n in e.record.notes) for e in (today, older, taught)]
+    assert said == [False, True, True]
+    assert taught.report(tmp_path / "run", pictures=False)
+    with pytest.raises(CalibError, match=r"^cuda = 12\.4: expected a version .* as a text"):
+        calib.estimate(module, inputs, cuda=12.4, **given)
