@@ -51,7 +51,6 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
         taught = about_taught(target.hardware)
         beside = f" {taught['summary']}" if taught and implementation == TORCH else ""
         notes.append(f"{behind} calibration that ships: {about['summary']}{beside}")
-        notes += cuda_notes(target.hardware) if implementation == TORCH else []
     elif about:
         lacking = "kinds that your samples lack take" if sampled else "every kernel takes"
         notes.append(
@@ -68,6 +67,7 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
             f"{name} has no samples{of} and no calibration that ships, so every kernel takes its "
             f"roofline: a lower bound, often 2-5x below the clock. To calibrate it, {mend}."
         )
+    notes += cuda_notes(target.hardware) if implementation == TORCH else []
     if about and (sampled or ships) and len(set(operators["provenance"])) > 1:
         notes.append(f"How the times of each kind are known: {known_by(operators)}.")
     return notes
@@ -81,14 +81,17 @@ def cuda_notes(hardware: Hardware) -> list[str]:
     """Whose kernels the times are, where a version of CUDA is meant."""
     from calib.cards.older.shipped import about_older
 
-    told = about_older(hardware)
-    if told:
-        return [f"torch is taken to be built for CUDA {hardware.cuda}: {told['summary']}"]
-    if hardware.cuda is None or cuda_version(hardware.cuda) >= cuda_version(NEWEST):
+    told, meant = about_older(hardware), hardware.cuda
+    if meant is None or cuda_version(meant) == cuda_version(NEWEST):
         return []
+    if told is None:
+        return [
+            f"torch is taken to be built for CUDA {meant}, of whose kernels nothing is known on "
+            f"{hardware.name}: the times and their intervals are as without it."
+        ]
     return [
-        f"torch is taken to be built for CUDA {hardware.cuda}, of whose kernels nothing is known "
-        f"on {hardware.name}: the times are as without it."
+        f"torch is taken to be built for CUDA {meant}: {told['summary']} Errors on held-out shapes "
+        f"of what ships are of today's kernels (CUDA {NEWEST}), before that correction."
     ]
 
 

@@ -81,8 +81,9 @@ def teacher_of(hardware: Hardware, folder: Path = FOLDER) -> Hardware | None:
 
 
 def about_older(hardware: Hardware, folder: Path = FOLDER) -> dict[str, object] | None:
-    """The data card of what ships of an older CUDA on ``hardware``."""
-    told = teacher_of(hardware, folder)
+    """The data card of what ships of an older CUDA on ``hardware``; None as of ``load_torch``,
+    where it says the same as without."""
+    told = teacher_of(hardware, folder) if hardware.name in shipped_cards(folder) else None
     return read_about(folder / OLDER / f"{told.name}.json") if told else None
 
 
