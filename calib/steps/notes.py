@@ -51,6 +51,7 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
         taught = about_taught(target.hardware)
         beside = f" {taught['summary']}" if taught and implementation == TORCH else ""
         notes.append(f"{behind} calibration that ships: {about['summary']}{beside}")
+        notes += clock_notes(about)
     elif about:
         lacking = "kinds that your samples lack take" if sampled else "every kernel takes"
         notes.append(
@@ -75,6 +76,18 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
 
 OF_A_GRAPH = ("sync", "graph_node", "graph_launch", "node_gap")
 """Costs of the host that a graph's replay takes."""
+
+
+def clock_notes(about: Mapping[str, Any]) -> list[str]:
+    """Why a product may be told below its roofline. ``about``: the data card of what ships."""
+    ratio = about.get("clock_ratio", 1.0)
+    if ratio <= 1:
+        return []
+    return [
+        f"Arithmetic is taken to run at {ratio:.2f} times the card's rated clock, as products that "
+        "others published of it did. The roofline is at the rated clock, so that a large product "
+        "may take less."
+    ]
 
 
 def cuda_notes(hardware: Hardware) -> list[str]:

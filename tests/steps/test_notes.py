@@ -51,6 +51,8 @@ def notes(name: str, implementation: str, *sampled: str, cuda: str | None = None
     [
         (("h200", "torch"), "The calibration that ships: h200", "has no samples"),
         (("h200", "torch", "torch"), "Your samples correct the calibration", "has no"),
+        (("rtx5090", "torch"), "at 1.21 times the card's rated clock", "has no samples"),
+        (("h200", "torch"), "", "rated clock"),
         (("h200", "triton"), "triton every kernel takes the roofline", "calibration that ships:"),
         (("h200", "triton", "torch"), "every kernel takes the roofline", "your samples lack"),
         (("h200", "triton", "triton"), "that your samples lack take the roofline", "that ships:"),
