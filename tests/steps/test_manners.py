@@ -70,6 +70,14 @@ def test_versions_are_texts(word: str, made: str) -> None:
     assert quoted([word]) == [made]
 
 
+def test_a_version_reaches_the_run_as_it_was_written(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "calib.run", "+hw=cpu", "cuda=12.10"]
+    command.append(f"hydra.run.dir={tmp_path / 'run'}")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == "error: cuda = '12.10': expected null with +hw=cpu\n"
+    assert done.returncode == 2
+
+
 def test_overrides_may_stand_on_both_sides_of_an_option() -> None:
     words = ["+hw=h200", "-m", "workload.batch=1,2", "--config-dir", "a=b", "repeats=3"]
     ordered = ["-m", "--config-dir", "a=b", "first", "+hw=h200", "workload.batch=1,2", "repeats=3"]
