@@ -21,6 +21,7 @@ from calib.checkout import CONF, check_packages
 from calib.errors import FAILED, LOST_STATUS, CalibError, DeviceLost
 from calib.steps.manners.asked import HELD_BACK, configuration, hold_back, leave_nothing
 from calib.steps.manners.order import options_first
+from calib.steps.manners.texts import quoted
 from calib.steps.many.alone import alone_in
 from calib.steps.many.members import leave_unknown, member_name, note_parent
 from calib.steps.many.merging import MERGE, merge_what_is_done
@@ -47,7 +48,7 @@ def run(
     from calib.report.terminal import print_member, print_report
     from calib.report.write import write_asked, write_report
     from calib.steps.answer import answer
-    from calib.steps.card.traces import with_traces
+    from calib.steps.card.traces import recorded, with_traces
     from calib.steps.fitting import fit_samples
     from calib.steps.measuring import measure_host, measure_model, measure_operators, routing
     from calib.steps.progress import stage
@@ -55,8 +56,8 @@ def run(
     from calib.steps.target import find_target, of_cuda
 
     target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
-    recorded = (request.measured, *request.samples.traces)
-    target = of_cuda(target, request.cuda, [path for path in recorded if path])
+    traces = recorded(request.measured, request.samples.traces)
+    target = of_cuda(target, request.cuda, traces)
     with stage("reading the model"):
         request, model = find_subject(request, target.hardware)
         phases = phases_of(model, request.workload)
@@ -174,6 +175,7 @@ def cli() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for them reads every package
     gc.set_threshold(700_000, 3, 3)  # what imports and tables create stays: a search is in vain
+    sys.argv[1:] = quoted(sys.argv[1:])
     note_parent(sys.argv[1:])
     note_named(sys.argv[1:])
     if {"--help", "-h"} & set(sys.argv[1:]):

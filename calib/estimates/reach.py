@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from calib.cards.card import TORCH, Card
 from calib.cards.corrected import Corrected
+from calib.cards.older.shipped import OlderTorch
 from calib.cards.stand_ins import stand_in
 from calib.fit.calibration import MEASURED, Calibration, fitted_dtype, kind_of
 from calib.fit.kind import KindFit
@@ -72,24 +73,35 @@ def beyond(
 
     Of several calibrations, or fits of a kind, the one that reaches furthest counts.
     """
-    answers = [_beyond(layer, ops, implementation) for layer in _layers(calibration)]
-    return [min((a for a in some if a), default=(1.0, "")) for some in zip(*answers, strict=True)]
+    return [found or (1.0, "") for found in _nearest(calibration, ops, implementation)]
 
 
-def _layers(calibration: Any) -> Iterator[Calibration | Card]:
-    """Those with fits of their own: samples, and what they correct."""
+Reach = tuple[float, str] | None
+"""None: no samples tell."""
+
+
+def _nearest(calibration: Any, ops: Sequence[Operator], implementation: str) -> list[Reach]:
+    """Of those with fits of their own that ``calibration`` is made of: samples, and what they
+    correct."""
+    if isinstance(calibration, OlderTorch):
+        found: list[Reach] = [None] * len(ops)
+        for rows, known, some in calibration.parts(ops):
+            for row, reach in zip(rows, _nearest(known, some, implementation), strict=True):
+                found[int(row)] = reach
+        return found
     if isinstance(calibration, Corrected):
-        yield calibration.own
-        yield from _layers(calibration.base)
-        return
-    if isinstance(calibration, Card) and calibration.torch:
-        yield calibration.torch.own
-    yield calibration
+        answers = [
+            _beyond(calibration.own, ops, implementation),
+            _nearest(calibration.base, ops, implementation),
+        ]
+    else:
+        taught = calibration.torch if isinstance(calibration, Card) else None
+        layers = [taught.own, calibration] if taught else [calibration]
+        answers = [_beyond(layer, ops, implementation) for layer in layers]
+    return [min((a for a in some if a), default=None) for some in zip(*answers, strict=True)]
 
 
-def _beyond(
-    layer: Calibration | Card, ops: Sequence[Operator], implementation: str
-) -> list[tuple[float, str] | None]:
+def _beyond(layer: Calibration | Card, ops: Sequence[Operator], implementation: str) -> list[Reach]:
     """Of one calibration; None for an operator that it knows nothing of.
 
     What ships is asked for what stands in for an operator of torch (:mod:`calib.cards.stand_ins`).

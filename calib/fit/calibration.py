@@ -16,6 +16,7 @@ from calib.fit.physics.features import (
     features,
     features_of_list,
     stack,
+    warn_of_unread,
     whole,
 )
 from calib.fit.physics.widened import is_widened, plain_products, width
@@ -143,6 +144,7 @@ class Tabled:
 
         Raises ``HardwareError`` for a dtype that the device has no peak for.
         """
+        warn_of_unread(ops)
         return self.estimates(ops, implementation, hot).table()
 
 

@@ -13,7 +13,7 @@ NEWEST = "13.0"
 """The CUDA of the torch whose kernels the calibrations that ship were measured with."""
 OLDER = "12.4"
 """The newest one of which it is known that torch takes other kernels."""
-ACCEPTED = 'a quoted version of CUDA such as "12.4", or null'
+ACCEPTED = 'a version of CUDA with both parts, as a text: "12.4", or null'
 _VERSION = re.compile(r"([0-9]{1,2})\.([0-9]{1,2})")
 
 

@@ -51,7 +51,7 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
         taught = about_taught(target.hardware)
         beside = f" {taught['summary']}" if taught and implementation == TORCH else ""
         notes.append(f"{behind} calibration that ships: {about['summary']}{beside}")
-        notes += cuda_notes(target.hardware) if implementation == TORCH else []
+        notes += clock_notes(about)
     elif about:
         lacking = "kinds that your samples lack take" if sampled else "every kernel takes"
         notes.append(
@@ -68,6 +68,7 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
             f"{name} has no samples{of} and no calibration that ships, so every kernel takes its "
             f"roofline: a lower bound, often 2-5x below the clock. To calibrate it, {mend}."
         )
+    notes += cuda_notes(target.hardware) if implementation == TORCH else []
     if about and (sampled or ships) and len(set(operators["provenance"])) > 1:
         notes.append(f"How the times of each kind are known: {known_by(operators)}.")
     return notes
@@ -77,18 +78,33 @@ OF_A_GRAPH = ("sync", "graph_node", "graph_launch", "node_gap")
 """Costs of the host that a graph's replay takes."""
 
 
+def clock_notes(about: Mapping[str, Any]) -> list[str]:
+    """Why a product may be told below its roofline. ``about``: the data card of what ships."""
+    ratio = about.get("clock_ratio", 1.0)
+    if ratio <= 1:
+        return []
+    return [
+        f"Arithmetic is taken to run at {ratio:.2f} times the card's rated clock, as products that "
+        "others published of it did. The roofline is at the rated clock, so that a large product "
+        "may take less."
+    ]
+
+
 def cuda_notes(hardware: Hardware) -> list[str]:
     """Whose kernels the times are, where a version of CUDA is meant."""
     from calib.cards.older.shipped import about_older
 
-    told = about_older(hardware)
-    if told:
-        return [f"torch is taken to be built for CUDA {hardware.cuda}: {told['summary']}"]
-    if hardware.cuda is None or cuda_version(hardware.cuda) >= cuda_version(NEWEST):
+    told, meant = about_older(hardware), hardware.cuda
+    if meant is None or cuda_version(meant) == cuda_version(NEWEST):
         return []
+    if told is None:
+        return [
+            f"torch is taken to be built for CUDA {meant}, of whose kernels nothing is known on "
+            f"{hardware.name}: the times and their intervals are as without it."
+        ]
     return [
-        f"torch is taken to be built for CUDA {hardware.cuda}, of whose kernels nothing is known "
-        f"on {hardware.name}: the times are as without it."
+        f"torch is taken to be built for CUDA {meant}: {told['summary']} Errors on held-out shapes "
+        f"of what ships are of today's kernels (CUDA {NEWEST}), before that correction."
     ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calib.errors import CalibError
+from calib.errors import CalibError, wrong
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.hardware.device import DeviceProperties, detect_device, device_hardware
 from calib.samples.files import read_samples
@@ -17,6 +17,7 @@ from calib.samples.sample import Sample
 from calib.samples.store import SampleStore
 
 if TYPE_CHECKING:
+    from calib.compare.clock.events import TraceFile
     from calib.measure.instrument import Instrument
 
 CPU = "cpu"
@@ -125,16 +126,15 @@ def open_instrument(target: Target, seed: int = 0, arena_bytes: int | None = Non
     return open_cuda(target.hardware, target.torch_device, seed, arena_bytes)
 
 
-def of_cuda(target: Target, cuda: str | None, traces: Iterable[Path]) -> Target:
+def of_cuda(target: Target, cuda: str | None, traces: Iterable[TraceFile]) -> Target:
     """The target as torch built for ``cuda`` runs on it; None: for what the first of ``traces``
-    that names one says."""
+    that names one says, else the card's own. Raises ``CalibError`` for a ``cuda`` of a CPU."""
     if not target.on_card:
+        if cuda:
+            raise CalibError(wrong("cuda", cuda, "null with +hw=cpu, the device found"))
         return target
-    from calib.compare.clock.events import cuda_of
-
-    named = {path.name: cuda_of(path) for path in traces}
-    said = {name: found for name, found in named.items() if found}
-    meant = cuda or next(iter(said.values()), None)
+    said = {trace.path.name: trace.cuda for trace in traces if trace.cuda}
+    meant = cuda or next(iter(said.values()), target.hardware.cuda)
     others = [f"{name} by CUDA {found}" for name, found in said.items() if found != meant]
     notes = [f"The times are for CUDA {meant}, but recorded was {' and '.join(others)}."]
     hardware = replace(target.hardware, cuda=meant)

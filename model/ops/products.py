@@ -67,7 +67,7 @@ class GroupedMatmul(TensorCoreOperator):
     ``active_experts``: distinct experts touched; None means the expectation under uniform routing.
     How uneven their rows are is read off it (:func:`model.ops.routing.agreement`). ``max_load``:
     rows of the busiest expert, where they were counted; it changes no byte, no FLOP and no
-    estimate. Dtypes as of :class:`Matmul`.
+    estimate, which warns where it is told alone. Dtypes as of :class:`Matmul`.
     """
 
     operator: ClassVar[str] = "grouped_matmul"

@@ -128,13 +128,23 @@ def test_a_gradient_is_refused(tmp_path: Path) -> None:
     assert "1 backward nodes ran in it" in refused(tmp_path, trace, VIT)
 
 
+A100 = {"computeMajor": 8, "numSms": 108, "totalGlobalMem": 84974239744}
+
+
 @pytest.mark.parametrize(
     ("card", "reason"),
     [
         ({"name": "NVIDIA H200"}, "expected NVIDIA H100 80GB HBM3, .*; or give \\+hw=h200"),
-        ({"name": "Some A100", "numSms": 108}, "was recorded on Some A100: expected NVIDIA H100"),
-        ({"name": "NVIDIA Unknown", "totalGlobalMem": None}, "was recorded on NVIDIA Unknown"),
-        ({"name": "AMD Unknown"}, "was recorded on AMD Unknown"),
+        (
+            {"name": "NVIDIA A100-PG509-200", **A100, "totalGlobalMem": 42297524224},
+            "A100-PG509-200: expected NVIDIA H100 80GB HBM3, .*; or give \\+hw=a100_pcie_40gb$",
+        ),
+        ({"name": "NVIDIA A100-X", **A100}, "; or give \\+hw=a100$"),
+        (
+            {"name": "NVIDIA Unknown", "totalGlobalMem": None},
+            "; or, where it is such a card, give \"hw.device_names=\\['NVIDIA Unknown'\\]\"$",
+        ),
+        ({"name": "AMD Unknown", "computeMinor": 4}, "on AMD Unknown: .* which hw=h100 is$"),
         ({"name": " "}, "was recorded on"),
     ],
 )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from calib.cards.corrected import Corrected
+from calib.cards.older.shipped import load_torch
 from calib.cards.shipped import load_card
 from calib.estimates.reach import beyond, reach_notes
 from calib.fit.calibration import uncalibrated
 from calib.fit.fitting import fit
 from calib.hardware.datasheet import load_hardware
 from calib.samples.sample import Sample
-from model.ops import GroupedMatmul, Matmul, Norm
+from model.ops import Attention, GroupedMatmul, Matmul, Norm
 
-H200 = load_hardware("h200")
+H100, H200 = load_hardware("h100"), load_hardware("h200")
 SIZES = (64, 128, 256, 512, 1024)
 
 
@@ -57,3 +61,18 @@ def test_a_flag_is_not_a_length(fitted) -> None:
     """A bias that no sample had is another kernel, and no multiple of anything."""
     ((ratio, name),) = beyond(fitted, [Matmul(300, 256, 200, bias=True)], "torch")
     assert (ratio, name) == (1.0, "")
+
+
+def test_torch_by_an_older_cuda_reaches_as_far_as_what_tells_of_it() -> None:
+    """float32's attention by today's tables, all else by what the traces correct; and own samples
+    over both."""
+    today = load_card(H100)
+    older = load_torch(replace(H100, cuda="12.4"))
+    near, far = Matmul(512, 4096, 4096), Matmul(2**30, 4096, 4096)
+    whole = Attention(1, 2**26, 2**26, 8, 8, 64, dtype="float32")
+    answers = beyond(older, [near, whole, far], "torch")
+    assert answers[0][0] < 2 and answers[2][0] > 1000
+    assert answers[1:2] == beyond(today, [whole], "torch")
+    samples = [Sample(Matmul(m, 256, 256), [1e-5] * 3, "h100", "torch") for m in SIZES]
+    over = Corrected(older, fit(samples, H100))
+    assert beyond(over, [near, far], "torch") == beyond(older, [near, far], "torch")

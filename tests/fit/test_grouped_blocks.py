@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from calib.checkout import ROOT
+from calib.fit.calibration import uncalibrated
 from calib.fit.fitting import fit
 from calib.fit.held_out import data_of
 from calib.fit.physics.features import features
 from calib.hardware.datasheet import load_hardware
 from calib.samples.files import read_samples
 from calib.samples.sample import Sample
-from model.ops import GroupedMatmul
+from model.ops import GroupedMatmul, Matmul
 
 H200, L40S = load_hardware("h200"), load_hardware("l40s")
 RECORD = ROOT / "benchmarks" / "data" / "h200" / "pool.parquet"
@@ -81,6 +84,18 @@ def test_experts_that_are_expected_count_as_those_that_were_seen() -> None:
     op = GroupedMatmul(100, 64, 6, 1792, 1280)
     told = replace(op, active_experts=op.experts_read, max_load=300)
     assert columns(op) == columns(told)
+
+
+def test_the_busiest_experts_rows_alone_tell_nothing_and_that_is_said() -> None:
+    known = uncalibrated(H200)
+    op = GroupedMatmul(100, 64, 6, 1792, 1280)
+    with pytest.warns(UserWarning, match="max_load is read by no estimate.*expected active_exp"):
+        stated = known.estimate([Matmul(8, 8, 8), replace(op, max_load=90)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        told = known.estimate([Matmul(8, 8, 8), op])
+        known.estimate(replace(op, max_load=90, active_experts=50))
+    pd.testing.assert_frame_equal(stated, told)
 
 
 def test_uneven_loads_need_more_tiles_and_are_told_apart() -> None:

@@ -250,7 +250,7 @@ def test_an_unknown_card_lists_what_exists() -> None:
         ("sm_count", 1.5, "a positive whole number"),
         ("sm_count", 0, "a positive whole number"),
         ("power_w", -1, r"a positive number \[W\], or null"),
-        ("cuda", "12", "a quoted version of CUDA"),
+        ("cuda", "12", "a version of CUDA with both parts"),
         ("compute_capability", 9.0, 'a quoted "major.minor"'),
         ("compute_capability", "sm_90", 'a quoted "major.minor"'),
         ("device_names", "NVIDIA H200", "a list of names"),

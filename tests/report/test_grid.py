@@ -40,6 +40,12 @@ def test_every_swept_key_has_a_column_here_and_in_the_file() -> None:
     assert cells.left == 2
 
 
+def test_what_stands_in_quotes_is_no_number() -> None:
+    table = with_keys(runs(), [{"cuda": "'12.1'"}, {"cuda": "'12.10'"}])
+    assert table["cuda"].tolist() == ["12.1", "12.10"]
+    assert [row[1] for row in run_cells(table).rows] == ["12.1", "12.10"]
+
+
 def test_a_run_that_does_not_fit_has_no_times() -> None:
     cells = run_cells(with_keys(runs(), ASKED))
     named = [dict(zip(cells.headers, row, strict=True)) for row in cells.rows]

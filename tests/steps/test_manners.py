@@ -17,6 +17,7 @@ from calib.errors import CalibError
 from calib.steps.command_line import option_names
 from calib.steps.manners.help import EXAMPLES, entries, help_text
 from calib.steps.manners.order import options_first
+from calib.steps.manners.texts import quoted
 from calib.steps.many import members
 from calib.steps.many.alone import alone_in
 from calib.steps.many.members import LEFT_OUT, leave_unknown, member_name, swept_in
@@ -52,6 +53,29 @@ def test_help_is_what_the_command_says() -> None:
     command = [sys.executable, "-m", "calib.run", "+hw=h200", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, help_text(), "")
+
+
+@pytest.mark.parametrize(
+    ("word", "made"),
+    [
+        ("cuda=12.10", "cuda='12.10'"),
+        ("cuda=12", "cuda='12'"),
+        ("+hw.cuda=12.4", "+hw.cuda='12.4'"),
+        ("cuda=12.4,'12.10',null", "cuda='12.4','12.10',null"),
+        ("cuda=choice(12.4, 13.0)", "cuda=choice('12.4', '13.0')"),
+        *((word, word) for word in ("cuda=", "cuda=v12.4", 'cuda="12.1"', "seed=12", "--cuda")),
+    ],
+)
+def test_versions_are_texts(word: str, made: str) -> None:
+    assert quoted([word]) == [made]
+
+
+def test_a_version_reaches_the_run_as_it_was_written(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "calib.run", "+hw=cpu", "cuda=12.10"]
+    command.append(f"hydra.run.dir={tmp_path / 'run'}")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == "error: cuda = '12.10': expected null with +hw=cpu\n"
+    assert done.returncode == 2
 
 
 def test_overrides_may_stand_on_both_sides_of_an_option() -> None:

@@ -89,6 +89,8 @@ def test_a_step_of_training_has_an_mfu(tmp_path: Path) -> None:
         ),
         ({"training": {"state_dtype": "float32"}}, "training = .*: expected train=True beside it"),
         ({"measure": "quick"}, "measure = 'quick' on h200: expected a device that is here"),
+        ({"cuda": "12"}, "cuda = '12': expected a version of CUDA with both parts"),
+        ({"traces": "none.json"}, "samples.traces = .*: expected a trace of torch.profiler"),
         ({"measure": "quik"}, "sweep = 'quik': expected one of .*quick"),
     ],
 )

@@ -36,9 +36,10 @@ UNKNOWN = "l4_of_mine"
 """A card of which nothing ships."""
 
 
-def notes(name: str, implementation: str, *sampled: str) -> str:
+def notes(name: str, implementation: str, *sampled: str, cuda: str | None = None) -> str:
     samples = [Sample(Matmul(8, 8, 8), [1e-5], name, of) for of in sampled]
     hardware = load_hardware(name) if name != UNKNOWN else replace(load_hardware("l4"), name=name)
+    hardware = replace(hardware, cuda=cuda)
     target = Target(hardware, False, "", SampleStore(Path("/s"), name, ""), samples)
     known = ["interpolated" if sampled else "roofline"]
     operators = pd.DataFrame({"kind": ["matmul"], "estimate_s": [1.0], "provenance": known})
@@ -50,6 +51,8 @@ def notes(name: str, implementation: str, *sampled: str) -> str:
     [
         (("h200", "torch"), "The calibration that ships: h200", "has no samples"),
         (("h200", "torch", "torch"), "Your samples correct the calibration", "has no"),
+        (("rtx5090", "torch"), "at 1.21 times the card's rated clock", "has no samples"),
+        (("h200", "torch"), "", "rated clock"),
         (("h200", "triton"), "triton every kernel takes the roofline", "calibration that ships:"),
         (("h200", "triton", "torch"), "every kernel takes the roofline", "your samples lack"),
         (("h200", "triton", "triton"), "that your samples lack take the roofline", "that ships:"),
@@ -61,6 +64,26 @@ def notes(name: str, implementation: str, *sampled: str) -> str:
 def test_where_times_come_from(asked: tuple[str, ...], says: str, not_said: str) -> None:
     said = notes(*asked)
     assert says in said and not_said not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "cuda", "known"),
+    [
+        *((name, None, None) for name in ("h100", "l4", UNKNOWN)),
+        *((name, "13.0", None) for name in ("h100", UNKNOWN)),
+        *((name, "12.4", True) for name in ("h100", "h200")),
+        *((name, "12.4", False) for name in ("l4", "rtx5090", UNKNOWN)),
+        *(("h100", cuda, False) for cuda in ("12.8", "13.1", "14.0")),
+    ],
+)
+def test_of_a_cuda_it_is_said_what_is_known(name: str, cuda: str, known: bool | None) -> None:
+    """And of which the errors are that stand beside what ships."""
+    for sampled in ((), ("torch",)):
+        said = notes(name, "torch", *sampled, cuda=cuda)
+        meant, unknown = f"is taken to be built for CUDA {cuda}", f"nothing is known on {name}"
+        assert (meant in said, unknown in said) == (known is not None, known is False)
+        assert ("held-out shapes of what ships are of today's kernels" in said) == bool(known)
+        assert "taken to be built" not in notes(name, "triton", *sampled, cuda=cuda)
 
 
 @pytest.mark.parametrize("execution", ["eager", "graph", "compiled"])

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from calib.checkout import CONF
 from calib.errors import CalibError
 from calib.steps.command_line import explain
+from calib.steps.manners.texts import quoted
 from calib.steps.request import read_request
 from calib.steps.subject import build_model, phases_of
 
@@ -191,18 +192,20 @@ def test_dimensions_that_do_not_go_together_are_named(word: str, said: str) -> N
         build_model(request.model, request.hf)
 
 
-def test_a_version_of_cuda_may_come_as_a_number() -> None:
-    asked = read_request(composed("+hw=h100", "cuda=12.4"))
-    assert asked.cuda == "12.4"
-    assert read_request(composed("+hw=h100", "cuda='12.10'")).cuda == "12.10"
+@pytest.mark.parametrize("version", ["12.4", "12.10", "12.1"])
+def test_a_version_of_cuda_is_read_as_it_is_written(version: str) -> None:
+    asked = read_request(composed("+hw=h100", *quoted([f"cuda={version}"])))
+    assert asked.cuda == version
+    with pytest.raises(CalibError, match=rf"^cuda = {float(version)}: expected .* as a text"):
+        read_request(composed("+hw=h100", f"cuda={version}"))
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["+hw=h100", "cuda=12"], "cuda = 12: expected a quoted version"),
-        (["+hw=cpu", "cuda=12.4"], r"cuda = '12.4': expected null with \+hw=cpu"),
-        (["+hw=h100", "cuda=12.4", "implementation=vllm"], "null with implementation=vllm"),
+        (["+hw=h100", "cuda='12'"], "cuda = '12': expected a version of CUDA with both parts"),
+        (["+hw=cpu", "cuda='12.4'"], r"cuda = '12.4': expected null with \+hw=cpu"),
+        (["+hw=h100", "cuda='12.4'", "implementation=vllm"], "null with implementation=vllm"),
         (["+hw=h100", "samples.traces=none.json"], "samples.traces = .*a trace of torch.profiler"),
         (
             ["+hw=h100", "mode=serve", f"samples.traces={__file__}"],

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from calib.compare.clock.events import cuda_of
+import calib
+from calib.compare.clock import events as events_of
+from calib.compare.clock.events import read_events
 from calib.errors import CalibError
 from calib.hardware.datasheet import load_hardware
 from calib.samples.sample import TRACE
 from calib.samples.store import SampleStore
-from calib.steps.card.traces import with_traces
+from calib.steps.card.traces import recorded, with_traces
 from calib.steps.fitting import fit_samples
 from calib.steps.target import Target, of_cuda
 from model import ops
@@ -193,29 +196,70 @@ def test_traces_that_tell_nothing_are_refused(
     assert "samples.traces" in str(refused.value) and "trace.json" in str(refused.value)
 
 
-def test_a_trace_names_its_cuda(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.json", [], cuda_runtime_version=12040)
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(12040, "12.4"), (13000, "13.0"), (7, None), (None, None), ("12.8.93", None)],
+)
+def test_a_trace_names_its_cuda(tmp_path: Path, number: Any, said: str | None) -> None:
+    path = write(tmp_path / "a.json", product(1.0, 8.0), cuda_runtime_version=number)
     packed = tmp_path / "b.json.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
-    assert cuda_of(path) == cuda_of(packed) == "12.4"
-    assert cuda_of(write(tmp_path / "c.json", [], cuda_runtime_version=13000)) == "13.0"
-    assert cuda_of(write(tmp_path / "d.json", [])) is None
-    assert cuda_of(write(tmp_path / "e.json", [], cuda_runtime_version=7)) is None
-    assert cuda_of(tmp_path / "missing.json") is None
-    packed.write_bytes(packed.read_bytes()[:40])
-    assert cuda_of(packed) is None
+    assert read_events(path).cuda == read_events(packed).cuda == said
+
+
+def test_a_file_is_read_once_and_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever keys name it, and errors name the key that did."""
+    read: list[Path] = []
+    unpacked = events_of._unpacked
+    monkeypatch.setattr(events_of, "_unpacked", lambda path: read.append(path) or unpacked(path))
+    path = write(tmp_path / "trace.json", product(1.0, 8.0))
+    first, again = recorded(path, [path])
+    assert first.events is again.events and len(read) == 1
+    assert (first.named, again.named) == (f"measured = '{path}'", f"samples.traces = '{path}'")
+    with_traces(target("h100", tmp_path), [path])
+    assert len(read) == 1
+    write(path, [*product(1.0, 8.0), *product(1001.0, 8.0)])
+    assert len(read_events(path).events) == 6 and len(read) == 2
+    path.write_text("[]", "utf-8")
+    for key in ("measured", "samples.traces"):
+        with pytest.raises(CalibError, match=f"^{key} = .*trace.json': "):
+            read_events(path, key)
 
 
 def test_the_cuda_that_is_meant(tmp_path: Path) -> None:
     """What is asked for before what a trace says; a CPU has none."""
-    path, card = (
-        write(tmp_path / "a.json", [], cuda_runtime_version=12040),
-        target("h100", tmp_path),
-    )
+    path = write(tmp_path / "a.json", product(1.0, 8.0), cuda_runtime_version=12040)
+    other = write(tmp_path / "b.json", product(1.0, 8.0))
+    card, traces = target("h100", tmp_path), recorded(other, [path])
     assert of_cuda(card, None, []).hardware.cuda is None
-    assert of_cuda(card, None, [tmp_path / "none", path]).hardware.cuda == "12.4"
-    assert of_cuda(card, "13.0", [path]).hardware.cuda == "13.0"
-    assert of_cuda(target("cpu", tmp_path), None, [path]).hardware.cuda is None
-    (note,) = of_cuda(card, "13.0", [path]).notes
+    assert of_cuda(card, None, traces).hardware.cuda == "12.4"
+    assert of_cuda(card, "13.0", traces).hardware.cuda == "13.0"
+    assert of_cuda(target("cpu", tmp_path), None, traces).hardware.cuda is None
+    with pytest.raises(CalibError, match=r"^cuda = '12\.4': expected null with \+hw=cpu"):
+        of_cuda(target("cpu", tmp_path), "12.4", [])
+    (note,) = of_cuda(card, "13.0", traces).notes
     assert "for CUDA 13.0" in note and "a.json by CUDA 12.4" in note
-    assert of_cuda(card, None, [path]).notes == ()
+    assert of_cuda(card, None, traces).notes == ()
+    own = replace(card, hardware=replace(card.hardware, cuda="12.6"))
+    assert of_cuda(own, None, recorded(other, [])).hardware.cuda == "12.6"
+
+
+def test_one_call_takes_a_cuda_and_traces(tmp_path: Path) -> None:
+    """Of a product that a trace holds the time is the trace's, and the CUDA is what it names."""
+    path = write(tmp_path / "trace.json", product(1.0, 17.0), cuda_runtime_version=12040)
+    module = torch.nn.Sequential(torch.nn.Linear(768, 768), torch.nn.Linear(768, 768)).bfloat16()
+    inputs = torch.zeros(788, 768, dtype=torch.bfloat16)
+    given = {"hw": "h100", "samples_dir": tmp_path / "none"}
+    today, older, taught = (
+        calib.estimate(module, inputs, **given, **more)
+        for more in ({}, {"cuda": "12.4"}, {"traces": str(path)})
+    )
+    assert older.kernel_s > 1.2 * today.kernel_s
+    assert taught.provenance == "measured" and taught.kernel_s == pytest.approx(2 * 17e-6)
+    said = [any("CUDA 12.4" in n for n in e.record.notes) for e in (today, older, taught)]
+    assert said == [False, True, True]
+    assert taught.report(tmp_path / "run", pictures=False)
+    with pytest.raises(CalibError, match=r"^cuda = 12\.4: expected a version .* as a text"):
+        calib.estimate(module, inputs, cuda=12.4, **given)

@@ -244,3 +244,25 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
 def test_an_image_is_refused_by_a_model_of_text(shortened: dict[str, HFModel]) -> None:
     with pytest.raises(CalibError, match="reads text only"):
         shortened["llama_3_1_8b"].phases(PAGE)
+
+
+def test_a_tower_of_default_sizes_that_fit_none_is_said_to_be_missing(tmp_path: Path) -> None:
+    """Of Llama 4 the library's defaults do not go together: a file of its text alone reads text,
+    and an image by no workload until it says what the tower is."""
+    text = {"hidden_size": 64, "intermediate_size": 64, "intermediate_size_mlp": 64}
+    text |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    text |= {"head_dim": 32, "vocab_size": 128, "num_local_experts": 2, "pad_token_id": 0}
+    given = {"model_type": "llama4", "architectures": ["Llama4ForConditionalGeneration"]}
+    model = load(written(tmp_path, {**given, "text_config": text}))
+    assert list(model.phases(replace(PAGE, side=None))) == ["prefill", "decode"]
+    with pytest.raises(CalibError) as refused:
+        model.phases(PAGE)
+    said = str(refused.value)
+    assert "Llama4ForConditionalGeneration was built and fails in vision: " in said
+    assert "expected vision_config in the file" in said and "such as text_512" in said
+    assert "\n" not in said
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "image_size": 56}
+    tower |= {"num_attention_heads": 2, "projector_input_dim": 32, "projector_output_dim": 32}
+    tower |= {"vision_output_dim": 32, "intermediate_size": 128}
+    whole = load(written(tmp_path, {**given, "text_config": text, "vision_config": tower}))
+    assert list(whole.phases(PAGE)) == ["vision", "prefill", "decode"]

@@ -10,7 +10,7 @@ corrections. Attention of float32 is the same kernel's by both CUDAs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,8 +81,9 @@ def teacher_of(hardware: Hardware, folder: Path = FOLDER) -> Hardware | None:
 
 
 def about_older(hardware: Hardware, folder: Path = FOLDER) -> dict[str, object] | None:
-    """The data card of what ships of an older CUDA on ``hardware``."""
-    told = teacher_of(hardware, folder)
+    """The data card of what ships of an older CUDA on ``hardware``; None as of ``load_torch``,
+    where it says the same as without."""
+    told = teacher_of(hardware, folder) if hardware.name in shipped_cards(folder) else None
     return read_about(folder / OLDER / f"{told.name}.json") if told else None
 
 
@@ -145,18 +146,24 @@ class OlderTorch(Tabled):
         hot: Sequence[bool] | np.ndarray | bool | None = None,
     ) -> Estimates:
         if isinstance(ops, Operator):
-            known = self.today if _is_todays(ops) else self.older
-            return known.estimates(_traced(ops), implementation, hot)
+            ((_, known, some),) = self.parts([ops])
+            return known.estimates(some[0], implementation, hot)
         flags = None if hot is None else np.broadcast_to(np.asarray(hot, dtype=bool), len(ops))
-        todays = np.array([_is_todays(op) for op in ops], dtype=bool)
         found = Estimates.nothing_of(len(ops))
+        for where, known, some in self.parts(ops):
+            at = None if flags is None else flags[where]
+            found.put(where, known.estimates(some, implementation, at))
+        return found
+
+    def parts(
+        self, ops: Sequence[Operator]
+    ) -> Iterator[tuple[np.ndarray, Estimator, list[Operator]]]:
+        """Who tells which of ``ops``: their places, and the operators that it is asked for."""
+        todays = np.array([_is_todays(op) for op in ops], dtype=bool)
         for rows, known in ((todays, self.today), (~todays, self.older)):
             where = np.flatnonzero(rows)
             if len(where):
-                some = [_traced(ops[int(i)]) for i in where]
-                at = None if flags is None else flags[where]
-                found.put(where, known.estimates(some, implementation, at))
-        return found
+                yield where, known, [_traced(ops[int(i)]) for i in where]
 
 
 def _is_todays(op: Operator) -> bool:

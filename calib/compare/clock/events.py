@@ -14,8 +14,8 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,13 +112,15 @@ class Card:
 @dataclass(frozen=True)
 class TraceFile:
     """``events`` in order of their begin. ``stacked``: Python's frames were recorded, which slows
-    the host down several times. ``named``: how errors call the file."""
+    the host down several times. ``named``: how errors call the file. ``cuda``: the version of the
+    runtime, None where the file names none."""
 
     path: Path
     named: str
     events: tuple[Recorded, ...]
     cards: tuple[Card, ...]
     stacked: bool
+    cuda: str | None = None
 
 
 def shown(name: str, most: int = 60) -> str:
@@ -151,39 +153,48 @@ def overload(name: str) -> str:
 
 
 def read_events(path: str | Path, key: str = "measured") -> TraceFile:
-    """The trace at ``path``, which ``key`` gave: JSON, or that in gzip. Raises ``CalibError`` for
-    what is none."""
-    said = f"{key} = {str(path)!r}"
-    whole = _parsed(Path(path), said)
+    """The trace at ``path``, which ``key`` gave: JSON, or that in gzip. A file that a run asks for
+    several times is read once. Raises ``CalibError`` for what is none."""
+    said, path = f"{key} = {str(path)!r}", Path(path)
+    try:
+        about = path.stat()
+        found = _read_once(path.absolute(), about.st_mtime_ns, about.st_size)
+    except CalibError as error:
+        raise CalibError(f"{said}: {error}") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CalibError(f"{said}: cannot be read ({why}): {ACCEPTED}") from None
+    return replace(found, path=path, named=said)
+
+
+@lru_cache(maxsize=16)
+def _read_once(path: Path, changed: int, size: int) -> TraceFile:
+    """``changed``, ``size``: of the file that is meant."""
+    whole = _parsed(path)
     about: Mapping[str, Any] = whole if isinstance(whole, Mapping) else {}
     listed = about.get("traceEvents") if about else whole
     if not isinstance(listed, list):
-        raise CalibError(f"{said}: is none (it has no list of traceEvents): {ACCEPTED}")
-    events = _read(said, listed)
+        raise CalibError(f"is none (it has no list of traceEvents): {ACCEPTED}")
+    events = _read(listed)
     if not any(e.category == OPERATOR for e in events):
-        raise CalibError(f"{said}: holds no operators: {ACCEPTED} with CPU activity")
+        raise CalibError(f"holds no operators: {ACCEPTED} with CPU activity")
     stacked = any(isinstance(e, Mapping) and e.get("cat") == STACK for e in listed)
-    return TraceFile(
-        Path(path), said, tuple(events), _cards(about.get("deviceProperties")), stacked
-    )
+    cards, cuda = _cards(about.get("deviceProperties")), about.get("cuda_runtime_version")
+    return TraceFile(path, "", tuple(events), cards, stacked, _version(_whole(cuda) or 0))
 
 
-def _parsed(path: Path, said: str) -> Any:
+def _parsed(path: Path) -> Any:
     try:
         return json.loads(_unpacked(path))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         reason = f"its gzip is cut or damaged: {error}"
-    except OSError as error:
-        raise CalibError(
-            f"{said}: cannot be read ({error.strerror or error}): {ACCEPTED}"
-        ) from None
     except RecursionError:
         reason = "its JSON is nested too deep"
     except MemoryError:
         reason = "it is larger than the memory"
     except ValueError as error:
         reason = f"{type(error).__name__}: {error}"
-    raise CalibError(f"{said}: is none ({shown(reason, 200)}): {ACCEPTED}")
+    raise CalibError(f"is none ({shown(reason, 200)}): {ACCEPTED}")
 
 
 def _unpacked(path: Path) -> bytes:
@@ -200,68 +211,54 @@ def _unpacked(path: Path) -> bytes:
     return b"".join(parts)
 
 
-_CUDA = re.compile(rb'"cuda_runtime_version"\s*:\s*([0-9]{1,9})\b')
-
-
-def cuda_of(path: Path) -> str | None:
-    """The version of the CUDA runtime that a trace names, without reading the rest of it; None
-    where it names none, or cannot be read."""
-    try:
-        found = _CUDA.search(_unpacked(path))
-    except (OSError, EOFError, ValueError, zlib.error):
-        return None
-    return _version(int(found[1])) if found else None
-
-
-def _read(said: str, listed: Sequence[Any]) -> list[Recorded]:
+def _read(listed: Sequence[Any]) -> list[Recorded]:
     """Complete events of the categories that count, in order of their begin."""
     used = []
     for index, event in enumerate(listed):
         if not isinstance(event, Mapping):
-            raise _wrong(said, index, "itself", event, "an object")
-        if event.get("ph") == "X" and _counts(said, index, event):
-            used.append((index, event, _times(said, index, event)))
+            raise _wrong(index, "itself", event, "an object")
+        if event.get("ph") == "X" and _counts(index, event):
+            used.append((index, event, _times(index, event)))
     if not used:
         return []
     first = min(begin for _, _, (begin, _) in used)
     events = []
     for index, event, (begin, length) in used:
         if begin - first > MOST_SPAN_US:
-            raise _wrong(
-                said, index, "ts", event["ts"], f"a day after the first, {first:g}, at most"
-            )
+            accepted = f"a day after the first, {first:g}, at most"
+            raise _wrong(index, "ts", event["ts"], accepted)
         events.append(_event(event, begin - first, length))
     return sorted(events, key=lambda e: (e.begin_ns, -e.length_ns))
 
 
-def _counts(said: str, index: int, event: Mapping[str, Any]) -> bool:
+def _counts(index: int, event: Mapping[str, Any]) -> bool:
     """Whether the event is of a category that is read."""
     category, name = event.get("cat"), event.get("name")
     if not isinstance(category, str):
-        raise _wrong(said, index, "cat", category, "a text")
+        raise _wrong(index, "cat", category, "a text")
     if category == STACK:
         return isinstance(name, str) and name.startswith(NN_MODULE)
     if category not in (OPERATOR, RANGE, *ON_DEVICE, *CALLS):
         return False
     if not isinstance(name, str):
-        raise _wrong(said, index, "name", name, "a text")
+        raise _wrong(index, "name", name, "a text")
     return True
 
 
-def _times(said: str, index: int, event: Mapping[str, Any]) -> tuple[float, float]:
+def _times(index: int, event: Mapping[str, Any]) -> tuple[float, float]:
     """Begin and length [us]."""
     begin, length = _number(event.get("ts")), _number(event.get("dur"))
     if begin is None:
-        raise _wrong(said, index, "ts", event.get("ts"), "a finite number of microseconds")
+        raise _wrong(index, "ts", event.get("ts"), "a finite number of microseconds")
     if length is None or not 0 <= length <= MOST_US:
         accepted = f"microseconds from 0 to {MOST_US:g}, an hour"
-        raise _wrong(said, index, "dur", event.get("dur"), accepted)
+        raise _wrong(index, "dur", event.get("dur"), accepted)
     return begin, length
 
 
-def _wrong(said: str, index: int, key: str, value: Any, accepted: str) -> CalibError:
+def _wrong(index: int, key: str, value: Any, accepted: str) -> CalibError:
     found = shown(repr(value) if not isinstance(value, list | Mapping) else type(value).__name__)
-    return CalibError(f"{said}: traceEvents[{index}]: {key} = {found}: expected {accepted}")
+    return CalibError(f"traceEvents[{index}]: {key} = {found}: expected {accepted}")
 
 
 def _number(value: Any) -> float | None:

@@ -66,13 +66,18 @@ def check_card(trace: TraceFile, hardware: Hardware) -> tuple[str | None, list[s
 def _compared(card: Card, hardware: Hardware, trace: TraceFile) -> str | None:
     if card.name in hardware.device_names:
         return None
-    others = [n for n in hardware_names() if card.name in load_hardware(n).device_names]
+    known = [load_hardware(name) for name in hardware_names()]
+    others = [k.name for k in known if card.name in k.device_names]
     if not others and _alike(card, hardware):
         return (
             f"It was recorded on {shown(card.name)}: taken for {hardware.name}, whose "
             "multiprocessors and memory are as many."
         )
-    instead = f"; or give +hw={others[0]}" if others else ""
+    others = others or [k.name for k in known if _alike(card, k)]
+    instead = f"; or give {' or '.join(f'+hw={name}' for name in others)}" if others else ""
+    if not others and card.capability in (None, hardware.compute_capability):
+        listed = f"hw.device_names=[{shown(card.name)!r}]"
+        instead = f'; or, where it is such a card, give "{listed}"'
     raise CalibError(
         f"{trace.named}: was recorded on {shown(card.name)}: expected "
         f"{' or '.join(hardware.device_names)}, which hw={hardware.name} is{instead}"

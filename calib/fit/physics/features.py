@@ -10,6 +10,7 @@ Operators of one kind are stacked into grids (one array a field), so that the fo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -204,6 +205,18 @@ def whole(op: Operator) -> Operator:
 
 _EXPECTED = ("active_experts", "max_load")
 """Fields that are expectations, not sizes."""
+
+
+def warn_of_unread(ops: Sequence[Operator] | Operator) -> None:
+    """Say where something was stated of uneven loads that no estimate reads."""
+    for op in [ops] if isinstance(ops, Operator) else ops:
+        if isinstance(op, GroupedMatmul) and op.max_load is not None and op.active_experts is None:
+            warnings.warn(
+                "grouped_matmul: max_load is read by no estimate, which is as without it: expected "
+                "active_experts, the experts touched, off which uneven loads are read",
+                stacklevel=3,
+            )
+            return
 
 
 def concatenate(parts: Sequence[Features]) -> Features:

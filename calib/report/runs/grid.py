@@ -94,13 +94,15 @@ def swept_keys(asked: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def with_keys(table: pd.DataFrame, asked: Sequence[Mapping[str, str]]) -> pd.DataFrame:
-    """``table`` with a column for every swept key, under its own name."""
+    """``table`` with a column for every swept key, under its own name; what stood in quotes is no
+    number."""
     import pandas as pd
 
     for key in swept_keys(asked):
         if key not in table:
-            texts = pd.Series([words.get(key) for words in asked], index=table.index, dtype=object)
-            numbers = pd.to_numeric(texts, errors="coerce")
+            given = pd.Series([words.get(key) for words in asked], index=table.index, dtype=object)
+            numbers = pd.to_numeric(given, errors="coerce")
+            texts = given.map(lambda text: text and text.strip("'\""))
             table = table.assign(**{key: texts if numbers.isna().any() else numbers})
     table.attrs["swept"] = swept_keys(asked)
     return table

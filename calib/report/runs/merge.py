@@ -59,9 +59,9 @@ def _asked(run: Path) -> list[str]:
 
 
 def asked_of(run: Path) -> dict[str, str]:
-    """The overrides of a run by key, in the order given."""
+    """The overrides of a run by key, in the order given; a text may stand in quotes."""
     pairs = (word.lstrip("+").partition("=") for word in _asked(run))
-    return {key: value.strip("'\"") for key, _, value in pairs}
+    return {key: value for key, _, value in pairs}
 
 
 def _last_line(path: Path) -> str:

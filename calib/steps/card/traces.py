@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.compare.clock.events import OPERATOR, Recorded, read_events
+from calib.compare.clock.events import OPERATOR, Recorded, TraceFile, read_events
 from calib.compare.clock.identity import check_card
 from calib.compare.clock.links import link
 from calib.errors import CalibError
@@ -47,6 +47,12 @@ class Learned:
         """Of the time of all kernels, what belongs to an operator that was understood."""
         known = sum(sum(times) for times in self.seconds.values())
         return known / self.device_s if self.device_s else 0.0
+
+
+def recorded(measured: Path | None, traces: Iterable[Path]) -> list[TraceFile]:
+    """The traces that a run is asked for. Raises ``CalibError`` for a file that is none."""
+    named = [("measured", measured), *((KEY, path) for path in traces)]
+    return [read_events(path, key) for key, path in named if path]
 
 
 def with_traces(target: Target, paths: Sequence[Path]) -> Target:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,6 +157,8 @@ def estimate(
     samples_dir: Path | str | None = None,
     measure: str | None = None,
     training: Mapping[str, Any] | None = None,
+    cuda: str | None = None,
+    traces: Path | str | Sequence[Path | str] = (),
 ) -> Estimate:
     """What ``module`` takes on the device ``hw``, operator by operator; it is not run there.
 
@@ -172,21 +174,26 @@ def estimate(
     measure         a sweep of ``conf/sweep``, such as quick, that measures this machine's operators
                     first, where ``hw`` is here; None: nothing is measured
     training        of AdamW: ``state_dtype`` and ``master_dtype``, types by name
+    cuda            the CUDA that torch is built for, "12.4"; None: as ``traces`` say, else as what
+                    ships was measured with
+    traces          of torch.profiler, recorded on the card: their operators are samples too
 
     Without ``measure`` times lean on what ships and on samples of a card taken before, and those
     of a CPU are NaN, since only probes tell its peaks.
 
     Raises ``CalibError`` that names the argument: a device that is not known, or not here and to be
-    measured, a module that looks at values, a step of one that has nothing to learn.
+    measured, a file that is no trace of the card, a module that looks at values, a step of one that
+    has nothing to learn.
     """
     check_packages()
     if training and not train:
         raise CalibError(wrong("training", dict(training), "train=True beside it"))
     from calib.steps.answer import answer
+    from calib.steps.card.traces import recorded, with_traces
     from calib.steps.fitting import fit_samples
     from calib.steps.measuring import measure_host, measure_operators
     from calib.steps.subject import meant_for, shapes_of, trained
-    from calib.steps.target import find_target
+    from calib.steps.target import find_target, of_cuda
     from calib.trace.own import own_model
 
     model: Any = own_model(module, inputs, name, real)
@@ -197,11 +204,13 @@ def estimate(
         sweep=read_yaml(option("sweep", measure or "quick")),
         execution=execution,
         implementation=implementation,
-        samples={"dir": samples_dir},
+        cuda=cuda,
+        samples={"dir": samples_dir, "traces": traces},
         training=dict(training or {}),
         **{"pass": "train" if train else "inference"},
     )
     target = find_target(request.hw, request.samples.dir, request.mode, request.execution)
+    target = of_cuda(target, request.cuda, recorded(None, request.samples.traces))
     if measure and not target.here:
         here = "a device that is here, or measure=None"
         raise CalibError(f"measure = {measure!r} on {target.hardware.name}: expected {here}")
@@ -211,6 +220,7 @@ def estimate(
     phases = model.phases(request.workload)
     if target.here:
         target = measure_operators(target, phases, request.sweep, request.seed)
+    target = with_traces(target, request.samples.traces)
     calibrations = fit_samples(target, shapes_of(phases))
     host_s = measure_host(target, calibrations[0], request.execution)
     return Estimate(answer(request, target, model, phases, calibrations, None, host_s))

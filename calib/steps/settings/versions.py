@@ -10,12 +10,12 @@ from calib.hardware.versions import cuda_version
 
 
 def _cuda(value: Any) -> str:
-    """A command line makes a number of 12.4."""
-    text = repr(value) if isinstance(value, float) else value
-    if not isinstance(text, str):
+    """No number, in which 12.1 and 12.10 are one: of a command line
+    :func:`calib.steps.manners.texts.quoted` makes a text."""
+    if not isinstance(value, str):
         raise ValueError
-    cuda_version(text)
-    return text
+    cuda_version(value)
+    return value
 
 
 Cuda = Annotated[str, BeforeValidator(_cuda)]

@@ -49,7 +49,8 @@ SIZES = {
 class HFModel:
     """A class of ``transformers`` and its configuration. ``name``: as :func:`name_of` says.
     ``assumed``: the file names no dtype; ``card``: the compute capability of the card whose kernels
-    are asked, None: a CPU's. ``spread``: of several cards, of which it is the first."""
+    are asked, None: a CPU's. ``spread``: of several cards, of which it is the first. ``unnamed``:
+    parts of the configuration that the file leaves to the library's defaults."""
 
     name: str
     kind: type
@@ -59,6 +60,7 @@ class HFModel:
     weights: Weights = field(default_factory=Weights, repr=False)
     card: str | None = None
     spread: Spread | None = None
+    unnamed: tuple[str, ...] = ()
     traced: dict[Workload, Traced] = field(default_factory=dict, repr=False)
     further: dict[Workload, Traced] = field(default_factory=dict, repr=False)
 

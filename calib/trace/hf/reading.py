@@ -47,7 +47,8 @@ def load(path: str | Path | None, dtype: str | None = None, assumed: str = "floa
         kind = model_class(file, config, plain)
         chosen, is_assumed = chosen_dtype(given, dtype, assumed)
         weights = weights_of(file, given)
-        model = HFModel(name_of(file), kind, config, chosen, is_assumed, weights)
+        unnamed = tuple(n for n in getattr(type(config), "sub_configs", {}) if not given.get(n))
+        model = HFModel(name_of(file), kind, config, chosen, is_assumed, weights, unnamed=unnamed)
         _ = model.dimensions  # which a report says
     return model
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -85,7 +86,9 @@ def traced_phases(source: Buildable, workload: Workload, last: str | None = None
                 raise
             except Exception as error:
                 after = f" after {', '.join(found)}" if found else ""
-                raise refused(module, f"was built and fails in {one.name}{after}", error) from error
+                what = f"was built and fails in {one.name}{after}"
+                told = refused(module, what, error, instead(source, module, workload, one.name))
+                raise told from error
             found[one.name] = Phase(layer, one.repeat)
             growth, length = one.growth(), length or one.tokens
             if one.name == last:
@@ -116,7 +119,22 @@ def _recorded(module: torch.nn.Module, one: Pass, form: Form, card: str | None) 
     return record(module, form, before=one.cache(), once=True, card=card)
 
 
-def refused(source: object, what: str, error: Exception) -> CalibError:
+def refused(source: object, what: str, error: Exception, instead: str = "") -> CalibError:
     said = " ".join(str(error).split())
     kind = getattr(source, "kind", type(source)).__name__
-    return CalibError(f"hf.config: {kind} {what}: {type(error).__name__}: {said[:300]}")
+    return CalibError(f"hf.config: {kind} {what}: {type(error).__name__}: {said[:300]}{instead}")
+
+
+def instead(source: Buildable, module: torch.nn.Module, workload: Workload, phase: str) -> str:
+    """What would be accepted in place of a pass that fails, as far as the file tells."""
+    found = [
+        f"{name} in the file, which has none (the library's defaults were taken)"
+        for name in getattr(source, "unnamed", ())
+    ]
+    prompt, first = max(workload.prompt_tokens, 1), None
+    blind = replace(workload, side=None, prompt_tokens=prompt)
+    with suppress(CalibError):  # what it takes without an image, if anything
+        first = next(iter(passes_of(module, source.dtype, blind, [])), None)
+    if workload.side and first is not None and first.name != phase:
+        found.append("a workload without an image, such as text_512")
+    return f": expected {', or '.join(found)}" if found else ""
