@@ -5,10 +5,11 @@ another implementation's) with the samples' correction (:mod:`calib.cards.correc
 a fit to the samples alone (:mod:`calib.fit.kind`). In log seconds, with s the spread that each
 states at that shape,
 
-    log t = w * own + (1 - w) * corrected     w = a / s_own^2 / (a / s_own^2 + (1 - a) / s_base^2)
+    log t = w * own + (1 - w) * corrected     w = o / (1 + o)     o = a / (1 - a) (s_base / s_own)^2
 
-a is the share that predicts held-out groups best, started from one half. Far from the samples the
-own fit's spread grows, so that what was known takes over; the spread of the corrected estimate
+a is the share that predicts held-out groups best, leaning to the own fit where what was known was
+far off. Odds for the own fit fade to even ones away from the samples, which cannot speak for it
+there, and its spread grows, so that what was known takes over; the spread of the corrected estimate
 grows there to that of the base. Their sum, scaled on held-out groups, is the interval.
 """
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 NORMAL = 1.645
 """Half-width of a 90% interval over the deviation of a normal distribution."""
+_FADING = 8
+"""Power of the share of variance left, by which odds fade: of half of it nothing is lost."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,18 @@ class Blend:
 
 @dataclass(frozen=True)
 class Said:
-    """[n] log seconds and their spread, by one source; NaN where it knows nothing."""
+    """[n] log seconds and their spread, by one source; NaN where it knows nothing.
+
+    ``far``: the share of a correction's variance that samples leave, 0 beside them, 1 far from all.
+    """
 
     centre: np.ndarray
     spread: np.ndarray
+    far: np.ndarray | float = 0.0
 
     def rows(self, keep: np.ndarray) -> Said:
-        return Said(self.centre[keep], self.spread[keep])
+        far = self.far[keep] if isinstance(self.far, np.ndarray) else self.far
+        return Said(self.centre[keep], self.spread[keep], far)
 
 
 def said(found: Estimates) -> Said:
@@ -272,7 +280,7 @@ def corrected(
     mean, spread, far = correction.predict(rows)
     share, width = (away.share, away.width) if away else (1.0, 0.0)
     spread = np.hypot(share * spread, np.hypot(far * base.spread, width))
-    return Said(base.centre + share * mean, spread)
+    return Said(base.centre + share * mean, spread, far)
 
 
 def weight_of(share: float | None, own: Said, base: Said) -> np.ndarray:
@@ -280,6 +288,7 @@ def weight_of(share: float | None, own: Said, base: Said) -> np.ndarray:
     if share is None:
         return np.where(np.isfinite(base.centre), 0.0, 1.0)
     odds = share / (1 - share) * (base.spread / np.maximum(own.spread, 1e-6)) ** 2
+    odds = np.where(odds > 1, odds ** (1 - np.power(base.far, _FADING)), odds)
     weight = odds / (1 + odds)
     weight = np.where(np.isfinite(own.centre), weight, 0.0)
     return np.where(np.isfinite(base.centre), weight, 1.0)

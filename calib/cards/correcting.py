@@ -110,7 +110,7 @@ def _fit_blend(
     expected = float(np.median(known.spread[told]))
     correction = fit_correction(names, rows[told], left[told], expected)
     blind = _blind(correction, rows, left, known, shapes.groups, expected)
-    share = _share(shapes, blind) if any(kind == k[:2] for k in own.kinds) else None
+    share = _share(shapes, blind, left) if any(kind == k[:2] for k in own.kinds) else None
     weight = weight_of(share, shapes.own, blind)
     error = mixed(weight, shapes.own, blind) - shapes.log_seconds
     scores = np.abs(error) / mixed_spread(weight, shapes.own, blind)
@@ -130,7 +130,7 @@ def _blind(
     Of few samples their lengths and variances are found without the group too: those of all would
     flatter the correction, and its share with it.
     """
-    mean, spread = np.full(len(left), np.nan), np.full(len(left), np.nan)
+    mean, spread, far = (np.full(len(left), np.nan) for _ in range(3))
     told = np.isfinite(left)
     folds = folds_of(groups)
     if len(np.unique(folds)) > 1:
@@ -144,19 +144,25 @@ def _blind(
                     if len(left) <= _FEW
                     else replace(correction, points=rows[learned], residual=left[learned])
                 )
-                mean[asked], found, far = part.predict(rows[asked])
-                spread[asked] = np.hypot(found, far * known.spread[asked])
-    return Said(known.centre + mean, spread)
+                mean[asked], found, far[asked] = part.predict(rows[asked])
+                spread[asked] = np.hypot(found, far[asked] * known.spread[asked])
+    return Said(known.centre + mean, spread, far)
 
 
-def _share(shapes: _Shapes, blind: Said) -> float:
-    """The share with the least held-out mean absolute error, pulled to one half."""
+def _share(shapes: _Shapes, blind: Said, left: np.ndarray) -> float:
+    """The share with the least held-out mean absolute error, pulled to what is expected of it.
+
+    ``left`` [n]: how far off what was known is, uncorrected. What misses by much has another form
+    than the samples, and the correction of a few does not mend that, though its spread says so.
+    """
     both = np.isfinite(shapes.own.centre) & np.isfinite(blind.centre)
     if not both.any():
         return 0.5
     own, base, y = shapes.own.rows(both), blind.rows(both), shapes.log_seconds[both]
+    missed = float(np.mean(np.square(left[both])))
+    expected = missed / (missed + float(np.median(own.spread)) ** 2)
     errors = np.array([np.abs(mixed(weight_of(a, own, base), own, base) - y) for a in _SHARES])
-    costs = errors.sum(1) + _PULL * errors.mean() * 2 * np.abs(_SHARES - 0.5)
+    costs = errors.sum(1) + _PULL * errors.mean() * 2 * np.abs(_SHARES - expected)
     return float(_SHARES[int(np.argmin(costs))])
 
 

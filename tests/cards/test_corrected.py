@@ -105,6 +105,28 @@ def test_better_than_either_where_both_know_something():
     assert found < min(error(Known()), error(fit(some, H200))) and found < 0.05
 
 
+@dataclass(frozen=True)
+class OfAnotherForm(Known):
+    """The same, but off by up to threefold in waves of the width."""
+
+    def estimates(self, ops_, implementation="torch", hot=None):
+        said = super().estimates(ops_, implementation, hot)
+        off = np.array([3 ** np.sin(4 * np.log(op.n)) for op in ops_])
+        return replace(said, seconds=said.seconds * off, low=said.low * off, high=said.high * off)
+
+
+def test_what_was_far_off_counts_for_less_beside_ten_samples():
+    some, asked = samples(products(10), lambda op: 1.0), products(200, seed=1)
+    own = fit(some, H200)
+    near, far = (correct(base, own, some) for base in (Known(), OfAnotherForm()))
+    key = ("torch", "matmul")
+    assert near.blends[key].share < 0.5 < far.blends[key].share
+    true = np.array([law(op) for op in asked])
+    missed = np.abs(np.log(far.estimates(asked).seconds / true)).mean()
+    alone = np.abs(np.log(own.estimates(asked).seconds / true)).mean()
+    assert missed < 1.5 * alone
+
+
 def test_what_the_base_knows_nothing_of_is_told_by_samples_alone():
     some = samples(products(12), lambda op: 1.0)
     own = fit(some, H200)
