@@ -10,10 +10,11 @@ taken for it:
 - a part of it, where one dimension is too short: half a head, a third of a joined projection;
 - repeated, where it has one dimension less: keys that several heads share.
 
-Of two inputs of one shape the last is the latest result, and the one before it the latest that
-nobody has read yet, or else the latest sum: a residual stream. A clone whose input seems to lie in
-order was asked for by code that wanted it in order, so it did not: two dimensions had changed
-places. What nothing explains is dense: weights, and a model's inputs.
+Of two inputs of one size the last is the latest result, and the one before it the other half of
+what that was made of, or the latest that nobody has read yet, or else the latest sum: a residual
+stream. A clone whose input seems to lie in order was asked for by code that wanted it in order, so
+it did not: two dimensions had changed places. What nothing explains is dense: weights, and a
+model's inputs.
 """
 
 from __future__ import annotations
@@ -23,19 +24,22 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import permutations
 
 import torch
 
-from calib.trace.rules.layouts import dense, is_dense, strides_in
+from calib.trace.rules.layouts import dense, is_dense
 from calib.trace.rules.rows import Size
 
-KEPT = 32
+KEPT = 64
 """Results among which what is read is looked for."""
 CLONES = ("clone", "contiguous")
 SUMS = ("add", "embedding")
-MOST_PARTS = 8
+LATEST = 16
+NEAR = 3
+"""The same, where little speaks for it."""
+MOST_PARTS = 16
 """As many as one of them is smaller than the result: keys of a joined projection."""
+TWINS = 2
 FEW = 2
 """Dimensions up to which a part must be of a result of just that form: a vector is a weight."""
 Shape = tuple[int, ...]
@@ -43,11 +47,24 @@ Shape = tuple[int, ...]
 
 @dataclass
 class Written:
-    """A result, how often it was read since, and whether it is a sum."""
+    """A result: how often the whole of it was read since, and parts; whether it is a sum, and
+    whether it was joined."""
 
     size: Size
     is_sum: bool
+    is_joined: bool
     reads: int = 0
+    parts: int = 0
+
+    def read_as(self, size: Size) -> None:
+        if size.numel < self.size.numel:
+            self.parts += 1
+        else:
+            self.reads += 1
+
+
+Found = tuple[Written, Shape]
+"""A result, and the strides under which it is read."""
 
 
 @dataclass
@@ -58,78 +75,105 @@ class Memory:
     results: deque[Written] = field(default_factory=lambda: deque(maxlen=KEPT))
     empty: int = 0
 
-    def read(
-        self, base: str, sizes: Sequence[Size], but: Sequence[Written] = ()
-    ) -> tuple[Size, ...]:
-        """Inputs of the operator ``base`` with their strides; the last is looked for first.
-        ``but``: results that are none of them."""
+    def read(self, base: str, sizes: Sequence[Size]) -> tuple[Size, ...]:
+        """Inputs of the operator ``base`` with their strides; the last is looked for first."""
+        largest = max((size.numel for size in sizes), default=0)
         found: list[Size] = []
-        taken: list[Written] = list(but)
+        taken: list[Found] = []
         for size in reversed(sizes):
-            twin = any(size.shape == other.shape for other in found)
-            source = self._source(size, base, taken, twin)
-            if source is None:
-                found.append(size)
-                continue
-            written, strides = source
-            taken.append(written)
-            written.reads += 1
-            found.append(lying(size, strides))
+            twin = any(size.numel == other.numel for other in found)
+            source = self._source(size, base, taken, twin, size.numel < largest)
+            if source is not None:
+                source[0].read_as(size)
+                taken.append(source)
+            elif taken and len(sizes) == TWINS and size.shape == sizes[-1].shape:
+                found[0], source = size, taken[0]  # a weight is added to a result
+            found.append(size if source is None else lying(size, source[1]))
         read = tuple(reversed(found))
         if base in CLONES and len(read) == 1 and is_dense(read[0]) and not any(read[0].expanded):
             return (lying(read[0], swapped(read[0].shape)),)
         return read
 
-    def write(self, base: str, size: Size) -> None:
+    def write(self, base: str, size: Size, joined: bool = False) -> None:
         if size.numel:
-            self.results.append(Written(size, base in SUMS))
+            self.results.append(Written(size, base in SUMS, joined))
         else:
             self.empty += 1
 
-    def parts(self, out: Size) -> list[Size]:
-        """What was joined to ``out``: the latest result that is a part of it, and the rest."""
-        if self.empty:
-            self.empty -= 1
-            return [Size((0,), out.dtype, expanded=(False,)), *self.read("", [out])]
-        for one in reversed(self.results):
-            for d in reversed(range(len(out.shape))):
-                cut = cut_to(out.shape, d, one.size.numel)
-                if cut is None or one.size.dtype != out.dtype:
-                    continue
-                shape, rest = cut
-                strides = whole(one.size.shape, strides_of(one.size, one.size), shape)
-                if strides is not None:
-                    one.reads += 1
-                    first = lying(replace(out, shape=shape), strides)
-                    other = Size(rest, out.dtype, expanded=(False,) * len(rest))
-                    # Of a cache nothing is left to be found; halves are of one result.
-                    return [first, *(self.read("", [other], [one]) if rest == shape else [other])]
+    def parts(self, out: Size, new: int | None = None) -> list[Size]:
+        """What was joined to ``out``. ``new``: of keys and values, how many are joined to a cache.
+
+        A result that nobody read yet and that is all of ``out`` was joined to an empty one. Else
+        the latest result that is a part of it, and the rest; a cache's own part is dense.
+        """
+        unread = next((o for o in self._latest() if not (o.reads or o.is_joined)), None)
+        strides = None if unread is None else self._as(unread, out)
+        if self.empty or strides:
+            self.empty = max(self.empty - 1, 0)
+            nothing = Size((0,), out.dtype, expanded=(False,))
+            return [nothing, lying(out, strides) if strides else self.read("", [out])[0]]
+        for shape, rest, one in self._joints(out, new):
+            part_ = replace(out, shape=shape, expanded=(False,) * len(shape))
+            other = Size(rest, out.dtype, expanded=(False,) * len(rest))
+            strides = self._as(one, part_)
+            if strides is not None:
+                one.read_as(part_)
+                found = None if new else next(self._candidates(other, "", [(one, strides)]), None)
+                return [lying(part_, strides), lying(other, found[1]) if found else other]
         return [out]
 
-    def _source(
-        self, size: Size, base: str, taken: Sequence[Written], twin: bool
-    ) -> tuple[Written, Shape] | None:
-        """The result that ``size`` is, and the strides under which it is read. ``twin``: another
-        input of the shape was found already."""
-        candidates = list(self._candidates(size, base, taken))
-        if twin:
-            same = [one for one in candidates if one[0].size.numel == size.numel]
-            fresh = [one for one in same if not one[0].reads]
-            sums = [one for one in same if one[0].is_sum]
-            return next(iter([*fresh, *sums, *same]), None)
-        return next(iter(candidates), None)
+    def _latest(self) -> list[Written]:
+        return list(reversed(self.results))[:LATEST]
 
-    def _candidates(
-        self, size: Size, base: str, taken: Sequence[Written]
-    ) -> Iterator[tuple[Written, Shape]]:
-        for written in reversed(self.results):
-            of = written.size
-            if of.dtype != size.dtype or any(written is one for one in taken):
-                continue
-            own = of.strides or dense(of.shape)
-            strides = seen(of.shape, own, size.shape, base in CLONES)
-            if strides is not None:
-                yield written, strides
+    def _as(self, one: Written, size: Size, repeats: bool = False) -> Shape | None:
+        if one.size.dtype != size.dtype:
+            return None
+        return seen(one.size.shape, strides_of(one.size), size.shape, repeats)
+
+    def _joints(self, out: Size, new: int | None) -> Iterator[tuple[Shape, Shape, Written]]:
+        """Where ``out`` may have been joined, of what: of the new keys that are known, or of all of
+        a result, the latest sooner. A batch is not."""
+        d = len(out.shape) - 2
+        if new and d > 0 and new < out.shape[d]:
+            count = out.numel // out.shape[d] * new
+            cut = cut_to(out.shape, d, count)
+            for one in sorted(self._latest(), key=lambda o: (o.reads > 0, o.size.numel != count)):
+                if cut is not None:
+                    yield (*cut, one)
+            return
+        for one in reversed(self.results):
+            for d in reversed(range(int(len(out.shape) > 2), len(out.shape))):
+                cut = cut_to(out.shape, d, one.size.numel)
+                if cut is not None:
+                    yield (*cut, one)
+
+    def _source(
+        self, size: Size, base: str, taken: Sequence[Found], twin: bool, small: bool
+    ) -> Found | None:
+        """The result that ``size`` is. ``twin``: another input as large was found already;
+        ``small``: a larger input stands beside it, along which it is repeated."""
+        candidates = self._candidates(size, base, taken)
+        if small:
+            same = (one for one in candidates if one[0].size.numel == size.numel)
+            return next((o for o in same if refines(o[0].size.shape, size.shape)), None)
+        if not twin:
+            return next(candidates, None)
+        known = list(candidates)
+        halves = [o for o in known if o[0].parts == 1 and o[0].size.numel == 2 * size.numel]
+        if halves and halves[0][0] in list(self.results)[-NEAR:]:
+            return halves[0]
+        same_ = [one for one in known if one[0].size.numel == size.numel]
+        same_ = [one for one in same_ if refines(one[0].size.shape, size.shape)] or same_
+        fresh = [one for one in same_ if not one[0].reads]
+        sums = [one for one in same_ if one[0].is_sum]
+        return next(iter([*fresh, *sums, *same_]), None)
+
+    def _candidates(self, size: Size, base: str, taken: Sequence[Found]) -> Iterator[Found]:
+        for one in reversed(self.results):
+            if not any(one is other for other, _ in taken):
+                strides = self._as(one, size, base in CLONES)
+                if strides is not None:
+                    yield one, strides
 
 
 def cut_to(shape: Shape, d: int, count: int) -> tuple[Shape, Shape] | None:
@@ -197,16 +241,16 @@ def whole(shape: Shape, strides: Shape, wanted: Shape) -> Shape | None:
 
 @lru_cache(maxsize=4096)
 def orders(shape: Shape) -> tuple[Shape, ...]:
-    """Orders of the dimensions that are no ones, those with fewest displaced first."""
+    """Orders of the dimensions in which at most one that is no one has moved, least far first."""
     places = [d for d, n in enumerate(shape) if n > 1]
-    if len(places) > 5:
-        return (tuple(range(len(shape))),)
-    found = []
-    for some in permutations(places):
-        moved = iter(some)
-        found.append(tuple(d if n == 1 else next(moved) for d, n in enumerate(shape)))
-    displaced = [(sum(d != i for i, d in enumerate(order)), order) for order in found]
-    return tuple(order for _, order in sorted(displaced))
+    found = {}
+    for i in range(len(places)):
+        for j in sorted(range(len(places)), key=lambda j: abs(j - i)):
+            rest = [*places[:i], *places[i + 1 :]]
+            moved = iter([*rest[:j], places[i], *rest[j:]])
+            order = tuple(d if n == 1 else next(moved) for d, n in enumerate(shape))
+            found.setdefault(order, abs(j - i))
+    return tuple(sorted(found, key=lambda order: found[order]))
 
 
 def refines(shape: Shape, wanted: Shape) -> bool:
@@ -263,18 +307,26 @@ def written(base: str, size: Size, inputs: Sequence[Size], pointwise: bool) -> S
     if pointwise or base in LIKE_INPUTS:
         read = [s for s in inputs if s.shape]
         whole_ = [s for s in read if s.shape == size.shape and not any(s.expanded)]
-        return lying(size, laid_out(size.shape, tuple(strides_of(s, size) for s in whole_)))
+        return lying(size, laid_out(size.shape, tuple(strides_of(s) for s in whole_)))
+    if base == "convolution" and inputs and innermost(inputs[0]) == 1:
+        order = (0, *range(2, len(size.shape)), 1)
+        return lying(size, permuted(dense(tuple(size.shape[d] for d in order)), order))
     if "attention" in base and inputs and len(inputs[0].shape) == len(size.shape):
-        query = inputs[0]
-        return lying(size, laid_out(size.shape, (strides_of(query, query),)))
+        return lying(size, laid_out(size.shape, (strides_of(inputs[0]),)))
     return size
 
 
 LIKE_INPUTS = ("_to_copy", "softmax", "_softmax", "native_dropout", "masked_fill")
 
 
-def strides_of(size: Size, among: Size) -> Shape:
-    return strides_in(size, among.shape)
+def strides_of(size: Size) -> Shape:
+    return size.strides or dense(size.shape)
+
+
+def innermost(size: Size) -> int:
+    """The dimension whose neighbours lie side by side."""
+    places = [d for d, n in enumerate(size.shape) if n > 1]
+    return min(places, key=lambda d: strides_of(size)[d], default=-1)
 
 
 @lru_cache(maxsize=65536)

@@ -32,9 +32,18 @@ from benchmarks.recorded.layouts import Memory, written
 from benchmarks.recorded.record import Recorded
 from benchmarks.recorded.shapes import shapes_of
 from calib.trace.rules.moves import JOINS
-from calib.trace.rules.rows import Row, Size, argument_names, dtype_name, is_pointwise, name_of
+from calib.trace.rules.rows import (
+    Part,
+    Row,
+    Size,
+    argument_names,
+    dtype_name,
+    is_pointwise,
+    name_of,
+)
 from calib.trace.rules.table import calls_of, operators_of
 from calib.trace.tree import TracedLayer
+from model.ops import Operator
 from model.workload import Phase
 
 DTYPES = {
@@ -51,6 +60,7 @@ KEPT = ("softmax", "norm", "dropout", "clone", "contiguous", "cumsum", "sort", "
 CONTINUES = ("prefill", "decode")
 """Passes of a model that continues text: a query sees no later key, unless a mask says what it
 sees."""
+POSITIONS = ("int64", "int32", "float32", "float64")
 PLAIN = 3
 """Inputs of attention without a mask."""
 COMPARISONS = (
@@ -115,8 +125,8 @@ def rows_of(one: Recorded) -> Iterator[Row]:
             memory=memory,
         )
         found = row(path, aten, memory.read(base_of(aten), sizes[i]), around)
-        if found.outputs:
-            memory.write(found.base, found.out)
+        if found.outputs and (sizes[i] or found.base in JOINS):
+            memory.write(found.base, found.out, found.base in JOINS)
         yield found
 
 
@@ -133,7 +143,7 @@ def row(path: str, aten: str, sizes: Sequence[Size], around: Around) -> Row:
     """Where what is known is not enough for the operator's rule, its bytes are all we say."""
     try:
         found = ruled(path, aten, sizes, around)
-        if operators_of(found):
+        if sum(one.bytes for one in operators(found)) >= 0:
             return found
     except MISSING:
         pass
@@ -150,6 +160,11 @@ MISSING = (
 """What a rule raises where an argument is not there, or is of another form."""
 
 
+def operators(found: Row) -> list[Operator]:
+    """Raises what is ``MISSING`` where one of them cannot count itself."""
+    return [part.op if isinstance(part, Part) else part for part in operators_of(found)]
+
+
 def ruled(path: str, aten: str, sizes: Sequence[Size], around: Around) -> Row:
     name, func = aten.partition(".")[0], function(aten)
     base = name.rstrip("_")
@@ -158,6 +173,8 @@ def ruled(path: str, aten: str, sizes: Sequence[Size], around: Around) -> Row:
     given |= dict(zip(names, sizes, strict=False))
     pointwise = func is not None and is_pointwise(func)
     known = written(base, result(base, sizes, pointwise, around), sizes, pointwise)
+    if base == "convolution":
+        given |= convolution(sizes[0].shape, sizes[1].shape, known.shape)
     given |= guessed(base, sizes, known, around)
     pairs = sizes[0].shape[0] if base == "_grouped_mm" else 0
     routed: tuple[tuple[int, ...], ...] = ()
@@ -190,8 +207,7 @@ def defaults(func: Any) -> dict[str, Any]:
 def result(base: str, sizes: Sequence[Size], pointwise: bool, around: Around) -> Size:
     """What the operator returns, as far as its inputs or its readers say."""
     if not sizes:
-        near = (s for some in around.after[:1] for s in some)
-        return joined(around) if base in JOINS else next(near, sized((1,), "int64"))
+        return joined(around) if base in JOINS else created(base, around.after)
     first = sizes[0]
     if base == "_to_copy":
         return sized(first.shape, cast_type(first, around.after))
@@ -206,6 +222,13 @@ def result(base: str, sizes: Sequence[Size], pointwise: bool, around: Around) ->
     return read_next(sizes, around.after) or first
 
 
+def new_keys(around: Around) -> int | None:
+    """Of keys or values that attention reads next: as many as its queries."""
+    inputs = next((some for some in around.after if some), ())
+    is_cache = "attention" in around.reader and len(inputs) > 2
+    return inputs[0].shape[-2] if is_cache else None
+
+
 def result_type(base: str, sizes: Sequence[Size]) -> str:
     """Of a map: as torch promotes its inputs, those without dimensions behind all others."""
     if base in COMPARISONS:
@@ -213,6 +236,14 @@ def result_type(base: str, sizes: Sequence[Size]) -> str:
     numbers = sizes[1:] if base == "where" and len(sizes) > 1 else sizes
     types = {s.dtype for s in numbers if s.shape} or {s.dtype for s in numbers}
     return dtype_name(reduce(torch.promote_types, (getattr(torch, name) for name in types)))
+
+
+def created(base: str, after: Sequence[Sequence[Size]]) -> Size:
+    """What is made of nothing: of positions the next numbers that can be some."""
+    sizes = [s for some in after for s in some]
+    if base == "arange":
+        sizes = [s for s in sizes if len(s.shape) == 1 and s.dtype in POSITIONS]
+    return sizes[0] if sizes else sized((1,), "int64")
 
 
 def joined(around: Around) -> Size:
@@ -277,7 +308,8 @@ def convolved(x: Size, weight: Size, after: Sequence[Sequence[Size]]) -> Size:
             ends = zip(places, window, strict=True)
             tried.append(tuple((n + 2 * around - k) // stride + 1 for n, k in ends))
     known = [s.shape for some in after for s in some if channels in s.shape[1:]]
-    whole = (s[2:] for s in known if len(s) == len(x.shape) and s[:2] == (batch, channels))
+    maps = (s[2:] for s in known if len(s) == len(x.shape) and s[:2] == (batch, channels))
+    whole = (places for places in maps if math.prod(places) > 1 or math.prod(tried[0]) == 1)
     rows = {math.prod(s) / (batch * channels) for s in known if s[0] % batch == 0}
     rows |= {n - 1 for n in rows}
     found = next(whole, None) or next((t for t in tried if math.prod(t) in rows), tried[0])
@@ -286,10 +318,8 @@ def convolved(x: Size, weight: Size, after: Sequence[Sequence[Size]]) -> Size:
 
 def guessed(base: str, sizes: Sequence[Size], out: Size, around: Around) -> dict[str, Any]:
     """Arguments that are no tensors, and lists of them."""
-    if base == "convolution":
-        return convolution(sizes[0].shape, sizes[1].shape, out.shape)
     if base in JOINS:
-        return {"tensors": around.memory.parts(out)}
+        return {"tensors": around.memory.parts(out, new_keys(around))}
     if "attention" in base and len(sizes) > 2:
         alike = sizes[0].shape[-2] == sizes[1].shape[-2] > 1
         return {"is_causal": around.causal and alike and len(sizes) == PLAIN}
@@ -298,7 +328,9 @@ def guessed(base: str, sizes: Sequence[Size], out: Size, around: Around) -> dict
         return {"indices": [sized(picked, "int64")]}
     if base == "native_layer_norm":
         return {"normalized_shape": list(sizes[1].shape) if len(sizes) > 1 else out.shape[-1:]}
-    return {"dim": -1} if "softmax" in base else {}
+    if "softmax" in base:
+        return {"dim": -1}
+    return {"C": sizes[0].shape[1]} if base == "native_group_norm" else {}
 
 
 def convolution(
@@ -308,9 +340,17 @@ def convolution(
     window, known = weight[2:], len(out) == len(x) and out[1] == weight[0]
     stride = [max(round(n / m), 1) for n, m in zip(x[2:], out[2:], strict=True)] if known else []
     stride = stride or list(window if window[0] > 7 else [1] * len(window))
-    padding = [0 if s >= k else (k - 1) // 2 for s, k in zip(stride, window, strict=True)]
+    ends = zip(x[2:], window, stride, out[2:] if known else x[2:], strict=True)
+    padding = [padded(*some) for some in ends]
     groups = max(x[1] // weight[1], 1)
     return {
         **{"stride": stride, "padding": padding, "dilation": [1] * len(window)},
         **{"groups": groups, "transposed": False},
     }
+
+
+def padded(n: int, window: int, stride: int, made: int) -> int:
+    """What is put around ``n`` places for ``made`` to come out; else half a window."""
+    half = 0 if stride >= window else (window - 1) // 2
+    tried = (p for p in (half, 0, window // 2) if (n + 2 * p - window) // stride + 1 == made)
+    return next(tried, half)
