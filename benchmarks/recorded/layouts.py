@@ -45,7 +45,7 @@ FEW = 2
 Shape = tuple[int, ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class Written:
     """A result: how often the whole of it was read since, and parts; whether it is a sum, and
     whether it was joined."""
@@ -86,6 +86,9 @@ class Memory:
             if source is not None:
                 source[0].read_as(size)
                 taken.append(source)
+                if base in CLONES:  # a bias that each layer clones stays known
+                    self.results.remove(source[0])
+                    self.results.append(source[0])
             elif taken and len(sizes) == TWINS and size.shape == sizes[-1].shape:
                 found[0], source = size, taken[0]  # a weight is added to a result
             found.append(size if source is None else lying(size, source[1]))
@@ -100,8 +103,9 @@ class Memory:
         else:
             self.empty += 1
 
-    def parts(self, out: Size, new: int | None = None) -> list[Size]:
-        """What was joined to ``out``. ``new``: of keys and values, how many are joined to a cache.
+    def parts(self, out: Size, new: int | None = None, values: bool = False) -> list[Size]:
+        """What was joined to ``out``. ``new``: of keys and values, how many are joined to a cache;
+        ``values``: they are values, which no positions were added to.
 
         A result that nobody read yet and that is all of ``out`` was joined to an empty one. Else
         the latest result that is a part of it, and the rest; a cache's own part is dense.
@@ -112,7 +116,7 @@ class Memory:
             self.empty = max(self.empty - 1, 0)
             nothing = Size((0,), out.dtype, expanded=(False,))
             return [nothing, lying(out, strides) if strides else self.read("", [out])[0]]
-        for shape, rest, one in self._joints(out, new):
+        for shape, rest, one in self._joints(out, new, values):
             part_ = replace(out, shape=shape, expanded=(False,) * len(shape))
             other = Size(rest, out.dtype, expanded=(False,) * len(rest))
             strides = self._as(one, part_)
@@ -130,16 +134,21 @@ class Memory:
             return None
         return seen(one.size.shape, strides_of(one.size), size.shape, repeats)
 
-    def _joints(self, out: Size, new: int | None) -> Iterator[tuple[Shape, Shape, Written]]:
+    def _joints(
+        self, out: Size, new: int | None, values: bool
+    ) -> Iterator[tuple[Shape, Shape, Written]]:
         """Where ``out`` may have been joined, of what: of the new keys that are known, or of all of
         a result, the latest sooner. A batch is not."""
         d = len(out.shape) - 2
         if new and d > 0 and new < out.shape[d]:
             count = out.numel // out.shape[d] * new
             cut = cut_to(out.shape, d, count)
-            for one in sorted(self._latest(), key=lambda o: (o.reads > 0, o.size.numel != count)):
-                if cut is not None:
-                    yield (*cut, one)
+
+            def unlikely(one: Written) -> tuple[bool, ...]:
+                placed = values and (one.is_sum or one.is_joined)
+                return placed, one.reads > 0, one.size.numel != count
+
+            yield from ((*cut, one) for one in sorted(self._latest(), key=unlikely) if cut)
             return
         for one in reversed(self.results):
             for d in reversed(range(int(len(out.shape) > 2), len(out.shape))):
@@ -274,8 +283,10 @@ def view(shape: Shape, strides: Shape, wanted: Shape) -> Shape | None:
 
 
 def part(shape: Shape, strides: Shape, wanted: Shape, times: float) -> Shape | None:
-    """One dimension is so many times as long, the last sooner than another."""
-    for d in reversed(range(len(wanted))):
+    """One dimension is so many times as long: the last of halves, else an early one, as heads of
+    joined projections."""
+    places = range(len(wanted))
+    for d in reversed(places) if len(shape) == len(wanted) else (*places[1:], *places[:1]):
         n = round(wanted[d] * times)
         if n != wanted[d] * times:
             continue

@@ -28,10 +28,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.recorded.layouts import Memory, written
+from benchmarks.recorded.layouts import CLONES, Memory, written
 from benchmarks.recorded.record import Recorded
 from benchmarks.recorded.shapes import shapes_of
 from calib.trace.rules.moves import JOINS
+from calib.trace.rules.pointwise import MAPS
 from calib.trace.rules.rows import (
     Part,
     Row,
@@ -54,13 +55,15 @@ DTYPES = {
 """Types as a profiler names them; any other goes by its own name."""
 ALIASES = {"_batch_norm_impl_index": "native_batch_norm", "cudnn_batch_norm": "native_batch_norm"}
 """Composite operators under the name that the rules know."""
-AHEAD = 4
+AHEAD = 10
 """Operators among which a result's reader is looked for."""
 KEPT = ("softmax", "norm", "dropout", "clone", "contiguous", "cumsum", "sort", "triu", "tril")
 CONTINUES = ("prefill", "decode")
 """Passes of a model that continues text: a query sees no later key, unless a mask says what it
 sees."""
 POSITIONS = ("int64", "int32", "float32", "float64")
+OF_GROUPS = 5
+"""Dimensions of keys that are repeated for the heads of a group: [batch, groups, heads, ...]."""
 PLAIN = 3
 """Inputs of attention without a mask."""
 COMPARISONS = (
@@ -171,7 +174,7 @@ def ruled(path: str, aten: str, sizes: Sequence[Size], around: Around) -> Row:
     given: dict[str, Any] = defaults(func)
     names = tensor_arguments(func) if func else [f"input{i}" for i in range(len(sizes))]
     given |= dict(zip(names, sizes, strict=False))
-    pointwise = func is not None and is_pointwise(func)
+    pointwise = base in MAPS or (func is not None and is_pointwise(func))
     known = written(base, result(base, sizes, pointwise, around), sizes, pointwise)
     if base == "convolution":
         given |= convolution(sizes[0].shape, sizes[1].shape, known.shape)
@@ -257,6 +260,9 @@ def joined(around: Around) -> Size:
         return inputs[max(2 - around.behind, 0) if many > 1 else 1]
     if around.reader.startswith(("bmm", "baddbmm")) and many > 1:
         return inputs[-1]
+    if base_of(around.reader) in CLONES and len(inputs[0].shape) == OF_GROUPS:
+        heads, _, *rest = inputs[0].shape[1:]
+        return sized((inputs[0].shape[0], heads, *rest), inputs[0].dtype)
     return inputs[0]
 
 
@@ -319,7 +325,8 @@ def convolved(x: Size, weight: Size, after: Sequence[Sequence[Size]]) -> Size:
 def guessed(base: str, sizes: Sequence[Size], out: Size, around: Around) -> dict[str, Any]:
     """Arguments that are no tensors, and lists of them."""
     if base in JOINS:
-        return {"tensors": around.memory.parts(out, new_keys(around))}
+        values = around.before > 0 == around.behind
+        return {"tensors": around.memory.parts(out, new_keys(around), values)}
     if "attention" in base and len(sizes) > 2:
         alike = sizes[0].shape[-2] == sizes[1].shape[-2] > 1
         return {"is_causal": around.causal and alike and len(sizes) == PLAIN}
