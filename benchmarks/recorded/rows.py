@@ -19,7 +19,6 @@ So these calls are nearly, not exactly, those of a trace.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -31,6 +30,7 @@ import torch
 from benchmarks.recorded.layouts import CLONES, Memory, written
 from benchmarks.recorded.record import Recorded
 from benchmarks.recorded.shapes import shapes_of
+from benchmarks.recorded.windows import convolution, convolved, sized
 from calib.trace.rules.moves import JOINS
 from calib.trace.rules.pointwise import MAPS
 from calib.trace.rules.rows import (
@@ -70,8 +70,6 @@ COMPARISONS = (
     *("eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "bitwise_not", "logical_not"),
     *("logical_and", "logical_or", "logical_xor"),
 )
-SMALL_WINDOW = 7
-"""Windows that are odd and no larger overlap; patches do not."""
 REDUCES = ("mean", "sum", "amax", "amin", "max", "min", "any", "all", "argmax", "argmin", "var")
 
 
@@ -284,10 +282,6 @@ def result_shape(base: str, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...
     return shape
 
 
-def sized(shape: tuple[int, ...], dtype: str) -> Size:
-    return Size(shape, dtype, expanded=(False,) * len(shape))
-
-
 def cast_type(first: Size, after: Sequence[Sequence[Size]]) -> str:
     """That of the next reader of as many elements; else the other of float32 and bfloat16."""
     alike = (s.dtype for some in after for s in some if s.numel == first.numel)
@@ -299,27 +293,6 @@ def read_next(sizes: Sequence[Size], after: Sequence[Sequence[Size]]) -> Size | 
     """The first later input, if it is of the same type."""
     size = next((s for some in after for s in some), None)
     return size if size is not None and size.dtype == sizes[0].dtype else None
-
-
-def convolved(x: Size, weight: Size, after: Sequence[Sequence[Size]]) -> Size:
-    """A map of as many channels as ``weight`` has; its places are as many as a reader says, seen
-    as a map, as rows of channels, or as those behind one more row."""
-    batch, places, channels, window = x.shape[0], x.shape[2:], weight.shape[0], weight.shape[2:]
-    apart = window[0] % 2 == 0 or window[0] > SMALL_WINDOW
-    usual = window[0] if apart else 1
-    tried = []
-    for stride in dict.fromkeys((usual, 1, 2, window[0], max(window[0] // 2, 1), 4)):
-        padding = (window[0] - 1) // 2 if stride < window[0] else 0
-        for around in dict.fromkeys((padding, 0)):
-            ends = zip(places, window, strict=True)
-            tried.append(tuple((n + 2 * around - k) // stride + 1 for n, k in ends))
-    known = [s.shape for some in after for s in some if channels in s.shape[1:]]
-    maps = (s[2:] for s in known if len(s) == len(x.shape) and s[:2] == (batch, channels))
-    whole = (places for places in maps if math.prod(places) > 1 or math.prod(tried[0]) == 1)
-    rows = {math.prod(s) / (batch * channels) for s in known if s[0] % batch == 0}
-    rows |= {n - 1 for n in rows}
-    found = next(whole, None) or next((t for t in tried if math.prod(t) in rows), tried[0])
-    return sized((batch, channels, *found), x.dtype)
 
 
 def guessed(base: str, sizes: Sequence[Size], out: Size, around: Around) -> dict[str, Any]:
@@ -338,26 +311,3 @@ def guessed(base: str, sizes: Sequence[Size], out: Size, around: Around) -> dict
     if "softmax" in base:
         return {"dim": -1}
     return {"C": sizes[0].shape[1]} if base == "native_group_norm" else {}
-
-
-def convolution(
-    x: tuple[int, ...], weight: tuple[int, ...], out: tuple[int, ...]
-) -> dict[str, Any]:
-    """Stride and padding that lead from ``x`` to ``out``, both [batch, channels, ...]."""
-    window, known = weight[2:], len(out) == len(x) and out[1] == weight[0]
-    stride = [max(round(n / m), 1) for n, m in zip(x[2:], out[2:], strict=True)] if known else []
-    stride = stride or list(window if window[0] > 7 else [1] * len(window))
-    ends = zip(x[2:], window, stride, out[2:] if known else x[2:], strict=True)
-    padding = [padded(*some) for some in ends]
-    groups = max(x[1] // weight[1], 1)
-    return {
-        **{"stride": stride, "padding": padding, "dilation": [1] * len(window)},
-        **{"groups": groups, "transposed": False},
-    }
-
-
-def padded(n: int, window: int, stride: int, made: int) -> int:
-    """What is put around ``n`` places for ``made`` to come out; else half a window."""
-    half = 0 if stride >= window else (window - 1) // 2
-    tried = (p for p in (half, 0, window // 2) if (n + 2 * p - window) // stride + 1 == made)
-    return next(tried, half)

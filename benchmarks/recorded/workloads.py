@@ -50,6 +50,7 @@ def _phases(
         found = ours.phases(Workload(**measured.workload), touched)
     else:
         found = known_phases(model, workload_of(name, some))
+        found = {one.phase: found.get(one.phase) or recorded_phase(one) for one in some}
         if not uniform:
             found = {phase: of_random_weights(model, one) for phase, one in found.items()}
     return {one.phase: found.get(one.phase) or recorded_phase(one) for one in some}
