@@ -242,4 +242,4 @@ def test_what_touches_no_byte_starts_no_kernel() -> None:
     assert card is not None
     asked = [ops.Other("_to_copy"), ops.Other("empty"), ops.Other("zeros", written=64)]
     nothing, empty, zeros = card.estimate(asked, "torch")["estimate_s"]
-    assert max(nothing, empty) < 1e-8 < 1e-7 < zeros
+    assert max(nothing, empty) < 1e-8 and zeros > 1e-7
