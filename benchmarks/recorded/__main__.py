@@ -55,7 +55,7 @@ def main() -> None:
         if asked.write:
             write(asked.write, f"\n```text\n{shown}\n```\n", CURVE)
         return
-    phases = phases_of(record, uniform=asked.uniform)
+    phases = phases_of(record, asked.uniform, asked.rows)
     own = frozenset(
         call.op for passes in phases.values() for p in passes.values() for call in p.layer.calls()
     )
@@ -105,6 +105,11 @@ def arguments() -> argparse.Namespace:
         "--uniform",
         action="store_true",
         help="experts touched as expected of uniform routing, not as they were recorded",
+    )
+    parser.add_argument(
+        "--rows",
+        action="store_true",
+        help="every model by its recorded rows alone, as one is that is not described here",
     )
     return parser.parse_args()
 

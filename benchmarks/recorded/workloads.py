@@ -27,22 +27,24 @@ from model.workload import Phase, Workload
 HF = ROOT / "tests" / "data" / "hf"
 
 
-def phases_of(record: Record, uniform: bool = False) -> dict[tuple[str, str], dict[str, Phase]]:
+def phases_of(
+    record: Record, uniform: bool = False, by_rows: bool = False
+) -> dict[tuple[str, str], dict[str, Phase]]:
     """By (model, workload) the passes whose operators are estimated, by their recorded names.
 
     ``uniform``: experts touched are those of uniform routing, even where others were recorded, or
-    counted for a model of random weights.
+    counted for a model of random weights. ``by_rows``: as if no model were known.
     """
     pairs: dict[tuple[str, str], list[Recorded]] = {}
     for one in record.phases:
         pairs.setdefault((one.model, one.workload), []).append(one)
-    return {pair: _phases(record, pair, some, uniform) for pair, some in pairs.items()}
+    return {pair: _phases(record, pair, some, uniform, by_rows) for pair, some in pairs.items()}
 
 
 def _phases(
-    record: Record, pair: tuple[str, str], some: Sequence[Recorded], uniform: bool
+    record: Record, pair: tuple[str, str], some: Sequence[Recorded], uniform: bool, by_rows: bool
 ) -> dict[str, Phase]:
-    model, name = pair
+    model, name = ("", pair[1]) if by_rows else pair
     if model == REFERENCE and name in record.measured:
         measured = record.measured[name]
         ours: Any = model_of(model)
@@ -50,6 +52,7 @@ def _phases(
         found = ours.phases(Workload(**measured.workload), touched)
     else:
         found = known_phases(model, workload_of(name, some))
+        found = {one.phase: found.get(one.phase) or recorded_phase(one) for one in some}
         if not uniform:
             found = {phase: of_random_weights(model, one) for phase, one in found.items()}
     return {one.phase: found.get(one.phase) or recorded_phase(one) for one in some}
@@ -57,7 +60,7 @@ def _phases(
 
 def known_phases(model: str, workload: Workload | None) -> dict[str, Phase]:
     """Those of a model that is known by its name; nothing where it is not, or cannot do it."""
-    known = model_of(model)
+    known = model_of(model) if model else None
     if known is None or workload is None:
         return {}
     try:

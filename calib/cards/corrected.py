@@ -36,8 +36,9 @@ from calib.fit.calibration import (
     least_of,
 )
 from calib.fit.physics.widened import is_widened
+from calib.hardware.convolutions import is_depthwise
 from calib.hardware.datasheet import Hardware
-from model.ops import Operator, TensorCoreOperator, is_grid
+from model.ops import Conv2d, Convolution, Operator, TensorCoreOperator, is_grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,7 +236,10 @@ _FLOAT32 = " float32"
 
 def kernels_of(op: Operator) -> str:
     """What is corrected together: a kind, of what matrix units compute float32 apart. Other kernels
-    do it, on other units, and what stands in for it says less of it."""
+    do it, on other units, and what stands in for it says less of it. No product stands in for a
+    convolution channel by channel."""
+    if isinstance(op, Conv2d | Convolution) and np.all(is_depthwise(op)):
+        return kind_of(op) + " by channel"
     is_apart = isinstance(op, TensorCoreOperator) and dtype_of(op) in ("float32", "tf32")
     return kind_of(op) + _FLOAT32 * is_apart
 

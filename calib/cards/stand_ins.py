@@ -9,7 +9,8 @@ time:
 - a product of another dtype: the bfloat16 product whose inner dimension has as many bytes. On a
   card whose rates double when the bytes halve, its two floors are the same;
 - a batched product: one with all rows, ``batch * m``;
-- a convolution: the product that it is, once its patches are laid out (an implicit GEMM);
+- a convolution: the product that it is, once its patches are laid out (an implicit GEMM); channel
+  by channel (depthwise) so many pointwise kernels of its bytes as its window's terms take;
 - an expert layer's grouped product: the whole expert layer, by the ratio of the floors, which also
   carries the experts touched;
 - an algorithm of several kernels or passes (a sort, a top-k, a resampling): so many pointwise
@@ -29,12 +30,14 @@ from typing import Any
 
 import numpy as np
 
+from calib.hardware.convolutions import is_depthwise, window
 from calib.hardware.datasheet import Hardware, floor
 from model.ops import (
     Attention,
     AttentionBackward,
     ChannelNorm,
     Conv2d,
+    Convolution,
     Elementwise,
     GroupedMatmul,
     LatentAttention,
@@ -107,7 +110,7 @@ def passes_of(op: Operator) -> Any:
         item = item_bytes(op.dtype)
         keys = np.asarray(op.read, dtype=float) / item
         return np.where(keys <= 32, 3.5, np.where(keys <= 4096, 2 * item, 4 * item))
-    if op.name in ALLOCATES and not np.any(op.written):
+    if not np.any(op.bytes):
         return NOTHING
     return PASSES.get(op.name, 1.0)
 
@@ -119,9 +122,16 @@ PASSES = {
 }
 """Over one pointwise kernel of as many bytes, read off the recorded phases of an H200: 33 top-k of
 4.7 to 7.5 us, sorts of 6.5 to 62, fills of 0.7, pools of 5 and 107."""
-ALLOCATES = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize")
 NOTHING = 1e-3
-"""Of an operator that starts no kernel."""
+"""Of an operator that touches no byte: torch starts no kernel, whether it only allocates or its
+tensors are empty."""
+
+
+FOUND, TERMS = 3.0, 10.0
+"""Of a depthwise convolution: pointwise kernels in whose time its results are found, and terms of a
+window in whose time another one runs. An H200 takes 27 microseconds for 8 maps of 96 x 56 x 56 and
+windows of 7, 9 for one of 256 x 64 x 64 and windows of 3
+(``benchmarks/data/h200/kernels.parquet``)."""
 
 
 def _stream(nbytes: Any) -> Operator:
@@ -172,7 +182,14 @@ def _attention_backward(op: AttentionBackward) -> StandIn:
     return StandIn((Attention(**{n: getattr(op, n) for n in names}),))
 
 
-def _conv2d(op: Conv2d) -> StandIn:
+def _convolution(op: Conv2d | Convolution) -> StandIn:
+    """Channel by channel, it streams in several passes; in another number of dimensions than two,
+    it streams."""
+    if np.all(is_depthwise(op)):
+        passes = FOUND + window(op) / TERMS
+        return StandIn((_stream(op.bytes),), ANOTHER_ALGORITHM, passes=passes)
+    if isinstance(op, Convolution):
+        return StandIn((_stream(op.bytes),))
     rows = op.batch * op.out_height * op.out_width * op.groups
     inner = (op.in_channels // op.groups) * op.kernel**2
     return StandIn((Matmul(rows, op.out_channels // op.groups, inner),))
@@ -204,7 +221,8 @@ _MAKERS: dict[type[Operator], Callable[[Any], StandIn]] = {
     LatentAttention: _latent_attention,
     Attention: _attention,
     ChannelNorm: _channel_norm,
-    Conv2d: _conv2d,
+    Conv2d: _convolution,
+    Convolution: _convolution,
     Norm: _norm,
 }
 """By class, the first that an operator is an instance of."""

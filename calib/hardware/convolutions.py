@@ -12,7 +12,8 @@ Read off profiles of an H200 (torch 2.11, cuDNN 9):
   products of 1 x 1 take 3 microseconds so far as its maps of 56 and 28 a side can be read as they
   lie, and 6 to 9 where a channel of 14 x 14 or 7 x 7 is no multiple of 16 bytes, or every other
   place is left out. An odd number of places by up to 384 channels is read as it lies too, two bytes
-  at a time (``cutlass_75_.._align1``).
+  at a time (``cutlass_75_.._align1``);
+- channel by channel (depthwise) there is a kernel of its own, whichever way the map lies.
 
 A bias is one more kernel, which reads and writes the result.
 """
@@ -38,6 +39,12 @@ def window(op: Conv2d | Convolution) -> Any:
 def has_few(op: Conv2d | Convolution) -> Any:
     """[n] or a bool: fewer channels in a group than a load takes."""
     return np.asarray(op.in_channels) // np.asarray(op.groups) < ALIGNED
+
+
+def is_depthwise(op: Conv2d | Convolution) -> Any:
+    """[n] or a bool: each channel by windows of its own."""
+    groups = np.asarray(op.groups)
+    return (groups > 1) & (np.asarray(op.in_channels) == groups)
 
 
 PADDED_OUTPUTS, PADDED_PLACES = 416, 395**2

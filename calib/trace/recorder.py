@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     is_traceable_wrapper_subclass_type,
@@ -90,6 +91,10 @@ class Marks:
         return self.paths[max(bisect.bisect_right(self.numbers, number) - 1, 0)]
 
 
+LISTED: tuple[Any, ...] = (FakeTensor, torch.Tensor)
+"""Whose ``tolist`` is watched."""
+ASKED = "_local_scalar_dense"
+"""A number that the host asks for."""
 wraps = cache(is_traceable_wrapper_subclass_type)
 """Whether a class of tensors is made of others, and says itself what is done with them."""
 
@@ -122,6 +127,34 @@ class Calls:
 
     def remove(self) -> None:
         torch.nn.Module.__call__ = self.before  # type: ignore[method-assign]
+
+
+@dataclass
+class Lists:
+    """Lets ``tolist`` be one question: the numbers of a tensor come to the host together, and only
+    tensors without contents are asked for each. ``start``, ``end``: told of each."""
+
+    start: Callable[[], None]
+    end: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self.before = [(kind, kind.tolist) for kind in LISTED]
+        for kind, plain in self.before:
+            kind.tolist = self.listing(plain)
+
+    def listing(self, plain: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def tolist(tensor: torch.Tensor) -> Any:
+            self.start()
+            try:
+                return plain(tensor)
+            finally:
+                self.end()
+
+        return tolist
+
+    def remove(self) -> None:
+        for kind, plain in self.before:
+            kind.tolist = plain
 
 
 class Recorder(TorchDispatchMode):
@@ -159,6 +192,8 @@ class Recorder(TorchDispatchMode):
         self.follow(before)
         paths = {id(part): join(path, name) for name, part in module.named_modules()}
         self.hooks: list[Any] = [Calls(paths, self.enter_module, self.leave_module)]
+        self.asked: int | None = None  # numbers of the list that is being made
+        self.hooks.append(Lists(self.start_list, self.end_list))
 
     def close(self) -> None:
         """Watch no longer, and forget tensors that still live."""
@@ -179,6 +214,12 @@ class Recorder(TorchDispatchMode):
         self.frames.pop()
         self.events.append(Leave())
         self.marks.note(self.frames[-1].path)
+
+    def start_list(self) -> None:
+        self.asked = 0
+
+    def end_list(self) -> None:
+        self.asked = None
 
     # Operators
 
@@ -205,6 +246,10 @@ class Recorder(TorchDispatchMode):
 
     def note(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """The operator, unless it only allocates, and the memory that it takes."""
+        if self.asked is not None and name_of(func) == ASKED:
+            self.asked += 1
+            if self.asked > 1:
+                return
         if name_of(func) != "empty":
             frame = self.frames[-1]
             more: dict[str, Any] = {"module": frame.number, "routed": frame.routed}

@@ -234,3 +234,12 @@ def test_storing_changes_no_estimate(tmp_path, figures, card):
     before, after = (c.estimate(some) for c in (card, Card(H200, back)))
     np.testing.assert_allclose(after["estimate_s"], before["estimate_s"], rtol=1e-3)
     np.testing.assert_allclose(after["high_s"], before["high_s"], rtol=1e-2)
+
+
+def test_what_touches_no_byte_starts_no_kernel() -> None:
+    """An empty cache is cast and joined without one."""
+    card = load_card(load_hardware("h200"))
+    assert card is not None
+    asked = [ops.Other("_to_copy"), ops.Other("empty"), ops.Other("zeros", written=64)]
+    nothing, empty, zeros = card.estimate(asked, "torch")["estimate_s"]
+    assert max(nothing, empty) < 1e-8 and zeros > 1e-7

@@ -491,3 +491,17 @@ def test_every_dtype_of_torch_has_its_bytes() -> None:
     whole = {d for d in kinds if not re.search(r"int[1-7]$", str(d))}  # parts of a byte, in a byte
     for dtype in whole:
         assert item_bytes(dtype_name(dtype)) == dtype.itemsize, dtype
+
+
+def test_a_list_of_numbers_is_one_question() -> None:
+    """On a card they come to the host by one copy; without contents torch asks for each."""
+
+    class Lengths(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first, *_ = torch.arange(5).tolist()
+            return x + first + torch.arange(3).max().item()
+
+    calls = trace(Lengths(), torch.zeros(4))
+    names = [call.op.name for call in calls if isinstance(call.op, Other)]
+    assert names.count("_local_scalar_dense") == 2
+    assert torch.zeros(2).tolist() == [0.0, 0.0], "and tensors list themselves as before"

@@ -9,6 +9,9 @@ as one of 16), and the blocks of a multiprocessor share its arithmetic (``sums``
 to eight channels: a product whose 128 x 128 tiles take a place of the window after the other
 (``taps``), in waves of as many blocks as are launched.
 
+Channel by channel (depthwise) a thread has a result of its own: the same arithmetic, with nothing
+padded and nothing to wait for, and what finding the result takes besides (``sums``).
+
 A window of one place that skips places has a convolution's kernel and not a product's, which takes
 longer for each term (``strided``); an odd number of places is read two bytes at a time (``odd``).
 """
@@ -23,6 +26,7 @@ from calib.fit.physics.blocks.product_blocks import shape_columns
 from calib.hardware.convolutions import (
     PADDING,
     has_few,
+    is_depthwise,
     is_padded,
     is_scalar,
     is_strided,
@@ -38,6 +42,10 @@ from model.ops import Conv2d, Convolution, item_bytes
 _BLOCK = 32
 """Places, and channels, of a block of scalar arithmetic (``implicit_convolve_sgemm<.., 5, 5, ..>``
 in a profile: 2 to the fifth)."""
+_FOUND = 32
+"""Terms of a window in whose time a depthwise result is found and written: an H200 takes 27
+microseconds for 8 maps of 96 x 56 x 56 and windows of 7, 9 for one of 256 x 64 x 64 and windows of
+3, what events add among them (``benchmarks/data/h200/kernels.parquet``)."""
 _ROUND = 8
 """Places of a window's side that scalar arithmetic waits for together."""
 _TILE = 128
@@ -48,7 +56,7 @@ _NEVER = -50.0
 
 def convolution_columns(op: Conv2d | Convolution, hardware: Hardware) -> dict[str, np.ndarray]:
     """Columns of a convolution, each [n] or [1]; units of work are counted in cycles."""
-    scalar, padded, few = is_scalar(op), is_padded(op), has_few(op)
+    scalar, padded, few, apart = is_scalar(op), is_padded(op), has_few(op), is_depthwise(op)
     channels = np.asarray(op.in_channels) // np.asarray(op.groups)
     depth = channels * window(op)
     places, out = op.batch * places_of(op), op.out_channels / np.asarray(op.groups)
@@ -57,7 +65,9 @@ def convolution_columns(op: Conv2d | Convolution, hardware: Hardware) -> dict[st
     moved, weights = moves_map(op), moves_weights(op)
     blocks = np.ceil(places / _BLOCK) * np.ceil(out / _BLOCK) * op.groups
     rounds, waves = np.ceil(blocks / hardware.sm_count), padded_waves(places, out, hardware)
-    shape = (places, out, np.where(few, 1, depth), np.asarray(op.groups))
+    sums = np.where(apart, by_channel(op) / hardware.sm_count, depth * rounds)
+    batch = np.where(apart, 1, np.asarray(op.groups))
+    shape = (places, np.where(apart, op.out_channels, out), np.where(few, 1, depth), batch)
     padding = op.batch * op.in_positions + window(op) * op.out_channels
     columns = {
         "added kernels": 2 * moved + PADDING * padded,
@@ -69,8 +79,8 @@ def convolution_columns(op: Conv2d | Convolution, hardware: Hardware) -> dict[st
         "added weights": 2 * (weights & ~moved) * op.weights * cycles,
         "added scattered": 2 * (weights & moved) * op.weights * cycles,
         "added strided": depth * (is_strided(op) & ~few),
-        "bound steps": _log(channels * _rounded(op), scalar),
-        "bound sums": _log(depth * rounds, scalar),
+        "bound steps": _log(channels * _rounded(op), scalar & ~apart),
+        "bound sums": _log(sums, scalar),
         "bound taps": _log(window(op) * waves, padded),
         "bound odd": _log(depth, is_unaligned(op)),
     }
@@ -81,6 +91,12 @@ def convolution_columns(op: Conv2d | Convolution, hardware: Hardware) -> dict[st
         "tile kernels": _array(kernels(op)),
     }
     return found | kind | shape_columns(shape, op, hardware)
+
+
+def by_channel(op: Conv2d | Convolution) -> Any:
+    """Of a depthwise convolution, what the sums of a block of :data:`_BLOCK` squared results take,
+    for all results: their windows, and finding and writing each."""
+    return (window(op) + _FOUND) * op.outputs / _BLOCK**2
 
 
 def padded_waves(places: Any, out: Any, hardware: Hardware) -> Any:
