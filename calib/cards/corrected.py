@@ -38,7 +38,7 @@ from calib.fit.calibration import (
 from calib.fit.physics.widened import is_widened
 from calib.hardware.convolutions import is_depthwise
 from calib.hardware.datasheet import Hardware
-from model.ops import Conv2d, Convolution, Operator, TensorCoreOperator, is_grid
+from model.ops import Conv2d, Convolution, Matmul, Operator, TensorCoreOperator, is_grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,9 +202,10 @@ class Corrected(Tabled):
         return np.array([known[kind] for kind in kinds], dtype=bool)
 
     def _blend(self, implementation: str, kernels: str) -> Blend | None:
-        """Of a kind whose float32 has none of its own, that of all."""
-        kind = kernels.removesuffix(_FLOAT32)
-        return self.blends.get((implementation, kernels), self.blends.get((implementation, kind)))
+        """What has none of its own takes that of more."""
+        whole = kernels.removesuffix(FLOAT32)
+        names = ((implementation, n) for n in (kernels, whole, whole.removesuffix(BATCHED)))
+        return next((self.blends[name] for name in names if name in self.blends), None)
 
     def _hot(self, implementation: str, kind: str) -> bool:
         blend = self.blends.get((implementation, kind))
@@ -231,17 +232,18 @@ def _put(
     found.low[where], found.high[where] = np.exp(centre - half), np.exp(centre + half)
 
 
-_FLOAT32 = " float32"
+FLOAT32, BATCHED = " float32", " batched"
 
 
 def kernels_of(op: Operator) -> str:
-    """What is corrected together: a kind, of what matrix units compute float32 apart. Other kernels
-    do it, on other units, and what stands in for it says less of it. No product stands in for a
-    convolution channel by channel."""
+    """What is corrected together: a kind, but batched products apart, and float32 of what matrix
+    units compute. Other kernels do it, on other units, and what stands in for it says less of it.
+    No product stands in for a convolution channel by channel."""
     if isinstance(op, Conv2d | Convolution) and np.all(is_depthwise(op)):
         return kind_of(op) + " by channel"
     is_apart = isinstance(op, TensorCoreOperator) and dtype_of(op) in ("float32", "tf32")
-    return kind_of(op) + _FLOAT32 * is_apart
+    many = isinstance(op, Matmul) and bool(np.all(np.asarray(op.batch) > 1))
+    return kind_of(op) + BATCHED * many + FLOAT32 * is_apart
 
 
 def _by_kernels(ops: Sequence[Operator] | Operator, count: int) -> dict[str, np.ndarray]:

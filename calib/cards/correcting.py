@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from calib.cards.corrected import (
+    FLOAT32,
     NORMAL,
     Blend,
     Corrected,
@@ -28,8 +29,8 @@ from calib.samples.sample import HOT, Sample
 from model.ops import Operator
 
 _SHARES = np.array([0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98])
-_PULL = 2.0
-"""To go from one share to all or nothing costs as much as so many typical held-out errors."""
+_PER_LOGIT = 1.0
+"""Standard deviation of a share's logit about what is expected of it."""
 _LEAST_APART = 20
 """Samples of float32 from which on they are corrected apart."""
 _FEW = 200
@@ -44,13 +45,25 @@ def correct(base: Estimator, own: Calibration, samples: Sequence[Sample]) -> Cor
     by_kind: dict[tuple[str, str], list[Sample]] = {}
     for s in clean(samples):  # as the fit took them
         if s.status == "ok" and len(s.seconds) and s.hardware == own.hardware.name:
-            by_kind.setdefault((s.implementation, kernels_of(s.op)), []).append(s)
-    for (implementation, kernels), some in list(by_kind.items()):
-        kind = (implementation, kind_of(some[0].op))
-        if kind[1] != kernels and len(some) < _LEAST_APART and kind in by_kind:
-            by_kind[kind] += by_kind.pop((implementation, kernels))
-    blends = {key: _fit_blend(key, some, base, own) for key, some in by_kind.items()}
-    return Corrected(base, own, {key: b for key, b in blends.items() if b is not None})
+            by_kind.setdefault((s.implementation, kind_of(s.op)), []).append(s)
+    blends: dict[tuple[str, str], Blend] = {}
+    for key, some in by_kind.items():
+        shapes = _shapes(key, some, own)
+        for kernels, rows in _apart(shapes.ops).items():
+            blend = _fit_blend(key, shapes.rows(rows), base, own)
+            if blend is not None:
+                blends[key[0], kernels] = blend
+    return Corrected(base, own, blends)
+
+
+def _apart(ops: Sequence[Operator]) -> dict[str, np.ndarray]:
+    """Rows of what is corrected together, by its name; little float32 with the others."""
+    names = np.array([kernels_of(op) for op in ops], dtype=object)
+    for name in dict.fromkeys(names):
+        others = name.removesuffix(FLOAT32)
+        if name != others and others in names and (names == name).sum() < _LEAST_APART:
+            names[names == name] = others
+    return {name: np.flatnonzero(names == name) for name in dict.fromkeys(names)}
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,10 @@ class _Shapes:
     log_seconds: np.ndarray
     groups: np.ndarray
     own: Said
+
+    def rows(self, keep: np.ndarray) -> _Shapes:
+        ops, own = [self.ops[i] for i in keep], self.own.rows(keep)
+        return _Shapes(ops, self.hot[keep], self.log_seconds[keep], self.groups[keep], own)
 
 
 def _shapes(key: tuple[str, str], samples: Sequence[Sample], own: Calibration) -> _Shapes:
@@ -95,11 +112,9 @@ def _shapes(key: tuple[str, str], samples: Sequence[Sample], own: Calibration) -
 
 
 def _fit_blend(
-    key: tuple[str, str], samples: Sequence[Sample], base: Estimator, own: Calibration
+    key: tuple[str, str], shapes: _Shapes, base: Estimator, own: Calibration
 ) -> Blend | None:
     """None where the base knows nothing of the kind: then the own fit stands alone."""
-    kind = (key[0], kind_of(samples[0].op))
-    shapes = _shapes(kind, samples, own)
     known = said(base.estimates(shapes.ops, key[0], shapes.hot))
     told = np.isfinite(known.centre)
     if not told.any():
@@ -110,7 +125,7 @@ def _fit_blend(
     expected = float(np.median(known.spread[told]))
     correction = fit_correction(names, rows[told], left[told], expected)
     blind = _blind(correction, rows, left, known, shapes.groups, expected)
-    share = _share(shapes, blind, left) if any(kind == k[:2] for k in own.kinds) else None
+    share = _share(shapes, blind, left) if any(key == k[:2] for k in own.kinds) else None
     weight = weight_of(share, shapes.own, blind)
     error = mixed(weight, shapes.own, blind) - shapes.log_seconds
     scores = np.abs(error) / mixed_spread(weight, shapes.own, blind)
@@ -150,7 +165,7 @@ def _blind(
 
 
 def _share(shapes: _Shapes, blind: Said, left: np.ndarray) -> float:
-    """The share with the least held-out mean absolute error, pulled to what is expected of it.
+    """The likeliest share: held-out errors of Laplace's distribution, and what is expected of it.
 
     ``left`` [n]: how far off what was known is, uncorrected. What misses by much has another form
     than the samples, and the correction of a few does not mend that, though its spread says so.
@@ -162,8 +177,13 @@ def _share(shapes: _Shapes, blind: Said, left: np.ndarray) -> float:
     missed = float(np.mean(np.square(left[both])))
     expected = missed / (missed + float(np.median(own.spread)) ** 2)
     errors = np.array([np.abs(mixed(weight_of(a, own, base), own, base) - y) for a in _SHARES])
-    costs = errors.sum(1) + _PULL * errors.mean() * 2 * np.abs(_SHARES - expected)
+    off = _logit(_SHARES) - _logit(np.clip(expected, _SHARES[0], _SHARES[-1]))
+    costs = len(y) * np.log(errors.mean(1) + 1e-9) + np.square(off / _PER_LOGIT) / 2
     return float(_SHARES[int(np.argmin(costs))])
+
+
+def _logit(share: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log(share / (1 - share)))
 
 
 def quantile(scores: np.ndarray) -> float:

@@ -19,6 +19,7 @@ from calib.cards.correcting import correct
 from calib.cards.older.shipped import (
     ATTENTION,
     OLDER,
+    Beneath,
     Older,
     beneath,
     lent_attention,
@@ -29,7 +30,7 @@ from calib.cards.shipped import FOLDER, load_card
 from calib.cards.stored import SCHEMA_VERSION, write_record
 from calib.checkout import ROOT
 from calib.errors import CalibError
-from calib.fit.fitting import fit
+from calib.fit.calibration import uncalibrated
 from calib.fit.likeness import card_to_card
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.hardware.versions import OLDER as CUDA
@@ -60,14 +61,13 @@ def fit_older(hardware: Hardware, samples: Sequence[Sample], folder: Path) -> tu
         raise CalibError(f"{hardware.name}: expected its figures in {folder} before its traces")
     attention, lender = lent_attention(hardware, folder)
     apart = card_to_card(hardware, [load_hardware(lender)], "bfloat16")
-    blank = Older(hardware.name, attention, apart, {}, {}, {})
+    blank = Older(hardware.name, attention, apart, {}, {})
     blank = replace(blank, starts=_starts(beneath(base, blank), samples))
-    own = fit(samples, hardware)
-    over = correct(beneath(base, blank), own, samples)
-    return replace(blank, kinds=own.kinds, blends=over.blends), lender
+    over = correct(beneath(base, blank), uncalibrated(hardware), samples)
+    return replace(blank, blends=over.blends), lender
 
 
-def _starts(base: Card, samples: Sequence[Sample]) -> dict[str, float]:
+def _starts(base: Beneath, samples: Sequence[Sample]) -> dict[str, float]:
     """Kind -> what calls take longer by the older kernels, however small [s]: what leaves the least
     mean log error. A factor that small calls showed would be carried to large ones."""
     by_kind: dict[str, list[Sample]] = {}
@@ -104,7 +104,7 @@ def about(
         "starts_s": record.starts,
         "models": sorted({s.group for s in samples}),
         "blends": {
-            kind: {"own_fit": blend.share, "halfwidth_over_spread": blend.quantile}
+            kind: {"halfwidth_over_spread": blend.quantile}
             for (_, kind), blend in record.blends.items()
         },
     }

@@ -49,14 +49,14 @@ ATTENTION = "attention"
 @dataclass(frozen=True)
 class Older:
     """``attention``: fits that stand for torch's, ``apart`` how far they may be off on this card
-    (half-width, log); ``starts``: kind -> what each call takes longer [s]; ``kinds``, ``blends``:
-    what the traces' operators tell, as of ``Taught``."""
+    (half-width, log); ``starts``: kind -> what each call takes longer [s]; ``blends``: what the
+    traces' operators correct. They are too few for a fit of their own: by one, four rows times
+    4096 x 128,256 took twice the time in which the weights are read."""
 
     hardware: str
     attention: dict[Key, KindFit]
     apart: float
     starts: dict[str, float]
-    kinds: dict[Key, KindFit]
     blends: dict[tuple[str, str], Blend]
 
 
@@ -88,11 +88,20 @@ def about_older(hardware: Hardware, folder: Path = FOLDER) -> dict[str, object] 
 
 
 @dataclass(frozen=True)
-class Beneath(Card):
-    """A card as today's torch runs on it: by an older CUDA all of that is other kernels' times.
+class Beneath(Tabled):
+    """``card`` as today's torch runs on it: by an older CUDA all of that is other kernels' times.
     ``starts``: kind -> what those take longer [s]."""
 
+    card: Card
     starts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def hardware(self) -> Hardware:
+        return self.card.hardware
+
+    @property
+    def held_out(self) -> pd.DataFrame:
+        return self.card.held_out
 
     def estimates(
         self,
@@ -100,7 +109,7 @@ class Beneath(Card):
         implementation: str = TORCH,
         hot: Sequence[bool] | np.ndarray | bool | None = None,
     ) -> Estimates:
-        found = super().estimates(ops, implementation, hot)
+        found = self.card.estimates(ops, implementation, hot)
         known_as = np.where(found.known_as == ROOFLINE, ROOFLINE, TRANSFERRED).astype(object)
         kinds = [kind_of(op) for op in ([ops] if isinstance(ops, Operator) else ops)]
         later = np.array([self.starts.get(kind, 0.0) for kind in kinds])
@@ -120,7 +129,7 @@ def beneath(card: Card, record: Older) -> Beneath:
         kinds={key: fit for key, fit in taught.kinds.items() if key[1] != ATTENTION},
         blends={key: b for key, b in taught.blends.items() if not key[1].startswith(ATTENTION)},
     )
-    return Beneath(card.hardware, lent, card.about, others, record.starts)
+    return Beneath(Card(card.hardware, lent, card.about, others), record.starts)
 
 
 @dataclass(frozen=True)
@@ -183,9 +192,9 @@ def taught_by(card: Card, record: Older, told: Hardware) -> OlderTorch:
         apart = card_to_card(hardware, [told], dtype_of(first)) / NORMAL
         return Away(apart, 1.0, apart)
 
-    own = Calibration(hardware, record.kinds, card.held_out)
     is_own = hardware.name == told.name
-    older = Corrected(beneath(card, record), own, record.blends, None if is_own else away)
+    nothing = Calibration(hardware, {}, card.held_out)
+    older = Corrected(beneath(card, record), nothing, record.blends, None if is_own else away)
     return OlderTorch(older, card)
 
 
