@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -49,6 +51,13 @@ def test_it_costs_less_than_a_dense_one_and_grows_with_what_it_computes(planar: 
     assert first < whole and all(first < other < 4 * first for other in others)
     twice = seconds(by_channel(144, 56, 3, 64, planar))[0]
     assert twice == pytest.approx(2 * first, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_what_stands_beside_it_in_a_list_changes_nothing(dtype: str) -> None:
+    apart = replace(by_channel(144, 56, 3, 32, planar=True), dtype=dtype)
+    dense = Conv2d(32, 144, 96, 56, 56, 1, dtype=dtype)
+    assert seconds(apart, dense) == pytest.approx([*seconds(apart), *seconds(dense)], rel=1e-6)
 
 
 def test_one_dimension_is_as_two() -> None:

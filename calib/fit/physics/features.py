@@ -26,7 +26,7 @@ from calib.fit.physics.blocks.grouped_blocks import grouped_columns
 from calib.fit.physics.blocks.product_blocks import CHOICE, product_columns
 from calib.fit.physics.blocks.stream_blocks import stream_columns
 from calib.fit.physics.tiles import tile_columns, work
-from calib.hardware.convolutions import window
+from calib.hardware.convolutions import is_depthwise, window
 from calib.hardware.datasheet import Hardware, floors
 from model.ops import (
     Attention,
@@ -244,11 +244,13 @@ def features_of_list(
 
 
 def stack(ops: Sequence[Operator]) -> list[tuple[Operator, np.ndarray]]:
-    """Operators as grids, one for each class and set of labels, with the rows each came from."""
+    """Operators as grids, one for each class and set of labels, with the rows each came from.
+    Convolutions channel by channel are a class of their own: something else stands in for them."""
     rows: dict[tuple[Any, ...], list[int]] = {}
     for i, op in enumerate(ops):
         labels = tuple(v if v is None or isinstance(v, str) else ... for v in vars(op).values())
-        rows.setdefault((type(op), labels), []).append(i)
+        is_apart = isinstance(op, Conv2d | Convolution) and bool(is_depthwise(op))
+        rows.setdefault((type(op), labels, is_apart), []).append(i)
     return [(_stack_alike([ops[i] for i in some]), np.array(some)) for some in rows.values()]
 
 
