@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from collections import Counter
 
 import pytest
 import torch
@@ -35,18 +36,22 @@ def test_a_copied_module_keeps_its_parameters_and_what_hangs_on_them():
 def test_copies_give_back_each_storage_once(monkeypatch):
     """Twice ends in a corrupted heap, at some later garbage collection."""
     gc.collect()
-    freed: list[int] = []
-    plain = torch.UntypedStorage._free_weak_ref
-    monkeypatch.setattr(
-        torch.UntypedStorage, "_free_weak_ref", lambda ref: (freed.append(ref), plain(ref))[1]
-    )
-    taken: list[int] = []
-    weak = torch.UntypedStorage._weak_ref
+    held_here: Counter[int] = Counter()  # what was taken before may be given back meanwhile
+    twice: list[int] = []
+    free, weak = torch.UntypedStorage._free_weak_ref, torch.UntypedStorage._weak_ref
+
+    def _free_weak_ref(ref):
+        if ref in held_here:
+            held_here[ref] -= 1
+            twice.extend([ref] * (held_here[ref] < 0))
+        free(ref)
 
     def _weak_ref(storage):
-        taken.append(weak(storage))
-        return taken[-1]
+        ref = weak(storage)
+        held_here[ref] += 1
+        return ref
 
+    monkeypatch.setattr(torch.UntypedStorage, "_free_weak_ref", _free_weak_ref)
     monkeypatch.setattr(torch.UntypedStorage, "_weak_ref", _weak_ref)
     with without_values():
         held = [torch.arange(4), torch.nn.Linear(2, 2)]
@@ -54,7 +59,7 @@ def test_copies_give_back_each_storage_once(monkeypatch):
         assert isinstance(copies[0], FakeTensor)
     del held, copies
     gc.collect()
-    assert freed and all(freed.count(ref) <= taken.count(ref) for ref in set(freed))
+    assert held_here and min(held_here.values()) == 0 and not twice
 
 
 def test_torch_s_own_copies_are_as_before():
