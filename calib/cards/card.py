@@ -38,7 +38,9 @@ from calib.fit.calibration import (
 )
 from calib.fit.likeness import card_to_card
 from calib.fit.physics.blocks.stream_blocks import walk_seconds
+from calib.fit.physics.cuda_cores import multiplying, published_rate, sustained_rate
 from calib.fit.physics.features import stack
+from calib.fit.physics.power import clocked
 from calib.fit.physics.widened import is_widened, plain_products, width
 from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware
 from model.ops import REST, Collective, Matmul, MoeMlp, Operator, Other, is_grid
@@ -81,29 +83,6 @@ class Figures:
     disagreement: dict[str, float]
     carried: dict[str, float]
     clock_ratio: float = 1.0
-
-
-def clocked(hardware: Hardware, ratio: float) -> Hardware:
-    """``hardware`` at ``ratio`` times its rated clock: arithmetic follows, main memory does not."""
-    return replace(
-        hardware,
-        clock_hz=hardware.clock_hz * ratio,
-        peak_flops={dtype: rate * ratio for dtype, rate in hardware.peak_flops.items()},
-        cuda_core_flops=hardware.cuda_core_flops * ratio,
-    )
-
-
-def published_clock_ratio(hardware: Hardware) -> float:
-    """How far above the rated clock a card runs, by the published ceiling of its bfloat16 rate.
-
-    The middle of the ceiling's range over the datasheet's rate; 1 where no file states one, or
-    where it is lower: then what was measured was no ceiling.
-    """
-    ceiling = hardware.measured.get("peak_flops.bfloat16")
-    if ceiling is None:
-        return 1.0
-    middle = (ceiling["low"] + ceiling["high"]) / 2
-    return max(1.0, float(middle / hardware.peak_flops["bfloat16"]))
 
 
 @dataclass(frozen=True)
@@ -151,7 +130,7 @@ class Card(Tabled):
         """torch's own samples over the tables."""
         if self.taught is None:
             return None
-        hardware, none = self.calibration.hardware, self.held_out
+        hardware, none = self._as_taught, self.held_out
         is_alike = hardware.compute_capability == self._teacher.compute_capability
         kinds = self.taught.kinds | ({} if is_alike else self.taught.elsewhere)
         own = Calibration(hardware, kinds, none)
@@ -189,6 +168,24 @@ class Card(Tabled):
     def _teacher(self) -> Hardware:
         assert self.taught is not None
         return load_hardware(self.taught.hardware)
+
+    @cached_property
+    def _as_taught(self) -> Hardware:
+        """As the card clocks; its CUDA cores sustain over their peak what it does over the
+        teacher's."""
+        hardware, rate = self.calibration.hardware, sustained_rate(self.hardware)
+        taught = published_rate(self._teacher)
+        if rate is None or taught is None or self._teacher.name == self.hardware.name:
+            return hardware
+        return multiplying(hardware, rate * self._teacher.cuda_core_flops / taught)
+
+    @cached_property
+    def _as_lent(self) -> Hardware:
+        """As a product of bfloat16 stands in for one of float32: each sustains its own share."""
+        rate, share = sustained_rate(self.hardware), self.about.get("share_of_peak_sustained")
+        if rate is None or share is None:
+            return self.hardware
+        return multiplying(self.hardware, rate / (share * self.figures.clock_ratio))
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -307,7 +304,7 @@ class Card(Tabled):
         """Scaled to the work of ``op``, the interval widened by what standing in adds, and for
         torch by how engines differ."""
         least = walk_seconds(op, self.hardware) / times.seconds
-        scale = np.maximum(meant.scale(op, self.hardware), least)
+        scale = np.maximum(meant.scale(op, self._as_lent), least)
         kind = meant.ops[0].operator
         differ = self.figures.disagreement.get(kind, 0.0) if as_torch else 0.0
         known = (differ, self.figures.carried.get(kind, 0.0))

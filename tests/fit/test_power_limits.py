@@ -43,7 +43,7 @@ def test_the_plateau_is_what_long_products_reach() -> None:
 def test_a_card_with_watts_to_spare_is_free_and_one_without_is_not() -> None:
     """1.5 pJ a FLOP: an RTX 4090 would need 248 W of its 450; an L4 182 W of its 72."""
     known = [Sustained(L40S, 350 / (1.5e-12 * 362e12))]
-    free, capped = foretold(RTX4090, known), foretold(L4, known)
+    free, capped = foretold(replace(RTX4090, measured={}), known), foretold(L4, known)
     assert free is not None and capped is not None
     assert free.plateau == 0.9
     assert capped.plateau == pytest.approx(72 / (1.5e-12 * 121e12))
@@ -106,3 +106,21 @@ def test_a_fit_to_other_cards_knows_the_limit_of_one_that_nobody_measured(
     known = fit(samples, L40S).estimate(large)["estimate_s"].to_numpy()
     true = np.array([at_its_limit(op, L40S) for op in large])
     np.testing.assert_allclose(known, true, rtol=0.12)
+
+
+def test_a_card_whose_fastest_products_were_published_sustains_those() -> None:
+    known = [Sustained(L40S, 350 / (1.5e-12 * 362e12))]
+    rate = 0.8 * RTX4090.peak_flops["bfloat16"]
+    measured = {"products.bfloat16": {"low": rate * 0.9, "high": rate * 1.1, "source": "a test"}}
+    told = foretold(replace(RTX4090, measured=measured), known)
+    assert told is not None and told.plateau == pytest.approx(0.8)
+    untold = foretold(replace(RTX4090, measured={}), known)
+    assert untold is not None and untold.plateau == 0.9
+
+
+def test_no_short_product_is_faster_than_the_fastest_that_was_published() -> None:
+    donor, target = Sustained(L40S, 0.6), Sustained(RTX4090, 0.9, is_most=True)
+    x, seconds = products([0.7, 0.3], SHORT)
+    free = slowed(x, seconds, donor, replace(target, is_most=False))
+    np.testing.assert_allclose(x.compute_s / free, [1.05, 0.36])
+    np.testing.assert_allclose(x.compute_s / slowed(x, seconds, donor, target), [0.9, 0.36])

@@ -36,7 +36,7 @@ from calib.cards.build.tables import (
     widths,
 )
 from calib.cards.build.writing import check, write_text
-from calib.cards.card import TORCH, Card, Figures, clocked, nearness, published_clock_ratio
+from calib.cards.card import TORCH, Card, Figures, nearness
 from calib.cards.cold import Caches
 from calib.cards.older.shipped import OLDER
 from calib.cards.shipped import FOLDER, load_card
@@ -47,7 +47,14 @@ from calib.fit.calibration import Calibration
 from calib.fit.fitting import fit
 from calib.fit.held_out import data_of
 from calib.fit.likeness import has_relatives
-from calib.fit.physics.power import Sustained, foretold, is_limited, sustained
+from calib.fit.physics.power import (
+    Sustained,
+    clocked,
+    foretold,
+    is_limited,
+    published_clock_ratio,
+    sustained,
+)
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.samples import public
 from calib.samples.public_tables import CARDS as TABLED

@@ -11,9 +11,10 @@ So a card that nobody measured sustains
 
     plateau = min(0.90, power limit / (joules of the card most like it * peak))
 
-since no scheduler feeds a matrix unit better than an A100's. A lent product was slowed by its own
-card's limit as far as it drew upon it: wholly where it is such a long product, else by its rate
-over the plateau:
+since no scheduler feeds a matrix unit better than an A100's. Where the fastest products of a card
+were published (``conf/hw``, ``measured.products.bfloat16``), it sustains those, and no shorter one
+is faster. A lent product was slowed by its own card's limit as far as it drew upon it: wholly where
+it is such a long product, else by its rate over the plateau:
 
     seconds * (1 + (plateau of its card / plateau of the target - 1) * min(1, rate / plateau))
 
@@ -27,7 +28,7 @@ it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,10 +50,12 @@ _FREE = 0.90
 
 @dataclass(frozen=True)
 class Sustained:
-    """What large products of ``hardware`` reach: ``plateau``, a share of the datasheet's rate."""
+    """What large products of ``hardware`` reach: ``plateau``, a share of the datasheet's rate.
+    ``is_most``: no shorter one reaches more."""
 
     hardware: Hardware
     plateau: float
+    is_most: bool = False
 
     @property
     def joules(self) -> float:
@@ -86,9 +89,20 @@ def is_akin(one: Hardware, other: Hardware) -> bool:
     return kinds[0] is not None and kinds[0] == kinds[1]
 
 
+def published(hardware: Hardware) -> Sustained | None:
+    """By the fastest of others' products, the middle of reports; None where none are known."""
+    found = hardware.measured.get(f"products.{_DTYPE}")
+    if found is None:
+        return None
+    middle = (found["low"] + found["high"]) / 2
+    return Sustained(hardware, float(middle / hardware.peak_flops[_DTYPE]), is_most=True)
+
+
 def foretold(target: Hardware, known: Sequence[Sustained]) -> Sustained | None:
-    """What ``target`` would sustain by the joules of the card most like it; None where no card that
-    is akin, or no power limit, is ``known``."""
+    """What ``target`` would sustain: by what was published of it, else by the joules of the card
+    most like it; None where no card that is akin, or no power limit, is ``known``."""
+    if (own := published(target)) is not None:
+        return own
     priced = [s for s in known if is_akin(s.hardware, target) and not np.isnan(s.joules)]
     if not priced or target.power_w is None:
         return None
@@ -106,4 +120,29 @@ def slowed(
         return seconds
     drawn = np.minimum(1.0, x.compute_s / seconds / donor.plateau)
     drawn = np.where(_are_large(x, seconds), 1.0, drawn)
-    return np.asarray(seconds * (1 + (donor.plateau / target.plateau - 1) * drawn))
+    slower = seconds * (1 + (donor.plateau / target.plateau - 1) * drawn)
+    least = x.compute_s / target.plateau if target.is_most else 0.0
+    return np.asarray(np.maximum(slower, least))
+
+
+def clocked(hardware: Hardware, ratio: float) -> Hardware:
+    """``hardware`` at ``ratio`` times its rated clock: arithmetic follows, main memory does not."""
+    return replace(
+        hardware,
+        clock_hz=hardware.clock_hz * ratio,
+        peak_flops={dtype: rate * ratio for dtype, rate in hardware.peak_flops.items()},
+        cuda_core_flops=hardware.cuda_core_flops * ratio,
+    )
+
+
+def published_clock_ratio(hardware: Hardware) -> float:
+    """How far above the rated clock a card runs, by the published ceiling of its bfloat16 rate.
+
+    The middle of the ceiling's range over the datasheet's rate; 1 where no file states one, or
+    where it is lower: then what was measured was no ceiling.
+    """
+    ceiling = hardware.measured.get("peak_flops.bfloat16")
+    if ceiling is None:
+        return 1.0
+    middle = (ceiling["low"] + ceiling["high"]) / 2
+    return max(1.0, float(middle / hardware.peak_flops["bfloat16"]))

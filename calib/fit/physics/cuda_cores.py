@@ -1,0 +1,72 @@
+"""What products of float32 sustain on CUDA cores of which half are those of integers as well.
+
+Where compute capability is 8.6, 8.9 or 12.0, a multiprocessor has twice the float32 lanes that it
+can feed in a product, and more of them a watt than a board supplies. By published products of five
+such cards (``conf/hw``, ``measured.products.float32``) they sustain 0.51 to 0.70 of the
+datasheet's rate, at 7.5 to 8.4 pJ a FLOP by TSMC's processes and 14.1 by Samsung's. So a card that
+nobody measured sustains
+
+    rate = min(highest share of the known * datasheet's rate,
+               power limit / (joules a FLOP of the known card most like it))
+
+Cards of other compute capabilities are fed (an A100, a V100: 0.8 to 1.0), or hold by other means
+than power (an H100, an H200, a B200: 0.77 to 0.83), which is what a product of bfloat16 holds there
+as well; they keep what stands in for them. ``python -m benchmarks.public_products`` foretells each
+card from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from calib.fit.likeness import distance
+from calib.hardware.datasheet import Hardware, hardware_names, load_hardware
+
+SHARED = ("8.6", "8.9", "12.0")
+"""Compute capabilities whose cores are shared so (CUDA C++ Programming Guide, architectures)."""
+_FLOAT32 = "float32"
+
+
+def published_rate(hardware: Hardware) -> float | None:
+    """FLOP/s of large products of float32, the middle of what was published; None: nothing was."""
+    found = hardware.measured.get(f"products.{_FLOAT32}")
+    return None if found is None else float((found["low"] + found["high"]) / 2)
+
+
+def sustained_rate(hardware: Hardware) -> float | None:
+    """FLOP/s of large products of float32; None where the cores are not shared.
+
+    What was published of ``hardware``, else foretold from other cards of ``conf/hw``.
+    """
+    if hardware.compute_capability not in SHARED:
+        return None
+    if (own := published_rate(hardware)) is not None:
+        return own
+    return foretold_rate(hardware, [c for c in published_cards() if c.name != hardware.name])
+
+
+def foretold_rate(hardware: Hardware, cards: Sequence[Hardware]) -> float | None:
+    """The formula; None where nothing was published of any of ``cards``."""
+    rates = {card.name: rate for card in cards if (rate := published_rate(card)) is not None}
+    shares = [rates[card.name] / card.cuda_core_flops for card in cards if card.name in rates]
+    if not shares:
+        return None
+    rate = max(shares) * hardware.cuda_core_flops
+    priced = [card for card in cards if card.name in rates and card.power_w is not None]
+    if hardware.power_w is None or not priced:
+        return rate
+    likest = min(priced, key=lambda card: distance(hardware, card, _FLOAT32))
+    assert likest.power_w is not None
+    return min(rate, hardware.power_w / likest.power_w * rates[likest.name])
+
+
+def published_cards() -> list[Hardware]:
+    """Cards of ``conf/hw`` with shared cores of whose products of float32 something is known."""
+    cards = [load_hardware(name) for name in hardware_names()]
+    return [c for c in cards if c.compute_capability in SHARED and published_rate(c) is not None]
+
+
+def multiplying(hardware: Hardware, rate: float) -> Hardware:
+    """``hardware`` with products of float32 at ``rate`` FLOP/s."""
+    return replace(hardware, peak_flops=hardware.peak_flops | {_FLOAT32: rate})

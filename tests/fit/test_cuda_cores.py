@@ -1,0 +1,98 @@
+"""Products of float32 on cores that integers share, by round numbers and by what was published."""
+
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+import pytest
+
+from benchmarks.public_products import most, published
+from calib.cards.shipped import load_card
+from calib.fit.physics.cuda_cores import (
+    foretold_rate,
+    multiplying,
+    published_cards,
+    published_rate,
+    sustained_rate,
+)
+from calib.hardware.datasheet import Hardware, floor, load_hardware
+from model.ops import Matmul
+
+
+def told(name: str, rate: float, **figures: float) -> Hardware:
+    measured = {"products.float32": {"low": rate, "high": rate, "source": "a test"}}
+    return replace(load_hardware(name), measured=measured, **figures)  # type: ignore[arg-type]
+
+
+def test_a_card_is_bound_by_its_watts_or_by_the_highest_share() -> None:
+    """5 J a TFLOP at 0.6 of the rate: what has twice the watts a FLOP/s is bound by the share."""
+    known = [told("l40s", 60e12, power_w=300.0, cuda_core_flops=100e12)]
+    asked = replace(load_hardware("rtx4090"), cuda_core_flops=80e12, power_w=100.0)
+    assert foretold_rate(asked, known) == pytest.approx(20e12)
+    assert foretold_rate(replace(asked, power_w=800.0), known) == pytest.approx(48e12)
+    assert foretold_rate(replace(asked, power_w=None), known) == pytest.approx(48e12)
+    assert foretold_rate(asked, []) is None
+    assert foretold_rate(asked, [load_hardware("a100")]) is None
+
+
+def test_the_likest_card_tells_the_joules() -> None:
+    known = [told("l40s", 50e12, power_w=500.0), told("rtx3090", 10e12, power_w=500.0)]
+    asked = replace(load_hardware("l4"), power_w=1.0)
+    assert foretold_rate(asked, known) == pytest.approx(0.1e12)
+    assert foretold_rate(replace(load_hardware("a40"), power_w=1.0), known) == pytest.approx(
+        0.02e12
+    )
+
+
+@pytest.mark.parametrize("name", ["a100", "h100", "h200", "b200", "t4", "v100_32gb", "p100"])
+def test_other_cores_are_fed(name: str) -> None:
+    assert sustained_rate(load_hardware(name)) is None
+
+
+def test_what_stands_in_the_configuration_is_what_was_published() -> None:
+    reports = published()
+    cards = published_cards()
+    assert len(cards) == 5
+    for card in cards:
+        known = card.measured["products.float32"]
+        rates = reports[card.name, "float32"]
+        assert min(rates) * 0.999 <= known["low"] <= known["high"] <= max(rates) * 1.001
+        assert published_rate(card) == pytest.approx(median(rates), rel=0.02)
+
+
+@pytest.mark.parametrize("card", published_cards(), ids=lambda card: card.name)
+def test_each_card_is_foretold_from_the_others(card: Hardware) -> None:
+    rate = foretold_rate(card, [c for c in published_cards() if c.name != card.name])
+    assert rate == pytest.approx(published_rate(card), rel=0.15)
+    untold = replace(card, measured={})
+    assert sustained_rate(untold) == rate
+    assert sustained_rate(card) == published_rate(card)
+
+
+@pytest.mark.parametrize("name", ["rtx3090", "rtx4090", "rtx5090", "rtx_pro_6000", "l40s", "a10"])
+def test_a_large_product_takes_as_long_as_the_cores_sustain(name: str) -> None:
+    """Before, they were told to multiply float32 at the share that matrix units reach."""
+    card = load_hardware(name)
+    found = most(card, "float32")
+    assert found["rate"] == pytest.approx(sustained_rate(card), rel=0.15)
+
+
+def test_every_dtype_that_the_cores_multiply_follows_and_no_other() -> None:
+    card = load_hardware("rtx5090")
+    slow = multiplying(card, 1e12)
+    for dtype in ("float32", "int32"):
+        assert float(floor(Matmul(4096, 4096, 4096, dtype=dtype), slow)) == pytest.approx(
+            0.1374, 1e-3
+        )
+    for dtype in ("bfloat16", "tf32", "int8"):
+        op = Matmul(4096, 4096, 4096, dtype=dtype)
+        assert float(floor(op, slow)) == float(floor(op, card))
+
+
+def test_the_floor_that_is_reported_is_the_datasheets() -> None:
+    card = load_hardware("rtx5090")
+    known = load_card(card)
+    assert known is not None
+    op = Matmul(8192, 8192, 8192, dtype="float32")
+    table = known.estimate([op])
+    np.testing.assert_allclose(table["floor_s"], float(op.flops) / card.cuda_core_flops)
