@@ -1,4 +1,4 @@
-"""How far errors of operators hang together: what WITHIN and BETWEEN of ``sums`` are fitted to.
+"""How far errors of operators hang together: what SAMPLED of ``sums`` is fitted to.
 
 Signed errors of a phase's operators, summed by kind, and the phases' own, are taken to be normal
 with the deviation that the formula of :mod:`calib.estimates.sums` gives for those numbers. The

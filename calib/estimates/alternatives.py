@@ -127,6 +127,7 @@ class _Known:
             "high_s": found.high[index] * times,
         }
         what = {"kind": self.kind_of[index], "dtype": np.zeros_like(index), "shape": index}
+        what["provenance"] = found.known_as[index]
         each = seconds | what
         columns = seconds | {
             **narrowed_ends(each),
@@ -134,7 +135,7 @@ class _Known:
             "count": count,
             "launches": np.array([call.launches for call in calls]),
             "sync": np.array([call.sync for call in calls]),
-            "provenance": found.known_as[index],
+            "provenance": what["provenance"],
         }
         ops = [self.ops[i] for i in index.tolist()]
         return _Rows(ops, columns, Layout(columns, passes), passes, each)

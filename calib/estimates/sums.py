@@ -4,10 +4,12 @@ Errors of operators hang together, but not wholly, so that the interval of a sum
 the sum of the intervals. With d the distance of an operator's end from its estimate, in seconds,
 times its count, one and the same shape errs as one; over the shapes i of a kind, and the kinds k,
 
-    D_k^2 = WITHIN (sum d_i)^2 + (1 - WITHIN) sum d_i^2
-    D^2   = BETWEEN (sum D_k)^2 + (1 - BETWEEN) sum D_k^2
+    D_k^2 = (sum sqrt(w_i) d_i)^2 + sum (1 - w_i) d_i^2
+    D^2   = (sum sqrt(b_k) D_k)^2 + sum (1 - b_k) D_k^2
 
-which is the sum of the intervals where both are 1. Low and high ends go apart, by the same formula.
+which is the sum of the intervals where all w and b are 1. Both are greater of what was carried from
+another card or kernel; b of a kind is the mean over its d. Low and high ends go apart, by the same
+formula.
 A sum's provenance is the weakest that carries over a twentieth of its time.
 """
 
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.fit.calibration import ROOFLINE, WEAKEST_FIRST
+from calib.fit.calibration import ROOFLINE, TRANSFERRED, WEAKEST_FIRST
 from model.workload import Workload
 
 if TYPE_CHECKING:
@@ -59,26 +61,39 @@ UNKNOWN = "unknown"
 """The provenance of a time on a device without peaks, and what its operators are bound by."""
 
 
-WITHIN, BETWEEN = 0.5, 0.1
-"""Correlation of the errors of two shapes of a kind, and of two kinds, in one model: fitted to an
-H200's recorded phases (``python -m benchmarks.recorded --intervals``)."""
+SAMPLED, CARRIED = (0.2, 0.05), (0.5, 0.1)
+"""w and b: correlation of the errors of two shapes of a kind, and of two kinds, in one model. Where
+the card itself was sampled, somewhat more than an H200's recorded phases show when each model is
+told by its rows alone (``python -m benchmarks.recorded --intervals --rows``); else as they showed
+while what ships knew of torch by another engine's tables."""
 
 
 def distance_of_sum(
-    distances: np.ndarray, shapes: np.ndarray, kinds: np.ndarray, known: tuple[float, float]
+    distances: np.ndarray, shapes: np.ndarray, kinds: np.ndarray, known: Any = SAMPLED
 ) -> float:
     """D of the formula. ``distances`` [n] d of rows; ``shapes`` [n], ``kinds`` [n]: numbers of what
-    each row is; a shape is of one kind. ``known``: WITHIN and BETWEEN."""
+    each row is; a shape is of one kind. ``known``: w and b, two numbers or [2, n]."""
     if len(distances) < 2:
         return float(distances.sum())
-    within, between = known
     each = np.bincount(shapes, weights=distances)  # by number of the shape; nothing of others
     of = np.zeros(len(each), dtype=int)
     of[shapes] = kinds
-    whole, squares = np.bincount(of, weights=each), np.bincount(of, weights=each**2)
-    of_kinds = np.sqrt(np.maximum(within * whole**2 + (1 - within) * squares, 0.0))
-    total = between * of_kinds.sum() ** 2 + (1 - between) * (of_kinds**2).sum()
-    return float(np.sqrt(total))
+    within, between = np.broadcast_to(
+        np.asarray(known, dtype=float).reshape(2, -1), (2, len(shapes))
+    )
+    w = _mean(within, distances, shapes, each)
+    whole = np.bincount(of, weights=np.sqrt(w) * each)
+    squares = np.bincount(of, weights=(1 - w) * each**2)
+    of_kinds = np.sqrt(whole**2 + squares)
+    b = _mean(between, distances, kinds, np.bincount(of, weights=each))
+    return float(np.sqrt((np.sqrt(b) * of_kinds).sum() ** 2 + ((1 - b) * of_kinds**2).sum()))
+
+
+def _mean(
+    values: np.ndarray, weights: np.ndarray, places: np.ndarray, sums: np.ndarray
+) -> np.ndarray:
+    """The mean of ``values`` at each place by ``weights``, of which ``sums`` are known."""
+    return np.bincount(places, weights=values * weights) / np.where(sums > 0, sums, 1.0)
 
 
 class Ends:
@@ -94,15 +109,18 @@ class Ends:
         box = (self.kinds.max(initial=0) + 1, dtypes.max(initial=0) + 1, shapes.max(initial=0) + 1)
         place = np.ravel_multi_index((self.kinds, dtypes, shapes), box)
         self.shapes = np.unique(place, return_inverse=True)[1]
+        carried = np.isin(np.asarray(operators["provenance"]), (ROOFLINE, TRANSFERRED))
+        self.known = np.where(carried, np.array([CARRIED]).T, np.array([SAMPLED]).T)
 
     def distances(self, rows: Any, known: tuple[float, float] | None = None) -> tuple[float, float]:
-        """How far below and above the sum of the estimates its ends lie; NaN where one is."""
-        what = (self.shapes[rows], self.kinds[rows], known or (WITHIN, BETWEEN))
+        """How far below and above the sum of the estimates its ends lie; NaN where one is.
+        ``known``: w and b of all rows, in place of those of how each is known."""
+        what = (self.shapes[rows], self.kinds[rows], known or self.known[:, rows])
         return (distance_of_sum(self.low[rows], *what), distance_of_sum(self.high[rows], *what))
 
     def shares(self) -> tuple[float, float]:
         """Of all rows, D of either end over the plain sum of d; what is not known left out."""
-        what = (self.shapes, self.kinds, (WITHIN, BETWEEN))
+        what = (self.shapes, self.kinds, self.known)
         found = []
         for side in (self.low, self.high):
             known = np.nan_to_num(side)

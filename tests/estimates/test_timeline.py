@@ -169,6 +169,7 @@ def table(**columns: list) -> pd.DataFrame:
     plain = {"phase": ["decode"] * n, "kind": ["matmul"] * n, "count": [1] * n}
     plain |= {"shape": [f"m={i}" for i in range(n)], "dtype": ["bfloat16"] * n}
     plain |= {"launches": [1] * n, "sync": [False] * n, "bound": ["memory"] * n, "unknown": False}
+    plain |= {"provenance": ["interpolated"] * n}
     made = pd.DataFrame({**plain, **columns})
     ends = {"low_s": made["estimate_s"], "high_s": made["estimate_s"]}
     return made.assign(**{k: v for k, v in ends.items() if k not in made}, estimate_unseen_s=0.0)
