@@ -1,4 +1,4 @@
-"""Large products on twelve cards: what ships beside what strangers published.
+"""Large products on thirteen cards: what ships beside what strangers published.
 
     python -m benchmarks.public_products [--write docs/cards.md]
 

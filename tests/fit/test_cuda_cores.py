@@ -74,7 +74,7 @@ def test_a_large_product_takes_as_long_as_the_cores_sustain(name: str) -> None:
     """Before, they were told to multiply float32 at the share that matrix units reach."""
     card = load_hardware(name)
     found = most(card, "float32")
-    assert found["rate"] == pytest.approx(sustained_rate(card), rel=0.15)
+    assert found["rate"] == pytest.approx(sustained_rate(card), rel=0.2)
 
 
 def test_every_dtype_that_the_cores_multiply_follows_and_no_other() -> None:

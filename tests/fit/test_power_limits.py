@@ -12,6 +12,7 @@ from calib.fit.physics.power import (
     foretold,
     is_akin,
     is_limited,
+    limited,
     slowed,
     sustained,
 )
@@ -124,3 +125,14 @@ def test_no_short_product_is_faster_than_the_fastest_that_was_published() -> Non
     free = slowed(x, seconds, donor, replace(target, is_most=False))
     np.testing.assert_allclose(x.compute_s / free, [1.05, 0.36])
     np.testing.assert_allclose(x.compute_s / slowed(x, seconds, donor, target), [0.9, 0.36])
+
+
+def test_a_card_that_its_limit_held_tells_those_of_its_process() -> None:
+    """An RTX A6000 of 300 W reaches 123.3 of 154.8 TFLOP/s, by which an A10 of 150 W sustains half
+    of that; an RTX 3090 and an RTX 4090 were held by their rates."""
+    known = [Sustained(L40S, 350 / (1.5e-12 * 362e12))]
+    assert [s.hardware.name for s in limited(load_hardware("a10"))] == ["rtx_a6000"]
+    told = foretold(load_hardware("a10"), known)
+    assert told is not None and told.plateau == pytest.approx(123.3 / 2 / 125, rel=0.01)
+    assert not limited(L4) and not limited(load_hardware("rtx_a6000"))
+    assert not limited(load_hardware("a30"))

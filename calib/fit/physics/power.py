@@ -11,10 +11,12 @@ So a card that nobody measured sustains
 
     plateau = min(0.90, power limit / (joules of the card most like it * peak))
 
-since no scheduler feeds a matrix unit better than an A100's. Where the fastest products of a card
-were published (``conf/hw``, ``measured.products.bfloat16``), it sustains those, and no shorter one
-is faster. A lent product was slowed by its own card's limit as far as it drew upon it: wholly where
-it is such a long product, else by its rate over the plateau:
+since no scheduler feeds a matrix unit better than an A100's. Joules go by the process, too:
+Samsung's, of compute capability 8.6 (an RTX A6000), takes 2.43 pJ, so that a card whose published
+products fell short of 0.90 tells those of its compute capability first. Where the fastest products
+of a card were published (``conf/hw``, ``measured.products.bfloat16``), it sustains those, and no
+shorter one is faster. A lent product was slowed by its own card's limit as far as it drew upon it:
+wholly where it is such a long product, else by its rate over the plateau:
 
     seconds * (1 + (plateau of its card / plateau of the target - 1) * min(1, rate / plateau))
 
@@ -34,7 +36,7 @@ import numpy as np
 
 from calib.fit.likeness import distance
 from calib.fit.physics.features import Features
-from calib.hardware.datasheet import Hardware
+from calib.hardware.datasheet import Hardware, hardware_names, load_hardware
 from calib.hardware.rates import instruction
 from model.ops import Matmul, Operator
 
@@ -98,11 +100,20 @@ def published(hardware: Hardware) -> Sustained | None:
     return Sustained(hardware, float(middle / hardware.peak_flops[_DTYPE]), is_most=True)
 
 
+def limited(target: Hardware) -> list[Sustained]:
+    """Cards of the compute capability of ``target`` whose published products their limit held."""
+    same = target.compute_capability
+    cards = [load_hardware(name) for name in hardware_names()]
+    found = [published(c) for c in cards if c.compute_capability == same and c.name != target.name]
+    return [s for s in found if s is not None and s.plateau < _FREE]
+
+
 def foretold(target: Hardware, known: Sequence[Sustained]) -> Sustained | None:
     """What ``target`` would sustain: by what was published of it, else by the joules of the card
     most like it; None where no card that is akin, or no power limit, is ``known``."""
     if (own := published(target)) is not None:
         return own
+    known = limited(target) or known
     priced = [s for s in known if is_akin(s.hardware, target) and not np.isnan(s.joules)]
     if not priced or target.power_w is None:
         return None
