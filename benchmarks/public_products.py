@@ -7,7 +7,14 @@ matrices of 1024, 2048, 4096, 8192 and 10240, thirty in a row, by card and dtype
 in (github.com/zzc0721/torch-performance-test-data, database.md of commit 0785868). The estimate is
 the most that the same five products reach, warm; its error is that of the time. *Told*: the figure
 itself stands in ``conf/hw``; of float32 ``blind`` is the estimate without it, by what was published
-of other cards. Ends with one line of JSON.
+of other cards.
+
+``benchmarks/data/public_shapes.csv``: the fastest shapes that a finder met among many, on cards of
+the tables: by ml-engineering (github.com/stas00/ml-engineering, compute/accelerator/README.md),
+and by someone's eight H100 of one node (a page of results of the same finder). What is fastest of
+many was lucky, besides: an estimate that is right on the whole says a little less of these.
+
+Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -30,6 +37,7 @@ from calib.hardware.datasheet import Hardware, floor, load_hardware
 from model.ops import Matmul
 
 PUBLISHED = Path(__file__).parent / "data" / "public_products.csv"
+SHAPES = PUBLISHED.with_name("public_shapes.csv")
 SIDES = (1024, 2048, 4096, 8192, 10240)
 BEGIN, END = "<!-- python -m benchmarks.public_products -->", "<!-- end of public products -->"
 
@@ -111,16 +119,57 @@ def described(rows: list[dict[str, Any]]) -> str:
     return "\n".join([parts[0], "", *parts[1:]])
 
 
+def exact(path: Path = SHAPES) -> list[dict[str, Any]]:
+    """A row a published shape; rates in FLOP/s, errors of the time."""
+    found = []
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            m, n, k = (int(row[name]) for name in ("m", "n", "k"))
+            hardware, op = load_hardware(row["card"]), Matmul(m, n, k, dtype=row["dtype"])
+            card = load_card(hardware)
+            assert card is not None
+            told, flops = card.estimate([op], "torch", [True]).iloc[0], float(op.flops)
+            rate, low, high = (flops / told[n] for n in ("estimate_s", "high_s", "low_s"))
+            published, roofline = float(row["tflops"]) * 1e12, flops / float(floor(op, hardware))
+            found.append(
+                {"card": row["card"], "dtype": row["dtype"], "shape": f"{m} x {n} x {k}"}
+                | {"published": published, "rate": rate, "low": low, "high": high}
+                | {"roofline": roofline, "error": published / rate - 1}
+                | {"bare": published / roofline - 1, "inside": bool(low <= published <= high)}
+            )
+    return found
+
+
+def of_shapes(rows: list[dict[str, Any]]) -> str:
+    headers = ["fastest shapes", "m x n x k", "published", "roofline", "estimate"]
+    headers += ["90% interval", "error"]
+    shown = [
+        [f"{r['card']} {r['dtype']}", r["shape"], f"{r['published'] / 1e12:.4g}"]
+        + [f"{r['roofline'] / 1e12:.4g}", f"{r['rate'] / 1e12:.4g}"]
+        + [f"{r['low'] / 1e12:.4g}-{r['high'] / 1e12:.4g}", percent(r["error"])]
+        for r in rows
+    ]
+    parts = []
+    for dtype in dict.fromkeys(r["dtype"] for r in rows):
+        some = [r for r in rows if r["dtype"] == dtype]
+        parts.append(
+            f"{dtype}: mean |error| of {len(some)} shapes {mean(abs(r['error']) for r in some):.1%}"
+            f", by the roofline {mean(abs(r['bare']) for r in some):.1%}; "
+            f"intervals hold {sum(r['inside'] for r in some)}"
+        )
+    return "\n".join([lines(headers, shown), "", *parts])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.public_products")
     parser.add_argument("--write", type=Path, help="a page to put the table into")
     asked = parser.parse_args()
-    rows = compared()
-    shown = described(rows)
+    rows, shapes = compared(), exact()
+    shown = f"{described(rows)}\n\n{of_shapes(shapes)}"
     print(shown)
     if asked.write:
         write(asked.write, f"\n```text\n{shown}\n```\n", (BEGIN, END))
-    print(json.dumps({"products": rows}))
+    print(json.dumps({"products": rows, "shapes": shapes}))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ TORCH = "torch"
 ENGINE = "vllm"
 """Whose tables are fitted."""
 NARROW = ("float8_e4m3fn", "float4_e2m1fn", "int8")
-"""Products that each engine has kernels of its own for."""
+"""Products that engines time together with what makes their activations narrow."""
 UNTOLD = float(np.log(2.0))
 """Width of a carried ratio of a kind that no two engines' tables tell of. A judgement."""
 
@@ -243,7 +243,7 @@ class Card(Tabled):
             return self._widened(op, implementation, hot)
         if isinstance(op, Other) and op.name == REST:
             return self._beside(op)
-        direct = self._timed_as_it_is(op, hot)
+        direct = self._timed_as_it_is(op, implementation, hot)
         if direct is not None:
             return direct
         meant = self._of_known_dtypes(stand_in(op))
@@ -265,15 +265,14 @@ class Card(Tabled):
         seconds, low, high = linked(op, self.hardware)
         return Times(seconds, low, high, np.full(len(seconds), WEAKEST_FIRST.index(ROOFLINE)))
 
-    def _timed_as_it_is(self, op: Operator, hot: np.ndarray) -> Times | None:
-        """Products of a dtype that someone timed as it is: nothing stands in, but an engine's
-        kernel for torch's, where engines have kernels of their own."""
+    def _timed_as_it_is(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
+        """Products of a dtype that someone timed as it is. Of narrow ones engines timed what makes
+        their activations narrow besides, which for torch is a kernel of its own."""
         if not isinstance(op, Matmul) or op.dtype == "bfloat16":
             return None
-        times = self._measured(op, self._implementations(op), hot)
-        if times is None or op.dtype not in NARROW:
-            return times
-        return times.widened(self.figures.disagreement.get(f"matmul {op.dtype}", UNTOLD))
+        if implementation == TORCH and op.dtype in NARROW:
+            return None
+        return self._measured(op, self._implementations(op), hot)
 
     def _widened(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
         """Of a product that widens its weights, by plain ones."""

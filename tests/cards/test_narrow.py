@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -39,17 +37,21 @@ def figures() -> Figures:
     return Figures("h200", fit(samples, H200).kinds, {}, disagree, {})
 
 
-def test_float8_is_told_by_its_own_table_as_far_as_engines_agree(figures: Figures) -> None:
+def test_engines_float8_is_their_table_and_torchs_a_product_of_as_many_bytes(
+    figures: Figures,
+) -> None:
+    """Tables hold what makes the activations narrow besides; for torch that is another kernel."""
     op = Matmul(2000, 2000, 2000, **FLOAT8)
     card = Card(H200, figures)
-    row = card.estimate([op]).iloc[0]
-    assert row["estimate_s"] == card.estimate([op], "vllm/cutlass_scaled_mm")["estimate_s"][0]
-    assert row["estimate_s"] > 1.3 * card.estimate([Matmul(2000, 2000, 1000)])["estimate_s"][0]
+    of_engine, of_kernel = (
+        card.estimate([op], name).iloc[0] for name in ("vllm", "vllm/cutlass_scaled_mm")
+    )
+    assert of_engine["estimate_s"] == of_kernel["estimate_s"]
+    row, half = card.estimate([op, Matmul(2000, 2000, 1000)]).to_dict("records")
+    assert row["estimate_s"] == pytest.approx(half["estimate_s"], rel=0.02)
+    assert of_engine["estimate_s"] > 1.3 * row["estimate_s"]
     assert row["provenance"] == TRANSFERRED
-    agreed = Card(H200, replace(figures, disagreement={"matmul float8_e4m3fn": 0.0}))
-    narrow = agreed.estimate([op]).iloc[0]
-    half = [np.log(r["high_s"] / r["estimate_s"]) for r in (narrow, row)]
-    assert half[1] == pytest.approx(np.hypot(half[0], 0.5))
+    assert row["high_s"] / row["estimate_s"] >= np.exp(ANOTHER_KERNEL)
 
 
 def test_a_float8_product_does_not_say_what_it_is_written_in(figures: Figures) -> None:
@@ -83,8 +85,7 @@ def test_what_lies_beside_a_product_has_no_launch(figures: Figures) -> None:
 @pytest.mark.parametrize("dtype", ["float4_e2m1fn", "int8", "float8_e4m3fn"])
 @pytest.mark.parametrize(("card", "m"), [("a100", 1), ("b200", 4096)])
 def test_every_narrow_type_has_a_time_on_every_card(dtype: str, card: str, m: int) -> None:
-    """An A100 gains by fewer bytes alone. A B200's tables have a float8 kernel that takes longer
-    for one token than bfloat16's."""
+    """An A100 gains by fewer bytes alone."""
     shipped = load_card(load_hardware(card))
     assert shipped is not None
     ops = [Matmul(m, 8192, 8192, dtype=d, out_dtype="bfloat16") for d in ("bfloat16", dtype)]
