@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from calib.cards.build.published import published_attention
 from calib.cards.build.tables import ENGINE, log_ratios
 from calib.cards.card import TORCH, Card, Carried, Taught
 from calib.cards.correcting import correct
@@ -67,9 +68,9 @@ def samples_of(card: str) -> tuple[list[Sample], dict[str, Any]]:
     clean = cleaned(read)
     usable = [s for s in clean.samples if s.status == "ok" and s.implementation == TORCH]
     usable = [s for s in usable if s.op.bytes]  # the rest are costs of the host
-    kept = [s for s in usable if s.origin != "model"]
+    kept = [s for s in usable if s.origin != "model"] + published_attention(card)
     about = {
-        "of_models_left_out": len(usable) - len(kept),
+        "of_models_left_out": sum(s.origin == "model" for s in usable),
         "corrected": clean.corrected,
         "faulty_left_out": clean.left_out,
     }

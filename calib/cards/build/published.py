@@ -1,7 +1,11 @@
-"""Published timings of float32 products as samples: five older cards, by torch itself.
+"""Published timings as samples: of float32 products on five older cards, of attention on an H200.
 
-The file, who timed it and how: ``benchmarks/data/neusight/README.md``. Between the first of the two
-events and the kernel the host is at work, so each timing is
+Attention: ``benchmarks/data/public_attention.csv``, cuDNN as NVIDIA timed it, rows that judge
+nothing (``python -m benchmarks.public_attention``). On shapes within the range of the record's own
+samples it is the kernel that torch runs: 16 causal prefills were told to 1.3% before.
+
+Products, who timed them and how: ``benchmarks/data/neusight/README.md``. Between the first of the
+two events and the kernel the host is at work, so each timing is
 
     seconds = late + kernel,    late = least of (seconds - floor), of one card and kind of call
 
@@ -17,12 +21,15 @@ from functools import cache
 from pathlib import Path
 
 from calib.checkout import ROOT
+from calib.hardware.attention_backend import backend_of
 from calib.hardware.datasheet import Hardware, floor, hardware_names, load_hardware
 from calib.hardware.device import match_device
 from calib.samples.sample import HOT, Sample
-from model.ops import Matmul
+from model.ops import Attention, Matmul
 
+ATTENTION = ROOT / "benchmarks" / "data" / "public_attention.csv"
 FILE = ROOT / "benchmarks" / "data" / "neusight" / "float32_products.csv"
+SIZES = ("batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim")
 NEUSIGHT = "neusight"
 """The implementation: torch's linear and bmm, as NeuSight timed them."""
 SOURCE = "NeuSight (ASPLOS 2025), MIT"
@@ -39,6 +46,34 @@ def published_products(hardware: Hardware, path: Path = FILE) -> list[Sample]:
         if name in known and load_hardware(name).compute_capability == hardware.compute_capability
     ]
     return [sample for name in alike for sample in known[name]]
+
+
+def published_attention(card: str, judged: bool = False, path: Path = ATTENTION) -> list[Sample]:
+    """Those of ``card`` that are to be learned from, or ``judged`` by; of the kernel that torch
+    takes there."""
+    hardware, found = load_hardware(card), []
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["card"] != card or (row["judged"] == "1") != judged:
+                continue
+            sizes = {n: int(row[n]) for n in SIZES}
+            op = Attention(**sizes, causal=row["causal"] == "1")  # type: ignore[arg-type]
+            if not row["backend"].startswith(backend_of(op, hardware.compute_capability)):
+                continue
+            found.append(
+                Sample(
+                    op=op,
+                    seconds=(float(row["ms"]) / 1e3,),
+                    hardware=card,
+                    implementation="torch",
+                    cache=HOT,
+                    origin="public",
+                    group=f"{op.heads}/{op.kv_heads}/{op.head_dim}",
+                    device=hardware.device_names[0],
+                    method="profiler",
+                )
+            )
+    return found
 
 
 @cache
