@@ -40,6 +40,11 @@ def scaled(value: Any, scale: Scale) -> str:
     return f"{digits(value / factor)} {unit}"
 
 
+def counted(count: int, thing: str) -> str:
+    """ "1 operator", "2,000 operators"."""
+    return f"{count:,} {thing}{'s' * (count != 1)}"
+
+
 def seconds(value: Any) -> str:
     return scaled(value, TIMES)
 
