@@ -76,7 +76,7 @@ def test_a_kernel_before_its_call_is_not_believed(tmp_path: Path) -> None:
 def test_a_launch_without_a_kernel_is_counted(tmp_path: Path) -> None:
     links = linked(tmp_path, two()[:-1])
     assert links.notes == (
-        "1 of 2 launches have no kernel in the trace: what these took is not known.",
+        "1 of 2 launches without a kernel in the trace: what these took is not known.",
     )
 
 

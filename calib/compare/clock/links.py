@@ -106,8 +106,8 @@ def _one_at_a_time(events: Sequence[Recorded]) -> tuple[list[Recorded], str]:
             found.append(kept if over else event)
     whole = sum(e.length_ns for e in events)
     return found, (
-        f"{count} of {len(events)} events of the device overlap the next on their stream: they are "
-        f"cut where it begins, by {seconds(cut / 1e9)} of {seconds(whole / 1e9)} in all."
+        f"{count} of {counted(len(events), 'event')} of the device cut where the next on its "
+        f"stream begins, by {seconds(cut / 1e9)} of {seconds(whole / 1e9)} in all."
         if count
         else ""
     )
@@ -215,7 +215,7 @@ def _notes(
     launched = {e.correlation for e in asked if LAUNCH in e.label}
     if seen & set(calls) and launched - seen:
         found.append(
-            f"{len(launched - seen)} of {len(launched)} launches have no kernel in the trace: what "
-            "these took is not known."
+            f"{len(launched - seen)} of {counted(len(launched), 'launch')} without a kernel in the "
+            "trace: what these took is not known."
         )
     return found
