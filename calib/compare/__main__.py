@@ -25,7 +25,7 @@ from calib.compare.runs import (
 from calib.errors import CalibError
 from calib.report.record import known
 from calib.report.terminal import Cells, print_cells
-from calib.report.units import figure, interval, percent, seconds
+from calib.report.units import counted, figure, interval, percent, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +74,8 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument(
         "--fail-if",
         choices=tuple(FAIL),
-        help="exit status 1 where a component or the total is so, beyond the intervals",
+        help="exit status 1 where a component or the total is so, beyond the intervals; single "
+        "operators and joules are shown and not asked",
     )
     words.add_argument("--out", type=Path, help="where table and picture go")
     words.add_argument(
@@ -95,7 +96,8 @@ def print_comparison(found: Comparison) -> None:
         return
     print_cells(operator_cells(table.head(SHOWN)))
     if len(table) > SHOWN:
-        print(f"{len(table) - SHOWN} more operators changed beyond their intervals.")
+        more = counted(len(table) - SHOWN, "more operator")
+        print(f"{more} changed beyond the intervals, or has none.")
 
 
 HEADS = ("before", "after", "change", "interval before", "interval after", "beyond")

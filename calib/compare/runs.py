@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,25 +245,39 @@ ASKED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "execution": lambda report: report["execution"],
     "implementation": lambda report: report["implementation"],
 }
-KEYS = ("pass", "parallel", "training", "hf", "limit")
-"""Groups of keys that are compared as they were given."""
+NOT_ASKED = ("workload", "execution", "implementation", "report", "hw.sources")
+"""Keys of a configuration that say nothing more: of ``ASKED`` and of the workload's settings, of
+what is written, and in whose words. Every other key is compared."""
+OF_ANOTHER = {"model": "model", "hardware": "hw"}
+"""Whose figures all differ where the name among ``ASKED`` does."""
 
 
-def keys_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """ "parallel.tp" -> 8, of the groups that are compared."""
+def keys_of(config: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """ "parallel.tp" -> 8, of the keys that are compared."""
     found: dict[str, Any] = {}
-    for group in KEYS:
-        value = config.get(group)
-        some = value.items() if isinstance(value, Mapping) else [("", value)]
-        found |= {f"{group}.{key}".rstrip("."): v for key, v in some}
+    for name, value in config.items():
+        key = f"{at}.{name}".lstrip(".")
+        if key not in NOT_ASKED:
+            found |= keys_of(value, key) if isinstance(value, Mapping) else {key: value}
     return found
+
+
+def asked_otherwise(
+    before: Mapping[str, Any], after: Mapping[str, Any], without: Collection[str]
+) -> list[tuple[str, Any, Any]]:
+    """Keys of two configurations, of groups that both of them have. ``without``: these groups."""
+    groups = [name for name in after if name in before and name not in without]
+    groups = [n for n in groups if isinstance(before[n], Mapping) == isinstance(after[n], Mapping)]
+    first, second = (keys_of({name: given[name] for name in groups}) for given in (before, after))
+    return [(key, first.get(key), second.get(key)) for key in {**first, **second}]
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What was asked, and what was installed, otherwise."""
     pairs = [(name, get(before), get(after)) for name, get in ASKED.items()]
-    given = [keys_of(report["environment"].get("config", {})) for report in (before, after)]
-    pairs += [(n, given[0].get(n), given[1].get(n)) for n in {**given[0], **given[1]}]
+    others = [OF_ANOTHER[name] for name, a, b in pairs if a != b and name in OF_ANOTHER]
+    given = [report["environment"].get("config", {}) for report in (before, after)]
+    pairs += asked_otherwise(given[0], given[1], others)
     settings = [report["workload"]["settings"] for report in (before, after)]
     pairs += [(n, settings[0].get(n), settings[1].get(n)) for n in settings[1]]
     places = [report["environment"] for report in (before, after)]

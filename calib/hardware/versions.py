@@ -14,7 +14,19 @@ NEWEST = "13.0"
 OLDER = "12.4"
 """The newest one of which it is known that torch takes other kernels."""
 ACCEPTED = 'a version of CUDA with both parts, as a text: "12.4", or null'
-_VERSION = re.compile(r"([0-9]{1,2})\.([0-9]{1,2})")
+_VERSION = re.compile(r"([1-9][0-9]?)\.([0-9]{1,2})")
+FIRST = {
+    **{"6.0": "8.0", "6.1": "8.0", "7.0": "9.0", "7.5": "10.0", "8.0": "11.0", "8.6": "11.1"},
+    **{
+        "8.9": "11.8",
+        "9.0": "11.8",
+        "10.0": "12.8",
+        "12.0": "12.8",
+        "10.3": "12.9",
+        "12.1": "12.9",
+    },
+}
+"""Compute capability -> the first CUDA that compiles for it, by the toolkits' release notes."""
 
 
 def cuda_version(value: str) -> tuple[int, int]:
@@ -23,6 +35,12 @@ def cuda_version(value: str) -> tuple[int, int]:
     if not matched:
         raise ValueError(f"{value!r}: expected {ACCEPTED}")
     return int(matched[1]), int(matched[2])
+
+
+def first_cuda(capability: str | None, cuda: str) -> str | None:
+    """The first CUDA for cards of ``capability`` where ``cuda`` is an earlier one, else None."""
+    first = FIRST.get(capability or "")
+    return first if first and cuda_version(cuda) < cuda_version(first) else None
 
 
 def is_older(cuda: str | None) -> bool:

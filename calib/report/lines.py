@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from calib.report.record import TOTAL, RunRecord, known
-from calib.report.units import nbytes, percent, seconds
+from calib.report.units import counted, nbytes, percent, seconds
 
 BOUND_BY = {"host": "host", "compute": "compute", "memory": "bandwidth", "link": "the link"}
 WORTH_SAYING = 0.05
@@ -28,7 +28,7 @@ def _phase(row: dict[Any, Any], execution: str) -> str:
         by = "the gaps between a graph's nodes" if execution == "graph" else "the host"
     text = (
         f"{row['phase']} is bound by {by}: {seconds(row['wall_s'])} {each}, "
-        f"of which kernels {seconds(row['kernel_s'])} ({row['launches']:,} launches)"
+        f"of which kernels {seconds(row['kernel_s'])} ({counted(row['launches'], 'launch')})"
     )
     saved = row["wall_s"] - row["graph_s"]
     if execution != "graph" and saved > WORTH_SAYING * row["wall_s"]:

@@ -31,6 +31,11 @@ def digits(value: float) -> str:
     return f"{value:.{places}f}"
 
 
+def grouped(value: float) -> str:
+    """Three digits, or all of them before the point, thousands apart: 1.23, 15,822."""
+    return f"{value:,.0f}" if abs(value) >= 999.5 else digits(value)
+
+
 def scaled(value: Any, scale: Scale) -> str:
     if not known(value):
         return UNKNOWN
@@ -38,6 +43,12 @@ def scaled(value: Any, scale: Scale) -> str:
         return "0"
     factor, unit = pick(value, scale)
     return f"{digits(value / factor)} {unit}"
+
+
+def counted(count: int, thing: str) -> str:
+    """ "1 operator", "2,000 operators", "2 launches"."""
+    ending = "es" if thing.endswith("ch") else "s"
+    return f"{count:,} {thing}{ending * (count != 1)}"
 
 
 def seconds(value: Any) -> str:
@@ -62,7 +73,7 @@ def interval(low: Any, high: Any, unit: str = "s") -> str:
     if not (known(low) and known(high)) or low == high:
         return UNKNOWN
     factor, name = pick(high, TIMES) if unit == "s" else (1.0, unit)
-    return f"{digits(low / factor)}-{digits(high / factor)} {name}"
+    return f"{grouped(low / factor)}-{grouped(high / factor)} {name}"
 
 
 def percent(value: Any, signed: bool = False) -> str:
@@ -77,4 +88,4 @@ def figure(value: Any, unit: str) -> str:
     """A figure of the user in its own unit; seconds are scaled."""
     if not known(value):
         return UNKNOWN
-    return seconds(value) if unit == "s" else f"{digits(value)} {unit}"
+    return seconds(value) if unit == "s" else f"{grouped(value)} {unit}"

@@ -297,6 +297,8 @@ class Request(Part):
 
     @model_validator(mode="after")
     def _step_of_a_trace(self) -> Request:
+        if self.measured and self.mode in (SERVE, "calibrate"):
+            raise CalibError(wrong("measured", str(self.measured), f"null with mode={self.mode}"))
         if self.measured_step and not self.measured:
             accepted = "measured=<a trace> beside it"
             raise CalibError(wrong("measured_step", self.measured_step, accepted))

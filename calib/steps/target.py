@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from calib.errors import CalibError, wrong
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.hardware.device import DeviceProperties, detect_device, device_hardware
+from calib.hardware.versions import NEWEST, first_cuda
 from calib.samples.files import read_samples
 from calib.samples.host_costs import EAGER, GRAPH
 from calib.samples.sample import Sample
@@ -128,14 +129,31 @@ def open_instrument(target: Target, seed: int = 0, arena_bytes: int | None = Non
 
 def of_cuda(target: Target, cuda: str | None, traces: Iterable[TraceFile]) -> Target:
     """The target as torch built for ``cuda`` runs on it; None: for what the first of ``traces``
-    that names one says, else the card's own. Raises ``CalibError`` for a ``cuda`` of a CPU."""
+    that names one says, else the card's own. Raises ``CalibError`` for a ``cuda`` of a CPU, or one
+    that is older than the card."""
     if not target.on_card:
         if cuda:
             raise CalibError(wrong("cuda", cuda, "null with +hw=cpu, the device found"))
         return target
+    for key, asked in (("cuda", cuda), ("hw.cuda", target.hardware.cuda)):
+        capability = target.hardware.compute_capability
+        first = first_cuda(capability, asked) if asked else None
+        if first:
+            accepted = (
+                f"{first} or later, as cards of compute capability {capability} need, or null"
+            )
+            raise CalibError(wrong(key, asked, accepted))
+    traces = list(traces)
     said = {trace.path.name: trace.cuda for trace in traces if trace.cuda}
     meant = cuda or next(iter(said.values()), target.hardware.cuda)
     others = [f"{name} by CUDA {found}" for name, found in said.items() if found != meant]
-    notes = [f"The times are for CUDA {meant}, but recorded was {' and '.join(others)}."]
+    notes = [f"The times are for CUDA {meant}, but recorded was {' and '.join(others)}."] * bool(
+        others
+    )
+    silent = dict.fromkeys(t.path.name for t in traces if not t.cuda)
+    notes += [
+        f"{name} does not say by which CUDA it was recorded: {meant or NEWEST} is taken (cuda=...)."
+        for name in (silent if not cuda else ())
+    ]
     hardware = replace(target.hardware, cuda=meant)
-    return replace(target, hardware=hardware, notes=(*target.notes, *(notes if others else ())))
+    return replace(target, hardware=hardware, notes=(*target.notes, *notes))

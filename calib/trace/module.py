@@ -28,7 +28,7 @@ from calib.errors import CalibError
 from calib.trace.alike import Replays
 from calib.trace.card import card_of, on_card, uncompiled
 from calib.trace.recorder import Event, Recorder
-from calib.trace.refusals import refuse
+from calib.trace.refusals import refuse, refuse_products
 from calib.trace.rules.rows import Row, is_real, tensors
 from calib.trace.rules.table import calls_of, unknown
 from calib.trace.values import in_force, known_values
@@ -112,10 +112,10 @@ def recorded(
     shapes = ShapeEnv() if ragged else None  # lengths of nested tensors are symbols
     mode = known_values(allow_non_fake_inputs=True, shape_env=shapes)
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    fakes: dict[str, torch.Tensor] = {
-        name: mode.from_tensor(t, static_shapes=True) for name, t in state.items()
-    }
-    inputs, named = tree_map(lambda leaf: _fake(mode, leaf), (inputs, named))
+    # Some are on meta and others are not: only shapes count, so all are taken to be together.
+    device = next(t.device for t in everything if is_real(t))
+    fakes: dict[str, torch.Tensor] = {n: _fake(mode, t, device) for n, t in state.items()}
+    inputs, named = tree_map(lambda leaf: _fake(mode, leaf, device), (inputs, named))
 
     def call() -> Any:
         return torch.func.functional_call(module, fakes, inputs, named)
@@ -165,6 +165,7 @@ def record(
         tuple(event for event in part if not is_empty(event))
         for part in (recorder.events[:split], recorder.events[split:])
     )
+    refuse_products(rows([*forward, *backwards]), card is not None)
     return Recording(forward, backwards, tuple(recorder.used), result)
 
 
@@ -201,6 +202,12 @@ def held(module: torch.nn.Module, *trees: Any) -> Sequence[torch.Tensor]:
     return [*module.parameters(), *module.buffers(), *tensors(trees)]
 
 
-def _fake(mode: FakeTensorMode, leaf: Any) -> Any:
-    is_one = isinstance(leaf, torch.Tensor) and not isinstance(leaf, FakeTensor)
-    return mode.from_tensor(leaf, static_shapes=True) if is_one else leaf
+def _fake(mode: FakeTensorMode, leaf: Any, device: torch.device) -> Any:
+    """A tensor without contents; of one on ``meta`` as if it were on ``device``."""
+    if not isinstance(leaf, torch.Tensor) or isinstance(leaf, FakeTensor):
+        return leaf
+    found = mode.from_tensor(leaf, static_shapes=True)
+    if leaf.device.type != "meta":
+        return found
+    with mode, torch.no_grad():
+        return torch.empty_like(found, device=device).requires_grad_(leaf.requires_grad)

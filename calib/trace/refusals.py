@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from calib.errors import CalibError
+from calib.trace.rules.rows import Row
 
 
 def refuse(module: Any, given: Iterable[torch.Tensor], real: bool) -> None:
@@ -29,6 +30,33 @@ def refuse(module: Any, given: Iterable[torch.Tensor], real: bool) -> None:
             "trace: a nested tensor of strided layout has no form without contents: expected "
             "layout=torch.jagged, or real=True"
         )
+
+
+PRODUCTS = frozenset(
+    ("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "convolution")
+)
+_ON_CARD = frozenset(("float16", "bfloat16", "float32", "float64", "complex64", "complex128"))
+"""What torch multiplies on a card. On a CPU whole numbers too, but no truth values, and float8 not
+in batches."""
+_INSTEAD = {"int8": "torch._int_mm", "float8_e4m3fn": "torch._scaled_mm"}
+
+
+def refuse_products(rows: Iterable[Row], on_card: bool) -> None:
+    """Raise ``CalibError`` for a product of types that torch, which runs it on tensors without
+    contents, refuses on real ones."""
+    for row in rows:
+        name = row.base.partition(".")[0]
+        if name not in PRODUCTS:
+            continue
+        dtype = row.inputs[-1].dtype
+        batches = dtype.startswith("float8") and name in ("bmm", "baddbmm")
+        if (dtype not in _ON_CARD) if on_card else (dtype == "bool" or batches):
+            instead = f", or {_INSTEAD[dtype]}" if dtype in _INSTEAD else ""
+            where = row.path or "the module"
+            raise CalibError(
+                f"trace: {where}: {name} of {dtype}, which torch does not multiply on "
+                f"{'a card' if on_card else 'a CPU'}: expected floats of 16 bits or more{instead}"
+            )
 
 
 def reason(part: nn.Module) -> str | None:

@@ -70,13 +70,13 @@ def test_a_kernel_before_its_call_is_not_believed(tmp_path: Path) -> None:
     events = [*pair(1, 1000.0, 10.0, 9.0), *pair(2, 1010.0, 1020.0, 9.0)]
     links = linked(tmp_path, events)
     assert [e.number == NONE for e in links.device] == [True, False]
-    assert links.notes[0].startswith("1 events of the device begin before the call")
+    assert links.notes[0].startswith("1 event of the device began before the call")
 
 
 def test_a_launch_without_a_kernel_is_counted(tmp_path: Path) -> None:
     links = linked(tmp_path, two()[:-1])
     assert links.notes == (
-        "1 of 2 launches have no kernel in the trace: what these took is not known.",
+        "1 of 2 launches without a kernel in the trace: what these took is not known.",
     )
 
 
@@ -86,7 +86,7 @@ def test_one_id_that_differs_is_said(tmp_path: Path) -> None:
     events[2]["ts"] = 950.0
     links = linked(tmp_path, events)
     assert names(links) == ["aten::mm"] * 4
-    assert links.notes[0].startswith("1 events of the device lie under one operator")
+    assert links.notes[0].startswith("By correlation 1 event of the device lay under one operator")
 
 
 @MANY

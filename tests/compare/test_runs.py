@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from report_record import synthetic_record
 
+from calib.checkout import CONF
 from calib.compare.__main__ import main
-from calib.compare.runs import KEY, change, compare_runs, joined, placed, read_run
+from calib.compare.runs import KEY, change, compare_runs, differences, joined, placed, read_run
 from calib.errors import CalibError
 from calib.report.write import write_report
 
@@ -199,3 +202,40 @@ def test_a_front_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "front.parquet").write_bytes(b"")
     with pytest.raises(CalibError, match="holds a front of mode=serve: expected the folder of a"):
         read_run(tmp_path)
+
+
+def test_every_key_of_a_configuration_is_compared() -> None:
+    """Two runs that differ in one alone, whichever it is, are said to."""
+
+    def report(config: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "model": {"model_id": "m"},
+            "hardware": {"name": "h100"},
+            "environment": {"config": config},
+            "execution": config.get("execution"),
+            "implementation": config.get("implementation"),
+            "workload": {"settings": config.get("workload", {})},
+        }
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("config", ["+hw=h100"])
+    base = OmegaConf.to_container(composed)
+    assert isinstance(base, dict)
+    keys = [key for key in leaves(base) if not key.startswith(("report.", "hw.sources."))]
+    assert {"cuda", "samples.traces", "parallel.tp", "workload.batch"} < set(keys)
+    for key in keys:
+        changed = composed.copy()
+        OmegaConf.set_struct(changed, False)
+        OmegaConf.update(changed, key, "another")
+        other: Any = OmegaConf.to_container(changed)
+        found = [name for name, _, _ in differences(report(cast("Any", base)), report(other))]
+        assert found == [key.removeprefix("workload.")], key
+    other = cast("Any", base) | {"hw": {"name": "a100", "sm_count": 108}}
+    two = [report(cast("Any", base)), report(other) | {"hardware": {"name": "a100"}}]
+    assert [name for name, _, _ in differences(*two)] == ["hardware"]
+
+
+def leaves(config: Any, at: str = "") -> list[str]:
+    if not isinstance(config, dict):
+        return [at]
+    return [k for name, value in config.items() for k in leaves(value, f"{at}.{name}".strip("."))]

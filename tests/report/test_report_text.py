@@ -22,7 +22,18 @@ from calib.report.terminal import (
     figure_cells,
     remarks,
 )
-from calib.report.units import UNKNOWN, digits, figure, flops, interval, nbytes, percent, seconds
+from calib.report.units import (
+    UNKNOWN,
+    counted,
+    digits,
+    figure,
+    flops,
+    grouped,
+    interval,
+    nbytes,
+    percent,
+    seconds,
+)
 
 
 @pytest.mark.parametrize(
@@ -341,3 +352,23 @@ def test_totals_that_hold_what_nobody_knows_say_at_least() -> None:
     assert "| other | " in text and "\u2265" in text.split("### Modules")[1]
     untimed = replace(record, components=record.components.assign(estimate_s=float("nan")))
     assert how_much(untimed).startswith("**\u2265 ")
+
+
+def test_one_of_a_thing_is_one() -> None:
+    assert [counted(n, "operator") for n in (0, 1, 2000)] == [
+        "0 operators",
+        "1 operator",
+        "2,000 operators",
+    ]
+    assert counted(1, "launch") == "1 launch" and counted(2, "launch") == "2 launches"
+
+
+def test_large_figures_have_their_thousands_apart() -> None:
+    assert [grouped(v) for v in (0.5, 12.3, 999.9, 207364.2)] == [
+        "0.500",
+        "12.3",
+        "1,000",
+        "207,364",
+    ]
+    assert figure(792253521.0, "1/s") == "792,253,521 1/s"
+    assert interval(36782.0, 343071.0, "1/s") == "36,782-343,071 1/s"

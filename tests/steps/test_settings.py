@@ -206,7 +206,11 @@ def test_a_version_of_cuda_is_read_as_it_is_written(version: str) -> None:
         (["+hw=h100", "cuda='12'"], "cuda = '12': expected a version of CUDA with both parts"),
         (["+hw=cpu", "cuda='12.4'"], r"cuda = '12.4': expected null with \+hw=cpu"),
         (["+hw=h100", "cuda='12.4'", "implementation=vllm"], "null with implementation=vllm"),
-        (["+hw=h100", "samples.traces=none.json"], "samples.traces = .*a trace of torch.profiler"),
+        (["+hw=h100", "samples.traces=none.json"], "samples.traces = .*'none.json' does not exist"),
+        (["+hw=h100", "measured=none.json"], "measured = .*'none.json' does not exist"),
+        (["+hw=h100", "energy=/"], "energy = .*'/' is a folder"),
+        (["+hw=h100", "cuda='0.0'"], "cuda = '0.0': expected a version of CUDA"),
+        (["+hw=h100", "mode=serve", f"measured={__file__}"], "measured = .*null with mode=serve"),
         (
             ["+hw=h100", "mode=serve", f"samples.traces={__file__}"],
             r"expected \[\] with mode=serve",

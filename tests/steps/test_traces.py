@@ -15,7 +15,8 @@ import calib
 from calib.compare.clock import events as events_of
 from calib.compare.clock.events import read_events
 from calib.errors import CalibError
-from calib.hardware.datasheet import load_hardware
+from calib.hardware.datasheet import hardware_names, load_hardware
+from calib.hardware.versions import FIRST
 from calib.samples.sample import TRACE
 from calib.samples.store import SampleStore
 from calib.steps.card.traces import recorded, with_traces
@@ -111,7 +112,7 @@ def test_copies_with_the_host_are_none_of_the_cards(tmp_path: Path) -> None:
     assert times.pop(replace(product, dtype="tf32")) == pytest.approx(60e-6)
     ((copied, taken),) = times.items()
     assert isinstance(copied, ops.Copy) and taken == pytest.approx(5e-6)
-    assert "1 took less than this card can" in found.notes[0]
+    assert "Left out: 1 operator in less time than this card can." in found.notes[0]
 
 
 def test_threads_that_interleave_are_read_apart(tmp_path: Path) -> None:
@@ -241,9 +242,64 @@ def test_the_cuda_that_is_meant(tmp_path: Path) -> None:
         of_cuda(target("cpu", tmp_path), "12.4", [])
     (note,) = of_cuda(card, "13.0", traces).notes
     assert "for CUDA 13.0" in note and "a.json by CUDA 12.4" in note
-    assert of_cuda(card, None, traces).notes == ()
+    (silent,) = of_cuda(card, None, traces).notes
+    assert silent.startswith("b.json does not say by which CUDA") and "12.4 is taken" in silent
+    assert of_cuda(card, None, traces[1:]).notes == ()
     own = replace(card, hardware=replace(card.hardware, cuda="12.6"))
     assert of_cuda(own, None, recorded(other, [])).hardware.cuda == "12.6"
+
+
+@pytest.mark.parametrize(
+    ("card", "cuda", "first"),
+    [("h100", "11.7", "11.8"), ("rtx5090", "12.4", "12.8"), ("v100_16gb", "8.0", "9.0")],
+)
+def test_no_cuda_is_older_than_its_card(tmp_path: Path, card: str, cuda: str, first: str) -> None:
+    """Whether it is asked for or stands in the card's file."""
+    bare = target(card, tmp_path)
+    assert of_cuda(bare, first, []).hardware.cuda == first
+    with pytest.raises(CalibError, match=f"^cuda = '{cuda}': expected {first} or later"):
+        of_cuda(bare, cuda, [])
+    own = replace(bare, hardware=replace(bare.hardware, cuda=cuda))
+    with pytest.raises(CalibError, match=f"^hw.cuda = '{cuda}': expected {first} or later"):
+        of_cuda(own, None, [])
+
+
+def test_every_card_has_a_first_cuda() -> None:
+    """But the CPU: a card that is new here needs its row."""
+    cards = [load_hardware(name) for name in hardware_names()]
+    capabilities = {c.compute_capability for c in cards if c.compute_capability}
+    assert capabilities <= set(FIRST)
+
+
+@pytest.mark.parametrize(
+    ("at", "shorter"), [(700.0, 5.0), (700.0, 500.0), (0.0, 0.0)], ids=["a bit", "much", "zero"]
+)
+def test_a_kernel_that_nobody_timed_is_no_sample(tmp_path: Path, at: float, shorter: float) -> None:
+    """One that still runs when the next of its stream begins, or of length 0: what is left of it
+    would pass for a measurement. Other calls of the same operator stay."""
+    slow = product(1.0, at and at + shorter)
+    slow += [] if at else [{**product(1.0, 1.0)[-1], "dur": 0.0}, *product(1.0, 1.0)[1:2]]
+    good = product(1.0 + (at or 900.0), 8.0)
+    found = with_traces(target("h100", tmp_path), [write(tmp_path / "a.json", [*slow, *good])])
+    (sample,) = found.samples
+    assert sample.op == PRODUCT and sample.seconds == pytest.approx([8e-6])
+    assert "Left out: 1 call with a kernel of length 0, or over which the next" in found.notes[0]
+    assert "1 operator of the trace" in found.notes[0]
+    long = write(tmp_path / "b.json", [*product(1.0, 900.0), *product(1001.0, 8.0)])
+    (sample,) = with_traces(target("h100", tmp_path), [long]).samples
+    assert sample.seconds == pytest.approx([900e-6, 8e-6])
+
+
+def test_what_a_trace_does_not_say_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", product(1.0, 8.0))
+    path.write_text(json.dumps(json.loads(path.read_text())["traceEvents"]), "utf-8")
+    card = of_cuda(target("h100", tmp_path), None, recorded(None, [path]))
+    notes = " ".join(with_traces(card, [path]).notes)
+    assert "a.json does not say by which CUDA it was recorded: 13.0 is taken" in notes
+    assert "a.json: It does not say which card it was recorded on: h100 is taken" in notes
+    still = [e | {"dur": 0.0} if e["cat"] == "kernel" else e for e in product(1.0, 8.0)]
+    with pytest.raises(CalibError, match="dur = 0 of every kernel"):
+        with_traces(card, [write(tmp_path / "b.json", still)])
 
 
 def test_one_call_takes_a_cuda_and_traces(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from torch import nn
 from calib.errors import CalibError
 from calib.trace import trace
 from calib.trace.hf import load
+from calib.trace.module import recorded
 from calib.trace.own import TrainedHF, own_model
+from calib.trace.rules.rows import Row
 from model.layer import total
 from model.training import AdamW, Training
 from model.workload import Workload
@@ -120,3 +122,54 @@ def products(phase) -> float:
 
 def moved(phase) -> float:
     return total(phase.layer.calls(), lambda op: op.bytes)
+
+
+class Multiplied(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ x
+
+
+@pytest.mark.parametrize(
+    ("dtype", "batch", "card", "said"),
+    [
+        (torch.int8, (), "9.0", "mm of int8.* on a card: .*torch._int_mm"),
+        (torch.float8_e4m3fn, (), "9.0", "mm of float8_e4m3fn.* on a card: .*torch._scaled_mm"),
+        (torch.int32, (2,), "9.0", "bmm of int32.* on a card"),
+        (torch.bool, (), None, "mm of bool.* on a CPU"),
+        (torch.float8_e5m2, (2,), None, "bmm of float8_e5m2.* on a CPU"),
+        (torch.int8, (), None, ""),
+        (torch.bfloat16, (2,), "9.0", ""),
+        (torch.float64, (), "9.0", ""),
+    ],
+)
+def test_a_product_that_torch_refuses_has_no_time(
+    dtype: torch.dtype, batch: tuple[int, ...], card: str | None, said: str
+) -> None:
+    """Without contents torch takes any type; a CPU is asked what it does with them."""
+    x = torch.zeros(*batch, 16, 16).to(dtype)
+    model = own_model(Multiplied(), x).on(card)
+    if said:
+        with pytest.raises(CalibError, match=said):
+            model.recording(False)
+        if card is None:
+            with pytest.raises(RuntimeError, match="not implemented"):
+                Multiplied()(x)
+    else:
+        assert model.recording(False).calls
+        if card is None:
+            assert Multiplied()(x).shape == x.shape
+
+
+def test_only_shapes_count_wherever_tensors_lie() -> None:
+    """Parameters on meta and inputs with values, or the reverse, or both."""
+    form = {"dtype": torch.float32}
+    asked = [
+        recorded(
+            torch.nn.Linear(8, 8, device=at), (torch.zeros(2, 8, device=to, **form),), {}
+        ).calls
+        for at in ("cpu", "meta")
+        for to in ("cpu", "meta")
+    ]
+    assert all(calls == asked[0] for calls in asked)
+    step = own_model(torch.nn.Linear(8, 8, device="meta"), torch.zeros(2, 8)).recording(True)
+    assert [row.name for row in step.backward if isinstance(row, Row)]

@@ -1,9 +1,8 @@
 """The gate for a recorded trace: what the file must be, and what each event of it may say.
 
 Times, categories and names are checked once, here; below nobody asks again. What is wrong is one
-sentence with the file, the event, its key, the value and what is accepted. Events of categories
-that nobody reads are left out unread. Ids may be missing or null:
-:mod:`calib.compare.clock.links` says what follows from that.
+sentence with the file, the event, its key, the value and what is accepted. Other events are unread.
+Ids may be missing or null (:mod:`calib.compare.clock.links` says what follows).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Any
 from calib.errors import CalibError
 
 OPERATOR, RANGE, STACK = "cpu_op", "user_annotation", "python_function"
-ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
+ON_DEVICE = (KERNEL := "kernel", "gpu_memcpy", "gpu_memset")
 CALLS = ("cuda_runtime", "cuda_driver", "hip_runtime", "xpu_runtime")
 """What the host asks of a driver; ROCm's traces say cuda_runtime too."""
 NN_MODULE = "nn.Module: "
@@ -42,6 +41,7 @@ class Recorded:
     ``thread``: process and thread; ``stream``: device and stream, of what ran on one. ``external``,
     ``correlation``: ids as the file has them. ``number``: that of an operator, and on a device that
     of the operator which launched the event, or ``NONE``. ``issued_ns``: when it was asked for.
+    ``cut``: at the begin of the next on its stream.
     """
 
     label: str
@@ -58,6 +58,7 @@ class Recorded:
     inputs: tuple[str, ...] = ()
     number: int = NONE
     issued_ns: int | None = None
+    cut: bool = False
 
     @property
     def end_ns(self) -> int:

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from calib.compare.clock.events import Card, TraceFile, shown
+from calib.compare.clock.events import KERNEL, Card, TraceFile, shown
 from calib.compare.clock.measured import Joined
 from calib.errors import CalibError
 from calib.hardware.datasheet import Hardware, hardware_names, load_hardware
+from calib.report.units import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +50,7 @@ def check_card(trace: TraceFile, hardware: Hardware) -> tuple[str | None, list[s
         )
     if not ran:
         return None, []
+    notes = _without_length(trace) if on_card else []
     used = {e.stream[0] for e in ran if e.stream}
     cards = [c for c in trace.cards if c.index in used] or list(trace.cards)
     names = ", ".join(dict.fromkeys(shown(c.name) for c in cards))
@@ -58,9 +60,26 @@ def check_card(trace: TraceFile, hardware: Hardware) -> tuple[str | None, list[s
             "for +hw=cpu; or give +hw=<the card>"
         )
     if not cards:
-        return None, ["It does not say which card it was recorded on."]
-    notes = [note for note in (_compared(c, hardware, trace) for c in cards) if note]
+        return None, [
+            *notes,
+            f"It does not say which card it was recorded on: {hardware.name} is taken.",
+        ]
+    notes += [note for note in (_compared(c, hardware, trace) for c in cards) if note]
     return names, list(dict.fromkeys(notes))
+
+
+def _without_length(trace: TraceFile) -> list[str]:
+    """A note of kernels whose time the trace does not hold. Raises where it holds none."""
+    lengths = [e.length_ns for e in trace.events if e.category == KERNEL]
+    zero = lengths.count(0)
+    if zero and zero == len(lengths):
+        raise CalibError(
+            f"{trace.named}: dur = 0 of every kernel ({zero:,}): expected microseconds above 0, as "
+            "torch.profiler exports them"
+        )
+    return [
+        f"{zero:,} of {counted(len(lengths), 'kernel')} with dur = 0: their time is not known."
+    ] * (zero > 0)
 
 
 def _compared(card: Card, hardware: Hardware, trace: TraceFile) -> str | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from calib.compare.clock.events import CALLS, NONE, OPERATOR, Recorded
-from calib.report.units import seconds
+from calib.report.units import counted, seconds
 
 GRAPH, LAUNCH = "GraphLaunch", "LaunchKernel"
 """In the names of the driver's calls."""
@@ -85,7 +85,7 @@ def _nested(events: Sequence[Recorded]) -> tuple[list[Recorded], str]:
         outer.append(kept)
         found.append(kept)
     return found, (
-        f"{cut} operators end after the one that called them: their times are cut there."
+        f"{counted(cut, 'operator')} ended after the one around: cut where that one ends."
         if cut
         else ""
     )
@@ -102,11 +102,12 @@ def _one_at_a_time(events: Sequence[Recorded]) -> tuple[list[Recorded], str]:
             over = max(0, event.end_ns - following.begin_ns) if following else 0
             count += over > ROUNDING_NS
             cut += over
-            found.append(replace(event, length_ns=event.length_ns - over) if over else event)
+            kept = replace(event, length_ns=event.length_ns - over, cut=over > ROUNDING_NS)
+            found.append(kept if over else event)
     whole = sum(e.length_ns for e in events)
     return found, (
-        f"{count} of {len(events)} events of the device overlap the next on their stream: they are "
-        f"cut where it begins, by {seconds(cut / 1e9)} of {seconds(whole / 1e9)} in all."
+        f"{count} of {counted(len(events), 'event')} of the device cut where the next on its "
+        f"stream begins, by {seconds(cut / 1e9)} of {seconds(whole / 1e9)} in all."
         if count
         else ""
     )
@@ -179,8 +180,8 @@ def _torn(
         if call and operator and not call.of_graph:
             torn += call.number != operator.number
     return (
-        f"{torn} events of the device lie under one operator by correlation and are of another by "
-        "External id: they are taken for that around their call, where there is one."
+        f"By correlation {counted(torn, 'event')} of the device lay under one operator, by "
+        "External id under another: taken is that around the call, where there is one."
         if torn
         else ""
     )
@@ -207,14 +208,14 @@ def _notes(
     early = [e for e in device if e.issued_ns is None and e.correlation in calls]
     if early:
         found.append(
-            f"{len(early)} events of the device begin before the call that is said to have "
-            "launched them: they are taken to have no operator."
+            f"{counted(len(early), 'event')} of the device began before the call that is said to "
+            "have been the launch: no operator is taken for the cause."
         )
     seen = {e.correlation for e in device}
     launched = {e.correlation for e in asked if LAUNCH in e.label}
     if seen & set(calls) and launched - seen:
         found.append(
-            f"{len(launched - seen)} of {len(launched)} launches have no kernel in the trace: what "
-            "these took is not known."
+            f"{len(launched - seen)} of {counted(len(launched), 'launch')} without a kernel in the "
+            "trace: what these took is not known."
         )
     return found

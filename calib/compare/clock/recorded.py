@@ -35,6 +35,7 @@ from calib.hardware.datasheet import Hardware
 from calib.measure.reference.measurement import Measurement
 from calib.measure.reference.operators import MARK, Profile, operators_of
 from calib.measure.reference.tables import MODULE_COLUMNS, operator_table
+from calib.report.units import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,12 +129,12 @@ def _phase(passes: Sequence[Pass], known: Modules, on_device: bool) -> _Phase:
 
 def _missed(phases: Mapping[str, _Phase]) -> list[str]:
     torn = [
-        f"{found.torn} modules ran in some passes of {phase} only: their times are left out."
+        f"Left out: {counted(found.torn, 'module')} that ran in some passes of {phase} only."
         for phase, found in phases.items()
         if found.torn
     ]
     return torn + [
-        f"{found.missed} modules of a pass of {phase} found no counterpart."
+        f"{counted(found.missed, 'module')} of a pass of {phase} found no counterpart."
         for phase, found in phases.items()
         if found.missed
     ]

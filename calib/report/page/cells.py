@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from calib.report.record import known
-from calib.report.units import UNKNOWN, digits, flops, interval, least, nbytes, percent, seconds
+from calib.report.units import UNKNOWN, flops, grouped, interval, least, nbytes, percent, seconds
 
 DASH, BY = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 HOW = {
@@ -82,7 +82,7 @@ class Grid:
 
 def plain(value: float) -> str:
     """Three digits, or all of them before the point: 1.23, 15,822."""
-    return f"{value:,.0f}" if value >= 1000 else digits(value)
+    return grouped(value)
 
 
 def number(value: Any) -> float | None:

@@ -28,7 +28,7 @@ from calib.report.page.cells import (
 )
 from calib.report.page.certainty import operator_cell
 from calib.report.record import TOTAL, RunRecord, known
-from calib.report.units import UNKNOWN, seconds
+from calib.report.units import UNKNOWN, counted, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,6 +233,6 @@ def phase_words(record: RunRecord) -> str:
         many = "1 pass" if row["passes"] == 1 else f"{row['passes']:,} passes"
         texts.append(
             f"{readable(row['phase'])} is {many} of {seconds(row['wall_s'])} "
-            f"({row['launches']:,} launches)"
+            f"({counted(row['launches'], 'launch')})"
         )
     return sentence("; ".join(texts)) + "."

@@ -21,6 +21,8 @@ APART = 0.88
 
 def front_picture(front: Front) -> Figure:
     """A line a load; a layout's name where the front comes to it."""
+    from matplotlib.ticker import LogLocator
+
     figure, (axes,) = canvas(front.title, 5.2)
     logarithmic(axes)
     axes.set_xlabel("tokens a second a user (1 / time per token)")
@@ -36,6 +38,9 @@ def front_picture(front: Front) -> Figure:
     most = front.limits.get("tpot")
     if most:
         axes.axvline(1 / most, color=INK, lw=1, ls="--")
+    for axis in (axes.xaxis, axes.yaxis):  # a front spans a decade or two
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.legend(loc="lower left", fontsize=8.5, framealpha=0.9, edgecolor="none")
     return figure
 

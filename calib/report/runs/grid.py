@@ -19,7 +19,7 @@ from calib.report.runs.table import NUMBERS, varied
 from calib.report.terminal import KNOWN_BY, WIDTH, Cells, known_in_words, print_cells
 from calib.report.terminal import SHORT as SHORTER
 from calib.report.terminal import columns as columns_of
-from calib.report.units import BYTES, FLOPS, UNKNOWN, digits, interval, scaled, seconds
+from calib.report.units import BYTES, FLOPS, UNKNOWN, grouped, interval, scaled, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,11 +155,11 @@ def answer_columns(table: pd.DataFrame) -> list[Column]:
 
 
 def rate(value: Any) -> str:
-    return digits(value) if known(value) else UNKNOWN
+    return grouped(value) if known(value) else UNKNOWN
 
 
 def milliseconds(value: Any) -> str:
-    return digits(value * 1e3) if known(value) else UNKNOWN
+    return grouped(value * 1e3) if known(value) else UNKNOWN
 
 
 FIGURES = (

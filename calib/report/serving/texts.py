@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from calib.report.record import known
 from calib.report.serving.found import SHOWN, Front, loads, thinned
 from calib.report.terminal import KNOWN_BY, Cells, print_cells, wide_console
-from calib.report.units import UNKNOWN, digits, interval, seconds
+from calib.report.units import UNKNOWN, grouped, interval, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,12 +24,12 @@ def cells_of(rows: pd.DataFrame) -> Cells:
         (
             str(row["layout"]),
             f"{row['concurrency']:,}",
-            digits(row["tokens_per_s_user"]),
-            digits(row["tokens_per_s_card"]),
+            grouped(row["tokens_per_s_user"]),
+            grouped(row["tokens_per_s_card"]),
             seconds(row["tpot_s"]),
             interval(row["tpot_low_s"], row["tpot_high_s"]),
             seconds(row["ttft_s"]),
-            digits(row["cost_per_million"]) if known(row["cost_per_million"]) else UNKNOWN,
+            grouped(row["cost_per_million"]) if known(row["cost_per_million"]) else UNKNOWN,
             str(row["provenance"]),
         )
         for row in rows.to_dict("records")

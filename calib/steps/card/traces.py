@@ -3,8 +3,9 @@
 Each operator that launched kernels is one: its sizes, strides and types are in the trace, its time
 is that of its kernels. Products of float32 by kernels that say tf32 are such. Left out is what a
 trace does not say (of a list of tensors their type, of an index what it holds), what the host's
-memory takes part in, kernels of a graph and of a compiler, which name no operator, and an operator
-that took less than the card's arithmetic or main memory can.
+memory takes part in, kernels of a graph and of a compiler, which name no operator, an operator
+that took less than the card's arithmetic or main memory can, and a call of which a kernel has no
+length, or still runs when the next of its stream begins: how long it takes alone, nobody knows.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.compare.clock.events import OPERATOR, Recorded, TraceFile, read_events
+from calib.compare.clock.events import KERNEL, OPERATOR, Recorded, TraceFile, read_events
 from calib.compare.clock.identity import check_card
 from calib.compare.clock.links import link
 from calib.errors import CalibError
 from calib.hardware.datasheet import Hardware, least_seconds, peak
+from calib.report.units import counted
 from calib.samples.sample import COLD, HOT, TRACE, Sample
 from calib.steps.target import Target
 from model.ops import Matmul, Operator
@@ -36,11 +38,12 @@ TORCH = "torch"
 @dataclass(frozen=True)
 class Learned:
     """``seconds``: operator -> its kernels' time, a call each; ``device_s``: of all that ran;
-    ``too_fast``: operators that were left out for it."""
+    ``left_out``: why some are none of the samples."""
 
     seconds: dict[Operator, list[float]]
     device_s: float
-    too_fast: int = 0
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -72,14 +75,13 @@ def with_traces(target: Target, paths: Sequence[Path]) -> Target:
     for path in paths:
         found = read_samples_of(path, target.hardware)
         samples += samples_of(found, target.hardware, path)
-        notes.append(
-            f"{path.name}: {len(found.seconds)} operators of the trace, {found.share:.0%} of its "
-            "kernels' time, are samples of torch on this card."
-            + (
-                f" {found.too_fast} took less than this card can, and are none."
-                * (found.too_fast > 0)
-            )
+        learned = counted(len(found.seconds), "operator")
+        said = (
+            f"{path.name}: samples of torch on this card are {learned} of the trace, "
+            f"{found.share:.0%} of its kernels' time."
         )
+        left_out = [f"Left out: {'; '.join(found.left_out)}."] * bool(found.left_out)
+        notes += [" ".join([said, *left_out]), *(f"{path.name}: {note}" for note in found.notes)]
     return replace(target, samples=samples, notes=tuple(notes))
 
 
@@ -101,32 +103,45 @@ def samples_of(found: Learned, hardware: Hardware, path: Path) -> Iterator[Sampl
 
 def read_samples_of(path: Path, hardware: Hardware) -> Learned:
     trace = read_events(path, KEY)
-    check_card(trace, hardware)
+    _, notes = check_card(trace, hardware)
     links = link(trace.events)
     ran, found = _ran(links.device), Learned({}, sum(e.length_ns for e in links.device) / 1e9)
-    for op, taken in _timed(links.host, ran):
-        found.seconds.setdefault(op, []).append(taken)
+    untimed = 0
+    for op, kernels in _timed(links.host, ran):
+        untimed += kernels.untimed
+        if not kernels.untimed:
+            found.seconds.setdefault(op, []).append(kernels.length_ns / 1e9)
     learned, too_fast = _possible(found.seconds, hardware)
+    reasons = {
+        f"{counted(untimed, 'call')} with a kernel of length 0, or over which the next one of its "
+        "stream begins": untimed,
+        f"{counted(too_fast, 'operator')} in less time than this card can": too_fast,
+    }
+    left_out = tuple(reason for reason, count in reasons.items() if count)
     if not learned:
+        beside = f" ({'; '.join(left_out)})" if left_out else ""
         raise CalibError(
-            f"{trace.named}: none of its operators is understood: expected one that was recorded "
-            "with record_shapes=True, of a model that runs eagerly"
+            f"{trace.named}: none of its operators can be a sample{beside}: expected one that was "
+            "recorded with record_shapes=True, of a model that runs eagerly"
         )
-    return replace(found, seconds=learned, too_fast=too_fast)
+    return replace(found, seconds=learned, left_out=left_out, notes=tuple(notes))
 
 
 @dataclass
 class _Kernels:
-    """What ran for one operator; ``apart``: something that is none of the card's alone."""
+    """What ran for one operator; ``apart``: something that is none of the card's alone;
+    ``untimed``: the trace does not hold how long all of it took."""
 
     length_ns: int = 0
     apart: bool = False
     tf32: bool = False
+    untimed: bool = False
 
     def add(self, other: _Kernels) -> None:
         self.length_ns += other.length_ns
         self.apart |= other.apart
         self.tf32 |= other.tf32
+        self.untimed |= other.untimed
 
 
 _COPY, _ON_CARD = "gpu_memcpy", "DtoD"
@@ -136,7 +151,8 @@ def _ran(device: Iterable[Recorded]) -> dict[int, _Kernels]:
     found: dict[int, _Kernels] = {}
     for event in device:
         with_host = event.category == _COPY and _ON_CARD not in event.label
-        one = _Kernels(event.length_ns, with_host, "tf32" in event.label)
+        untimed = event.cut or (event.category == KERNEL and not event.length_ns)
+        one = _Kernels(event.length_ns, with_host, "tf32" in event.label, untimed)
         found.setdefault(event.number, _Kernels()).add(one)
     return found
 
@@ -159,8 +175,10 @@ _MOST_ABOVE = 1.3
 """How far above its rating a card may clock."""
 
 
-def _timed(host: Sequence[Recorded], ran: dict[int, _Kernels]) -> Iterator[tuple[Operator, float]]:
-    """Operators with the time of their kernels, as calls: a norm that was written out is one."""
+def _timed(
+    host: Sequence[Recorded], ran: dict[int, _Kernels]
+) -> Iterator[tuple[Operator, _Kernels]]:
+    """Operators with their kernels, as calls: a norm that was written out is one."""
     from calib.trace.rules.table import calls_of, spans
 
     for thread in dict.fromkeys(e.thread for e in host):
@@ -172,7 +190,7 @@ def _timed(host: Sequence[Recorded], ran: dict[int, _Kernels]) -> Iterator[tuple
             for _, some in called[first:end]:
                 kernels.add(some)
             if not kernels.apart and len(calls) == 1 and calls[0].count == 1:
-                yield _multiplied(calls[0].op, kernels), kernels.length_ns / 1e9
+                yield _multiplied(calls[0].op, kernels), kernels
 
 
 def _multiplied(op: Operator, kernels: _Kernels) -> Operator:
@@ -200,7 +218,7 @@ def _understood(
         if len(rows) == 1:
             until = event.end_ns
             taken.append((rows[0], replace(kernels)))
-    yield from ((row, kernels) for row, kernels in taken if kernels.length_ns)
+    yield from ((row, kernels) for row, kernels in taken if kernels.length_ns or kernels.untimed)
 
 
 def _called(event: Recorded) -> Any:

@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
+from calib.errors import shown
+
+NO_FILE = "no_file"
+"""The type of a fault whose message is a reason to be said."""
 _LONGEST = 4096
 """PATH_MAX of Linux [bytes]."""
 
@@ -30,7 +35,10 @@ def _path(value: Any) -> Path:
 def _file(value: Any) -> Path:
     path = _path(value)
     if not path.is_file():
-        raise ValueError
+        why = (
+            "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+        )
+        raise PydanticCustomError(NO_FILE, "{why}", {"why": f"{shown(str(path))} {why}"})
     return path
 
 

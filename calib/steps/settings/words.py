@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from calib.errors import CalibError, did_you_mean, one_of, wrong
+from calib.steps.settings.paths import NO_FILE
 
 
 class Part(BaseModel):
@@ -52,6 +53,7 @@ def _sentence(part: type[BaseModel], given: Any, fault: Mapping[str, Any], at: s
         if inner is None:
             break
         part = inner
+    accepted += f" ({fault['msg']})" * (fault["type"] == NO_FILE)
     return wrong(key or "the configuration", given, accepted)
 
 
