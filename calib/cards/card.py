@@ -53,6 +53,7 @@ KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
 TORCH = "torch"
 ENGINE = "vllm"
 """Whose tables are fitted."""
+CUDNN = "cudnn"  # the vendor's, which torch calls and the engine does not
 NARROW = ("float8_e4m3fn", "float4_e2m1fn", "int8")
 """Products that engines time together with what makes their activations narrow."""
 UNTOLD = float(np.log(2.0))
@@ -249,7 +250,7 @@ class Card(Tabled):
         meant = self._of_known_dtypes(stand_in(op))
         times: Times | None = None
         for stand in meant.ops:
-            found = self._measured(stand, self._implementations(stand), hot)
+            found = self._measured(stand, self._implementations(stand, implementation), hot)
             if found is None:
                 return None
             times = found if times is None else times + found
@@ -268,11 +269,10 @@ class Card(Tabled):
     def _timed_as_it_is(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
         """Products of a dtype that someone timed as it is. Of narrow ones engines timed what makes
         their activations narrow besides, which for torch is a kernel of its own."""
-        if not isinstance(op, Matmul) or op.dtype == "bfloat16":
+        narrow = implementation == TORCH and vars(op).get("dtype") in NARROW
+        if narrow or not isinstance(op, Matmul) or op.dtype == "bfloat16":
             return None
-        if implementation == TORCH and op.dtype in NARROW:
-            return None
-        return self._measured(op, self._implementations(op), hot)
+        return self._measured(op, self._implementations(op, implementation), hot)
 
     def _widened(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
         """Of a product that widens its weights, by plain ones."""
@@ -316,10 +316,11 @@ class Card(Tabled):
         seconds, low, high = ends
         return Times(seconds, low, high, rank)
 
-    def _implementations(self, op: Operator) -> list[str]:
-        """Implementations that were fitted for the kind of ``op``, nearest to torch first."""
+    def _implementations(self, op: Operator, implementation: str = ENGINE) -> list[str]:
+        """Those that were fitted for the kind of ``op``, nearest to torch first."""
         wanted = (kind_of(op), fitted_dtype(op))
-        return sorted({i for i, *k in self.figures.kinds if tuple(k) == wanted}, key=nearness)
+        known = {i for i, *k in self.figures.kinds if tuple(k) == wanted}
+        return sorted(known if implementation == TORCH else known - {CUDNN}, key=nearness)
 
     def _measured(
         self, op: Operator, implementations: Sequence[str], hot: np.ndarray

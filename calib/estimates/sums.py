@@ -81,19 +81,19 @@ def distance_of_sum(
     within, between = np.broadcast_to(
         np.asarray(known, dtype=float).reshape(2, -1), (2, len(shapes))
     )
-    w = _mean(within, distances, shapes, each)
+    w = _mean(within, distances, shapes)
     whole = np.bincount(of, weights=np.sqrt(w) * each)
     squares = np.bincount(of, weights=(1 - w) * each**2)
     of_kinds = np.sqrt(whole**2 + squares)
-    b = _mean(between, distances, kinds, np.bincount(of, weights=each))
+    b = _mean(between, distances, kinds)
     return float(np.sqrt((np.sqrt(b) * of_kinds).sum() ** 2 + ((1 - b) * of_kinds**2).sum()))
 
 
-def _mean(
-    values: np.ndarray, weights: np.ndarray, places: np.ndarray, sums: np.ndarray
-) -> np.ndarray:
-    """The mean of ``values`` at each place by ``weights``, of which ``sums`` are known."""
-    return np.bincount(places, weights=values * weights) / np.where(sums > 0, sums, 1.0)
+def _mean(values: np.ndarray, distances: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The mean of ``values`` at each place, by how far its ends lie."""
+    far = np.abs(distances)
+    sums = np.bincount(places, weights=far)
+    return np.bincount(places, weights=values * far) / np.where(sums > 0, sums, 1.0)
 
 
 class Ends:

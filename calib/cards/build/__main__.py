@@ -25,7 +25,12 @@ import numpy as np
 
 from calib.cards.build.older_samples import build_older, traced_cards
 from calib.cards.build.own_samples import as_text, fit_taught, recorded_cards
-from calib.cards.build.published import NEUSIGHT, SOURCE, published_products
+from calib.cards.build.published import (
+    NEUSIGHT,
+    SOURCE,
+    published_attention,
+    published_products,
+)
 from calib.cards.build.tables import (
     ENGINE,
     WIDE,
@@ -36,7 +41,7 @@ from calib.cards.build.tables import (
     widths,
 )
 from calib.cards.build.writing import check, write_text
-from calib.cards.card import TORCH, Card, Figures, nearness
+from calib.cards.card import CUDNN, TORCH, Card, Figures, nearness
 from calib.cards.cold import Caches
 from calib.cards.older.shipped import OLDER
 from calib.cards.shipped import FOLDER, load_card
@@ -94,12 +99,14 @@ def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
     mine = [s for table in own.samples.values() for s in table]
     lent = _lent(hardware, {s.op.operator for s in mine})
     float32 = published_products(hardware)
+    # Where there is a record of torch itself, these are among its samples.
+    timed = [] if card in recorded_cards() else published_attention(card, CUDNN)
     unseen = _error_on_unseen_cards(frozenset(k for s in lent.values() for k in _kinds(s)))
     ratio = 1.0 if mine else published_clock_ratio(hardware)
     limit = plateau_of(card)
     if lent and limit is None:
         limit = foretold(clocked(hardware, ratio), [s for c in LENDERS if (s := plateau_of(c))])
-    samples = mine + [s for some in lent.values() for s in some] + float32
+    samples = mine + [s for some in lent.values() for s in some] + float32 + timed
     fits = fit(samples, clocked(hardware, ratio), lambda name: _say(f"{card}: fitting {name}"))
     others = [c for c in LENDERS if c != card]
     disagree = own.disagreements or [r for c in others for r in tables_of(c).disagreements]
@@ -109,6 +116,7 @@ def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
     seen = [r for r in _rows(fits) if r["kind"] not in carried or r["implementation"] == NEUSIGHT]
     about = _about(card, own, lent, figures, seen + unseen, disagree)
     about["float32_products"] = dict(Counter(s.hardware for s in float32))
+    about["attention_of_library"] = len(timed)
     about["share_of_peak_sustained"] = limit and limit.plateau
     return figures, about, samples
 

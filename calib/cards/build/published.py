@@ -48,7 +48,9 @@ def published_products(hardware: Hardware, path: Path = FILE) -> list[Sample]:
     return [sample for name in alike for sample in known[name]]
 
 
-def published_attention(card: str, judged: bool = False, path: Path = ATTENTION) -> list[Sample]:
+def published_attention(
+    card: str, implementation: str = "torch", judged: bool = False, path: Path = ATTENTION
+) -> list[Sample]:
     """Those of ``card`` that are to be learned from, or ``judged`` by; of the kernel that torch
     takes there."""
     hardware, found = load_hardware(card), []
@@ -65,7 +67,7 @@ def published_attention(card: str, judged: bool = False, path: Path = ATTENTION)
                     op=op,
                     seconds=(float(row["ms"]) / 1e3,),
                     hardware=card,
-                    implementation="torch",
+                    implementation=implementation,
                     cache=HOT,
                     origin="public",
                     group=f"{op.heads}/{op.kv_heads}/{op.head_dim}",
