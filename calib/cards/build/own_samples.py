@@ -108,14 +108,16 @@ def _about(
     left: dict[str, Any],
 ) -> dict[str, Any]:
     """The data card."""
+    public = sum(s.origin == "public" for s in samples)
     shares = {
         kind: {"own_fit": blend.share, "halfwidth_over_spread": blend.quantile}
         for (_, kind), blend in taught.blends.items()
     }
     return {
         "card": card,
-        "summary": f"torch: {len(samples)} samples of {card}'s record over its tables, without "
-        "the recorded models' own shapes.",
+        "summary": f"torch: {len(samples) - public} samples of {card}'s record"
+        + f", and {public} that others published," * (public > 0)
+        + " over its tables, without the recorded models' own shapes.",
         "created": datetime.now(UTC).date().isoformat(),
         "command": f"python -m calib.cards.build torch:{card}",
         "schema": SCHEMA_VERSION,
