@@ -21,7 +21,8 @@ from model import ops
 
 TABLED = (*("a100", "b200", "b300", "gb200", "gb300"), *("h100", "h200", "l40s", "rtx_pro_6000"))
 LENT = (
-    *("a10", "a100_pcie_40gb", "a10g", "a30", "a40", "h100_pcie", "h20", "h800", "l4", "l40"),
+    *("a10", "a100_pcie_40gb", "a100_pcie_80gb", "a10g", "a30", "a40", "h100_nvl", "h100_pcie"),
+    *("h20", "h800", "l4", "l40"),
     *("rtx3090", "rtx4080", "rtx4090", "rtx5090", "rtx_6000_ada"),
 )
 OLDER = ("p100", "p4", "t4", "v100_16gb", "v100_32gb", "v100_pcie_32gb")
@@ -57,7 +58,7 @@ def test_what_ships_is_small():
     collectives of nine."""
     sizes = {path: path.stat().st_size for path in FOLDER.rglob("*.*")}
     engines = sum(size for path, size in sizes.items() if "engines" in path.parts)
-    assert sum(sizes.values()) - engines <= 1e7
+    assert sum(sizes.values()) - engines <= 1.1e7
     assert engines <= 1.2e7
 
 
