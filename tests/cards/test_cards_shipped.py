@@ -21,7 +21,8 @@ from model import ops
 
 TABLED = (*("a100", "b200", "b300", "gb200", "gb300"), *("h100", "h200", "l40s", "rtx_pro_6000"))
 LENT = (
-    *("a10", "a100_pcie_40gb", "a10g", "a30", "a40", "h100_pcie", "h20", "h800", "l4", "l40"),
+    *("a10", "a100_pcie_40gb", "a100_pcie_80gb", "a10g", "a30", "a40", "h100_nvl", "h100_pcie"),
+    *("h20", "h800", "l4", "l40"),
     *("rtx3090", "rtx4080", "rtx4090", "rtx5090", "rtx_6000_ada", "rtx_a6000"),
 )
 OLDER = ("p100", "p4", "t4", "v100_16gb", "v100_32gb", "v100_pcie_32gb")

@@ -139,7 +139,7 @@ A100 = {"computeMajor": 8, "numSms": 108, "totalGlobalMem": 84974239744}
             {"name": "NVIDIA A100-PG509-200", **A100, "totalGlobalMem": 42297524224},
             "A100-PG509-200: expected NVIDIA H100 80GB HBM3, .*; or give \\+hw=a100_pcie_40gb$",
         ),
-        ({"name": "NVIDIA A100-X", **A100}, "; or give \\+hw=a100$"),
+        ({"name": "NVIDIA A100-X", **A100}, "; or give \\+hw=a100 or \\+hw=a100_pcie_80gb$"),
         (
             {"name": "NVIDIA Unknown", "totalGlobalMem": None},
             "; or, where it is such a card, give \"hw.device_names=\\['NVIDIA Unknown'\\]\"$",

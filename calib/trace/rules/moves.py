@@ -120,6 +120,24 @@ def embedding_gradient(row: Row) -> Operators:
     return (ops.Other("scatter_add", read, written, arithmetic=adds, dtype=gradient.dtype),)
 
 
+def picked_loss(row: Row) -> Operators:
+    """Of each row the number of its target, and no other; and the targets' weights."""
+    scores, target = row.given["self"], row.given["target"]
+    read = target.nbytes + target.numel * ops.item_bytes(scores.dtype)
+    if isinstance(row.given.get("weight"), Size):
+        read += target.numel * ops.item_bytes(scores.dtype)
+    return (ops.Other(row.base, read, row.written, target.numel, scores.dtype),)
+
+
+def picked_loss_gradient(row: Row) -> Operators:
+    """Zeros, of which a number a row is written once more; the scores themselves are not read."""
+    target, gradient = row.given["target"], row.given["grad_output"]
+    chosen = target.numel * ops.item_bytes(row.out.dtype)
+    read = target.nbytes + gradient.nbytes
+    zeros = ops.Other("zeros", 0, row.written, dtype=row.out.dtype)
+    return (zeros, ops.Other(row.base, read, chosen, target.numel, row.out.dtype))
+
+
 def resampled(row: Row) -> Operators:
     """Some taps an element of the result; antialiased or not, under one name."""
     name = row.base.removeprefix("_").removesuffix("_aa")
@@ -188,9 +206,8 @@ NAMED = (
     *("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d"),
     *("avg_pool3d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool1d"),
     *("upsample_trilinear3d", "grid_sampler_2d", "_local_scalar_dense", "nonzero"),
-    *("native_layer_norm_backward", "_fused_rms_norm_backward", "native_group_norm_backward"),
-    *("native_batch_norm_backward", "max_pool2d_with_indices_backward", "avg_pool2d_backward"),
-    *("masked_select", "unique_dim", "_unique2", "nll_loss_forward", "nll_loss_backward", "equal"),
+    *("max_pool2d_with_indices_backward", "avg_pool2d_backward"),
+    *("masked_select", "unique_dim", "_unique2", "equal"),
     *("_nested_tensor_from_mask_left_aligned", "_linalg_check_errors"),
     *("_fft_r2c", "_fft_c2r", "_fft_c2c", "index", "_adaptive_avg_pool2d_backward"),
 )
@@ -210,4 +227,6 @@ RULES: dict[str, Rule] = {
     "gather": index_select,
     **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), embedding_bag),
     "embedding_dense_backward": embedding_gradient,
+    **dict.fromkeys(("nll_loss_forward", "nll_loss2d_forward"), picked_loss),
+    **dict.fromkeys(("nll_loss_backward", "nll_loss2d_backward"), picked_loss_gradient),
 }

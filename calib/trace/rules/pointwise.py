@@ -24,7 +24,8 @@ FLOPS = {
     },
     **{"addr": 3, "_thnn_fused_lstm_cell": 5 * SIGMOID_FLOPS + 8},
     "_thnn_fused_gru_cell": 3 * SIGMOID_FLOPS + 6,
-    **{"addcmul": 3, "addcdiv": 3, "lerp": 3, "_softmax_backward_data": 4},
+    **{"addcmul": 3, "addcdiv": 3, "lerp": 3},
+    **{"_softmax_backward_data": 4, "_log_softmax_backward_data": 4},
 }
 """Elementary operations an element, where it is not one."""
 
@@ -33,10 +34,10 @@ def elementwise(row: Row) -> Operators:
     """Inputs of the result's form are ``inputs``; all others together are ``broadcast``.
 
     An operator has one input type: that of its largest input. What is of another type is counted
-    in elements of that one.
+    in elements of that one. A tensor given twice, as in ``x * x``, is read once.
     """
     elements = row.out.numel
-    inputs = row.inputs
+    inputs = tuple(size for size in row.inputs if not size.again)
     main = max(inputs, key=lambda s: s.nbytes, default=row.out)
     dtype = main.dtype
     full = [s for s in inputs if s.distinct == elements and s.dtype == dtype]
@@ -109,6 +110,28 @@ def group_norm(row: Row) -> Operators:
     return (ops.ChannelNorm(x.numel, row.given["C"], "groupnorm", x.dtype, vectors),)
 
 
+def norm_gradient(row: Row) -> Operators:
+    """Two kernels, each of which reads the input and the gradient of the result: one for the
+    vectors (scale and shift, or a channel's sums, which the other needs), one for the elements.
+    A norm over rows without a scale has the second alone: it sums a row as it goes."""
+    x: Size = row.given["input"]
+    gradient: Size = row.given["grad_out" if "grad_out" in row.given else "grad_output"]
+    vectors = [size for size in row.outputs if size.shape != x.shape]
+    elements = [size for size in row.outputs if size.shape == x.shape]
+    read, parts = x.nbytes + gradient.nbytes, []
+    if vectors or row.base not in ROW_NORM_GRADIENTS:
+        parts.append((read, sum(size.nbytes for size in vectors)))
+    if elements:
+        parts.append((row.read, sum(size.nbytes for size in elements)))
+    return tuple(ops.Other(row.base, *moved, arithmetic=x.numel, dtype=x.dtype) for moved in parts)
+
+
+ROW_NORM_GRADIENTS = ("native_layer_norm_backward", "_fused_rms_norm_backward")
+NORM_GRADIENTS = (
+    *(*ROW_NORM_GRADIENTS, "native_group_norm_backward", "native_batch_norm_backward"),
+    *("cudnn_batch_norm_backward", "batch_norm_backward", "miopen_batch_norm_backward"),
+)
+
 BATCH_VECTORS = ("weight", "bias", "running_mean", "running_var")
 
 BATCH_NORMS = (
@@ -116,7 +139,8 @@ BATCH_NORMS = (
     *("_native_batch_norm_legit", "_batch_norm_with_update"),
 )
 MAPS = (
-    *("gelu_backward", "silu_backward", "_softmax_backward_data", "native_dropout", "glu"),
+    *("gelu_backward", "silu_backward", "native_dropout", "glu"),
+    *("_softmax_backward_data", "_log_softmax_backward_data"),
     *("floor_divide", "masked_fill", "where", "native_dropout_backward", "hardswish", "rsub"),
     *("addr", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell"),
     *("log_sigmoid_forward", "polar", "complex", "__and__", "__or__", "__xor__"),
@@ -133,6 +157,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), softmax),
     **dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), row_norm),
     **dict.fromkeys(BATCH_NORMS, batch_norm),
+    **dict.fromkeys(NORM_GRADIENTS, norm_gradient),
     "native_group_norm": group_norm,
 }
 
@@ -171,6 +196,8 @@ def rms_norm(span: Sequence[Row]) -> ops.Norm | None:
         return None
     source, result = span[0].given.get("self"), span[-1].out
     if not isinstance(source, Size) or source.numel != result.numel or not source.shape:
+        return None
+    if source.dtype != result.dtype:  # a scale of a wider type: its product is wide too
         return None
     cols = source.shape[-1]
     return ops.Norm(source.numel // cols, cols, "rmsnorm", dtype=source.dtype)

@@ -26,7 +26,7 @@ class Size:
     dimension do not lie beside each other. ``strides``: elements from one of a dimension to the
     next; none given: dense, the last dimension innermost. ``values``: of starts of sequences that
     lie one after the other, where a real run knows them. ``ragged``: several of unlike sizes, of
-    which ``shape`` is the mean.
+    which ``shape`` is the mean. ``again``: the very tensor that an argument before it is.
     """
 
     shape: tuple[int, ...]
@@ -37,6 +37,7 @@ class Size:
     strides: tuple[int, ...] = ()
     values: tuple[int, ...] = ()
     ragged: bool = False
+    again: bool = False
 
     @property
     def numel(self) -> int:
@@ -138,7 +139,8 @@ def row_of(
 ) -> Row:
     names = argument_names(func)
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    sizes = {n: _without_contents(v) for n, v in given.items()}
+    seen: set[int] = set()
+    sizes = {n: _without_contents(v, seen) for n, v in given.items()}
     sizes |= {n: v for n, v in defaults(func).items() if n not in given}
     for name in STARTS.intersection(given):
         if given[name] is not None and is_real(given[name]):
@@ -160,11 +162,15 @@ def is_real(tensor: torch.Tensor) -> bool:
     return not isinstance(tensor, FakeTensor) and tensor.device.type != "meta"
 
 
-def _without_contents(value: Any) -> Any:
+def _without_contents(value: Any, seen: set[int]) -> Any:
+    """``seen``: what has been met among the arguments, by identity."""
     if isinstance(value, torch.Tensor):
-        return size_of(value)
+        size = size_of(value)
+        again = id(value) in seen
+        seen.add(id(value))
+        return replace(size, again=True) if again else size
     is_tree = isinstance(value, list | tuple | dict)
-    return tree_map(_without_contents, value) if is_tree else value
+    return tree_map(lambda leaf: _without_contents(leaf, seen), value) if is_tree else value
 
 
 def counted_by_torch(func: Any, args: Any, kwargs: Any, out: Any) -> int | None:
@@ -232,11 +238,16 @@ def allocates(func: Any) -> bool:
 
 @cache
 def decomposes(func: Any) -> bool:
-    """Whether the dispatcher has no kernel of the operator's own, on any device."""
+    """Whether cards have no kernel of the operator's own. Where some device has none, the same name
+    has a composite beside it: what a CPU has of its own, a card has too, but for shuffled channels.
+    """
     if isinstance(func, HigherOrderOperator):
         return False
-    key = torch._C.DispatchKey.CompositeImplicitAutograd
-    return bool(func.has_kernel_for_dispatch_key(key))
+    composite, cpu = (
+        getattr(torch._C.DispatchKey, key) for key in ("CompositeImplicitAutograd", "CPU")
+    )
+    own = func.has_kernel_for_dispatch_key(cpu) and name_of(func) != "native_channel_shuffle"
+    return bool(func.has_kernel_for_dispatch_key(composite)) and not own
 
 
 @cache
