@@ -19,9 +19,10 @@ import numpy as np
 
 from calib.cards.cold import Caches, hot_to_cold
 from calib.cards.corrected import NORMAL, Away, Blend, Corrected
-from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, stand_in
+from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, stand_in
 from calib.cards.times import Times, better, estimates_of, lesser
 from calib.fit.calibration import (
+    EVERY,
     ROOFLINE,
     TRANSFERRED,
     WEAKEST_FIRST,
@@ -41,6 +42,7 @@ from calib.fit.physics.blocks.stream_blocks import walk_seconds
 from calib.fit.physics.features import stack
 from calib.fit.physics.widened import is_widened, plain_products, width
 from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware
+from calib.hardware.device import clocked
 from model.ops import REST, Collective, Matmul, MoeMlp, Operator, Other, is_grid
 
 if TYPE_CHECKING:
@@ -81,29 +83,6 @@ class Figures:
     disagreement: dict[str, float]
     carried: dict[str, float]
     clock_ratio: float = 1.0
-
-
-def clocked(hardware: Hardware, ratio: float) -> Hardware:
-    """``hardware`` at ``ratio`` times its rated clock: arithmetic follows, main memory does not."""
-    return replace(
-        hardware,
-        clock_hz=hardware.clock_hz * ratio,
-        peak_flops={dtype: rate * ratio for dtype, rate in hardware.peak_flops.items()},
-        cuda_core_flops=hardware.cuda_core_flops * ratio,
-    )
-
-
-def published_clock_ratio(hardware: Hardware) -> float:
-    """How far above the rated clock a card runs, by the published ceiling of its bfloat16 rate.
-
-    The middle of the ceiling's range over the datasheet's rate; 1 where no file states one, or
-    where it is lower: then what was measured was no ceiling.
-    """
-    ceiling = hardware.measured.get("peak_flops.bfloat16")
-    if ceiling is None:
-        return 1.0
-    middle = (ceiling["low"] + ceiling["high"]) / 2
-    return max(1.0, float(middle / hardware.peak_flops["bfloat16"]))
 
 
 @dataclass(frozen=True)
@@ -216,6 +195,7 @@ class Card(Tabled):
         Implementations other than torch are those of the tables, ``vllm`` whichever of its kernels
         serves an operator best; all else is the roofline.
         """
+        ops = all_as_timed(ops, self._told, self.hardware)
         if implementation == TORCH and self.torch is not None:
             return self.torch.estimates(ops, implementation, hot)
         if isinstance(ops, Operator):
@@ -236,6 +216,12 @@ class Card(Tabled):
             floors[rows] = floor(grid, self.hardware)
             columns[:, rows] = np.broadcast_arrays(*vars(known).values()) if known else np.nan
         return estimates_of(floors, columns)
+
+    @cached_property
+    def _told(self) -> set[tuple[str, ...]]:
+        """(kind, dtype) that were fitted, but for those whose dtypes are fitted together."""
+        kinds = [*self.figures.kinds, *(self.taught.kinds if self.taught else ())]
+        return {tuple(key) for _, *key in kinds if key[1] != EVERY}
 
     def _alike(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
         """Times of a grid of one kind; ``None`` where no table tells."""

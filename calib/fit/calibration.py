@@ -265,7 +265,8 @@ def least_of(
     ops: Sequence[Operator] | Operator, hardware: Hardware, hot: np.ndarray | None = None
 ) -> np.ndarray:
     """[n] or [] seconds that main memory takes at least: for the bytes that no cache can hold, and
-    of what is not ``hot`` [n] for the weights, on a GPU."""
+    of what is not ``hot`` [n] for the weights, on a GPU. Of what has no weights not hot means that
+    kernels in a row each drive out what the last one left: nothing of its bytes finds a cache."""
     if isinstance(ops, Operator):
         return np.asarray(_least(ops, hardware, hot))
     flags = [None] * len(ops) if hot is None else list(hot)
@@ -276,8 +277,9 @@ def _least(op: Operator, hardware: Hardware, hot: Any) -> Any:
     least = least_seconds(op, hardware)
     if hot is None or hardware.compute_capability is None:
         return least
-    weights = np.asarray(op.weight_bytes_read, dtype=float) / hardware.bandwidth
-    return np.maximum(least, np.where(hot, 0.0, weights))
+    weights = np.asarray(op.weight_bytes_read, dtype=float)
+    fetched = np.where(weights > 0, weights, np.asarray(op.bytes, dtype=float))
+    return np.maximum(least, np.where(hot, 0.0, fetched / hardware.bandwidth))
 
 
 def uncalibrated(hardware: Hardware) -> Calibration:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calib.cards.card import Card, Carried, Figures, Taught, clocked, published_clock_ratio
+from calib.cards.card import Card, Carried, Figures, Taught
 from calib.cards.cold import Caches, fit_caches, hot_to_cold, resident_bytes
 from calib.cards.correcting import correct
 from calib.cards.shipped import load_card
@@ -13,6 +13,7 @@ from calib.cards.stand_ins import stand_in
 from calib.cards.stored import StoredError, read_record, write_record
 from calib.fit.fitting import fit
 from calib.hardware.datasheet import floor, load_hardware
+from calib.hardware.device import clocked, published_clock_ratio
 from calib.samples.sample import Sample
 from model import ops
 

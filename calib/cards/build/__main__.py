@@ -36,7 +36,7 @@ from calib.cards.build.tables import (
     widths,
 )
 from calib.cards.build.writing import check, write_text
-from calib.cards.card import TORCH, Card, Figures, clocked, nearness, published_clock_ratio
+from calib.cards.card import TORCH, Card, Figures, nearness
 from calib.cards.cold import Caches
 from calib.cards.older.shipped import OLDER
 from calib.cards.shipped import FOLDER, load_card
@@ -49,6 +49,7 @@ from calib.fit.held_out import data_of
 from calib.fit.likeness import has_relatives
 from calib.fit.physics.power import Sustained, foretold, is_limited, sustained
 from calib.hardware.datasheet import Hardware, load_hardware
+from calib.hardware.device import clocked, published_clock_ratio
 from calib.samples import public
 from calib.samples.public_tables import CARDS as TABLED
 from calib.samples.public_tables import LENDERS
