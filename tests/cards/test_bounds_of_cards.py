@@ -11,7 +11,13 @@ import pytest
 
 from calib.cards.older.shipped import load_torch
 from calib.fit.calibration import Estimator
-from calib.hardware.datasheet import hardware_names, load_hardware, peak
+from calib.hardware.datasheet import (
+    MOST_ABOVE,
+    HardwareError,
+    hardware_names,
+    load_hardware,
+    peak,
+)
 from model import ops
 
 CARDS = [name for name in hardware_names() if name != "cpu"]
@@ -48,6 +54,23 @@ def test_what_is_cold_comes_no_faster_than_main_memory(name: str, stream: str) -
         assert (found["estimate_s"] >= moved * (1 - 1e-9)).all(), dtype
         ends = found[["low_s", "estimate_s", "high_s"]].dropna().to_numpy()
         assert (np.diff(ends) >= 0).all()
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_products_are_no_faster_than_the_highest_clock(name: str) -> None:
+    known = card(name)
+    shapes: list[ops.Operator] = []
+    for dtype in ("bfloat16", "float16", "float32"):
+        shapes += [ops.Matmul(2048, 4096, k, dtype=dtype) for k in (1024, 16384)]
+        shapes += [ops.Attention(b, 512, 512, 16, 16, 64, dtype=dtype) for b in (1, 64)]
+        shapes += [ops.GroupedMatmul(t, 64, 6, 1792, 2048, dtype=dtype) for t in (64, 4096)]
+    for op in shapes:
+        try:
+            least = op.min_flops / peak(op, known.hardware) / MOST_ABOVE
+        except HardwareError:
+            continue
+        for hot in (False, True):
+            assert known.estimate([op], hot=hot)["estimate_s"][0] >= least * (1 - 1e-9), op
 
 
 @pytest.mark.parametrize("name", LARGE_L2)
@@ -90,7 +113,7 @@ def test_halves_of_one_rate_take_one_time(name: str) -> None:
     def rate(op: ops.Operator) -> float | None:
         try:
             return peak(op, known.hardware)
-        except ValueError:
+        except HardwareError:
             return None
 
     pairs = [(op, replace(op, dtype="float16")) for op in HALVES]  # type: ignore[call-arg]

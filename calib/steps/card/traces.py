@@ -21,7 +21,7 @@ from calib.compare.clock.events import OPERATOR, Recorded, TraceFile, read_event
 from calib.compare.clock.identity import check_card
 from calib.compare.clock.links import link
 from calib.errors import CalibError
-from calib.hardware.datasheet import Hardware, least_seconds, peak
+from calib.hardware.datasheet import MOST_ABOVE, Hardware, least_seconds, peak
 from calib.samples.sample import COLD, HOT, TRACE, Sample
 from calib.steps.target import Target
 from model.ops import Matmul, Operator
@@ -149,14 +149,10 @@ def _possible(
 
     def least(op: Operator) -> float:
         work = float(np.max(np.asarray(op.min_flops))) / peak(op, hardware)
-        return max(work / _MOST_ABOVE, float(np.max(least_seconds(op, hardware))))
+        return max(work / MOST_ABOVE, float(np.max(least_seconds(op, hardware))))
 
     kept = {op: taken for op, taken in found.items() if statistics.median(taken) >= least(op)}
     return kept, len(found) - len(kept)
-
-
-_MOST_ABOVE = 1.3
-"""How far above its rating a card may clock."""
 
 
 def _timed(host: Sequence[Recorded], ran: dict[int, _Kernels]) -> Iterator[tuple[Operator, float]]:
