@@ -19,9 +19,10 @@ import numpy as np
 
 from calib.cards.cold import Caches, hot_to_cold
 from calib.cards.corrected import NORMAL, Away, Blend, Corrected
-from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, stand_in
+from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, stand_in
 from calib.cards.times import Times, better, estimates_of, lesser
 from calib.fit.calibration import (
+    EVERY,
     ROOFLINE,
     TRANSFERRED,
     WEAKEST_FIRST,
@@ -38,11 +39,11 @@ from calib.fit.calibration import (
 )
 from calib.fit.likeness import card_to_card
 from calib.fit.physics.blocks.stream_blocks import walk_seconds
-from calib.fit.physics.cuda_cores import multiplying, published_rate, sustained_rate
+from calib.fit.physics.cuda_cores import as_lent, as_taught
 from calib.fit.physics.features import stack
-from calib.fit.physics.power import clocked
 from calib.fit.physics.widened import is_widened, plain_products, width
 from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware
+from calib.hardware.device import clocked
 from model.ops import REST, Collective, Matmul, MoeMlp, Operator, Other, is_grid
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ class Card(Tabled):
         """torch's own samples over the tables."""
         if self.taught is None:
             return None
-        hardware, none = self._as_taught, self.held_out
+        clocks, none = self.calibration.hardware, self.held_out
+        hardware = as_taught(clocks, self.hardware, self._teacher)
         is_alike = hardware.compute_capability == self._teacher.compute_capability
         kinds = self.taught.kinds | ({} if is_alike else self.taught.elsewhere)
         own = Calibration(hardware, kinds, none)
@@ -171,22 +173,10 @@ class Card(Tabled):
         return load_hardware(self.taught.hardware)
 
     @cached_property
-    def _as_taught(self) -> Hardware:
-        """As the card clocks; its CUDA cores sustain over their peak what it does over the
-        teacher's."""
-        hardware, rate = self.calibration.hardware, sustained_rate(self.hardware)
-        taught = published_rate(self._teacher)
-        if rate is None or taught is None or self._teacher.name == self.hardware.name:
-            return hardware
-        return multiplying(hardware, rate * self._teacher.cuda_core_flops / taught)
-
-    @cached_property
     def _as_lent(self) -> Hardware:
-        """As a product of bfloat16 stands in for one of float32: each sustains its own share."""
-        rate, share = sustained_rate(self.hardware), self.about.get("share_of_peak_sustained")
-        if rate is None or share is None:
-            return self.hardware
-        return multiplying(self.hardware, rate / (share * self.figures.clock_ratio))
+        """For the floors of what stands in."""
+        share = self.about.get("share_of_peak_sustained")
+        return as_lent(self.hardware, share and share * self.figures.clock_ratio)
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -214,6 +204,7 @@ class Card(Tabled):
         Implementations other than torch are those of the tables, ``vllm`` whichever of its kernels
         serves an operator best; all else is the roofline.
         """
+        ops = all_as_timed(ops, self._told, self.hardware)
         if implementation == TORCH and self.torch is not None:
             return self.torch.estimates(ops, implementation, hot)
         if isinstance(ops, Operator):
@@ -234,6 +225,12 @@ class Card(Tabled):
             floors[rows] = floor(grid, self.hardware)
             columns[:, rows] = np.broadcast_arrays(*vars(known).values()) if known else np.nan
         return estimates_of(floors, columns)
+
+    @cached_property
+    def _told(self) -> set[tuple[str, ...]]:
+        """(kind, dtype) that were fitted, but for those whose dtypes are fitted together."""
+        kinds = [*self.figures.kinds, *(self.taught.kinds if self.taught else ())]
+        return {tuple(key) for _, *key in kinds if key[1] != EVERY}
 
     def _alike(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
         """Times of a grid of one kind; ``None`` where no table tells."""

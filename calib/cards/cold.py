@@ -24,6 +24,9 @@ from model.ops import Operator
 LATENCY_BYTES = 2.0**19
 """Working sets below this many bytes take a kernel's latency and little of their own."""
 
+_COLD = 2.0
+"""Working sets over the L2 from which on nothing is found again."""
+
 
 @dataclass(frozen=True)
 class Caches:
@@ -63,6 +66,17 @@ def working_set(op: Operator) -> Any:
     return np.where(weights > 0, weights, np.asarray(op.bytes, dtype=float))
 
 
+def edge_seconds(op: Operator, hardware: Hardware, caches: Caches) -> Any:
+    """What main memory takes for what is read again where the table kept part of it: between the
+    sizes that tell the two rates (:func:`fit_caches`) a fit of replays slopes from one to the
+    other, and no bytes are missing by the rule above. 0 elsewhere."""
+    held = working_set(op)
+    partly = (held > caches.resident_share * hardware.l2_bytes) & (
+        held <= _COLD * hardware.l2_bytes
+    )
+    return np.where(partly, held / (caches.cold_share * hardware.bandwidth), 0.0)
+
+
 def hot_to_cold(
     seconds: np.ndarray,
     low_s: np.ndarray,
@@ -78,7 +92,9 @@ def hot_to_cold(
     missing = caches.missing_seconds(op, hardware)
     compute, memory = floors(op, hardware)
     seen = memory / np.maximum(memory + compute, 1e-30)
-    return seconds + seen * missing, low_s, high_s + missing
+    edge = edge_seconds(op, hardware, caches)
+    cold, high_s = np.maximum(seconds + seen * missing, edge), high_s + missing
+    return cold, low_s, high_s * np.maximum(cold / np.maximum(seconds + missing, 1e-30), 1.0)
 
 
 def fit_caches(
@@ -97,7 +113,7 @@ def fit_caches(
     most = resident_share * hardware.l2_bytes
     small = bound & (held <= LATENCY_BYTES)
     hot = bound & (held > most / 4) & (held <= most)
-    cold = bound & (held > 2 * hardware.l2_bytes)
+    cold = bound & (held > _COLD * hardware.l2_bytes)
     if min(small.sum(), hot.sum(), cold.sum()) < 5:
         return None
     beyond = np.maximum(seconds - np.median(seconds[small]), 0.1 * seconds)

@@ -24,14 +24,16 @@ time:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
+from calib.fit.calibration import fitted_dtype, kind_of
 from calib.hardware.convolutions import is_depthwise, window
-from calib.hardware.datasheet import Hardware, floor
+from calib.hardware.datasheet import Hardware, floor, peak
+from calib.hardware.figures import HardwareError
 from model.ops import (
     Attention,
     AttentionBackward,
@@ -99,6 +101,33 @@ def stand_in(op: Operator) -> StandIn:
         return make(op)
     spread = ANOTHER_ALGORITHM if op.operator == "other" else ANOTHER_KERNEL
     return StandIn((_stream(op.bytes),), spread, passes=passes_of(op))
+
+
+UNTIMED, TIMED = "float16", "bfloat16"
+
+
+def all_as_timed(
+    ops: Sequence[Operator] | Operator, told: Collection[tuple[str, ...]], hardware: Hardware
+) -> Sequence[Operator] | Operator:
+    """A list or a grid :func:`as_timed`."""
+    if isinstance(ops, Operator):
+        return as_timed(ops, told, hardware)
+    return [as_timed(op, told, hardware) for op in ops]
+
+
+def as_timed(op: Operator, told: Collection[tuple[str, ...]], hardware: Hardware) -> Operator:
+    """``op`` with bfloat16 for float16, of which nobody timed kernels: the same bytes at the same
+    rate. Itself where someone did (``told``: kinds and dtypes), where the card multiplies the two
+    at other rates, or where it converts one into the other."""
+    dtypes = {f.name: getattr(op, f.name) for f in fields(op) if f.name.endswith("dtype")}
+    halves = {name: TIMED for name, dtype in dtypes.items() if dtype == UNTIMED}
+    if not halves or TIMED in dtypes.values() or (kind_of(op), fitted_dtype(op)) in told:
+        return op
+    twin = replace(op, **halves)
+    try:
+        return twin if peak(twin, hardware) == peak(op, hardware) else op
+    except HardwareError:  # of one of them it has no rate
+        return op
 
 
 def passes_of(op: Operator) -> Any:

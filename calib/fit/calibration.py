@@ -20,7 +20,7 @@ from calib.fit.physics.features import (
     whole,
 )
 from calib.fit.physics.widened import is_widened, plain_products, width
-from calib.hardware.datasheet import Hardware, floor, least_seconds
+from calib.hardware.datasheet import Hardware, floor, least_arithmetic, least_seconds
 from calib.hardware.links import by_link
 from model.ops import Collective, Conv2d, Convolution, Counted, Operator, Other, is_grid
 
@@ -264,8 +264,10 @@ def linked(ops: Sequence[Operator] | Operator, hardware: Hardware) -> np.ndarray
 def least_of(
     ops: Sequence[Operator] | Operator, hardware: Hardware, hot: np.ndarray | None = None
 ) -> np.ndarray:
-    """[n] or [] seconds that main memory takes at least: for the bytes that no cache can hold, and
-    of what is not ``hot`` [n] for the weights, on a GPU."""
+    """[n] or [] seconds that products and main memory of a GPU take at least: the latter for the
+    bytes that no cache can hold, and of what is not ``hot`` [n] for the weights. Of what has no
+    weights not hot means that kernels in a row each drive out what the last one left: nothing of
+    its bytes finds a cache."""
     if isinstance(ops, Operator):
         return np.asarray(_least(ops, hardware, hot))
     flags = [None] * len(ops) if hot is None else list(hot)
@@ -273,11 +275,12 @@ def least_of(
 
 
 def _least(op: Operator, hardware: Hardware, hot: Any) -> Any:
-    least = least_seconds(op, hardware)
+    least = np.maximum(least_seconds(op, hardware), least_arithmetic(op, hardware))
     if hot is None or hardware.compute_capability is None:
         return least
-    weights = np.asarray(op.weight_bytes_read, dtype=float) / hardware.bandwidth
-    return np.maximum(least, np.where(hot, 0.0, weights))
+    weights = np.asarray(op.weight_bytes_read, dtype=float)
+    fetched = np.where(weights > 0, weights, np.asarray(op.bytes, dtype=float))
+    return np.maximum(least, np.where(hot, 0.0, fetched / hardware.bandwidth))
 
 
 def uncalibrated(hardware: Hardware) -> Calibration:

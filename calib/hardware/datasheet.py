@@ -31,7 +31,7 @@ from calib.hardware.figures import (
 )
 from calib.hardware.links import bandwidth_seconds
 from calib.hardware.rates import rate_of
-from model.ops import Collective, Conv2d, Operator, TensorCoreOperator
+from model.ops import Collective, Conv2d, Convolution, Operator, TensorCoreOperator
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,20 @@ def least_seconds(op: Operator, hardware: Hardware) -> Any:
         return 0.0
     beyond = np.maximum(np.asarray(op.bytes, dtype=float) - hardware.l2_bytes, 0.0)
     return beyond / hardware.bandwidth
+
+
+MOST_ABOVE = 1.3
+"""How far above its rating a card may clock."""
+
+
+def least_arithmetic(op: Operator, hardware: Hardware) -> Any:
+    """What the products of ``op`` take at the highest clock [s]: no kernel of a GPU is faster. 0 on
+    a CPU, whose peak was probed, of a convolution, whose library may multiply less (Winograd), and
+    of what is no product."""
+    is_product = isinstance(op, TensorCoreOperator) and not isinstance(op, Conv2d | Convolution)
+    if hardware.compute_capability is None or not is_product:
+        return 0.0
+    return op.min_flops / peak(op, hardware) / MOST_ABOVE
 
 
 _STEEPNESS = 8.0

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from calib.hardware.datasheet import Hardware, HardwareError, hardware_names, load_hardware
@@ -139,6 +139,29 @@ def _derived_peaks(properties: DeviceProperties) -> dict[str, float]:
         dtype: flop * properties.sm_count * properties.clock_hz / (2 if dtype in halved else 1)
         for dtype, flop in FLOP_PER_CLOCK_AND_SM[capability].items()
     }
+
+
+def clocked(hardware: Hardware, ratio: float) -> Hardware:
+    """``hardware`` at ``ratio`` times its rated clock: arithmetic follows, main memory does not."""
+    return replace(
+        hardware,
+        clock_hz=hardware.clock_hz * ratio,
+        peak_flops={dtype: rate * ratio for dtype, rate in hardware.peak_flops.items()},
+        cuda_core_flops=hardware.cuda_core_flops * ratio,
+    )
+
+
+def published_clock_ratio(hardware: Hardware) -> float:
+    """How far above the rated clock a card runs, by the published ceiling of its bfloat16 rate.
+
+    The middle of the ceiling's range over the datasheet's rate; 1 where no file states one, or
+    where it is lower: then what was measured was no ceiling.
+    """
+    ceiling = hardware.measured.get("peak_flops.bfloat16")
+    if ceiling is None:
+        return 1.0
+    middle = (ceiling["low"] + ceiling["high"]) / 2
+    return max(1.0, float(middle / hardware.peak_flops["bfloat16"]))
 
 
 def clock_true_peak(hardware: Hardware, dtype: str, clock_hz: float) -> float | None:

@@ -12,8 +12,8 @@ from calib.cards.shipped import load_card
 from calib.cards.stand_ins import stand_in
 from calib.cards.stored import StoredError, read_record, write_record
 from calib.fit.fitting import fit
-from calib.fit.physics.power import clocked, published_clock_ratio
 from calib.hardware.datasheet import floor, load_hardware
+from calib.hardware.device import clocked, published_clock_ratio
 from calib.samples.sample import Sample
 from model import ops
 

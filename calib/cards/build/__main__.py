@@ -52,15 +52,9 @@ from calib.fit.calibration import Calibration
 from calib.fit.fitting import fit
 from calib.fit.held_out import data_of
 from calib.fit.likeness import has_relatives
-from calib.fit.physics.power import (
-    Sustained,
-    clocked,
-    foretold,
-    is_limited,
-    published_clock_ratio,
-    sustained,
-)
+from calib.fit.physics.power import Sustained, foretold, is_limited, sustained
 from calib.hardware.datasheet import Hardware, load_hardware
+from calib.hardware.device import clocked, published_clock_ratio
 from calib.samples import public
 from calib.samples.public_tables import CARDS as TABLED
 from calib.samples.public_tables import LENDERS

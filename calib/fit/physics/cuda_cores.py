@@ -70,3 +70,19 @@ def published_cards() -> list[Hardware]:
 def multiplying(hardware: Hardware, rate: float) -> Hardware:
     """``hardware`` with products of float32 at ``rate`` FLOP/s."""
     return replace(hardware, peak_flops=hardware.peak_flops | {_FLOAT32: rate})
+
+
+def as_taught(clocks: Hardware, card: Hardware, teacher: Hardware) -> Hardware:
+    """``clocks``, ``card`` as it clocks, for a fit to samples of ``teacher``: what its cores sustain
+    is over their peak what the teacher's do."""
+    rate, taught = sustained_rate(card), published_rate(teacher)
+    if rate is None or taught is None or teacher.name == card.name:
+        return clocks
+    return multiplying(clocks, rate * teacher.cuda_core_flops / taught)
+
+
+def as_lent(card: Hardware, share: float | None) -> Hardware:
+    """For a product of bfloat16 that stands in for one of float32: the former sustains ``share`` of
+    its rate, None where nobody knows."""
+    rate = sustained_rate(card)
+    return card if rate is None or share is None else multiplying(card, rate / share)

@@ -30,7 +30,7 @@ it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -134,26 +134,3 @@ def slowed(
     slower = seconds * (1 + (donor.plateau / target.plateau - 1) * drawn)
     least = x.compute_s / target.plateau if target.is_most else 0.0
     return np.asarray(np.maximum(slower, least))
-
-
-def clocked(hardware: Hardware, ratio: float) -> Hardware:
-    """``hardware`` at ``ratio`` times its rated clock: arithmetic follows, main memory does not."""
-    return replace(
-        hardware,
-        clock_hz=hardware.clock_hz * ratio,
-        peak_flops={dtype: rate * ratio for dtype, rate in hardware.peak_flops.items()},
-        cuda_core_flops=hardware.cuda_core_flops * ratio,
-    )
-
-
-def published_clock_ratio(hardware: Hardware) -> float:
-    """How far above the rated clock a card runs, by the published ceiling of its bfloat16 rate.
-
-    The middle of the ceiling's range over the datasheet's rate; 1 where no file states one, or
-    where it is lower: then what was measured was no ceiling.
-    """
-    ceiling = hardware.measured.get("peak_flops.bfloat16")
-    if ceiling is None:
-        return 1.0
-    middle = (ceiling["low"] + ceiling["high"]) / 2
-    return max(1.0, float(middle / hardware.peak_flops["bfloat16"]))

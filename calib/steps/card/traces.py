@@ -22,7 +22,7 @@ from calib.compare.clock.events import KERNEL, OPERATOR, Recorded, TraceFile, re
 from calib.compare.clock.identity import check_card
 from calib.compare.clock.links import link
 from calib.errors import CalibError
-from calib.hardware.datasheet import Hardware, least_seconds, peak
+from calib.hardware.datasheet import MOST_ABOVE, Hardware, least_seconds, peak
 from calib.report.units import counted
 from calib.samples.sample import COLD, HOT, TRACE, Sample
 from calib.steps.target import Target
@@ -165,14 +165,10 @@ def _possible(
 
     def least(op: Operator) -> float:
         work = float(np.max(np.asarray(op.min_flops))) / peak(op, hardware)
-        return max(work / _MOST_ABOVE, float(np.max(least_seconds(op, hardware))))
+        return max(work / MOST_ABOVE, float(np.max(least_seconds(op, hardware))))
 
     kept = {op: taken for op, taken in found.items() if statistics.median(taken) >= least(op)}
     return kept, len(found) - len(kept)
-
-
-_MOST_ABOVE = 1.3
-"""How far above its rating a card may clock."""
 
 
 def _timed(
