@@ -73,7 +73,7 @@ def multiplying(hardware: Hardware, rate: float) -> Hardware:
 
 
 def as_taught(clocks: Hardware, card: Hardware, teacher: Hardware) -> Hardware:
-    """``clocks``, ``card`` as it clocks, for a fit to samples of ``teacher``: what its cores sustain
+    """``clocks``, ``card`` as it clocks, for a fit to samples of ``teacher``: what cores sustain
     is over their peak what the teacher's do."""
     rate, taught = sustained_rate(card), published_rate(teacher)
     if rate is None or taught is None or teacher.name == card.name:
