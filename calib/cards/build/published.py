@@ -1,4 +1,4 @@
-"""Published timings as samples: of float32 products on five older cards, of attention on an H200.
+"""Published timings as samples: of float32 products on five older cards, of attention on two.
 
 Attention: ``benchmarks/data/public_attention.csv``, cuDNN as NVIDIA timed it, rows that judge
 nothing (``python -m benchmarks.public_attention``). On shapes within the range of the record's own
