@@ -78,6 +78,11 @@ class Hardware:
     provenance: str = "datasheet"
     cuda: str | None = None
 
+    def published(self, figure: str) -> float | None:
+        """The middle of what ``measured`` states of ``figure``; None where it states nothing."""
+        found = self.measured.get(figure)
+        return None if found is None else float((found["low"] + found["high"]) / 2)
+
     @cached_property
     def unprobed(self) -> tuple[str, ...]:
         """Names of the figures that are still to be probed."""

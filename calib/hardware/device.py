@@ -157,11 +157,8 @@ def published_clock_ratio(hardware: Hardware) -> float:
     The middle of the ceiling's range over the datasheet's rate; 1 where no file states one, or
     where it is lower: then what was measured was no ceiling.
     """
-    ceiling = hardware.measured.get("peak_flops.bfloat16")
-    if ceiling is None:
-        return 1.0
-    middle = (ceiling["low"] + ceiling["high"]) / 2
-    return max(1.0, float(middle / hardware.peak_flops["bfloat16"]))
+    ceiling = hardware.published("peak_flops.bfloat16")
+    return 1.0 if ceiling is None else max(1.0, ceiling / hardware.peak_flops["bfloat16"])
 
 
 def clock_true_peak(hardware: Hardware, dtype: str, clock_hz: float) -> float | None:

@@ -1,10 +1,8 @@
 """Bytes of losses, of norms' gradients and of a tensor given twice, counted by hand."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
+from does import Does
 from torch import nn
 
 from calib.trace import trace, unknown
@@ -13,15 +11,6 @@ from model.ops import Elementwise, Norm, Other
 
 ROWS, COLS = 12, 35
 ALL = ROWS * COLS * 4  # bytes of the scores in float32
-
-
-class Does(nn.Module):
-    def __init__(self, run: Callable[..., Any]) -> None:
-        super().__init__()
-        self.run = run
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.run(*inputs)
 
 
 def scores(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

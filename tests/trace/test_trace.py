@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from does import Does
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
@@ -37,19 +38,6 @@ from model.ops import (
     Softmax,
     item_bytes,
 )
-
-
-class Does(nn.Module):
-    """A module that runs any function of its inputs."""
-
-    def __init__(self, run: Callable[..., Any], **weights: torch.Tensor) -> None:
-        super().__init__()
-        self.run = run
-        for name, value in weights.items():
-            setattr(self, name, nn.Parameter(value))
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.run(*inputs)
 
 
 def operators(run: Callable[..., Any], *inputs: Any) -> list[Operator]:

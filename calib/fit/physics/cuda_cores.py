@@ -30,8 +30,7 @@ _FLOAT32 = "float32"
 
 def published_rate(hardware: Hardware) -> float | None:
     """FLOP/s of large products of float32, the middle of what was published; None: nothing was."""
-    found = hardware.measured.get(f"products.{_FLOAT32}")
-    return None if found is None else float((found["low"] + found["high"]) / 2)
+    return hardware.published(f"products.{_FLOAT32}")
 
 
 def sustained_rate(hardware: Hardware) -> float | None:
@@ -49,11 +48,12 @@ def sustained_rate(hardware: Hardware) -> float | None:
 def foretold_rate(hardware: Hardware, cards: Sequence[Hardware]) -> float | None:
     """The formula; None where nothing was published of any of ``cards``."""
     rates = {card.name: rate for card in cards if (rate := published_rate(card)) is not None}
-    shares = [rates[card.name] / card.cuda_core_flops for card in cards if card.name in rates]
-    if not shares:
+    known = [card for card in cards if card.name in rates]
+    if not known:
         return None
-    rate = max(shares) * hardware.cuda_core_flops
-    priced = [card for card in cards if card.name in rates and card.power_w is not None]
+    rate = max(rates[card.name] / card.cuda_core_flops for card in known)
+    rate *= hardware.cuda_core_flops
+    priced = [card for card in known if card.power_w is not None]
     if hardware.power_w is None or not priced:
         return rate
     likest = min(priced, key=lambda card: distance(hardware, card, _FLOAT32))

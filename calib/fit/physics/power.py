@@ -93,11 +93,10 @@ def is_akin(one: Hardware, other: Hardware) -> bool:
 
 def published(hardware: Hardware) -> Sustained | None:
     """By the fastest of others' products, the middle of reports; None where none are known."""
-    found = hardware.measured.get(f"products.{_DTYPE}")
-    if found is None:
+    rate = hardware.published(f"products.{_DTYPE}")
+    if rate is None:
         return None
-    middle = (found["low"] + found["high"]) / 2
-    return Sustained(hardware, float(middle / hardware.peak_flops[_DTYPE]), is_most=True)
+    return Sustained(hardware, rate / hardware.peak_flops[_DTYPE], is_most=True)
 
 
 def limited(target: Hardware) -> list[Sustained]:
