@@ -52,7 +52,16 @@ def test_a_softmax_is_padded_as_far_as_a_warp_holds_it() -> None:
     narrow, wide = units(Softmax(1000, 530)), units(Softmax(1000, 2566))
     assert narrow["padded"] == pytest.approx(1000 * 1024 / H200.sm_count)
     assert narrow["wide"] == wide["padded"] == 0
-    assert wide["wide"] == pytest.approx(1000 * 2566 / H200.sm_count)
+    assert wide["wide"] == pytest.approx(np.ceil(1000 / H200.sm_count) * 3 * 1024)
+
+
+def test_a_wide_softmax_is_kept_or_walked() -> None:
+    """By torch's choice: registers, shared memory, three reads."""
+    beside, alone, walked = (units(Softmax(1000, cols, "float32")) for cols in (4096, 4097, 9217))
+    assert beside["lone"] == walked["wide"] == 0
+    assert alone["lone"] == alone["wide"] > beside["wide"]
+    assert walked["walked"] == 8 * 9217
+    assert units(Softmax(1, 128256))["walked"] == 128256
 
 
 def test_a_layernorm_takes_512_numbers_of_a_row_at_a_time() -> None:

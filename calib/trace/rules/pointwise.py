@@ -31,6 +31,10 @@ FLOPS = {
 
 
 def elementwise(row: Row) -> Operators:
+    return (mapped(row),)
+
+
+def mapped(row: Row, walked: Any = 0) -> ops.Elementwise:
     """Inputs of the result's form are ``inputs``; all others together are ``broadcast``.
 
     An operator has one input type: that of its largest input. What is of another type is counted
@@ -42,18 +46,17 @@ def elementwise(row: Row) -> Operators:
     dtype = main.dtype
     full = [s for s in inputs if s.distinct == elements and s.dtype == dtype]
     rest = sum(s.nbytes for s in inputs) - elements * len(full) * ops.item_bytes(dtype)
-    return (
-        ops.Elementwise(
-            elements,
-            inputs=len(full),
-            outputs=len(row.outputs),
-            flops_per_element=FLOPS.get(row.base, 1),
-            dtype=dtype,
-            broadcast=whole(rest / ops.item_bytes(dtype)),
-            out_dtype=row.out.dtype if row.out.dtype != dtype else None,
-            transposed=len({s.transposed for s in inputs if len(s.shape) > 1}) > 1,
-            axes=axes(row.out, inputs),
-        ),
+    return ops.Elementwise(
+        elements,
+        inputs=len(full),
+        outputs=len(row.outputs),
+        flops_per_element=FLOPS.get(row.base, 1),
+        dtype=dtype,
+        broadcast=whole(rest / ops.item_bytes(dtype)),
+        out_dtype=row.out.dtype if row.out.dtype != dtype else None,
+        transposed=len({s.transposed for s in inputs if len(s.shape) > 1}) > 1,
+        axes=axes(row.out, inputs),
+        walked=walked,
     )
 
 
@@ -82,9 +85,18 @@ def reduction(row: Row) -> Operators:
 
 def softmax(row: Row) -> Operators:
     x = row.given["self"]
-    cols = x.shape[row.given["dim"]] if x.shape else 1
+    cols = columns(x, row)
     wide = row.out.dtype if row.out.dtype != x.dtype else None
     return (ops.Softmax(x.numel // cols, cols, dtype=x.dtype, out_dtype=wide),)
+
+
+def softmax_gradient(row: Row) -> Operators:
+    x = row.given["grad_output"]
+    return (mapped(row, walked=x.numel // columns(x, row)),)
+
+
+def columns(x: Size, row: Row) -> int:
+    return x.shape[row.given["dim"]] if x.shape else 1
 
 
 def row_norm(row: Row) -> Operators:
@@ -118,12 +130,16 @@ def norm_gradient(row: Row) -> Operators:
     gradient: Size = row.given["grad_out" if "grad_out" in row.given else "grad_output"]
     vectors = [size for size in row.outputs if size.shape != x.shape]
     elements = [size for size in row.outputs if size.shape == x.shape]
-    read, parts = x.nbytes + gradient.nbytes, []
-    if vectors or row.base not in ROW_NORM_GRADIENTS:
-        parts.append((read, sum(size.nbytes for size in vectors)))
+    read, parts, by_rows = x.nbytes + gradient.nbytes, [], row.base in ROW_NORM_GRADIENTS
+    if vectors or not by_rows:
+        parts.append((read, sum(size.nbytes for size in vectors), 0))
     if elements:
-        parts.append((row.read, sum(size.nbytes for size in elements)))
-    return tuple(ops.Other(row.base, *moved, arithmetic=x.numel, dtype=x.dtype) for moved in parts)
+        rows = x.numel // math.prod(row.given["normalized_shape"]) if by_rows else 0
+        parts.append((row.read, sum(size.nbytes for size in elements), rows))
+    return tuple(
+        ops.Other(row.base, read, written, x.numel, x.dtype, walked=rows)
+        for read, written, rows in parts
+    )
 
 
 ROW_NORM_GRADIENTS = ("native_layer_norm_backward", "_fused_rms_norm_backward")
@@ -140,7 +156,6 @@ BATCH_NORMS = (
 )
 MAPS = (
     *("gelu_backward", "silu_backward", "native_dropout", "glu"),
-    *("_softmax_backward_data", "_log_softmax_backward_data"),
     *("floor_divide", "masked_fill", "where", "native_dropout_backward", "hardswish", "rsub"),
     *("addr", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell"),
     *("log_sigmoid_forward", "polar", "complex", "__and__", "__or__", "__xor__"),
@@ -155,6 +170,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, reduction),
     **dict.fromkeys(MAPS, elementwise),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), softmax),
+    **dict.fromkeys(("_softmax_backward_data", "_log_softmax_backward_data"), softmax_gradient),
     **dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), row_norm),
     **dict.fromkeys(BATCH_NORMS, batch_norm),
     **dict.fromkeys(NORM_GRADIENTS, norm_gradient),

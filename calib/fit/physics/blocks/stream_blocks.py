@@ -10,7 +10,7 @@ has (``axes``), and loads elements one by one:
 bits). ``across``: what is read column by column and written row by row takes a sector of the L2 for
 each element. A run whose bytes are no multiple of four is copied by a slower one of the driver's
 kernels (``odd``). What was left in the L2 and does not fit comes from main memory, a bound of its
-own.
+own; so does what is walked again (``again``, :mod:`calib.fit.physics.walks`).
 
 A function of several operations (GELU, SiLU) takes half a microsecond before its first result.
 
@@ -33,13 +33,13 @@ from typing import Any
 
 import numpy as np
 
-from calib.fit.physics import rows
+from calib.fit.physics import rows, walks
 from calib.hardware.datasheet import Hardware
 from calib.hardware.datasheet import share_missed as hardware_share_missed
-from model.ops import ChannelNorm, Copy, Elementwise, Norm, Operator, item_bytes
+from model.ops import ChannelNorm, Copy, Elementwise, Norm, Operator, Softmax, item_bytes
 
 _RULE = rows.RULE
-_MISSED, _PLANES = f"bound missed{_RULE}", f"bound planes{_RULE}"
+_MISSED, _PLANES, _AGAIN = (f"bound {name}{_RULE}" for name in ("missed", "planes", "again"))
 _ELEMENT, _PLACE, _CAST, _ACROSS, _SHIFTED, _ODDS = (
     f"serial {name}{_RULE}" for name in ("element", "place", "cast", "across", "shifted", "odds")
 )
@@ -49,6 +49,7 @@ _KERNELS, _PLACES, _FLAT, _COPIED, _START, _ODD, _FUNCTION = (
 )
 COSTS = rows.COSTS | {
     _MISSED: 0.15,
+    _AGAIN: 0.15,
     _PLANES: float(np.log(162.0)),
     _ELEMENT: float(np.log(0.47)),
     _PLACE: float(np.log(0.03)),
@@ -80,7 +81,7 @@ def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.n
     """Columns of an operator that streams, each [n] or [1]. ``hot``: [n] bool."""
     share = _share_missed(op.bytes / hardware.l2_bytes)
     missed = np.where(hot, share, 1.0) * op.bytes / hardware.bandwidth * hardware.clock_hz
-    columns = {_MISSED: np.log(np.maximum(missed, _LEAST))}
+    columns = {_MISSED: np.log(np.maximum(missed, _LEAST))} | _again(op, hardware)
     if isinstance(op, Elementwise | Copy):
         columns |= _walk(op, hardware)
     if isinstance(op, Norm):
@@ -91,11 +92,31 @@ def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.n
     return {name: np.atleast_1d(np.asarray(v, dtype=float)) for name, v in columns.items()}
 
 
+def _again(op: Operator, hardware: Hardware) -> dict[str, Any]:
+    if not walks.may_walk_again(op):
+        return {}
+    return {_AGAIN: np.log(np.maximum(_cycles_again(op, hardware), _LEAST))}
+
+
+def _cycles_again(op: Operator, hardware: Hardware) -> Any:
+    """Of all that main memory moves of what is walked again."""
+    again = walks.bytes_again(op, hardware)
+    once = _share_missed(op.bytes / hardware.l2_bytes) * op.bytes
+    return np.where(again > 0, once + again, 0.0) / hardware.bandwidth * hardware.clock_hz
+
+
 def walk_seconds(op: Operator, hardware: Hardware) -> Any:
-    """What computing places takes where nothing of the kind was measured: by the costs that a fit
-    starts from; 0 of an operator that streams."""
+    """What computing places, walking rows and reading them again takes where nothing of the kind
+    was measured: by the costs that a fit starts from; 0 of an operator that streams."""
+    again = np.exp(COSTS[_AGAIN]) * _cycles_again(op, hardware) / hardware.clock_hz
+    return np.maximum(again, _walk_seconds(op, hardware))
+
+
+def _walk_seconds(op: Operator, hardware: Hardware) -> Any:
     if isinstance(op, ChannelNorm):
         return _channels_seconds(op, hardware)
+    if isinstance(op, Softmax):
+        return rows.wide_cycles(op, hardware) / hardware.clock_hz
     if not isinstance(op, Elementwise | Copy | Norm):
         return 0.0
     columns = _kernels(op, hardware) if isinstance(op, Norm) else _walk(op, hardware)
