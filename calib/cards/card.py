@@ -20,7 +20,7 @@ import numpy as np
 from calib.cards.cold import Caches, hot_to_cold
 from calib.cards.corrected import NORMAL, Away, Blend, Corrected
 from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, stand_in
-from calib.cards.times import Times, better, estimates_of, lesser
+from calib.cards.times import Times, better, estimates_of, lesser, weighed
 from calib.fit.calibration import (
     EVERY,
     ROOFLINE,
@@ -242,8 +242,12 @@ class Card(Tabled):
         if isinstance(op, Other) and op.name == REST:
             return self._beside(op)
         direct = self._timed_as_it_is(op, implementation, hot)
-        if direct is not None:
+        if direct is not None and fitted_dtype(op) != "float32":
             return direct
+        # Of float32 strangers' events told, which say little of what is short.
+        return weighed(direct, self._by_stand_in(op, implementation, hot))
+
+    def _by_stand_in(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
         meant = self._of_known_dtypes(stand_in(op))
         times: Times | None = None
         for stand in meant.ops:
@@ -264,8 +268,7 @@ class Card(Tabled):
         return Times(seconds, low, high, np.full(len(seconds), WEAKEST_FIRST.index(ROOFLINE)))
 
     def _timed_as_it_is(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
-        """Products of a dtype that someone timed as it is. Of narrow ones engines timed what makes
-        their activations narrow besides, which for torch is a kernel of its own."""
+        """Products of a dtype that someone timed, narrow ones with what makes them narrow."""
         narrow = implementation == TORCH and vars(op).get("dtype") in NARROW
         if narrow or not isinstance(op, Matmul) or op.dtype == "bfloat16":
             return None
