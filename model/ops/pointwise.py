@@ -151,6 +151,11 @@ class Copy(Operator):
         return (replace(way_back, elements=self.out_elements, out_elements=self.elements),)
 
 
+POOLS = (
+    *("max_pool2d_with_indices", "max_pool3d_with_indices"),
+    *("avg_pool1d", "avg_pool2d", "avg_pool3d"),
+)
+"""Names of ``Other`` that slide a window: ``arithmetic`` counts its places, of all results."""
 REST = "rest"
 """Name of bytes that belong to the operator before them and are moved by its launch."""
 

@@ -108,18 +108,53 @@ def row_norm(row: Row) -> Operators:
 
 
 def batch_norm(row: Row) -> Operators:
-    """By known statistics: mean, deviation, scale and shift of each channel."""
+    """Mean, deviation, scale and shift of each channel; in training the map's own moments, which
+    another kernel sums first."""
     x: Size = row.given["input"]
     vectors = sum(isinstance(row.given.get(name), Size) for name in BATCH_VECTORS)
     maps, channels = x.shape[:2]
     planes = maps * channels if maps > 1 and not x.transposed else None
-    return (ops.ChannelNorm(x.numel, channels, "batchnorm", x.dtype, vectors, planes),)
+    norm = ops.ChannelNorm(x.numel, channels, "batchnorm", x.dtype, vectors, planes)
+    if not row.given.get("training", row.base in ALWAYS_BY_MOMENTS):
+        return (norm,)
+    wide = row.outputs[-1].dtype if row.outputs[-1].dtype != x.dtype else None
+    moments = ops.Reduction(channels, x.numel // channels, x.dtype, wide, outputs=2)
+    return moments, norm
 
 
 def group_norm(row: Row) -> Operators:
     x: Size = row.given["input"]
     vectors = sum(isinstance(row.given.get(name), Size) for name in ("weight", "bias"))
     return (ops.ChannelNorm(x.numel, row.given["C"], "groupnorm", x.dtype, vectors),)
+
+
+def loss(row: Row) -> Operators:
+    """A number for each pair of elements, written, and the sum or mean of all, another kernel; a
+    weight is multiplied on between them."""
+    x: Size = row.given["self"]
+    maps = [2] * (1 + isinstance(row.given.get("weight"), Size))
+    return reduced(row, x, maps)
+
+
+def loss_of_logits(row: Row) -> Operators:
+    """Written out: the logarithm of the sigmoid, one less the target, their products and sum."""
+    x: Size = row.given["self"]
+    weights = sum(isinstance(row.given.get(name), Size) for name in ("weight", "pos_weight"))
+    return reduced(row, x, [1, 1, 2, 2, *[2] * weights])
+
+
+def reduced(row: Row, x: Size, maps: Sequence[int]) -> Operators:
+    """Maps of so many inputs each, one after the other, and their reduction where it is asked."""
+    each = tuple(
+        ops.Elementwise(x.numel, n, flops_per_element=LOSS_FLOPS, dtype=x.dtype) for n in maps
+    )
+    if not row.given.get("reduction", 1):
+        return each
+    return *each, ops.Reduction(1, x.numel, dtype=x.dtype)
+
+
+LOSS_FLOPS = 2
+"""Of a pair: a difference and its square or size."""
 
 
 def norm_gradient(row: Row) -> Operators:
@@ -150,15 +185,18 @@ NORM_GRADIENTS = (
 
 BATCH_VECTORS = ("weight", "bias", "running_mean", "running_var")
 
+ALWAYS_BY_MOMENTS = ("_batch_norm_with_update",)
 BATCH_NORMS = (
     *("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
     *("_native_batch_norm_legit", "_batch_norm_with_update"),
 )
+LOSSES = ("mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy")
 MAPS = (
     *("gelu_backward", "silu_backward", "native_dropout", "glu"),
     *("floor_divide", "masked_fill", "where", "native_dropout_backward", "hardswish", "rsub"),
     *("addr", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell"),
     *("log_sigmoid_forward", "polar", "complex", "__and__", "__or__", "__xor__"),
+    *(f"{name}_backward" for name in LOSSES),
 )
 """Pointwise though torch has no tag that says so."""
 REDUCTIONS = (
@@ -175,6 +213,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(BATCH_NORMS, batch_norm),
     **dict.fromkeys(NORM_GRADIENTS, norm_gradient),
     "native_group_norm": group_norm,
+    **dict.fromkeys(LOSSES, loss),
+    "binary_cross_entropy_with_logits": loss_of_logits,
 }
 
 
