@@ -48,6 +48,20 @@ def test_a_long_row_is_walked_and_a_short_one_is_a_threads() -> None:
     assert short["few"] == pytest.approx(316000 * 6 / H200.sm_count)
 
 
+def test_a_row_that_is_longer_than_a_block_has_several() -> None:
+    """256 numbers a thread at most, as few as 16 while multiprocessors are idle: a million and a
+    billion numbers of one row wait for no longer than a block of a small sum."""
+    sms = H200.sm_count
+    for cols in (1 << 17, 1 << 20, 1 << 30):
+        each = max(min(256, cols / 512 / (4 * sms)), 16)
+        assert units(Reduction(1, cols, "float32"))["walk"] == pytest.approx(np.ceil(each / 4))
+    assert units(Reduction(1, 255 * 512, "float32"))["walk"] == pytest.approx(np.ceil(255 / 4))
+    # Of many rows no other block is free, but a long one is all of its block's.
+    assert units(Reduction(4 * sms + 1, 1 << 20, "float32"))["walk"] == pytest.approx(512)
+    assert units(Reduction(64, 8191, "float32"))["walk"] == pytest.approx(64)
+    assert units(Reduction(64, 8192, "float32"))["walk"] == pytest.approx(4)
+
+
 def test_a_softmax_is_padded_as_far_as_a_warp_holds_it() -> None:
     narrow, wide = units(Softmax(1000, 530)), units(Softmax(1000, 2566))
     assert narrow["padded"] == pytest.approx(1000 * 1024 / H200.sm_count)

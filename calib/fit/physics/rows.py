@@ -5,8 +5,9 @@ any other, and a single one, are picked element by element, four of a thread: on
 where there is but one block (``turns``: 12 elements take 1.5, 500 and more take 3 microseconds).
 
 A row that is summed is walked by the threads of a block, 16 bytes each at a time (``walk``): 32
-threads where 16 rows share a block, more where there are fewer rows. Rows of a few numbers are one
-thread's (``few``).
+threads where 16 rows share a block, more where there are fewer rows; of a long row the whole block,
+of a longer one several blocks, while multiprocessors are idle (``setReduceConfig`` of torch). Rows
+of a few numbers are one thread's (``few``).
 
 A softmax of up to 1024 columns is a warp's, its columns padded to a power of two (``padded``) and
 held by 32 threads (``held``). Of more, a block's, of which a multiprocessor takes whole rows: kept
@@ -66,6 +67,10 @@ _PICK = 4096
 _THREADS, _EACH = 128, 4
 """Of a block that picks element by element, and elements of a thread."""
 _WARP, _MOST_THREADS = 32, 512
+_LEAST_OF_THREAD, _MOST_OF_THREAD = 16, 256
+"""Numbers that a thread of a sum is left where others share its row, and from which they do."""
+_RESIDENT = 4
+"""Blocks of :data:`_MOST_THREADS` on a multiprocessor."""
 _ROW_STEP = 512
 """Numbers of a row that a layernorm's block takes at a time."""
 _FEW_COLS = 32
@@ -102,7 +107,7 @@ def _picked(op: Gather, sms: int) -> dict[str, Any]:
 def _summed(op: Reduction, sms: int) -> dict[str, Any]:
     rows, cols = np.asarray(op.rows), np.asarray(op.cols)
     few = cols < _FEW_COLS
-    steps = _walked(rows, cols, item_bytes(op.dtype))
+    steps = _walked(rows, cols, item_bytes(op.dtype), sms)
     return {
         _WALK: np.where(few, _NEVER, np.log(steps)),
         _SUMMED: np.where(few, _NEVER, np.log(rows / sms)),
@@ -111,10 +116,16 @@ def _summed(op: Reduction, sms: int) -> dict[str, Any]:
     }
 
 
-def _walked(rows: np.ndarray, cols: np.ndarray, item: float) -> Any:
+def _walked(rows: np.ndarray, cols: np.ndarray, item: float, sms: int) -> Any:
     """Steps of a sum over ``cols`` numbers of ``item`` bytes."""
     threads = np.maximum(_WARP, _MOST_THREADS / 2 ** np.floor(np.log2(rows)))
-    return np.ceil(cols * item / _VECTOR / threads)
+    each, at_once = cols / threads, sms * _RESIDENT
+    whole = each >= np.minimum(_LEAST_OF_THREAD * _MOST_THREADS / threads, _MOST_OF_THREAD)
+    each = np.where(whole, cols / _MOST_THREADS, each)
+    blocks = np.minimum(np.ceil(at_once / rows), each / _LEAST_OF_THREAD)
+    blocks = np.maximum(blocks, each / _MOST_OF_THREAD)
+    shared = (each >= _MOST_OF_THREAD) & (rows <= at_once)
+    return np.ceil(np.where(shared, each / blocks, each) * item / _VECTOR)
 
 
 def _normalised(op: Softmax, hardware: Hardware) -> dict[str, Any]:
@@ -145,6 +156,6 @@ def wide_cycles(op: Softmax, hardware: Hardware) -> Any:
 def _scaled(op: Norm, sms: int) -> dict[str, Any]:
     rows, cols = np.asarray(op.rows), np.asarray(op.cols)
     if op.kind == "rmsnorm":
-        return {_MEANED: _walked(rows, cols, item_bytes("float32"))}
+        return {_MEANED: _walked(rows, cols, item_bytes("float32"), sms)}
     steps = np.ceil(cols / _ROW_STEP)
     return {_ROW: np.log(steps), _ROWS: rows / sms, _STEPS: rows * steps / sms}
