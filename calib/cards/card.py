@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calib.cards.cold import Caches, hot_to_cold
 from calib.cards.corrected import NORMAL, Away, Blend, Corrected
-from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, stand_in
-from calib.cards.times import Times, better, estimates_of, lesser, weighed
+from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, by_twins, stand_in
+from calib.cards.times import Times, better, estimates_of, lesser, nearness, weighed
 from calib.fit.calibration import (
     EVERY,
     ROOFLINE,
@@ -49,8 +49,6 @@ from model.ops import REST, Collective, Matmul, MoeMlp, Operator, Other, is_grid
 if TYPE_CHECKING:
     import pandas as pd
 
-KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
-"""Kernels by how near they are to what torch runs; any other comes after these, by name."""
 TORCH = "torch"
 ENGINE = "vllm"
 """Whose tables are fitted."""
@@ -59,13 +57,6 @@ NARROW = ("float8_e4m3fn", "float4_e2m1fn", "int8")
 """Products that engines time together with what makes their activations narrow."""
 UNTOLD = float(np.log(2.0))
 """Width of a carried ratio of a kind that no two engines' tables tell of. A judgement."""
-
-
-def nearness(implementation: str) -> tuple[int, str]:
-    """What sorts implementations by how near their kernel is to torch's."""
-    kernel = implementation.partition("/")[2]
-    known = KERNELS_FIRST.index(kernel) if kernel in KERNELS_FIRST else len(KERNELS_FIRST)
-    return known, kernel
 
 
 @dataclass(frozen=True)
@@ -204,6 +195,9 @@ class Card(Tabled):
         Implementations other than torch are those of the tables, ``vllm`` whichever of its kernels
         serves an operator best; all else is the roofline.
         """
+        ask = partial(self.estimates, implementation=implementation, hot=hot)
+        if implementation == TORCH and (cut := by_twins(ops, self._told, self.hardware, ask)):
+            return cut
         ops = all_as_timed(ops, self._told, self.hardware)
         if implementation == TORCH and self.torch is not None:
             return self.torch.estimates(ops, implementation, hot)
@@ -303,7 +297,8 @@ class Card(Tabled):
         """Scaled to the work of ``op``, the interval widened by what standing in adds, and for
         torch by how engines differ."""
         least = walk_seconds(op, self.hardware) / times.seconds
-        scale = np.maximum(meant.scale(op, self._as_lent), least)
+        runs = meant.runs(self.hardware, times.seconds)
+        scale = np.maximum(meant.scale(op, self._as_lent) * runs, least)
         kind = meant.ops[0].operator
         differ = self.figures.disagreement.get(kind, 0.0) if as_torch else 0.0
         known = (differ, self.figures.carried.get(kind, 0.0))

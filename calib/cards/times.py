@@ -16,6 +16,16 @@ from calib.fit.calibration import (
     wider,
 )
 
+KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
+"""Kernels by how near they are to what torch runs; any other comes after these, by name."""
+
+
+def nearness(implementation: str) -> tuple[int, str]:
+    """What sorts implementations by how near their kernel is to torch's."""
+    kernel = implementation.partition("/")[2]
+    known = KERNELS_FIRST.index(kernel) if kernel in KERNELS_FIRST else len(KERNELS_FIRST)
+    return known, kernel
+
 
 @dataclass(frozen=True)
 class Times:

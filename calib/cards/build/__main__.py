@@ -41,12 +41,13 @@ from calib.cards.build.tables import (
     widths,
 )
 from calib.cards.build.writing import check, write_text
-from calib.cards.card import CUDNN, TORCH, Card, Figures, nearness
+from calib.cards.card import CUDNN, TORCH, Card, Figures
 from calib.cards.cold import Caches
 from calib.cards.older.shipped import OLDER
 from calib.cards.shipped import FOLDER, load_card
 from calib.cards.stand_ins import NOTES
 from calib.cards.stored import SCHEMA_VERSION, write_record
+from calib.cards.times import nearness
 from calib.errors import CalibError
 from calib.fit.calibration import Calibration
 from calib.fit.fitting import fit

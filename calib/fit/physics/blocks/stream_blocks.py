@@ -22,6 +22,9 @@ A norm by channel with known statistics is three kernels, two of them of a few n
 has a block for each channel of each map, however few its elements: 65536 maps of 7 x 7 take 45
 microseconds, as long as 12.8 million elements of larger ones.
 
+A pool is one kernel with a thread for each result, which walks over its window as a convolution
+channel by channel does (``pooled``); nothing of it is fitted.
+
 The costs are fitted; they start at those of an H200 (its record, ``benchmarks/data/h200``: copies
 of 2 to 5 axes run at 440 to 320, sums at 395 to 285, transposing ones at 135 G elements/s).
 """
@@ -34,9 +37,20 @@ from typing import Any
 import numpy as np
 
 from calib.fit.physics import rows, walks
+from calib.fit.physics.blocks.convolution_blocks import FOUND
 from calib.hardware.datasheet import Hardware
 from calib.hardware.datasheet import share_missed as hardware_share_missed
-from model.ops import ChannelNorm, Copy, Elementwise, Norm, Operator, Softmax, item_bytes
+from model.ops import (
+    POOLS,
+    ChannelNorm,
+    Copy,
+    Elementwise,
+    Norm,
+    Operator,
+    Other,
+    Softmax,
+    item_bytes,
+)
 
 _RULE = rows.RULE
 _MISSED, _PLANES, _AGAIN = (f"bound {name}{_RULE}" for name in ("missed", "planes", "again"))
@@ -115,6 +129,8 @@ def walk_seconds(op: Operator, hardware: Hardware) -> Any:
 def _walk_seconds(op: Operator, hardware: Hardware) -> Any:
     if isinstance(op, ChannelNorm):
         return _channels_seconds(op, hardware)
+    if isinstance(op, Other) and op.name in POOLS:
+        return _pooled_seconds(op, hardware)
     if isinstance(op, Softmax):
         return rows.wide_cycles(op, hardware) / hardware.clock_hz
     if not isinstance(op, Elementwise | Copy | Norm):
@@ -193,6 +209,18 @@ def _channels_seconds(op: ChannelNorm, hardware: Hardware) -> Any:
     shifted = np.exp(COSTS[_SHIFTED]) * units[_SHIFTED]
     work = np.maximum(shifted, np.exp(COSTS[_PLANES] + units[_PLANES]))
     return (np.exp(COSTS[_KERNELS]) * (1 + units[_KERNELS]) + work) / hardware.clock_hz
+
+
+_TERM = 0.105
+"""Cycles of a multiprocessor a place of a pool's window: an H200 takes 107 microseconds for 32 maps
+of 64 x 112 x 112 and windows of 3 x 3, two apart (its record)."""
+
+
+def _pooled_seconds(op: Other, hardware: Hardware) -> Any:
+    """Windows of all results, and finding each, which may have its place beside it."""
+    per = item_bytes(op.dtype) + item_bytes("int64") * ("indices" in op.name)
+    terms = op.arithmetic + FOUND * np.asarray(op.written) / per
+    return (np.exp(COSTS[_KERNELS]) + _TERM * terms / hardware.sm_count) / hardware.clock_hz
 
 
 def _kernels(op: Norm, hardware: Hardware) -> dict[str, Any]:
