@@ -29,7 +29,7 @@ from calib.cards.shipped import load_card
 from calib.hardware.datasheet import load_hardware
 from model.ops import Attention
 
-CARDS = ("h200", "b200", "a100")
+CARDS = ("h200", "b200", "a100", "a100_pcie_80gb", "rtx4090", "rtx5090")
 BEGIN, END = "<!-- python -m benchmarks.public_attention -->", "<!-- end of public attention -->"
 
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib.cards.cold import Caches, hot_to_cold
-from calib.cards.corrected import NORMAL, Away, Blend, Corrected
-from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, stand_in
-from calib.cards.times import Times, better, estimates_of, lesser
+from calib.cards.corrected import NORMAL, Away, Carried, Corrected, Taught
+from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, nearness, stand_in
+from calib.cards.times import Times, better, chosen, estimates_of, lesser
 from calib.fit.calibration import (
     EVERY,
     ROOFLINE,
@@ -38,19 +38,19 @@ from calib.fit.calibration import (
     wider,
 )
 from calib.fit.likeness import card_to_card
+from calib.fit.physics.blocks.attention.flash import FLASH
 from calib.fit.physics.blocks.stream_blocks import walk_seconds
 from calib.fit.physics.cuda_cores import as_lent, as_taught
 from calib.fit.physics.features import stack
 from calib.fit.physics.widened import is_widened, plain_products, width
+from calib.hardware.attention_backend import backends_of
 from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware
 from calib.hardware.device import clocked
-from model.ops import REST, Collective, Matmul, MoeMlp, Operator, Other, is_grid
+from model.ops import REST, Attention, Collective, Matmul, MoeMlp, Operator, Other, is_grid
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
-"""Kernels by how near they are to what torch runs; any other comes after these, by name."""
 TORCH = "torch"
 ENGINE = "vllm"
 """Whose tables are fitted."""
@@ -59,13 +59,6 @@ NARROW = ("float8_e4m3fn", "float4_e2m1fn", "int8")
 """Products that engines time together with what makes their activations narrow."""
 UNTOLD = float(np.log(2.0))
 """Width of a carried ratio of a kind that no two engines' tables tell of. A judgement."""
-
-
-def nearness(implementation: str) -> tuple[int, str]:
-    """What sorts implementations by how near their kernel is to torch's."""
-    kernel = implementation.partition("/")[2]
-    known = KERNELS_FIRST.index(kernel) if kernel in KERNELS_FIRST else len(KERNELS_FIRST)
-    return known, kernel
 
 
 @dataclass(frozen=True)
@@ -85,33 +78,6 @@ class Figures:
     disagreement: dict[str, float]
     carried: dict[str, float]
     clock_ratio: float = 1.0
-
-
-@dataclass(frozen=True)
-class Carried:
-    """How much of a ratio between two implementations' times, in log, another card's ratio tells:
-    its ``share``, and the half-width within which 90% lie about that."""
-
-    share: float
-    width: float
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What torch's samples of one card tell beyond that card's tables.
-
-    ``kinds``: fits to them alone, in clock cycles; ``blends``: how far they lie from what the
-    tables say. ``carried``: (card, kind of the tables) -> how another engine's ratios to this one
-    on this card tell those on that one; the card is empty where it is told of all. ``elsewhere``:
-    in place of ``kinds`` on cards of another compute capability, of which the kernels that the
-    physics of some kinds describe are not.
-    """
-
-    hardware: str
-    kinds: dict[Key, KindFit]
-    blends: dict[tuple[str, str], Blend]
-    carried: dict[tuple[str, str], Carried]
-    elsewhere: dict[Key, KindFit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -206,7 +172,7 @@ class Card(Tabled):
         """
         ops = all_as_timed(ops, self._told, self.hardware)
         if implementation == TORCH and self.torch is not None:
-            return self.torch.estimates(ops, implementation, hot)
+            return self._taught(self.torch, ops, hot)
         if isinstance(ops, Operator):
             ops = [ops] if not is_grid(ops) else ops
         grids: list[tuple[Operator, np.ndarray]]
@@ -225,6 +191,31 @@ class Card(Tabled):
             floors[rows] = floor(grid, self.hardware)
             columns[:, rows] = np.broadcast_arrays(*vars(known).values()) if known else np.nan
         return estimates_of(floors, columns)
+
+    def _taught(
+        self,
+        torch: Corrected,
+        ops: Sequence[Operator] | Operator,
+        hot: Sequence[bool] | np.ndarray | bool | None,
+    ) -> Estimates:
+        """What torch's samples tell; of attention by a kernel that none of them is of, nothing."""
+        found = torch.estimates(ops, TORCH, hot)
+        if isinstance(ops, Operator):
+            rows = np.flatnonzero(np.broadcast_to(self._is_untold(ops), len(found.seconds)))
+        else:
+            rows = np.flatnonzero([bool(np.all(self._is_untold(op))) for op in ops])
+        if len(rows):
+            base = replace(self, taught=None).estimates(ops, TORCH, hot)
+            found.put(rows, Estimates(*(values[rows] for values in vars(base).values())))
+        return found
+
+    def _is_untold(self, op: Operator) -> Any:
+        """Whether torch runs it here by a kernel that it does not run on the teacher's card."""
+        if not isinstance(op, Attention):
+            return False
+        assert self.taught is not None
+        here = backends_of(op, self.hardware.compute_capability)
+        return ~np.isin(here, self.taught.attention)
 
     @cached_property
     def _told(self) -> set[tuple[str, ...]]:
@@ -248,6 +239,8 @@ class Card(Tabled):
         times: Times | None = None
         for stand in meant.ops:
             found = self._measured(stand, self._implementations(stand, implementation), hot)
+            if implementation == TORCH and isinstance(stand, Attention):
+                found = self._dense(stand, found, hot)
             if found is None:
                 return None
             times = found if times is None else times + found
@@ -313,11 +306,20 @@ class Card(Tabled):
         seconds, low, high = ends
         return Times(seconds, low, high, rank)
 
+    def _dense(self, op: Attention, paged: Times | None, hot: np.ndarray) -> Times | None:
+        """Of many queries by the kernel that torch calls, where samples of that are known; one
+        query is told by the ``paged`` of engines, which torch splits in the same way."""
+        known = self._measured(op, [FLASH], hot)
+        if known is None or paged is None:
+            return paged
+        return chosen(np.broadcast_to(np.greater(op.q_len, 1), known.seconds.shape), known, paged)
+
     def _implementations(self, op: Operator, implementation: str = ENGINE) -> list[str]:
         """Those that were fitted for the kind of ``op``, nearest to torch first."""
         wanted = (kind_of(op), fitted_dtype(op))
         known = {i for i, *k in self.figures.kinds if tuple(k) == wanted}
-        return sorted(known if implementation == TORCH else known - {CUDNN}, key=nearness)
+        others = {FLASH} if implementation == TORCH else {FLASH, CUDNN}
+        return sorted(known - others, key=nearness)
 
     def _measured(
         self, op: Operator, implementations: Sequence[str], hot: np.ndarray

@@ -103,6 +103,17 @@ def stand_in(op: Operator) -> StandIn:
     return StandIn((_stream(op.bytes),), spread, passes=passes_of(op))
 
 
+KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
+"""Kernels by how near they are to what torch runs; any other comes after these, by name."""
+
+
+def nearness(implementation: str) -> tuple[int, str]:
+    """What sorts implementations by how near their kernel is to torch's."""
+    kernel = implementation.partition("/")[2]
+    known = KERNELS_FIRST.index(kernel) if kernel in KERNELS_FIRST else len(KERNELS_FIRST)
+    return known, kernel
+
+
 UNTIMED, TIMED = "float16", "bfloat16"
 
 

@@ -50,16 +50,18 @@ def better(first: Times | None, other: Times) -> Times:
     if first is None:
         return other
     inside = WEAKEST_FIRST.index(INTERPOLATED)
-    take = (first.rank < inside) & (other.rank >= inside)
-    pairs = zip(vars(first).values(), vars(other).values(), strict=True)
-    return Times(*(np.where(take, b, a) for a, b in pairs))
+    return chosen((first.rank < inside) & (other.rank >= inside), other, first)
 
 
 def lesser(one: Times, other: Times) -> Times:
     """Row by row the faster."""
-    faster = one.seconds < other.seconds
+    return chosen(one.seconds < other.seconds, one, other)
+
+
+def chosen(rows: np.ndarray, one: Times, other: Times) -> Times:
+    """``one`` in ``rows`` [n] bool, else ``other``."""
     pairs = zip(vars(one).values(), vars(other).values(), strict=True)
-    return Times(*(np.where(faster, a, b) for a, b in pairs))
+    return Times(*(np.where(rows, a, b) for a, b in pairs))
 
 
 def estimates_of(floors: np.ndarray, columns: np.ndarray) -> Estimates:

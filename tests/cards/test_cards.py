@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calib.cards.card import Card, Carried, Figures, Taught
+from calib.cards.card import Card, Figures
 from calib.cards.cold import Caches, fit_caches, hot_to_cold, resident_bytes
+from calib.cards.corrected import Carried, Taught
 from calib.cards.correcting import correct
 from calib.cards.shipped import load_card
 from calib.cards.stand_ins import stand_in

@@ -36,24 +36,28 @@ from calib.cards.build.tables import (
     WIDE,
     borrowed_caches,
     caches_of,
+    dense_attention,
     disagreements,
     read_tables,
     widths,
 )
 from calib.cards.build.writing import check, write_text
-from calib.cards.card import CUDNN, TORCH, Card, Figures, nearness
+from calib.cards.card import CUDNN, TORCH, Card, Figures
 from calib.cards.cold import Caches
 from calib.cards.older.shipped import OLDER
 from calib.cards.shipped import FOLDER, load_card
-from calib.cards.stand_ins import NOTES
+from calib.cards.stand_ins import NOTES, nearness
 from calib.cards.stored import SCHEMA_VERSION, write_record
 from calib.errors import CalibError
 from calib.fit.calibration import Calibration
 from calib.fit.fitting import fit
 from calib.fit.held_out import data_of
 from calib.fit.likeness import has_relatives
+from calib.fit.physics.blocks.attention.flash import FLASH
 from calib.fit.physics.power import Sustained, foretold, is_limited, sustained
-from calib.hardware.datasheet import Hardware, load_hardware
+from calib.hardware.attention_backend import FLASH as FLASH_2
+from calib.hardware.attention_backend import order
+from calib.hardware.datasheet import Hardware, hardware_names, load_hardware
 from calib.hardware.device import clocked, published_clock_ratio
 from calib.samples import public
 from calib.samples.public_tables import CARDS as TABLED
@@ -101,19 +105,31 @@ def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
     limit = plateau_of(card)
     if lent and limit is None:
         limit = foretold(clocked(hardware, ratio), [s for c in LENDERS if (s := plateau_of(c))])
-    samples = mine + [s for some in lent.values() for s in some] + float32 + timed
+    dense = dense_samples() if order(hardware.compute_capability)[:1] == (FLASH_2,) else ()
+    samples = [*mine, *(s for some in lent.values() for s in some), *float32, *timed, *dense]
     fits = fit(samples, clocked(hardware, ratio), lambda name: _say(f"{card}: fitting {name}"))
     others = [c for c in LENDERS if c != card]
     disagree = own.disagreements or [r for c in others for r in tables_of(c).disagreements]
     caches = borrowed_caches(hardware, {c: tables_of(c).caches for c in others}) | own.caches
     carried = {row["kind"]: float(np.log1p(row["p90_error"])) for row in unseen}
     figures = Figures(card, fits.kinds, caches, widths(disagree), carried, ratio)
-    seen = [r for r in _rows(fits) if r["kind"] not in carried or r["implementation"] == NEUSIGHT]
+    rows = [r for r in _rows(fits) if r["implementation"] != FLASH]
+    seen = [r for r in rows if r["kind"] not in carried or r["implementation"] == NEUSIGHT]
     about = _about(card, own, lent, figures, seen + unseen, disagree)
     about["float32_products"] = dict(Counter(s.hardware for s in float32))
     about["attention_of_library"] = len(timed)
+    about["dense_attention"] = [r for r in _rows(fits) if r["implementation"] == FLASH]
     about["share_of_peak_sustained"] = limit and limit.plateau
     return figures, about, samples
+
+
+@cache
+def dense_samples() -> tuple[Sample, ...]:
+    """Attention by FlashAttention 2 without pages, of all cards on which torch takes it."""
+    found = []
+    for card in LENDERS:
+        found += dense_attention(card, tables_of(card).samples.get("encoder_attention", []))
+    return (*found, *(s for card in hardware_names() for s in published_attention(card, FLASH)))
 
 
 @cache

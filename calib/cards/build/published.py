@@ -60,7 +60,8 @@ def published_attention(
                 continue
             sizes = {n: int(row[n]) for n in SIZES}
             op = Attention(**sizes, causal=row["causal"] == "1")  # type: ignore[arg-type]
-            if not row["backend"].startswith(backend_of(op, hardware.compute_capability)):
+            taken = backend_of(op, hardware.compute_capability)
+            if not row["backend"].startswith(taken) or implementation not in ("torch", taken):
                 continue
             found.append(
                 Sample(

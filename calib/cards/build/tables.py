@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from calib.cards.cold import Caches, fit_caches
+from calib.fit.physics.blocks.attention.flash import FLASH, parts
 from calib.fit.physics.features import stack
+from calib.hardware.attention_backend import backend_of
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.samples import public, public_tables
 from calib.samples.sample import Sample
+from model.ops import Attention
 
 ENGINE = "vllm"
 RESIDENT_SHARE = {"matmul": 1 / 6}
@@ -99,6 +103,20 @@ def disagreements(card: str) -> list[dict[str, Any]]:
         if other != ENGINE
         for dtype in (WIDE, *NARROW["gemm"])
         for kind, all_ in _ratios(card, other, dtype).items()
+    ]
+
+
+def dense_attention(card: str, encoder: Iterable[Sample]) -> list[Sample]:
+    """The engine's attention without pages, where it is the kernel that torch takes on ``card``,
+    cut as torch cuts it: an engine's never splits keys."""
+    hardware = load_hardware(card)
+    return [
+        replace(s, implementation=FLASH)
+        for s in encoder
+        if isinstance(s.op, Attention)
+        and s.implementation.endswith("/flash_attn_2")
+        and backend_of(s.op, hardware.compute_capability) == FLASH
+        and float(parts(s.op, hardware)) == 1
     ]
 
 

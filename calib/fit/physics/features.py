@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from calib.fit.physics.blocks.attention_blocks import attention_columns
+from calib.fit.physics.blocks.attention.columns import attention_columns
 from calib.fit.physics.blocks.collective_blocks import collective_columns
 from calib.fit.physics.blocks.convolution_blocks import convolution_columns, places_of
 from calib.fit.physics.blocks.expert_blocks import expert_columns
