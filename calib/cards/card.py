@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.cards.cold import Caches, hot_to_cold
+from calib.cards.cold import hot_to_cold
 from calib.cards.corrected import NORMAL, Away, Carried, Corrected, Taught
 from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, nearness, stand_in
-from calib.cards.times import Times, better, chosen, estimates_of, lesser
+from calib.cards.times import Figures, Times, better, chosen, estimates_of, lesser
 from calib.fit.calibration import (
     EVERY,
     ROOFLINE,
@@ -28,8 +28,6 @@ from calib.fit.calibration import (
     WEAKEST_FIRST,
     Calibration,
     Estimates,
-    Key,
-    KindFit,
     Tabled,
     dtype_of,
     fitted_dtype,
@@ -38,7 +36,7 @@ from calib.fit.calibration import (
     wider,
 )
 from calib.fit.likeness import card_to_card
-from calib.fit.physics.blocks.attention.flash import FLASH
+from calib.fit.physics.blocks.attention.flash import FLASH, backward
 from calib.fit.physics.blocks.stream_blocks import walk_seconds
 from calib.fit.physics.cuda_cores import as_lent, as_taught
 from calib.fit.physics.features import stack
@@ -46,7 +44,17 @@ from calib.fit.physics.widened import is_widened, plain_products, width
 from calib.hardware.attention_backend import backends_of
 from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware
 from calib.hardware.device import clocked
-from model.ops import REST, Attention, Collective, Matmul, MoeMlp, Operator, Other, is_grid
+from model.ops import (
+    REST,
+    Attention,
+    AttentionBackward,
+    Collective,
+    Matmul,
+    MoeMlp,
+    Operator,
+    Other,
+    is_grid,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,25 +67,6 @@ NARROW = ("float8_e4m3fn", "float4_e2m1fn", "int8")
 """Products that engines time together with what makes their activations narrow."""
 UNTOLD = float(np.log(2.0))
 """Width of a carried ratio of a kind that no two engines' tables tell of. A judgement."""
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What a card's file holds.
-
-    ``kinds``: the fits, by (implementation, kind, dtype). ``caches``: kind -> rates of hot and cold
-    reads. ``disagreement``: kind -> half-width in log seconds within which 90% of the same shapes
-    lie when another engine times them. ``carried``: kind that was transferred -> half-width within
-    which 90% of a held-out card's shapes lie. ``clock_ratio``: the clock that the fits take the
-    card to run at, over its rated one.
-    """
-
-    hardware: str
-    kinds: dict[Key, KindFit]
-    caches: dict[str, Caches]
-    disagreement: dict[str, float]
-    carried: dict[str, float]
-    clock_ratio: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -240,7 +229,7 @@ class Card(Tabled):
         for stand in meant.ops:
             found = self._measured(stand, self._implementations(stand, implementation), hot)
             if implementation == TORCH and isinstance(stand, Attention):
-                found = self._dense(stand, found, hot)
+                found = self._dense(op, stand, found, hot)
             if found is None:
                 return None
             times = found if times is None else times + found
@@ -306,13 +295,17 @@ class Card(Tabled):
         seconds, low, high = ends
         return Times(seconds, low, high, rank)
 
-    def _dense(self, op: Attention, paged: Times | None, hot: np.ndarray) -> Times | None:
+    def _dense(
+        self, op: Operator, stand: Attention, paged: Times | None, hot: np.ndarray
+    ) -> Times | None:
         """Of many queries by the kernel that torch calls, where samples of that are known; one
         query is told by the ``paged`` of engines, which torch splits in the same way."""
-        known = self._measured(op, [FLASH], hot)
+        known = self._measured(stand, [FLASH], hot)
         if known is None or paged is None:
             return paged
-        return chosen(np.broadcast_to(np.greater(op.q_len, 1), known.seconds.shape), known, paged)
+        if isinstance(op, AttentionBackward):
+            known = known.scaled(backward(op))
+        return chosen(np.broadcast_to(np.greater(stand.q_len, 1), known.rank.shape), known, paged)
 
     def _implementations(self, op: Operator, implementation: str = ENGINE) -> list[str]:
         """Those that were fitted for the kind of ``op``, nearest to torch first."""

@@ -1,4 +1,4 @@
-"""What a card says of a grid of operators, on the way to its estimates."""
+"""What a card's file holds, and what it says of a grid of operators on the way to its estimates."""
 
 from __future__ import annotations
 
@@ -7,14 +7,36 @@ from typing import Any
 
 import numpy as np
 
+from calib.cards.cold import Caches
 from calib.fit.calibration import (
     INTERPOLATED,
     ROOFLINE,
     TRANSFERRED,
     WEAKEST_FIRST,
     Estimates,
+    Key,
+    KindFit,
     wider,
 )
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a card's file holds.
+
+    ``kinds``: the fits, by (implementation, kind, dtype). ``caches``: kind -> rates of hot and cold
+    reads. ``disagreement``: kind -> half-width in log seconds within which 90% of the same shapes
+    lie when another engine times them. ``carried``: kind that was transferred -> half-width within
+    which 90% of a held-out card's shapes lie. ``clock_ratio``: the clock that the fits take the
+    card to run at, over its rated one.
+    """
+
+    hardware: str
+    kinds: dict[Key, KindFit]
+    caches: dict[str, Caches]
+    disagreement: dict[str, float]
+    carried: dict[str, float]
+    clock_ratio: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,17 @@ from calib.fit.physics.blocks.attention.flash import FLASH
 from calib.hardware.attention_backend import backends_of
 from calib.hardware.datasheet import load_hardware
 from calib.samples.sample import Sample
-from model.ops import Attention, Matmul, grid
+from model.ops import Attention, AttentionBackward, Matmul, grid
 
 PROMPT = Attention(
     batch=4, q_len=1024, kv_len=1024, heads=32, kv_heads=8, head_dim=128, causal=True
 )
-SHAPES = [PROMPT, replace(PROMPT, causal=False), replace(PROMPT, q_len=1), replace(PROMPT, mask=1)]
+SHAPES = [
+    PROMPT,
+    replace(PROMPT, causal=False),
+    replace(PROMPT, q_len=1),
+    replace(PROMPT, mask=True),
+]
 
 
 @pytest.mark.parametrize("name", ["a100", "l40s", "rtx4090", "rtx_pro_6000", "rtx3090"])
@@ -77,6 +82,16 @@ def test_learned_and_judged_attention_share_no_heads() -> None:
         assert not learned & judged and judged
     assert published_attention("a100_pcie_80gb", "cudnn") == []
     assert {s.implementation for s in published_attention("a100_pcie_80gb", FLASH)} == {FLASH}
+
+
+def test_a_gradient_computes_scores_again_whether_or_not_it_counts_them() -> None:
+    card = load_card(load_hardware("a100"), taught=False)
+    assert card is not None
+    gradient = AttentionBackward(**vars(replace(PROMPT, q_len=4096, kv_len=4096)))
+    asked = [replace(PROMPT, q_len=4096, kv_len=4096), gradient, replace(gradient, recompute=True)]
+    seconds = card.estimate(asked, "torch")["estimate_s"].to_numpy()
+    assert seconds[1] == pytest.approx(seconds[2], rel=0.02)
+    assert seconds[1] / seconds[0] == pytest.approx(3.0, rel=0.05)  # 1.2 times five products of two
 
 
 def test_the_dense_kernel_tells_of_many_queries_and_the_tables_of_one() -> None:

@@ -14,7 +14,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -34,20 +34,19 @@ from calib.cards.build.published import (
 from calib.cards.build.tables import (
     ENGINE,
     WIDE,
+    Tables,
     borrowed_caches,
-    caches_of,
-    dense_attention,
-    disagreements,
-    read_tables,
+    dense_samples,
+    tables_of,
     widths,
 )
 from calib.cards.build.writing import check, write_text
-from calib.cards.card import CUDNN, TORCH, Card, Figures
-from calib.cards.cold import Caches
+from calib.cards.card import CUDNN, TORCH, Card
 from calib.cards.older.shipped import OLDER
 from calib.cards.shipped import FOLDER, load_card
 from calib.cards.stand_ins import NOTES, nearness
 from calib.cards.stored import SCHEMA_VERSION, write_record
+from calib.cards.times import Figures
 from calib.errors import CalibError
 from calib.fit.calibration import Calibration
 from calib.fit.fitting import fit
@@ -57,7 +56,7 @@ from calib.fit.physics.blocks.attention.flash import FLASH
 from calib.fit.physics.power import Sustained, foretold, is_limited, sustained
 from calib.hardware.attention_backend import FLASH as FLASH_2
 from calib.hardware.attention_backend import order
-from calib.hardware.datasheet import Hardware, hardware_names, load_hardware
+from calib.hardware.datasheet import Hardware, load_hardware
 from calib.hardware.device import clocked, published_clock_ratio
 from calib.samples import public
 from calib.samples.public_tables import CARDS as TABLED
@@ -72,23 +71,6 @@ CARDS = (
     *("p100", "p4", "t4", "v100_16gb", "v100_32gb", "v100_pcie_32gb"),
 )
 """Those with tables, those with a relative among them, and those of which products are known."""
-
-
-@dataclass(frozen=True)
-class Tables:
-    """One card's tables: samples by table, what was dropped, how engines disagree, its caches."""
-
-    samples: dict[str, list[Sample]]
-    dropped: list[str]
-    disagreements: list[dict[str, Any]]
-    caches: dict[str, Caches]
-
-
-@cache
-def tables_of(card: str) -> Tables:
-    samples, dropped = read_tables(card)
-    everything = [s for table in samples.values() for s in table]
-    return Tables(samples, dropped, disagreements(card), caches_of(everything, load_hardware(card)))
 
 
 def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
@@ -121,15 +103,6 @@ def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
     about["dense_attention"] = [r for r in _rows(fits) if r["implementation"] == FLASH]
     about["share_of_peak_sustained"] = limit and limit.plateau
     return figures, about, samples
-
-
-@cache
-def dense_samples() -> tuple[Sample, ...]:
-    """Attention by FlashAttention 2 without pages, of all cards on which torch takes it."""
-    found = []
-    for card in LENDERS:
-        found += dense_attention(card, tables_of(card).samples.get("encoder_attention", []))
-    return (*found, *(s for card in hardware_names() for s in published_attention(card, FLASH)))
 
 
 @cache

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from calib.cards.build.published import published_attention
 from calib.cards.cold import Caches, fit_caches
 from calib.fit.physics.blocks.attention.flash import FLASH, parts
 from calib.fit.physics.features import stack
 from calib.hardware.attention_backend import backend_of
-from calib.hardware.datasheet import Hardware, load_hardware
+from calib.hardware.datasheet import Hardware, hardware_names, load_hardware
 from calib.samples import public, public_tables
+from calib.samples.public_tables import LENDERS
 from calib.samples.sample import Sample
 from model.ops import Attention
 
@@ -160,3 +163,29 @@ def _by_shape(card: str, table: str, engine: str, dtype: str) -> pd.Series:
     circumstances = {"seconds", "hardware", "group", "implementation", "inputs", "device"}
     shape = [c for c in rows if c not in circumstances]
     return rows.groupby(shape, dropna=False)["seconds"].min()
+
+
+@dataclass(frozen=True)
+class Tables:
+    """One card's tables: samples by table, what was dropped, how engines disagree, its caches."""
+
+    samples: dict[str, list[Sample]]
+    dropped: list[str]
+    disagreements: list[dict[str, Any]]
+    caches: dict[str, Caches]
+
+
+@cache
+def tables_of(card: str) -> Tables:
+    samples, dropped = read_tables(card)
+    everything = [s for table in samples.values() for s in table]
+    return Tables(samples, dropped, disagreements(card), caches_of(everything, load_hardware(card)))
+
+
+@cache
+def dense_samples() -> tuple[Sample, ...]:
+    """Attention by FlashAttention 2 without pages, of all cards on which torch takes it."""
+    found = []
+    for card in LENDERS:
+        found += dense_attention(card, tables_of(card).samples.get("encoder_attention", []))
+    return (*found, *(s for card in hardware_names() for s in published_attention(card, FLASH)))

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calib.cards.card import TORCH, Card, Figures
+from calib.cards.card import TORCH, Card
 from calib.cards.corrected import NORMAL, Away, Blend, Corrected
 from calib.cards.shipped import FOLDER, load_card, read_about, shipped_cards
 from calib.cards.stored import read_record
+from calib.cards.times import Figures
 from calib.fit.calibration import (
     ROOFLINE,
     TRANSFERRED,

@@ -16,12 +16,13 @@ FlashAttention 2.7 (Dao), of which torch has a copy.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from calib.hardware.datasheet import Hardware, multiprocessor_rate, share_missed
-from model.ops import Attention
+from model.ops import Attention, AttentionBackward
 
 RULE = "flash"
 FLASH = "flash"
@@ -47,6 +48,17 @@ _BESIDE = 1e-3
 """Cycles that a score takes for each column of its head beside the products, which hide none of
 it: 0.8e-3 to 1.1e-3 by an A100's heads of 128, in tiles of 128 queries and of 64, and by an RTX
 PRO 6000's of 64 and 96, whose matrix rates differ by two."""
+
+_BACKWARD = 1.2
+"""A gradient's time over the forward pass's, by the ratio of their products: the middle of ten of
+an A100 (64 heads of 128 over eight of keys, 2048 to 32,768 tokens; cudnn-frontend,
+attention_training), 1.11 to 1.28."""
+
+
+def backward(op: AttentionBackward) -> Any:
+    """What a gradient takes over the forward pass's time by the ratio of their floors: scores are
+    computed again, whether or not ``op`` counts that product."""
+    return _BACKWARD * replace(op, recompute=True).flops_of_a_score / op.flops_of_a_score
 
 
 def flash_columns(op: Attention, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
@@ -136,16 +148,16 @@ def parts(op: Attention, hardware: Hardware) -> np.ndarray:
     slots = 2 * hardware.sm_count
     tiles = np.asarray(op.batch * op.heads * np.ceil(np.asarray(op.q_len) / _SPLIT_ROWS))
     steps = np.ceil(np.asarray(op.kv_len) / _split_keys(padded(op)))
-    few = np.where(tiles < _BUSY * slots, tiles, slots)
-    pairs, at = np.unique(few + 1j * np.where(few < slots, steps, 1.0), return_inverse=True)
-    found = [_parts(pair.real, pair.imag, slots) for pair in pairs.tolist()]
-    return np.array(found, dtype=float)[at].reshape(np.shape(few))
+    tiles, steps = np.broadcast_arrays(tiles, steps)
+    found, few = np.ones(tiles.shape), tiles < _BUSY * slots
+    pairs, at = np.unique(tiles[few] + 1j * steps[few], return_inverse=True)
+    split = [_parts(pair.real, pair.imag, slots) for pair in pairs.tolist()]
+    found[few] = np.array(split, dtype=float)[at]
+    return found
 
 
 def _parts(tiles: float, steps: float, slots: int) -> int:
     """The fewest that fill the slots 0.85 times as well as any number does."""
-    if tiles >= _BUSY * slots:
-        return 1
     number = np.arange(1, int(min(_MOST_SPLITS, slots, steps)) + 1)
     share = np.ceil(steps / number)
     waves = tiles * number / slots
