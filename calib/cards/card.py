@@ -190,16 +190,16 @@ class Card(Tabled):
         """What torch's samples tell; of attention by a kernel that none of them is of, nothing."""
         found = torch.estimates(ops, TORCH, hot)
         if isinstance(ops, Operator):
-            rows = np.flatnonzero(np.broadcast_to(self._is_untold(ops), len(found.seconds)))
+            rows = np.flatnonzero(np.broadcast_to(self.is_untold(ops), len(found.seconds)))
         else:
-            rows = np.flatnonzero([bool(np.all(self._is_untold(op))) for op in ops])
+            rows = np.flatnonzero([bool(np.all(self.is_untold(op))) for op in ops])
         if len(rows):
             base = replace(self, taught=None).estimates(ops, TORCH, hot)
             found.put(rows, Estimates(*(values[rows] for values in vars(base).values())))
         return found
 
-    def _is_untold(self, op: Operator) -> Any:
-        """Whether torch runs it here by a kernel that it does not run on the teacher's card."""
+    def is_untold(self, op: Operator) -> Any:
+        """[n] bool: whether torch runs it here by a kernel that none of its samples is of."""
         if not isinstance(op, Attention):
             return False
         assert self.taught is not None
