@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from calib.fit.physics.blocks.rows import COSTS, row_columns
 from calib.fit.physics.features import features, features_of_list
-from calib.fit.physics.rows import COSTS, row_columns
 from calib.hardware.datasheet import load_hardware
 from model.ops import Copy, Gather, Norm, Operator, Reduction, Softmax
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from calib.fit.physics.blocks.stream_blocks import stream_columns, walk_seconds
-from calib.fit.physics.walks import bytes_again
+from calib.fit.physics.blocks.walks import bytes_again
 from calib.hardware.datasheet import load_hardware
 from model.ops import Elementwise, Norm, Softmax
 

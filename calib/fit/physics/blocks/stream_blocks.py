@@ -10,7 +10,7 @@ has (``axes``), and loads elements one by one:
 bits). ``across``: what is read column by column and written row by row takes a sector of the L2 for
 each element. A run whose bytes are no multiple of four is copied by a slower one of the driver's
 kernels (``odd``). What was left in the L2 and does not fit comes from main memory, a bound of its
-own; so does what is walked again (``again``, :mod:`calib.fit.physics.walks`).
+own; so does what is walked again (``again``, :mod:`calib.fit.physics.blocks.walks`).
 
 A function of several operations (GELU, SiLU) takes half a microsecond before its first result.
 
@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from calib.fit.physics import rows, walks
+from calib.fit.physics.blocks import rows, walks
 from calib.fit.physics.blocks.convolution_blocks import FOUND
 from calib.hardware.datasheet import Hardware
 from calib.hardware.datasheet import share_missed as hardware_share_missed

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from calib.fit.physics import walks
+from calib.fit.physics.blocks import walks
 from calib.hardware.datasheet import Hardware
 from model.ops import Gather, Norm, Operator, Reduction, Softmax, item_bytes
 
