@@ -144,7 +144,7 @@ class Corrected(Tabled):
             vars(replace(told, known_as=known_as)).values(), vars(base).values(), strict=True
         )
         found = Estimates(*(np.where(unknown, theirs, mine) for mine, theirs in pairs))
-        for kernels, rows in _by_kernels(ops, len(unknown)).items():
+        for kernels, rows in by_kernels(ops, len(unknown)).items():
             blend = self._blend(implementation, kernels)
             if blend is not None:
                 some = ops if isinstance(ops, Operator) else [ops[i] for i in rows]
@@ -246,7 +246,7 @@ def kernels_of(op: Operator) -> str:
     return kind_of(op) + BATCHED * many + FLOAT32 * is_apart
 
 
-def _by_kernels(ops: Sequence[Operator] | Operator, count: int) -> dict[str, np.ndarray]:
+def by_kernels(ops: Sequence[Operator] | Operator, count: int) -> dict[str, np.ndarray]:
     if isinstance(ops, Operator):
         return {kernels_of(ops): np.arange(count)}
     names = np.array([kernels_of(op) for op in ops], dtype=object)
