@@ -1,15 +1,24 @@
-"""Attention on three cards: what ships for torch beside what others timed of the same kernels.
+"""Attention on six cards: what ships for torch beside what others timed of the same kernels.
 
     python -m benchmarks.public_attention [--write docs/cards.md]
 
-``benchmarks/data/public_attention.csv``: cuDNN 9.27 on an H200 and a B200 as NVIDIA published it
-(github.com/NVIDIA/cudnn-frontend, MIT, benchmark/attention_inference/results, prefill_sweep and
-decode_sweep of September 2026; heads of a Llama of 70B and its shards, and of a Qwen of wide
-heads), FlashAttention 2 on an A100 (github.com/liangan1/GPU_travel, performance/flash-attn). Only
-where torch takes that kernel (``calib.hardware.attention_backend``), warm, since tensors were the
-same in each repeat. What ships for the H200 has learned from heads of 256, from 64 and 16 heads and
-from single queries of 64 (``judged`` 0 in the file); judged by are the others. Ends with one line
-of JSON.
+``benchmarks/data/public_attention.csv``, only where torch takes that kernel
+(``calib.hardware.attention_backend``), warm, since tensors were the same in each repeat:
+
+- cuDNN 9.27 on an H200 and a B200 as NVIDIA published it (github.com/NVIDIA/cudnn-frontend, MIT,
+  benchmark/attention_inference/results, prefill_sweep and decode_sweep of September 2026; heads of
+  a Llama of 70B and its shards, and of a Qwen of wide heads). What ships for the H200 has learned
+  from heads of 256, from 64 and 16 heads and from single queries of 64 (``judged`` 0 in the file);
+- FlashAttention 2 on an A100 of 300 W as NVIDIA published it (the same, benchmark/
+  attention_training/results, llama3.1, auto_regressive_dit, wan22, ltx2 and qwen35 of 2026-09-28).
+  Learned from: a Llama's 64 heads over 8, and 9 heads over long caches;
+- the same on an A100 of 400 W (github.com/liangan1/GPU_travel, performance/flash-attn; one row of
+  torch 2.3.1 of github.com/microsoft/onnxruntime, pull request 21449), an RTX 4090
+  (github.com/apache/tvm, tl_doc/flash_perf.md of the TileLang branch: the flash-attn of 2023,
+  float16, rates; batch and heads are those of the script beside it) and an RTX 5090 held to 400 W
+  (github.com/gau-nernst/learn-cuda, 07_attention). Nothing was learned from these.
+
+Judged by are the others, whole groups of heads. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -27,9 +36,9 @@ from benchmarks.recorded.text import lines, percent
 from calib.cards.build.published import published_attention
 from calib.cards.shipped import load_card
 from calib.hardware.datasheet import load_hardware
-from model.ops import Attention
+from model.ops import Attention, AttentionBackward
 
-CARDS = ("h200", "b200", "a100")
+CARDS = ("h200", "b200", "a100", "a100_pcie_80gb", "rtx4090", "rtx5090")
 BEGIN, END = "<!-- python -m benchmarks.public_attention -->", "<!-- end of public attention -->"
 
 
@@ -45,6 +54,8 @@ def group(op: Attention) -> str:
     kind = "causal" if op.causal else "no mask"
     last = ", the last of a cache" if op.causal and op.q_len < op.kv_len else ""
     wide = ", heads of 256" if op.head_dim > 128 else ""
+    if isinstance(op, AttentionBackward):
+        return f"backward{wide}"
     return f"{kind}{last}{wide}"
 
 

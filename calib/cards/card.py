@@ -12,15 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.cards.cold import Caches, hot_to_cold
-from calib.cards.corrected import NORMAL, Away, Blend, Corrected
-from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, stand_in
-from calib.cards.times import Times, better, estimates_of, lesser
+from calib.cards.cold import hot_to_cold
+from calib.cards.corrected import NORMAL, Away, Carried, Corrected, Taught
+from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, by_twins, stand_in
+from calib.cards.times import (
+    Figures,
+    Times,
+    beside,
+    better,
+    chosen,
+    estimates_of,
+    lesser,
+    nearness,
+    weighed,
+)
 from calib.fit.calibration import (
     EVERY,
     ROOFLINE,
@@ -28,8 +38,6 @@ from calib.fit.calibration import (
     WEAKEST_FIRST,
     Calibration,
     Estimates,
-    Key,
-    KindFit,
     Tabled,
     dtype_of,
     fitted_dtype,
@@ -38,19 +46,29 @@ from calib.fit.calibration import (
     wider,
 )
 from calib.fit.likeness import card_to_card
+from calib.fit.physics.blocks.attention.flash import FLASH, backward
 from calib.fit.physics.blocks.stream_blocks import walk_seconds
 from calib.fit.physics.cuda_cores import as_lent, as_taught
 from calib.fit.physics.features import stack
 from calib.fit.physics.widened import is_widened, plain_products, width
+from calib.hardware.attention_backend import backends_of
 from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware
 from calib.hardware.device import clocked
-from model.ops import REST, Collective, Matmul, MoeMlp, Operator, Other, is_grid
+from model.ops import (
+    REST,
+    Attention,
+    AttentionBackward,
+    Collective,
+    Matmul,
+    MoeMlp,
+    Operator,
+    Other,
+    is_grid,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
-"""Kernels by how near they are to what torch runs; any other comes after these, by name."""
 TORCH = "torch"
 ENGINE = "vllm"
 """Whose tables are fitted."""
@@ -59,59 +77,6 @@ NARROW = ("float8_e4m3fn", "float4_e2m1fn", "int8")
 """Products that engines time together with what makes their activations narrow."""
 UNTOLD = float(np.log(2.0))
 """Width of a carried ratio of a kind that no two engines' tables tell of. A judgement."""
-
-
-def nearness(implementation: str) -> tuple[int, str]:
-    """What sorts implementations by how near their kernel is to torch's."""
-    kernel = implementation.partition("/")[2]
-    known = KERNELS_FIRST.index(kernel) if kernel in KERNELS_FIRST else len(KERNELS_FIRST)
-    return known, kernel
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What a card's file holds.
-
-    ``kinds``: the fits, by (implementation, kind, dtype). ``caches``: kind -> rates of hot and cold
-    reads. ``disagreement``: kind -> half-width in log seconds within which 90% of the same shapes
-    lie when another engine times them. ``carried``: kind that was transferred -> half-width within
-    which 90% of a held-out card's shapes lie. ``clock_ratio``: the clock that the fits take the
-    card to run at, over its rated one.
-    """
-
-    hardware: str
-    kinds: dict[Key, KindFit]
-    caches: dict[str, Caches]
-    disagreement: dict[str, float]
-    carried: dict[str, float]
-    clock_ratio: float = 1.0
-
-
-@dataclass(frozen=True)
-class Carried:
-    """How much of a ratio between two implementations' times, in log, another card's ratio tells:
-    its ``share``, and the half-width within which 90% lie about that."""
-
-    share: float
-    width: float
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What torch's samples of one card tell beyond that card's tables.
-
-    ``kinds``: fits to them alone, in clock cycles; ``blends``: how far they lie from what the
-    tables say. ``carried``: (card, kind of the tables) -> how another engine's ratios to this one
-    on this card tell those on that one; the card is empty where it is told of all. ``elsewhere``:
-    in place of ``kinds`` on cards of another compute capability, of which the kernels that the
-    physics of some kinds describe are not.
-    """
-
-    hardware: str
-    kinds: dict[Key, KindFit]
-    blends: dict[tuple[str, str], Blend]
-    carried: dict[tuple[str, str], Carried]
-    elsewhere: dict[Key, KindFit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -204,9 +169,12 @@ class Card(Tabled):
         Implementations other than torch are those of the tables, ``vllm`` whichever of its kernels
         serves an operator best; all else is the roofline.
         """
+        ask = partial(self.estimates, implementation=implementation, hot=hot)
+        if implementation == TORCH and (cut := by_twins(ops, self._told, self.hardware, ask)):
+            return cut
         ops = all_as_timed(ops, self._told, self.hardware)
         if implementation == TORCH and self.torch is not None:
-            return self.torch.estimates(ops, implementation, hot)
+            return self._taught(self.torch, ops, hot)
         if isinstance(ops, Operator):
             ops = [ops] if not is_grid(ops) else ops
         grids: list[tuple[Operator, np.ndarray]]
@@ -226,6 +194,31 @@ class Card(Tabled):
             columns[:, rows] = np.broadcast_arrays(*vars(known).values()) if known else np.nan
         return estimates_of(floors, columns)
 
+    def _taught(
+        self,
+        torch: Corrected,
+        ops: Sequence[Operator] | Operator,
+        hot: Sequence[bool] | np.ndarray | bool | None,
+    ) -> Estimates:
+        """What torch's samples tell; of attention by a kernel that none of them is of, nothing."""
+        found = torch.estimates(ops, TORCH, hot)
+        if isinstance(ops, Operator):
+            rows = np.flatnonzero(np.broadcast_to(self.is_untold(ops), len(found.seconds)))
+        else:
+            rows = np.flatnonzero([bool(np.all(self.is_untold(op))) for op in ops])
+        if len(rows):
+            base = replace(self, taught=None).estimates(ops, TORCH, hot)
+            found.put(rows, Estimates(*(values[rows] for values in vars(base).values())))
+        return found
+
+    def is_untold(self, op: Operator) -> Any:
+        """[n] bool: whether torch runs it here by a kernel that none of its samples is of."""
+        if not isinstance(op, Attention):
+            return False
+        assert self.taught is not None
+        here = backends_of(op, self.hardware.compute_capability)
+        return ~np.isin(here, self.taught.attention)
+
     @cached_property
     def _told(self) -> set[tuple[str, ...]]:
         """(kind, dtype) that were fitted, but for those whose dtypes are fitted together."""
@@ -240,14 +233,20 @@ class Card(Tabled):
         if is_widened(op):
             return self._widened(op, implementation, hot)
         if isinstance(op, Other) and op.name == REST:
-            return self._beside(op)
+            return beside(op, self.hardware).widened(ANOTHER_KERNEL)
         direct = self._timed_as_it_is(op, implementation, hot)
-        if direct is not None:
+        if direct is not None and fitted_dtype(op) != "float32":
             return direct
+        # Of float32 strangers' events told, which say little of what is short.
+        return weighed(direct, self._by_stand_in(op, implementation, hot))
+
+    def _by_stand_in(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
         meant = self._of_known_dtypes(stand_in(op))
         times: Times | None = None
         for stand in meant.ops:
             found = self._measured(stand, self._implementations(stand, implementation), hot)
+            if implementation == TORCH and isinstance(stand, Attention):
+                found = self._dense(op, stand, found, hot)
             if found is None:
                 return None
             times = found if times is None else times + found
@@ -264,8 +263,7 @@ class Card(Tabled):
         return Times(seconds, low, high, np.full(len(seconds), WEAKEST_FIRST.index(ROOFLINE)))
 
     def _timed_as_it_is(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
-        """Products of a dtype that someone timed as it is. Of narrow ones engines timed what makes
-        their activations narrow besides, which for torch is a kernel of its own."""
+        """Products of a dtype that someone timed, narrow ones with what makes them narrow."""
         narrow = implementation == TORCH and vars(op).get("dtype") in NARROW
         if narrow or not isinstance(op, Matmul) or op.dtype == "bfloat16":
             return None
@@ -281,12 +279,6 @@ class Card(Tabled):
             parts.append(times.scaled(plain.scale))
         return lesser(parts[0], parts[1]).widened(width(op, self.hardware))
 
-    def _beside(self, op: Other) -> Times:
-        """Of bytes that a product's own kernel moves beside it, without a launch."""
-        seconds = np.atleast_1d(np.asarray(floor(op, self.hardware), dtype=float))
-        rank = np.full(len(seconds), WEAKEST_FIRST.index(TRANSFERRED))
-        return Times(seconds, seconds, seconds, rank).widened(ANOTHER_KERNEL)
-
     def _of_known_dtypes(self, meant: StandIn) -> StandIn:
         """``meant`` by expert layers that were timed: of bfloat16 where its dtype was not."""
         layers = [o for o in meant.ops if isinstance(o, MoeMlp) and not self._implementations(o)]
@@ -300,7 +292,8 @@ class Card(Tabled):
         """Scaled to the work of ``op``, the interval widened by what standing in adds, and for
         torch by how engines differ."""
         least = walk_seconds(op, self.hardware) / times.seconds
-        scale = np.maximum(meant.scale(op, self._as_lent), least)
+        runs = meant.runs(self.hardware, times.seconds)
+        scale = np.maximum(meant.scale(op, self._as_lent) * runs, least)
         kind = meant.ops[0].operator
         differ = self.figures.disagreement.get(kind, 0.0) if as_torch else 0.0
         known = (differ, self.figures.carried.get(kind, 0.0))
@@ -313,11 +306,24 @@ class Card(Tabled):
         seconds, low, high = ends
         return Times(seconds, low, high, rank)
 
+    def _dense(
+        self, op: Operator, stand: Attention, paged: Times | None, hot: np.ndarray
+    ) -> Times | None:
+        """Of many queries by the kernel that torch calls, where samples of that are known; one
+        query is told by the ``paged`` of engines, which torch splits in the same way."""
+        known = self._measured(stand, [FLASH], hot)
+        if known is None or paged is None:
+            return paged
+        if isinstance(op, AttentionBackward):
+            known = known.scaled(backward(op))
+        return chosen(np.broadcast_to(np.greater(stand.q_len, 1), known.rank.shape), known, paged)
+
     def _implementations(self, op: Operator, implementation: str = ENGINE) -> list[str]:
         """Those that were fitted for the kind of ``op``, nearest to torch first."""
         wanted = (kind_of(op), fitted_dtype(op))
         known = {i for i, *k in self.figures.kinds if tuple(k) == wanted}
-        return sorted(known if implementation == TORCH else known - {CUDNN}, key=nearness)
+        others = {FLASH} if implementation == TORCH else {FLASH, CUDNN}
+        return sorted(known - others, key=nearness)
 
     def _measured(
         self, op: Operator, implementations: Sequence[str], hot: np.ndarray

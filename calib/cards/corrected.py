@@ -29,6 +29,8 @@ from calib.fit.calibration import (
     Calibration,
     Estimates,
     Estimator,
+    Key,
+    KindFit,
     Tabled,
     by_plain_products,
     dtype_of,
@@ -36,6 +38,7 @@ from calib.fit.calibration import (
     least_of,
 )
 from calib.fit.physics.widened import is_widened
+from calib.hardware.attention_backend import CUDNN
 from calib.hardware.convolutions import is_depthwise
 from calib.hardware.datasheet import Hardware
 from model.ops import Conv2d, Convolution, Matmul, Operator, TensorCoreOperator, is_grid
@@ -96,6 +99,35 @@ class Away:
     own: float
     share: float
     width: float
+
+
+@dataclass(frozen=True)
+class Carried:
+    """How much of a ratio between two implementations' times, in log, another card's ratio tells:
+    its ``share``, and the half-width within which 90% lie about that."""
+
+    share: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What torch's samples of one card tell beyond that card's tables.
+
+    ``kinds``: fits to them alone, in clock cycles; ``blends``: how far they lie from what the
+    tables say. ``carried``: (card, kind of the tables) -> how another engine's ratios to this one
+    on this card tell those on that one; the card is empty where it is told of all. ``elsewhere``:
+    in place of ``kinds`` on cards of another compute capability, of which the kernels that the
+    physics of some kinds describe are not. ``attention``: the families of kernels that its samples
+    of attention are of, which tell of no other.
+    """
+
+    hardware: str
+    kinds: dict[Key, KindFit]
+    blends: dict[tuple[str, str], Blend]
+    carried: dict[tuple[str, str], Carried]
+    elsewhere: dict[Key, KindFit] = field(default_factory=dict)
+    attention: tuple[str, ...] = (CUDNN.name,)
 
 
 @dataclass(frozen=True)

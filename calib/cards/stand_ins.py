@@ -20,6 +20,15 @@ time:
   (:mod:`calib.fit.physics.blocks.stream_blocks`);
 - whatever only streams (norm, softmax, pointwise, gather, copy): a pointwise kernel that moves as
   many bytes. An rmsnorm is the eight kernels that the models' Python starts.
+
+Before that, what nobody timed is the same kernels by another dtype or the other way round:
+
+- float16 is bfloat16: as many bytes at the same rate;
+- a product with one column is that with one row: as many sums of as long rows, which lie alike;
+- a convolution of float32, whose factors torch has the matrix units cut to tf32, is one of bfloat16
+  over twice as many maps: as many bytes of the maps, as many steps of the units, and the library
+  moves both to another layout first or neither. With few channels scalar arithmetic does it, which
+  takes as long for either dtype: as many maps.
 """
 
 from __future__ import annotations
@@ -30,9 +39,9 @@ from typing import Any
 
 import numpy as np
 
-from calib.fit.calibration import fitted_dtype, kind_of
-from calib.hardware.convolutions import is_depthwise, window
-from calib.hardware.datasheet import Hardware, floor, peak
+from calib.fit.calibration import Estimates, fitted_dtype, kind_of
+from calib.hardware.convolutions import is_depthwise, is_scalar, window
+from calib.hardware.datasheet import Hardware, floor, load_hardware, peak
 from calib.hardware.figures import HardwareError
 from model.ops import (
     Attention,
@@ -79,19 +88,44 @@ NOTES = {
 class StandIn:
     """``ops``: executed one after another, each in a table. ``spread``: half-width that it adds, in
     log. ``own_kernel``: the table timed the very kernel that torch runs. ``by_floor``: scale by the
-    ratio of the floors both ways, not only upwards. ``passes``: how often they run. Numbers and
-    flags are arrays for a grid."""
+    ratio of the floors both ways, not only upwards. ``passes``: how often they run, on an H200;
+    ``busy``: in truth it is one kernel that keeps multiprocessors so long. Numbers and flags are
+    arrays for a grid."""
 
     ops: tuple[Operator, ...]
     spread: Any = ANOTHER_KERNEL
     own_kernel: Any = False
     by_floor: bool = False
     passes: Any = 1.0
+    busy: bool = False
 
     def scale(self, op: Operator, hardware: Hardware) -> Any:
-        """Factor on the stand-ins' time; an array for a grid."""
-        ratio = floor(op, hardware) / np.maximum(sum(floor(o, hardware) for o in self.ops), 1e-30)
-        return (ratio if self.by_floor else np.maximum(1.0, ratio)) * self.passes
+        """Factor on the stand-ins' time, run once; an array for a grid."""
+        ratio = floor(op, hardware) / np.maximum(self._floors(hardware), 1e-30)
+        return ratio if self.by_floor else np.maximum(1.0, ratio)
+
+    def runs(self, hardware: Hardware, seconds: Any) -> Any:
+        """How often they run on ``hardware``, where once takes ``seconds``. A kernel that keeps
+        multiprocessors busy moves more bytes meanwhile on a card with more of them a cycle, and
+        moves them once at least; what is latency and no bytes is as on an H200."""
+        if not self.busy:
+            return self.passes
+        beside = bytes_of_cycle(hardware) / bytes_of_cycle(load_hardware(TIMED_ON))
+        streamed = np.minimum(self._floors(hardware) / seconds, 1.0)
+        once = np.maximum(self.passes * beside, np.minimum(self.passes, 1.0))
+        return streamed * once + (1 - streamed) * self.passes
+
+    def _floors(self, hardware: Hardware) -> Any:
+        return sum(floor(op, hardware) for op in self.ops)
+
+
+TIMED_ON = "h200"
+"""The card of whose record passes were read off."""
+
+
+def bytes_of_cycle(hardware: Hardware) -> float:
+    """That main memory moves in a cycle of a multiprocessor."""
+    return hardware.bandwidth / hardware.sm_count / hardware.clock_hz
 
 
 def stand_in(op: Operator) -> StandIn:
@@ -100,7 +134,8 @@ def stand_in(op: Operator) -> StandIn:
     if make is not None:
         return make(op)
     spread = ANOTHER_ALGORITHM if op.operator == "other" else ANOTHER_KERNEL
-    return StandIn((_stream(op.bytes),), spread, passes=passes_of(op))
+    is_scan = isinstance(op, Other) and op.name in SCANS
+    return StandIn((_stream(op.bytes),), spread, passes=passes_of(op), busy=is_scan)
 
 
 UNTIMED, TIMED = "float16", "bfloat16"
@@ -118,7 +153,9 @@ def all_as_timed(
 def as_timed(op: Operator, told: Collection[tuple[str, ...]], hardware: Hardware) -> Operator:
     """``op`` with bfloat16 for float16, of which nobody timed kernels: the same bytes at the same
     rate. Itself where someone did (``told``: kinds and dtypes), where the card multiplies the two
-    at other rates, or where it converts one into the other."""
+    at other rates, or where it converts one into the other. A column is a row."""
+    if isinstance(op, Matmul) and op.weight_dtype is None and _is_column(op):
+        op = replace(op, m=op.n, n=op.m)
     dtypes = {f.name: getattr(op, f.name) for f in fields(op) if f.name.endswith("dtype")}
     halves = {name: TIMED for name, dtype in dtypes.items() if dtype == UNTIMED}
     if not halves or TIMED in dtypes.values() or (kind_of(op), fitted_dtype(op)) in told:
@@ -128,6 +165,53 @@ def as_timed(op: Operator, told: Collection[tuple[str, ...]], hardware: Hardware
         return twin if peak(twin, hardware) == peak(op, hardware) else op
     except HardwareError:  # of one of them it has no rate
         return op
+
+
+def _is_column(op: Matmul) -> bool:
+    return bool(np.all(np.equal(op.n, 1) & (np.asarray(op.m) > 1) & ~np.asarray(op.bias)))
+
+
+CUT = "float32"
+_TWICE = 0.05
+"""How far from two the rates of bfloat16 and tf32 may lie, as datasheets round them."""
+
+
+def as_cut(op: Operator, told: Collection[tuple[str, ...]], hardware: Hardware) -> Operator:
+    """A convolution of float32 as one of bfloat16; itself where someone timed float32, where it is
+    no product of matrix units, or where these are not twice as fast by bfloat16."""
+    if not isinstance(op, Conv2d | Convolution) or op.dtype != CUT:
+        return op
+    if (kind_of(op), CUT) in told or np.any(is_depthwise(op)) or TIMED not in hardware.peak_flops:
+        return op
+    more: Any = np.where(is_scalar(op), 1, 2)
+    twin = replace(op, dtype=TIMED, batch=op.batch * (more if more.ndim else int(more)))
+    rates = peak(twin, hardware) / peak(op, hardware)
+    return twin if np.isclose(rates, 2.0, rtol=_TWICE) else op
+
+
+def by_twins(
+    ops: Sequence[Operator] | Operator,
+    told: Collection[tuple[str, ...]],
+    hardware: Hardware,
+    ask: Callable[[Sequence[Operator] | Operator], Estimates],
+) -> Estimates | None:
+    """What ``ask`` says of ``ops``, where some of them are others' twins; None: none is."""
+    if isinstance(ops, Operator):
+        twin = as_cut(ops, told, hardware)
+        if twin is ops:
+            return None
+        found = ask(twin)
+        return found.stood_in(np.atleast_1d(floor(ops, hardware)), ANOTHER_KERNEL)
+    twins = [as_cut(op, told, hardware) for op in ops]
+    changed = np.array([twin is not op for twin, op in zip(twins, ops, strict=True)], dtype=bool)
+    if not changed.any():
+        return None
+    found = Estimates(*(np.array(column) for column in vars(ask(twins)).values()))
+    rows = np.flatnonzero(changed)
+    floors = np.array([float(floor(ops[int(i)], hardware)) for i in rows])
+    some = Estimates(*(column[rows] for column in vars(found).values()))
+    found.put(rows, some.stood_in(floors, ANOTHER_KERNEL))
+    return found
 
 
 def passes_of(op: Operator) -> Any:
@@ -146,11 +230,13 @@ def passes_of(op: Operator) -> Any:
 
 PASSES = {
     **{"topk": 3.0, "topk_sorted": 6.0, "histc": 2.0, "cumsum": 2.0, "upsample_linear1d": 3.3},
-    **{"upsample_bicubic2d": 13.0, "max_pool2d_with_indices": 3.5},
+    **{"cumprod": 2.0, "logcumsumexp": 2.0, "upsample_bicubic2d": 13.0},
     **dict.fromkeys(("arange", "zeros", "ones", "full", "new_zeros", "new_ones", "fill"), 0.4),
 }
 """Over one pointwise kernel of as many bytes, read off the recorded phases of an H200: 33 top-k of
-4.7 to 7.5 us, sorts of 6.5 to 62, fills of 0.7, pools of 5 and 107."""
+4.7 to 7.5 us, sorts of 6.5 to 62, fills of 0.7."""
+SCANS = ("cumsum", "cumprod", "logcumsumexp")
+"""One kernel."""
 NOTHING = 1e-3
 """Of an operator that touches no byte: torch starts no kernel, whether it only allocates or its
 tensors are empty."""
@@ -172,11 +258,13 @@ def _stream(nbytes: Any) -> Operator:
 
 
 def _matmul(op: Matmul) -> StandIn:
-    """A bias is added by the product's own epilogue; only its bytes are left out."""
+    """A bias is added by the product's own epilogue; only its bytes are left out. Cores may sustain
+    more of float32 than units do of bfloat16, or less."""
     inner = np.maximum(op.k * item_bytes(op.dtype) / item_bytes("bfloat16"), 1)
     own = np.equal(op.batch, 1) & (op.dtype == "bfloat16") & (op.weight_dtype in (None, op.dtype))
     spread = np.where(own, 0.0, ANOTHER_KERNEL)
-    return StandIn((Matmul(op.m * op.batch, op.n, _whole(inner)),), spread, own)
+    product = Matmul(op.m * op.batch, op.n, _whole(inner))
+    return StandIn((product,), spread, own, by_floor=op.dtype == "float32")
 
 
 def _whole(value: Any) -> Any:
@@ -216,7 +304,7 @@ def _convolution(op: Conv2d | Convolution) -> StandIn:
     it streams."""
     if np.all(is_depthwise(op)):
         passes = FOUND + window(op) / TERMS
-        return StandIn((_stream(op.bytes),), ANOTHER_ALGORITHM, passes=passes)
+        return StandIn((_stream(op.bytes),), ANOTHER_ALGORITHM, passes=passes, busy=True)
     if isinstance(op, Convolution):
         return StandIn((_stream(op.bytes),))
     rows = op.batch * op.out_height * op.out_width * op.groups
@@ -226,9 +314,9 @@ def _convolution(op: Conv2d | Convolution) -> StandIn:
 
 def _channel_norm(op: ChannelNorm) -> StandIn:
     """Two kernels of a number a channel take as long as one of the tables' smallest; by group, the
-    elements are walked once more for their sums."""
-    whole = (_stream(op.bytes),) * (2 if op.kind == "groupnorm" else 1)
-    return StandIn((*whole, _stream(op.channels * 8)))
+    elements are read once more before, for their sums."""
+    summed = (_stream(op.bytes_read),) if op.kind == "groupnorm" else ()
+    return StandIn((*summed, _stream(op.bytes), _stream(op.channels * 8)))
 
 
 def _norm(op: Norm) -> StandIn:

@@ -1,4 +1,4 @@
-"""What a card says of a grid of operators, on the way to its estimates."""
+"""What a card's file holds, and what it says of a grid of operators on the way to its estimates."""
 
 from __future__ import annotations
 
@@ -7,14 +7,48 @@ from typing import Any
 
 import numpy as np
 
+from calib.cards.cold import Caches
 from calib.fit.calibration import (
     INTERPOLATED,
     ROOFLINE,
     TRANSFERRED,
     WEAKEST_FIRST,
     Estimates,
+    Key,
+    KindFit,
     wider,
 )
+from calib.hardware.datasheet import Hardware, floor
+from model.ops import Operator
+
+KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
+"""Kernels by how near they are to what torch runs; any other comes after these, by name."""
+
+
+def nearness(implementation: str) -> tuple[int, str]:
+    """What sorts implementations by how near their kernel is to torch's."""
+    kernel = implementation.partition("/")[2]
+    known = KERNELS_FIRST.index(kernel) if kernel in KERNELS_FIRST else len(KERNELS_FIRST)
+    return known, kernel
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a card's file holds.
+
+    ``kinds``: the fits, by (implementation, kind, dtype). ``caches``: kind -> rates of hot and cold
+    reads. ``disagreement``: kind -> half-width in log seconds within which 90% of the same shapes
+    lie when another engine times them. ``carried``: kind that was transferred -> half-width within
+    which 90% of a held-out card's shapes lie. ``clock_ratio``: the clock that the fits take the
+    card to run at, over its rated one.
+    """
+
+    hardware: str
+    kinds: dict[Key, KindFit]
+    caches: dict[str, Caches]
+    disagreement: dict[str, float]
+    carried: dict[str, float]
+    clock_ratio: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,21 +79,42 @@ class Times:
         )
 
 
+def beside(op: Operator, hardware: Hardware) -> Times:
+    """Of bytes that a product's own kernel moves beside it, without a launch."""
+    seconds = np.atleast_1d(np.asarray(floor(op, hardware), dtype=float))
+    rank = np.full(len(seconds), WEAKEST_FIRST.index(TRANSFERRED))
+    return Times(seconds, seconds, seconds, rank)
+
+
 def better(first: Times | None, other: Times) -> Times:
     """Row by row ``first``, unless only ``other`` was sampled around the shape."""
     if first is None:
         return other
     inside = WEAKEST_FIRST.index(INTERPOLATED)
-    take = (first.rank < inside) & (other.rank >= inside)
-    pairs = zip(vars(first).values(), vars(other).values(), strict=True)
-    return Times(*(np.where(take, b, a) for a, b in pairs))
+    return chosen((first.rank < inside) & (other.rank >= inside), other, first)
 
 
 def lesser(one: Times, other: Times) -> Times:
     """Row by row the faster."""
-    faster = one.seconds < other.seconds
+    return chosen(one.seconds < other.seconds, one, other)
+
+
+def chosen(rows: np.ndarray, one: Times, other: Times) -> Times:
+    """``one`` in ``rows`` [n] bool, else ``other``."""
     pairs = zip(vars(one).values(), vars(other).values(), strict=True)
-    return Times(*(np.where(faster, a, b) for a, b in pairs))
+    return Times(*(np.where(rows, a, b) for a, b in pairs))
+
+
+def weighed(one: Times | None, other: Times | None) -> Times | None:
+    """Row by row the mean of two that say the same, each counting by its spread; the one that is
+    known where only one is."""
+    if one is None or other is None:
+        return one or other
+    precise = [np.log(t.high / t.low) ** -2.0 for t in (one, other)]
+    share = precise[0] / (precise[0] + precise[1])
+    pairs = [(getattr(one, n), getattr(other, n)) for n in ("seconds", "low", "high")]
+    seconds, low, high = (a**share * b ** (1 - share) for a, b in pairs)
+    return Times(seconds, low, high, np.where(share > 0.5, one.rank, other.rank))
 
 
 def estimates_of(floors: np.ndarray, columns: np.ndarray) -> Estimates:

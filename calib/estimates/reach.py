@@ -97,9 +97,11 @@ def _nearest(calibration: Any, ops: Sequence[Operator], implementation: str) -> 
             _nearest(calibration.base, ops, implementation),
         ]
     else:
-        taught = calibration.torch if isinstance(calibration, Card) else None
-        layers = [taught.own, calibration] if taught else [calibration]
-        answers = [_beyond(layer, ops, implementation) for layer in layers]
+        answers = [_beyond(calibration, ops, implementation)]
+        if isinstance(calibration, Card) and calibration.torch:
+            told = _beyond(calibration.torch.own, ops, implementation)
+            pairs = zip(ops, told, strict=True)
+            answers.append([None if np.all(calibration.is_untold(op)) else r for op, r in pairs])
     return [min((a for a in some if a), default=None) for some in zip(*answers, strict=True)]
 
 

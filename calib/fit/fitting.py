@@ -30,6 +30,7 @@ from calib.fit.held_out import Data, data_of, folds_of, row_of
 from calib.fit.kind import KindFit, fit_kind
 from calib.fit.lessons import Foretold, Lessons, lessons_of
 from calib.fit.likeness import card_to_card, likeness, plan_over_devices
+from calib.fit.physics.blocks.attention.flash import FLASH
 from calib.fit.physics.blocks.product_blocks import told_apart
 from calib.fit.physics.features import Features, concatenate
 from calib.fit.physics.power import foretold, is_limited, slowed, sustained
@@ -127,6 +128,8 @@ def _fit_others(
         ):
             known.append((device, some))
     twins = [pair for pair in known if _are_twins(pair[0], hardware)]
+    # Of one card alone the work and the power that limits it cannot be told apart.
+    twins = [] if known and known[0][1][0].implementation == FLASH else twins
     known = twins if own is None and sum(len(some) for _, some in twins) >= _LEAST_SHAPES else known
     if not known or sum(len(some) for _, some in known) < _LEAST_SHAPES:
         return None, (), None

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from calib.fit.kind import KindFit
-from calib.fit.physics.blocks import attention_blocks, grouped_blocks
+from calib.fit.physics.blocks import grouped_blocks
+from calib.fit.physics.blocks.attention.columns import followed
 from calib.fit.physics.features import Features, features_of_list
 from calib.fit.plan import HeldOut, conformal
 from calib.hardware.datasheet import Hardware
@@ -54,7 +55,7 @@ def data_of(
     groups = np.array([group_of(s) for s in shapes])
     if shapes:
         implementation = shapes[0].implementation
-        columns = attention_blocks.followed(x.columns, implementation)
+        columns = followed(x.columns, implementation)
         x = replace(x, columns=grouped_blocks.followed(columns, implementation, hardware))
     return Data(x, typical(corrected, places), groups)
 

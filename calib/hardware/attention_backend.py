@@ -65,25 +65,36 @@ def order(compute_capability: str | None) -> tuple[Backend, ...]:
     return (cudnn, *others) if major in CUDNN_FIRST else (*others, cudnn)
 
 
-def takes(backend: Backend, op: Attention) -> bool:
-    masked = bool(op.bias or op.mask or op.window is not None)
-    offset = bool(op.causal) and 1 < op.q_len != op.kv_len
-    widths = {op.head_dim, op.value_dim}
+def takes(backend: Backend, op: Attention) -> Any:
+    """Whether its tests hold for an operator; [n] bool for a grid."""
+    masked = np.asarray(+op.bias + +op.mask, dtype=bool) | (op.window is not None)
+    offset = np.asarray(op.causal, dtype=bool) & np.greater(op.q_len, 1)
+    offset = offset & np.not_equal(op.q_len, op.kv_len)
+    keys, values = np.asarray(op.head_dim), np.asarray(op.value_dim)
+    multiple = backend.head_dim_multiple
     return (
-        op.dtype in backend.dtypes
-        and all(width % backend.head_dim_multiple == 0 for width in widths)
-        and max(widths) <= backend.most_head_dim
-        and (backend.narrow_values or len(widths) == 1)
-        and op.kv_len >= backend.least_kv_len
-        and (backend.bias or not masked)
-        and (backend.offset_causal or not offset)
+        (op.dtype in backend.dtypes)
+        & (keys % multiple == 0)
+        & (values % multiple == 0)
+        & (np.maximum(keys, values) <= backend.most_head_dim)
+        & (backend.narrow_values | (keys == values))
+        & np.greater_equal(op.kv_len, backend.least_kv_len)
+        & (backend.bias | ~masked)
+        & (backend.offset_causal | ~offset)
     )
+
+
+def backends_of(op: Attention, compute_capability: str | None) -> np.ndarray:
+    """[n] or []: the families that torch takes for a grid, or an operator."""
+    found = np.full(np.shape(takes(CUDNN, op)), MATH, dtype=object)
+    for backend in reversed(order(compute_capability)):
+        found = np.where(takes(backend, op), backend.name, found)
+    return found
 
 
 def backend_of(op: Attention, compute_capability: str | None) -> str:
     """The family that torch takes for ``op``."""
-    found = (b.name for b in order(compute_capability) if takes(b, op))
-    return next(found, MATH)
+    return str(backends_of(op, compute_capability))
 
 
 SHORT = 256

@@ -109,7 +109,11 @@ def peak(op: Operator, hardware: Hardware) -> float:
     if not isinstance(op, TensorCoreOperator):
         return hardware.cuda_core_flops
     dtype = str(vars(op)["dtype"])
-    if isinstance(op, Conv2d) and dtype == "float32" and "tf32" in hardware.peak_flops:
+    if (
+        isinstance(op, Conv2d | Convolution)
+        and dtype == "float32"
+        and "tf32" in hardware.peak_flops
+    ):
         dtype = "tf32"
     known = rate_of(
         dtype, hardware.peak_flops, hardware.compute_capability, hardware.cuda_core_flops

@@ -35,7 +35,7 @@ from model.ops.dtypes import ITEM_BYTES, is_floating, item_bytes
 from model.ops.grids import grid, grid_points, is_grid
 from model.ops.norms import ChannelNorm, Norm, Softmax
 from model.ops.operator import Operator, TensorCoreOperator
-from model.ops.pointwise import REST, Copy, Elementwise, Gather, Other, Reduction
+from model.ops.pointwise import POOLS, REST, Copy, Elementwise, Gather, Other, Reduction
 from model.ops.products import (
     Counted,
     GroupedMatmul,
@@ -78,6 +78,7 @@ OPERATORS: dict[str, type[Operator]] = {
 __all__ = [
     "ITEM_BYTES",
     "OPERATORS",
+    "POOLS",
     "REST",
     "AllGather",
     "AllReduce",

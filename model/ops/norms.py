@@ -56,7 +56,7 @@ class Norm(Operator):
         gradient = self.rows * self.cols * item_bytes(self.dtype)
         name, twice = f"{self.kind}_backward", 2 * self.cuda_core_flops
         read, written = self.bytes_read + gradient, gradient + self.weight_bytes_read
-        return (Other(name, read=read, written=written, arithmetic=twice, dtype=self.dtype),)
+        return (Other(name, read, written, twice, self.dtype, walked=self.rows),)
 
 
 @dataclass(frozen=True)
@@ -134,4 +134,5 @@ class Softmax(Operator):
     def backward(self) -> tuple[Operator, ...]:
         """y * (dy - sum(y * dy)), from the result and its gradient."""
         elements, dtype = self.rows * self.cols, self.out_dtype or self.dtype
-        return (Elementwise(elements, 2, flops_per_element=4, dtype=dtype, out_dtype=self.dtype),)
+        walked = self.rows
+        return (Elementwise(elements, 2, 1, 4, dtype, out_dtype=self.dtype, walked=walked),)

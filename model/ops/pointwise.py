@@ -48,10 +48,12 @@ class Elementwise(Operator):
     ``axes``: 1 where all tensors are walked as one run of memory; else the dimensions that are left
     when neighbours are merged wherever all tensors allow it, at least 2. Each of them is a division
     for every element that is read or written.
+    ``walked``: rows of which each is read for a sum first and again for the result (the gradient of
+    a softmax); 0: none. No byte more, as long as a cache holds them.
     """
 
     operator: ClassVar[str] = "elementwise"
-    may_be_zero: ClassVar[tuple[str, ...]] = ("inputs", "broadcast")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("inputs", "broadcast", "walked")
     elements: int
     inputs: int = 1
     outputs: int = 1
@@ -61,6 +63,7 @@ class Elementwise(Operator):
     out_dtype: str | None = None
     transposed: bool = False
     axes: int = 1
+    walked: int = 0
 
     @property
     def cuda_core_flops(self) -> Any:
@@ -148,6 +151,11 @@ class Copy(Operator):
         return (replace(way_back, elements=self.out_elements, out_elements=self.elements),)
 
 
+POOLS = (
+    *("max_pool2d_with_indices", "max_pool3d_with_indices"),
+    *("avg_pool1d", "avg_pool2d", "avg_pool3d"),
+)
+"""Names of ``Other`` that slide a window: ``arithmetic`` counts its places, of all results."""
 REST = "rest"
 """Name of bytes that belong to the operator before them and are moved by its launch."""
 
@@ -157,17 +165,18 @@ class Other(SumsGiven, Operator):
     """An operator that no formula here describes, with the bytes that it was seen to touch.
 
     ``unknown``: nobody has said that these bytes and this arithmetic are all of its work, so that
-    whatever it is a part of costs at least so much.
+    whatever it is a part of costs at least so much. ``walked``: as in :class:`Elementwise`.
     """
 
     operator: ClassVar[str] = "other"
-    may_be_zero: ClassVar[tuple[str, ...]] = ("read", "written", "arithmetic")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("read", "written", "arithmetic", "walked")
     name: str
     read: float = 0
     written: float = 0
     arithmetic: int = 0
     dtype: str = "bfloat16"
     unknown: bool = False
+    walked: int = 0
 
 
 def bias_gradient(op: Operator, rows: Any, cols: Any, dtype: str) -> tuple[Operator, ...]:

@@ -147,12 +147,32 @@ def _chances(
     experts: Any, top_k: Any, tokens: Any, alike: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """[ranks, n] each: the chance that one token takes an expert, and that any does."""
-    threshold = np.interp(top_k / experts, _BELOW, _SCORES)
-    scores = (threshold + np.sqrt(alike) * _WANTED) / np.sqrt(np.maximum(1 - alike, 1e-9))
-    taken = np.interp(scores, _SCORES, _BELOW)
-    taken = np.clip(taken * (top_k / experts / taken.mean(axis=0)), 0.0, 1.0)
+    mean = np.broadcast_to(np.asarray(top_k) / experts, alike.shape)
+    threshold = np.interp(mean, _BELOW, _SCORES)
+    taken = _above(threshold, alike)
+    taken *= mean / taken.mean(axis=0)
+    beyond = taken.max(axis=0) > 1
+    if beyond.any():
+        taken[:, beyond] = _picking(mean[beyond], threshold[beyond], alike[beyond])
     with np.errstate(divide="ignore"):  # an expert that all tokens take
         return taken, -np.expm1(tokens * np.log1p(-taken))
+
+
+def _above(threshold: np.ndarray, alike: np.ndarray) -> np.ndarray:
+    """[ranks, n] the chance that a score is above the ``threshold``, [n]."""
+    scores = (threshold + np.sqrt(alike) * _WANTED) / np.sqrt(np.maximum(1 - alike, 1e-9))
+    return np.asarray(np.interp(scores, _SCORES, _BELOW))
+
+
+def _picking(mean: np.ndarray, threshold: np.ndarray, alike: np.ndarray) -> np.ndarray:
+    """The same of the threshold by which a token picks as many as it does, where no scaling of the
+    chances can make it: one that is wanted by all is taken no oftener."""
+    low, high = threshold - _SCORES[-1], threshold + _SCORES[-1]
+    for _ in range(2 * _HALVINGS):
+        middle = (low + high) / 2
+        more = _above(middle, alike).mean(axis=0) < mean
+        low, high = np.where(more, middle, low), np.where(more, high, middle)
+    return _above((low + high) / 2, alike)
 
 
 def whole_loads(experts: int, top_k: int, tokens: int, touched: int) -> list[int]:

@@ -10,12 +10,11 @@ from benchmarks.public_operators import (
     KERNELS,
     PUBLISHED,
     calls_of,
-    compared,
-    described,
+    passes,
     published,
     shape_of,
-    told,
 )
+from benchmarks.published_times import compared, described, told
 from calib.hardware.datasheet import load_hardware
 from model.ops import Matmul, Norm, Softmax
 
@@ -69,7 +68,7 @@ def test_a_pass_is_what_was_timed() -> None:
 def test_a_few_rows_are_told_and_summed_up() -> None:
     some = [r for r in published() if r.card in ("h100", "h100_nvl") and r.kernel in A_FEW]
     few = [r for r in some if r.mode == "forward"][::4]
-    rows = list(compared(few))
+    rows = list(compared(passes(few)))
     assert len(rows) == len(few) >= 4
     assert all(abs(r["error"]) < 0.5 and r["roofline"] < r["error"] for r in rows)
     assert all(r["older"] is not None for r in rows)
@@ -79,7 +78,7 @@ def test_a_few_rows_are_told_and_summed_up() -> None:
 
 
 def test_what_ships_knows_no_older_kernels_of_an_a100_and_the_interval_holds_the_estimate() -> None:
-    few = [r for r in published() if r.card == "a100" and r.kernel == "swiglu"][:2]
+    few = passes([r for r in published() if r.card == "a100" and r.kernel == "swiglu"][:2])
     assert all(row["older"] is None for row in compared(few))
     for found in told(few, load_hardware("a100")):
         assert found.roofline < found.low <= found.seconds <= found.high

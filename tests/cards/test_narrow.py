@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calib.cards.card import Card, Figures
+from calib.cards.card import Card
 from calib.cards.shipped import load_card
 from calib.cards.stand_ins import ANOTHER_KERNEL
+from calib.cards.times import Figures
 from calib.fit.calibration import TRANSFERRED
 from calib.fit.fitting import fit
 from calib.hardware.datasheet import floor, load_hardware

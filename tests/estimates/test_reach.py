@@ -57,6 +57,15 @@ def test_what_ships_is_asked_for_what_stands_in() -> None:
     assert ratio > 1000 and name == "m"
 
 
+def test_samples_of_another_kernel_reach_nothing() -> None:
+    """Twice the keys of an L40S's tables are outside, whatever cuDNN's samples hold."""
+    hardware = load_hardware("l40s")
+    far = Attention(batch=1, q_len=1, kv_len=2**18, heads=32, kv_heads=8, head_dim=128)
+    pair = [load_card(hardware, taught=flag) for flag in (True, False)]
+    told, alone = (beyond(card, [far], "torch") for card in pair)
+    assert told == alone and told[0][0] > 1.5
+
+
 def test_a_flag_is_not_a_length(fitted) -> None:
     """A bias that no sample had is another kernel, and no multiple of anything."""
     ((ratio, name),) = beyond(fitted, [Matmul(300, 256, 200, bias=True)], "torch")

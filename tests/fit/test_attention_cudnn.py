@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calib.fit.held_out import data_of
-from calib.fit.physics.blocks.attention_cudnn import RULE, cudnn_columns, cut, is_biased
+from calib.fit.physics.blocks.attention.cudnn import RULE, cudnn_columns, cut, is_biased
 from calib.fit.physics.features import features, features_of_list
 from calib.fit.physics.prior import fit_prior
 from calib.hardware.datasheet import load_hardware

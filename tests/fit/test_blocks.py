@@ -9,7 +9,7 @@ import pytest
 
 from calib.fit.fitting import fit
 from calib.fit.likeness import card_to_card
-from calib.fit.physics.blocks.attention_blocks import attention_columns, packed, plain
+from calib.fit.physics.blocks.attention.columns import attention_columns, packed, plain
 from calib.fit.physics.blocks.expert_blocks import blocks_held, expert_columns
 from calib.fit.physics.blocks.expert_tiles import tiles_by_rule
 from calib.fit.physics.features import features

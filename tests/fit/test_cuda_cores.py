@@ -14,6 +14,7 @@ from calib.fit.physics.cuda_cores import (
     published_cards,
     published_rate,
     sustained_rate,
+    unheld_rate,
 )
 from calib.hardware.datasheet import Hardware, floor, load_hardware
 from model.ops import Matmul
@@ -96,3 +97,21 @@ def test_the_floor_that_is_reported_is_the_datasheets() -> None:
     op = Matmul(8192, 8192, 8192, dtype="float32")
     table = known.estimate([op])
     np.testing.assert_allclose(table["floor_s"], float(op.flops) / card.cuda_core_flops)
+
+
+def test_watts_that_hold_matrix_units_do_not_hold_the_cores() -> None:
+    """An H100 PCIe's 350 W keep bfloat16 at half of its rate; float32 draws less, and sustains of
+    its own what an H200's does."""
+    pcie, h200 = load_hardware("h100_pcie"), load_hardware("h200")
+    published_share = published_rate(h200) / h200.cuda_core_flops  # type: ignore[operator]
+    assert unheld_rate(pcie, 0.5) == pytest.approx(published_share * pcie.cuda_core_flops)
+    assert unheld_rate(pcie, 0.8) is None  # bfloat16 sustains more
+    assert unheld_rate(h200, 0.5) is None  # its own was published
+    assert unheld_rate(load_hardware("l4"), 0.3) is None  # other cores
+    assert unheld_rate(load_hardware("a100_pcie_80gb"), 0.5) is None  # nothing of its capability
+    card = load_card(pcie)
+    assert card is not None
+    product = Matmul(4096, 4096, 4096, dtype="float32")
+    seconds = card.estimates([product], "torch", [True]).seconds[0]
+    rate = product.flops / seconds / pcie.cuda_core_flops
+    assert rate == pytest.approx(published_share, rel=0.1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from calib.fit.physics.blocks.rows import COSTS, row_columns
 from calib.fit.physics.features import features, features_of_list
-from calib.fit.physics.rows import COSTS, row_columns
 from calib.hardware.datasheet import load_hardware
 from model.ops import Copy, Gather, Norm, Operator, Reduction, Softmax
 
@@ -48,11 +48,34 @@ def test_a_long_row_is_walked_and_a_short_one_is_a_threads() -> None:
     assert short["few"] == pytest.approx(316000 * 6 / H200.sm_count)
 
 
+def test_a_row_that_is_longer_than_a_block_has_several() -> None:
+    """256 numbers a thread at most, as few as 16 while multiprocessors are idle: a million and a
+    billion numbers of one row wait for no longer than a block of a small sum."""
+    sms = H200.sm_count
+    for cols in (1 << 17, 1 << 20, 1 << 30):
+        each = max(min(256, cols / 512 / (4 * sms)), 16)
+        assert units(Reduction(1, cols, "float32"))["walk"] == pytest.approx(np.ceil(each / 4))
+    assert units(Reduction(1, 255 * 512, "float32"))["walk"] == pytest.approx(np.ceil(255 / 4))
+    # Of many rows no other block is free, but a long one is all of its block's.
+    assert units(Reduction(4 * sms + 1, 1 << 20, "float32"))["walk"] == pytest.approx(512)
+    assert units(Reduction(64, 8191, "float32"))["walk"] == pytest.approx(64)
+    assert units(Reduction(64, 8192, "float32"))["walk"] == pytest.approx(4)
+
+
 def test_a_softmax_is_padded_as_far_as_a_warp_holds_it() -> None:
     narrow, wide = units(Softmax(1000, 530)), units(Softmax(1000, 2566))
     assert narrow["padded"] == pytest.approx(1000 * 1024 / H200.sm_count)
     assert narrow["wide"] == wide["padded"] == 0
-    assert wide["wide"] == pytest.approx(1000 * 2566 / H200.sm_count)
+    assert wide["wide"] == pytest.approx(np.ceil(1000 / H200.sm_count) * 3 * 1024)
+
+
+def test_a_wide_softmax_is_kept_or_walked() -> None:
+    """By torch's choice: registers, shared memory, three reads."""
+    beside, alone, walked = (units(Softmax(1000, cols, "float32")) for cols in (4096, 4097, 9217))
+    assert beside["lone"] == walked["wide"] == 0
+    assert alone["lone"] == alone["wide"] > beside["wide"]
+    assert walked["walked"] == 8 * 9217
+    assert units(Softmax(1, 128256))["walked"] == 128256
 
 
 def test_a_layernorm_takes_512_numbers_of_a_row_at_a_time() -> None:

@@ -22,14 +22,25 @@ def test_loads_of_a_router_touch_as_many_experts_as_told(
     experts: int, tokens: int, share: float, data: st.DataObject
 ) -> None:
     top_k = data.draw(st.integers(1, max(experts // 2, 1)))
+    _as_many_as_told(experts, top_k, tokens, share)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0078125, 0.05])
+def test_no_pick_is_lost_where_all_want_one_expert(share: float) -> None:
+    _as_many_as_told(experts=52, top_k=1, tokens=37, share=share)
+
+
+def _as_many_as_told(experts: int, top_k: int, tokens: int, share: float) -> None:
     most = float(distinct_experts(experts, top_k, tokens))
     touched = top_k + share * (most - top_k)
     alike = agreement(experts, top_k, tokens, touched)
     assert 0 <= alike[0] <= 1
     chance, loads = spread(experts, top_k, tokens, alike)
     assert loads.max() <= tokens * (1 + 1e-6) and loads.min() >= 1 - 1e-6
-    if most - 0.5 > touched > 1.2 * top_k:  # below, the ranks that stand for experts are too coarse
-        assert experts * (chance * loads).mean() == pytest.approx(tokens * top_k, rel=0.02)
+    if alike[0]:
+        assert experts * (chance * loads).mean() == pytest.approx(tokens * top_k, rel=1e-5)
+    coarse = max(1.2 * top_k, top_k + experts / len(chance))  # for the ranks that stand for experts
+    if most - 0.5 > touched > coarse:
         assert experts * chance.mean() == pytest.approx(touched, rel=0.02)
 
 

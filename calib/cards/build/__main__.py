@@ -14,7 +14,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -34,25 +34,28 @@ from calib.cards.build.published import (
 from calib.cards.build.tables import (
     ENGINE,
     WIDE,
+    Tables,
     borrowed_caches,
-    caches_of,
-    disagreements,
-    read_tables,
+    dense_samples,
+    tables_of,
     widths,
 )
 from calib.cards.build.writing import check, write_text
-from calib.cards.card import CUDNN, TORCH, Card, Figures, nearness
-from calib.cards.cold import Caches
+from calib.cards.card import CUDNN, TORCH, Card
 from calib.cards.older.shipped import OLDER
 from calib.cards.shipped import FOLDER, load_card
 from calib.cards.stand_ins import NOTES
 from calib.cards.stored import SCHEMA_VERSION, write_record
+from calib.cards.times import Figures, nearness
 from calib.errors import CalibError
 from calib.fit.calibration import Calibration
 from calib.fit.fitting import fit
 from calib.fit.held_out import data_of
 from calib.fit.likeness import has_relatives
+from calib.fit.physics.blocks.attention.flash import FLASH
 from calib.fit.physics.power import Sustained, foretold, is_limited, sustained
+from calib.hardware.attention_backend import FLASH as FLASH_2
+from calib.hardware.attention_backend import order
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.hardware.device import clocked, published_clock_ratio
 from calib.samples import public
@@ -70,23 +73,6 @@ CARDS = (
 """Those with tables, those with a relative among them, and those of which products are known."""
 
 
-@dataclass(frozen=True)
-class Tables:
-    """One card's tables: samples by table, what was dropped, how engines disagree, its caches."""
-
-    samples: dict[str, list[Sample]]
-    dropped: list[str]
-    disagreements: list[dict[str, Any]]
-    caches: dict[str, Caches]
-
-
-@cache
-def tables_of(card: str) -> Tables:
-    samples, dropped = read_tables(card)
-    everything = [s for table in samples.values() for s in table]
-    return Tables(samples, dropped, disagreements(card), caches_of(everything, load_hardware(card)))
-
-
 def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
     """The figures of ``card``, its data card, and the samples that they were fitted to."""
     hardware = load_hardware(card)
@@ -101,17 +87,20 @@ def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
     limit = plateau_of(card)
     if lent and limit is None:
         limit = foretold(clocked(hardware, ratio), [s for c in LENDERS if (s := plateau_of(c))])
-    samples = mine + [s for some in lent.values() for s in some] + float32 + timed
+    dense = dense_samples() if order(hardware.compute_capability)[:1] == (FLASH_2,) else ()
+    samples = [*mine, *(s for some in lent.values() for s in some), *float32, *timed, *dense]
     fits = fit(samples, clocked(hardware, ratio), lambda name: _say(f"{card}: fitting {name}"))
     others = [c for c in LENDERS if c != card]
     disagree = own.disagreements or [r for c in others for r in tables_of(c).disagreements]
     caches = borrowed_caches(hardware, {c: tables_of(c).caches for c in others}) | own.caches
     carried = {row["kind"]: float(np.log1p(row["p90_error"])) for row in unseen}
     figures = Figures(card, fits.kinds, caches, widths(disagree), carried, ratio)
-    seen = [r for r in _rows(fits) if r["kind"] not in carried or r["implementation"] == NEUSIGHT]
+    rows = [r for r in _rows(fits) if r["implementation"] != FLASH]
+    seen = [r for r in rows if r["kind"] not in carried or r["implementation"] == NEUSIGHT]
     about = _about(card, own, lent, figures, seen + unseen, disagree)
     about["float32_products"] = dict(Counter(s.hardware for s in float32))
     about["attention_of_library"] = len(timed)
+    about["dense_attention"] = [r for r in _rows(fits) if r["implementation"] == FLASH]
     about["share_of_peak_sustained"] = limit and limit.plateau
     return figures, about, samples
 

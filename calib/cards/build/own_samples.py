@@ -16,7 +16,8 @@ import pandas as pd
 
 from calib.cards.build.published import published_attention
 from calib.cards.build.tables import ENGINE, log_ratios
-from calib.cards.card import TORCH, Card, Carried, Taught
+from calib.cards.card import TORCH, Card
+from calib.cards.corrected import Carried, Taught
 from calib.cards.correcting import correct
 from calib.cards.shipped import load_card
 from calib.cards.stored import SCHEMA_VERSION
@@ -24,6 +25,7 @@ from calib.checkout import ROOT
 from calib.errors import CalibError
 from calib.fit.calibration import Key, KindFit
 from calib.fit.fitting import fit
+from calib.hardware.attention_backend import backend_of
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.samples.faults import clean, cleaned
 from calib.samples.files import read_samples
@@ -31,7 +33,7 @@ from calib.samples.host_costs import ORIGIN as HOST
 from calib.samples.public_tables import CARDS as TABLED
 from calib.samples.public_tables import ENGINES
 from calib.samples.sample import Sample
-from model.ops import Matmul
+from model.ops import Attention, Matmul
 
 RECORDS = ROOT / "benchmarks" / "data"
 FILES = ("pool.parquet", "sweep.parquet")
@@ -88,8 +90,16 @@ def fit_taught(card: str, folder: Path) -> tuple[Taught, dict[str, Any], list[Sa
     over = correct(base, own, samples)
     told = carried_ratios(card)
     carried = {(row["to"], row["kind"]): Carried(row["share"], row["p90"]) for row in told}
-    taught = Taught(card, own.kinds, over.blends, carried, _elsewhere(samples, hardware))
+    elsewhere, families = _elsewhere(samples, hardware), _families(samples, hardware)
+    taught = Taught(card, own.kinds, over.blends, carried, elsewhere, families)
     return taught, _about(card, base, taught, samples, own.held_out, about), samples
+
+
+def _families(samples: list[Sample], hardware: Hardware) -> tuple[str, ...]:
+    """Those of the attentions' kernels, as torch wrote them down or would choose them."""
+    some = [(s.backend, s.op) for s in samples if isinstance(s.op, Attention)]
+    capability = hardware.compute_capability
+    return tuple(sorted({written or backend_of(op, capability) for written, op in some}))
 
 
 def _elsewhere(samples: list[Sample], hardware: Hardware) -> dict[Key, KindFit]:

@@ -1,8 +1,9 @@
-"""Published timings as samples: of float32 products on five older cards, of attention on two.
+"""Published timings as samples: of float32 products on five older cards, of attention on three.
 
-Attention: ``benchmarks/data/public_attention.csv``, cuDNN as NVIDIA timed it, rows that judge
-nothing (``python -m benchmarks.public_attention``). On shapes within the range of the record's own
-samples it is the kernel that torch runs: 16 causal prefills were told to 1.3% before.
+Attention: ``benchmarks/data/public_attention.csv``, cuDNN on an H200 and a B200 and FlashAttention
+2 on an A100 as NVIDIA timed them, rows that judge nothing (``benchmarks.public_attention``). On
+shapes within the range of the record's own samples cuDNN's is the kernel that torch runs: 16 causal
+prefills were told to 1.3% before.
 
 Products, who timed them and how: ``benchmarks/data/neusight/README.md``. Between the first of the
 two events and the kernel the host is at work, so each timing is
@@ -25,11 +26,13 @@ from calib.hardware.attention_backend import backend_of
 from calib.hardware.datasheet import Hardware, floor, hardware_names, load_hardware
 from calib.hardware.device import match_device
 from calib.samples.sample import HOT, Sample
-from model.ops import Attention, Matmul
+from model.ops import Attention, AttentionBackward, Matmul
 
 ATTENTION = ROOT / "benchmarks" / "data" / "public_attention.csv"
 FILE = ROOT / "benchmarks" / "data" / "neusight" / "float32_products.csv"
 SIZES = ("batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim")
+BACKWARD = "backward"
+"""The pass of a row that timed a gradient."""
 NEUSIGHT = "neusight"
 """The implementation: torch's linear and bmm, as NeuSight timed them."""
 SOURCE = "NeuSight (ASPLOS 2025), MIT"
@@ -60,11 +63,15 @@ def published_attention(
                 continue
             sizes = {n: int(row[n]) for n in SIZES}
             op = Attention(**sizes, causal=row["causal"] == "1")  # type: ignore[arg-type]
-            if not row["backend"].startswith(backend_of(op, hardware.compute_capability)):
+            taken = backend_of(op, hardware.compute_capability)
+            made: Attention | AttentionBackward = op
+            if row["pass"] == BACKWARD:
+                made = AttentionBackward(**vars(op))
+            if not row["backend"].startswith(taken) or implementation not in ("torch", taken):
                 continue
             found.append(
                 Sample(
-                    op=op,
+                    op=made,
                     seconds=(float(row["ms"]) / 1e3,),
                     hardware=card,
                     implementation=implementation,

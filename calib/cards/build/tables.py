@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from calib.cards.build.published import published_attention
 from calib.cards.cold import Caches, fit_caches
+from calib.fit.physics.blocks.attention.flash import FLASH, parts
 from calib.fit.physics.features import stack
-from calib.hardware.datasheet import Hardware, load_hardware
+from calib.hardware.attention_backend import backend_of
+from calib.hardware.datasheet import Hardware, hardware_names, load_hardware
 from calib.samples import public, public_tables
+from calib.samples.public_tables import LENDERS
 from calib.samples.sample import Sample
+from model.ops import Attention
 
 ENGINE = "vllm"
 RESIDENT_SHARE = {"matmul": 1 / 6}
@@ -102,6 +109,20 @@ def disagreements(card: str) -> list[dict[str, Any]]:
     ]
 
 
+def dense_attention(card: str, encoder: Iterable[Sample]) -> list[Sample]:
+    """The engine's attention without pages, where it is the kernel that torch takes on ``card``,
+    cut as torch cuts it: an engine's never splits keys."""
+    hardware = load_hardware(card)
+    return [
+        replace(s, implementation=FLASH)
+        for s in encoder
+        if isinstance(s.op, Attention)
+        and s.implementation.endswith("/flash_attn_2")
+        and backend_of(s.op, hardware.compute_capability) == FLASH
+        and float(parts(s.op, hardware)) == 1
+    ]
+
+
 def widths(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Kind -> the ``p90`` of the engine that agrees best: torch runs the same vendor's products
     and the same family of attention kernels, and not the slowest engine's."""
@@ -142,3 +163,29 @@ def _by_shape(card: str, table: str, engine: str, dtype: str) -> pd.Series:
     circumstances = {"seconds", "hardware", "group", "implementation", "inputs", "device"}
     shape = [c for c in rows if c not in circumstances]
     return rows.groupby(shape, dropna=False)["seconds"].min()
+
+
+@dataclass(frozen=True)
+class Tables:
+    """One card's tables: samples by table, what was dropped, how engines disagree, its caches."""
+
+    samples: dict[str, list[Sample]]
+    dropped: list[str]
+    disagreements: list[dict[str, Any]]
+    caches: dict[str, Caches]
+
+
+@cache
+def tables_of(card: str) -> Tables:
+    samples, dropped = read_tables(card)
+    everything = [s for table in samples.values() for s in table]
+    return Tables(samples, dropped, disagreements(card), caches_of(everything, load_hardware(card)))
+
+
+@cache
+def dense_samples() -> tuple[Sample, ...]:
+    """Attention by FlashAttention 2 without pages, of all cards on which torch takes it."""
+    found = []
+    for card in LENDERS:
+        found += dense_attention(card, tables_of(card).samples.get("encoder_attention", []))
+    return (*found, *(s for card in hardware_names() for s in published_attention(card, FLASH)))

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calib.cards.card import TORCH, Card, Figures
+from calib.cards.card import TORCH, Card
 from calib.cards.corrected import NORMAL, Away, Blend, Corrected
 from calib.cards.shipped import FOLDER, load_card, read_about, shipped_cards
 from calib.cards.stored import read_record
+from calib.cards.times import Figures
 from calib.fit.calibration import (
     ROOFLINE,
     TRANSFERRED,
@@ -34,6 +35,7 @@ from calib.fit.calibration import (
     kind_of,
 )
 from calib.fit.likeness import card_to_card, distance
+from calib.fit.physics.blocks.attention.flash import FLASH
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.hardware.versions import is_older
 from model.ops import Attention, Operator, TensorCoreOperator, is_grid
@@ -240,7 +242,7 @@ def lent_attention(hardware: Hardware, folder: Path = FOLDER) -> tuple[dict[Key,
     found = {}
     for name in shipped_cards(folder):
         figures = read_record(folder / f"{name}.npz", Figures)
-        fits = {k: f for k, f in figures.kinds.items() if k[0].endswith("/flash_attn_2")}
+        fits = {k: f for k, f in figures.kinds.items() if k[0].endswith(("/flash_attn_2", FLASH))}
         if fits and ATTENTION not in figures.carried:
             found[name] = fits
     likest = min(found, key=lambda name: distance(hardware, load_hardware(name), "bfloat16"))

@@ -11,7 +11,9 @@ nobody measured sustains
 
 Cards of other compute capabilities are fed (an A100, a V100: 0.8 to 1.0), or hold by other means
 than power (an H100, an H200, a B200: 0.77 to 0.83), which is what a product of bfloat16 holds there
-as well; they keep what stands in for them. ``python -m benchmarks.public_products`` foretells each
+as well; they keep what stands in for them. Where a board's watts hold a product of bfloat16 below
+that (an H100 PCIe: 0.52), cores that draw less are not held: they sustain the least that was
+published of their compute capability. ``python -m benchmarks.public_products`` foretells each
 card from the others.
 """
 
@@ -84,5 +86,23 @@ def as_taught(clocks: Hardware, card: Hardware, teacher: Hardware) -> Hardware:
 def as_lent(card: Hardware, share: float | None) -> Hardware:
     """For a product of bfloat16 that stands in for one of float32: the former sustains ``share`` of
     its rate, None where nobody knows."""
-    rate = sustained_rate(card)
-    return card if rate is None or share is None else multiplying(card, rate / share)
+    if share is None:
+        return card
+    rate = sustained_rate(card) or unheld_rate(card, share)
+    return card if rate is None else multiplying(card, rate / share)
+
+
+def unheld_rate(card: Hardware, share: float) -> float | None:
+    """FLOP/s of float32 where a product of bfloat16 sustains a ``share`` of its rate that is less
+    than float32 does on each published card of the same compute capability; None elsewhere."""
+    others = [load_hardware(name) for name in hardware_names() if name != card.name]
+    shares = [
+        rate / other.cuda_core_flops
+        for other in others
+        if other.compute_capability == card.compute_capability
+        and (rate := published_rate(other)) is not None
+    ]
+    is_known = card.compute_capability in SHARED or published_rate(card) is not None
+    if is_known or not shares or share >= min(shares):
+        return None
+    return min(shares) * card.cuda_core_flops

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from calib.fit.physics.blocks.attention_blocks import attention_columns
+from calib.fit.physics.blocks.attention.columns import attention_columns
 from calib.fit.physics.blocks.collective_blocks import collective_columns
 from calib.fit.physics.blocks.convolution_blocks import convolution_columns, places_of
 from calib.fit.physics.blocks.expert_blocks import expert_columns
@@ -33,10 +33,12 @@ from model.ops import (
     Collective,
     Conv2d,
     Convolution,
+    Elementwise,
     GroupedMatmul,
     Matmul,
     MoeMlp,
     Operator,
+    Other,
     TensorCoreOperator,
     is_grid,
 )
@@ -172,11 +174,15 @@ def _flags(cls: type[Operator]) -> frozenset[str]:
 
 
 def _shape(op: Operator) -> dict[str, Any]:
-    """Fields that tell operators apart. Experts that are expected count as those that were seen."""
+    """Fields that tell operators apart. Experts that are expected count as those that were seen;
+    rows that are walked twice by what a cache does with them
+    (:mod:`calib.fit.physics.blocks.walks`)."""
     if isinstance(op, Conv2d | Convolution):
         return _of_convolution(op)
     if isinstance(op, GroupedMatmul):
         return {**vars(op), "active_experts": op.experts_read, "max_load": None}
+    if isinstance(op, Elementwise | Other):
+        return {**vars(op), "walked": None}
     return vars(op)
 
 

@@ -21,10 +21,11 @@ wholly where it is such a long product, else by its rate over the plateau:
     seconds * (1 + (plateau of its card / plateau of the target - 1) * min(1, rate / plateau))
 
 Foretold from the five others this way, products of an L40S are 11.4% off instead of 15.0%, of an
-RTX PRO 6000 8.4% instead of 13.2%, of the others as before (docs/cards.md). Attention shows no such
-slowing, and keeps its times. Joules do not carry over to another kind of matrix instruction: a
-B200, by an H200's, would sustain 0.49 of its peak, and sustains 0.70. There a lent product stays as
-it is.
+RTX PRO 6000 8.4% instead of 13.2%, of the others as before (docs/cards.md). Paged attention of
+engines shows no such slowing, and keeps its times; of dense attention it is a bound of its own
+(:mod:`calib.fit.physics.blocks.attention.flash`). Joules do not carry over to another kind of
+matrix instruction: a B200, by an H200's, would sustain 0.49 of its peak, and sustains 0.70. There a
+lent product stays as it is.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ where the share of bytes that miss the cache is known, both are bounds),
 terms is a loop whose steps wait for one another, which no further multiprocessor shortens; a < 1
 where the library splits deep sums. p says how sharply one bound takes over from the next.
 
-A kind may bring columns of its own (:mod:`calib.fit.physics.blocks.attention_blocks`,
+A kind may bring columns of its own (:mod:`calib.fit.physics.blocks.attention.columns`,
 :mod:`calib.fit.physics.blocks.expert_blocks`, :mod:`calib.fit.physics.blocks.grouped_blocks`,
 :mod:`calib.fit.physics.blocks.convolution_blocks`):
 ``bound ...`` are logarithms of further bounds; ``serial ...`` count what a multiprocessor does one
@@ -32,7 +32,8 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from calib.fit.physics.blocks import attention_cudnn, grouped_blocks, stream_blocks
+from calib.fit.physics.blocks import grouped_blocks, stream_blocks
+from calib.fit.physics.blocks.attention import cudnn, flash
 from calib.fit.physics.blocks.convolution_blocks import STARTS
 from calib.fit.physics.blocks.product_blocks import CHOICE, COSTS, MISSED, Candidates
 from calib.fit.physics.features import ADDED, BOUND, SERIAL, Features
@@ -256,7 +257,7 @@ def _guess(x: Features, log_cycles: np.ndarray, names: list[str]) -> Prior:
     return Prior(dispatch, 0.0, 0.0, cache, chain, 0.3, float(np.log(4.0)), costs)
 
 
-_STARTS = stream_blocks.COSTS | STARTS | attention_cudnn.STARTS | grouped_blocks.STARTS
+_STARTS = stream_blocks.COSTS | STARTS | cudnn.STARTS | flash.STARTS | grouped_blocks.STARTS
 _KNOWN = COSTS | OF_WAVES | _STARTS
 _OF_CACHE = float(np.log(2.0))
 """Bandwidth of the L2 over that of main memory, where a fit starts."""

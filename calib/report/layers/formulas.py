@@ -57,6 +57,7 @@ OPERATOR_FIELDS = {
     "flops_per_element": ("f", "operations on an element"),
     "broadcast": ("b", "elements of smaller inputs, in all"),
     "axes": ("x", "axes that the walk over memory has"),
+    "walked": (r"r_{2}", "rows that are read twice"),
     "out_elements": (r"e_{out}", "elements of the result"),
     "read": (r"b_{in}", "bytes read"),
     "written": (r"b_{out}", "bytes written"),

@@ -9,7 +9,7 @@ from typing import Any
 from calib.trace.rules.layouts import axes, is_dense, turned
 from calib.trace.rules.rows import Row, Rule, Size
 from model import ops
-from model.ops import Operator
+from model.ops import POOLS, Operator
 
 Operators = tuple[Operator, ...]
 
@@ -98,6 +98,13 @@ def created(row: Row) -> Operators:
     return (ops.Other(row.base, read, row.written, dtype=row.out.dtype),)
 
 
+def on_diagonal(row: Row) -> Operators:
+    """Zeros, and what is written onto their diagonal."""
+    x: Size = row.given["self"]
+    zeros = ops.Other("zeros", 0, row.written, dtype=row.out.dtype)
+    return zeros, ops.Copy(x.numel, dtype=x.dtype, axes=2)
+
+
 def allocated(row: Row) -> Operators:
     """No byte is touched."""
     return (ops.Other(row.base, dtype=row.out.dtype),)
@@ -136,6 +143,14 @@ def picked_loss_gradient(row: Row) -> Operators:
     read = target.nbytes + gradient.nbytes
     zeros = ops.Other("zeros", 0, row.written, dtype=row.out.dtype)
     return (zeros, ops.Other(row.base, read, chosen, target.numel, row.out.dtype))
+
+
+def pooled(row: Row) -> Operators:
+    """A comparison or a sum for each place of the window of each result."""
+    window = row.given["kernel_size"]
+    dimensions = int(row.base[row.base.index("pool") + len("pool")])
+    taps = math.prod(window) if len(window) > 1 else window[0] ** dimensions
+    return tuple(replace(op, arithmetic=taps * row.out.numel) for op in other(row))
 
 
 def resampled(row: Row) -> Operators:
@@ -203,8 +218,7 @@ ALLOCATIONS = (
 )
 NAMED = (
     *("sort", "argsort", "cumsum", "cumprod", "histc", "bincount", "searchsorted"),
-    *("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d"),
-    *("avg_pool3d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool1d"),
+    *("_adaptive_avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool1d"),
     *("upsample_trilinear3d", "grid_sampler_2d", "_local_scalar_dense", "nonzero"),
     *("max_pool2d_with_indices_backward", "avg_pool2d_backward"),
     *("masked_select", "unique_dim", "_unique2", "equal"),
@@ -219,6 +233,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(ALLOCATIONS, allocated),
     **dict.fromkeys(NAMED, other),
     **dict.fromkeys(RESAMPLINGS, resampled),
+    **dict.fromkeys(POOLS, pooled),
+    "diag_embed": on_diagonal,
     "topk": top_k,
     "embedding": embedding,
     "index": index,

@@ -31,6 +31,10 @@ FLOPS = {
 
 
 def elementwise(row: Row) -> Operators:
+    return (mapped(row),)
+
+
+def mapped(row: Row, walked: Any = 0) -> ops.Elementwise:
     """Inputs of the result's form are ``inputs``; all others together are ``broadcast``.
 
     An operator has one input type: that of its largest input. What is of another type is counted
@@ -42,18 +46,17 @@ def elementwise(row: Row) -> Operators:
     dtype = main.dtype
     full = [s for s in inputs if s.distinct == elements and s.dtype == dtype]
     rest = sum(s.nbytes for s in inputs) - elements * len(full) * ops.item_bytes(dtype)
-    return (
-        ops.Elementwise(
-            elements,
-            inputs=len(full),
-            outputs=len(row.outputs),
-            flops_per_element=FLOPS.get(row.base, 1),
-            dtype=dtype,
-            broadcast=whole(rest / ops.item_bytes(dtype)),
-            out_dtype=row.out.dtype if row.out.dtype != dtype else None,
-            transposed=len({s.transposed for s in inputs if len(s.shape) > 1}) > 1,
-            axes=axes(row.out, inputs),
-        ),
+    return ops.Elementwise(
+        elements,
+        inputs=len(full),
+        outputs=len(row.outputs),
+        flops_per_element=FLOPS.get(row.base, 1),
+        dtype=dtype,
+        broadcast=whole(rest / ops.item_bytes(dtype)),
+        out_dtype=row.out.dtype if row.out.dtype != dtype else None,
+        transposed=len({s.transposed for s in inputs if len(s.shape) > 1}) > 1,
+        axes=axes(row.out, inputs),
+        walked=walked,
     )
 
 
@@ -82,9 +85,18 @@ def reduction(row: Row) -> Operators:
 
 def softmax(row: Row) -> Operators:
     x = row.given["self"]
-    cols = x.shape[row.given["dim"]] if x.shape else 1
+    cols = columns(x, row)
     wide = row.out.dtype if row.out.dtype != x.dtype else None
     return (ops.Softmax(x.numel // cols, cols, dtype=x.dtype, out_dtype=wide),)
+
+
+def softmax_gradient(row: Row) -> Operators:
+    x = row.given["grad_output"]
+    return (mapped(row, walked=x.numel // columns(x, row)),)
+
+
+def columns(x: Size, row: Row) -> int:
+    return x.shape[row.given["dim"]] if x.shape else 1
 
 
 def row_norm(row: Row) -> Operators:
@@ -96,18 +108,53 @@ def row_norm(row: Row) -> Operators:
 
 
 def batch_norm(row: Row) -> Operators:
-    """By known statistics: mean, deviation, scale and shift of each channel."""
+    """Mean, deviation, scale and shift of each channel; in training the map's own moments, which
+    another kernel sums first."""
     x: Size = row.given["input"]
     vectors = sum(isinstance(row.given.get(name), Size) for name in BATCH_VECTORS)
     maps, channels = x.shape[:2]
     planes = maps * channels if maps > 1 and not x.transposed else None
-    return (ops.ChannelNorm(x.numel, channels, "batchnorm", x.dtype, vectors, planes),)
+    norm = ops.ChannelNorm(x.numel, channels, "batchnorm", x.dtype, vectors, planes)
+    if not row.given.get("training", row.base in ALWAYS_BY_MOMENTS):
+        return (norm,)
+    wide = row.outputs[-1].dtype if row.outputs[-1].dtype != x.dtype else None
+    moments = ops.Reduction(channels, x.numel // channels, x.dtype, wide, outputs=2)
+    return moments, norm
 
 
 def group_norm(row: Row) -> Operators:
     x: Size = row.given["input"]
     vectors = sum(isinstance(row.given.get(name), Size) for name in ("weight", "bias"))
     return (ops.ChannelNorm(x.numel, row.given["C"], "groupnorm", x.dtype, vectors),)
+
+
+def loss(row: Row) -> Operators:
+    """A number for each pair of elements, written, and the sum or mean of all, another kernel; a
+    weight is multiplied on between them."""
+    x: Size = row.given["self"]
+    maps = [2] * (1 + isinstance(row.given.get("weight"), Size))
+    return reduced(row, x, maps)
+
+
+def loss_of_logits(row: Row) -> Operators:
+    """Written out: the logarithm of the sigmoid, one less the target, their products and sum."""
+    x: Size = row.given["self"]
+    weights = sum(isinstance(row.given.get(name), Size) for name in ("weight", "pos_weight"))
+    return reduced(row, x, [1, 1, 2, 2, *[2] * weights])
+
+
+def reduced(row: Row, x: Size, maps: Sequence[int]) -> Operators:
+    """Maps of so many inputs each, one after the other, and their reduction where it is asked."""
+    each = tuple(
+        ops.Elementwise(x.numel, n, flops_per_element=LOSS_FLOPS, dtype=x.dtype) for n in maps
+    )
+    if not row.given.get("reduction", 1):
+        return each
+    return *each, ops.Reduction(1, x.numel, dtype=x.dtype)
+
+
+LOSS_FLOPS = 2
+"""Of a pair: a difference and its square or size."""
 
 
 def norm_gradient(row: Row) -> Operators:
@@ -118,12 +165,16 @@ def norm_gradient(row: Row) -> Operators:
     gradient: Size = row.given["grad_out" if "grad_out" in row.given else "grad_output"]
     vectors = [size for size in row.outputs if size.shape != x.shape]
     elements = [size for size in row.outputs if size.shape == x.shape]
-    read, parts = x.nbytes + gradient.nbytes, []
-    if vectors or row.base not in ROW_NORM_GRADIENTS:
-        parts.append((read, sum(size.nbytes for size in vectors)))
+    read, parts, by_rows = x.nbytes + gradient.nbytes, [], row.base in ROW_NORM_GRADIENTS
+    if vectors or not by_rows:
+        parts.append((read, sum(size.nbytes for size in vectors), 0))
     if elements:
-        parts.append((row.read, sum(size.nbytes for size in elements)))
-    return tuple(ops.Other(row.base, *moved, arithmetic=x.numel, dtype=x.dtype) for moved in parts)
+        rows = x.numel // math.prod(row.given["normalized_shape"]) if by_rows else 0
+        parts.append((row.read, sum(size.nbytes for size in elements), rows))
+    return tuple(
+        ops.Other(row.base, read, written, x.numel, x.dtype, walked=rows)
+        for read, written, rows in parts
+    )
 
 
 ROW_NORM_GRADIENTS = ("native_layer_norm_backward", "_fused_rms_norm_backward")
@@ -134,16 +185,18 @@ NORM_GRADIENTS = (
 
 BATCH_VECTORS = ("weight", "bias", "running_mean", "running_var")
 
+ALWAYS_BY_MOMENTS = ("_batch_norm_with_update",)
 BATCH_NORMS = (
     *("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"),
     *("_native_batch_norm_legit", "_batch_norm_with_update"),
 )
+LOSSES = ("mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy")
 MAPS = (
     *("gelu_backward", "silu_backward", "native_dropout", "glu"),
-    *("_softmax_backward_data", "_log_softmax_backward_data"),
     *("floor_divide", "masked_fill", "where", "native_dropout_backward", "hardswish", "rsub"),
     *("addr", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell"),
     *("log_sigmoid_forward", "polar", "complex", "__and__", "__or__", "__xor__"),
+    *(f"{name}_backward" for name in LOSSES),
 )
 """Pointwise though torch has no tag that says so."""
 REDUCTIONS = (
@@ -155,10 +208,13 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, reduction),
     **dict.fromkeys(MAPS, elementwise),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), softmax),
+    **dict.fromkeys(("_softmax_backward_data", "_log_softmax_backward_data"), softmax_gradient),
     **dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), row_norm),
     **dict.fromkeys(BATCH_NORMS, batch_norm),
     **dict.fromkeys(NORM_GRADIENTS, norm_gradient),
     "native_group_norm": group_norm,
+    **dict.fromkeys(LOSSES, loss),
+    "binary_cross_entropy_with_logits": loss_of_logits,
 }
 
 

@@ -42,7 +42,7 @@ from model.ops import Conv2d, Convolution, item_bytes
 _BLOCK = 32
 """Places, and channels, of a block of scalar arithmetic (``implicit_convolve_sgemm<.., 5, 5, ..>``
 in a profile: 2 to the fifth)."""
-_FOUND = 32
+FOUND = 32
 """Terms of a window in whose time a depthwise result is found and written: an H200 takes 27
 microseconds for 8 maps of 96 x 56 x 56 and windows of 7, 9 for one of 256 x 64 x 64 and windows of
 3, what events add among them (``benchmarks/data/h200/kernels.parquet``)."""
@@ -96,7 +96,7 @@ def convolution_columns(op: Conv2d | Convolution, hardware: Hardware) -> dict[st
 def by_channel(op: Conv2d | Convolution) -> Any:
     """Of a depthwise convolution, what the sums of a block of :data:`_BLOCK` squared results take,
     for all results: their windows, and finding and writing each."""
-    return (window(op) + _FOUND) * op.outputs / _BLOCK**2
+    return (window(op) + FOUND) * op.outputs / _BLOCK**2
 
 
 def padded_waves(places: Any, out: Any, hardware: Hardware) -> Any:

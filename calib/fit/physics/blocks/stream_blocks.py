@@ -10,7 +10,7 @@ has (``axes``), and loads elements one by one:
 bits). ``across``: what is read column by column and written row by row takes a sector of the L2 for
 each element. A run whose bytes are no multiple of four is copied by a slower one of the driver's
 kernels (``odd``). What was left in the L2 and does not fit comes from main memory, a bound of its
-own.
+own; so does what is walked again (``again``, :mod:`calib.fit.physics.blocks.walks`).
 
 A function of several operations (GELU, SiLU) takes half a microsecond before its first result.
 
@@ -21,6 +21,9 @@ what lies column by column is copied first.
 A norm by channel with known statistics is three kernels, two of them of a few numbers. The third
 has a block for each channel of each map, however few its elements: 65536 maps of 7 x 7 take 45
 microseconds, as long as 12.8 million elements of larger ones.
+
+A pool is one kernel with a thread for each result, which walks over its window as a convolution
+channel by channel does (``pooled``); nothing of it is fitted.
 
 The costs are fitted; they start at those of an H200 (its record, ``benchmarks/data/h200``: copies
 of 2 to 5 axes run at 440 to 320, sums at 395 to 285, transposing ones at 135 G elements/s).
@@ -33,13 +36,24 @@ from typing import Any
 
 import numpy as np
 
-from calib.fit.physics import rows
+from calib.fit.physics.blocks import rows, walks
+from calib.fit.physics.blocks.convolution_blocks import FOUND
 from calib.hardware.datasheet import Hardware
 from calib.hardware.datasheet import share_missed as hardware_share_missed
-from model.ops import ChannelNorm, Copy, Elementwise, Norm, Operator, item_bytes
+from model.ops import (
+    POOLS,
+    ChannelNorm,
+    Copy,
+    Elementwise,
+    Norm,
+    Operator,
+    Other,
+    Softmax,
+    item_bytes,
+)
 
 _RULE = rows.RULE
-_MISSED, _PLANES = f"bound missed{_RULE}", f"bound planes{_RULE}"
+_MISSED, _PLANES, _AGAIN = (f"bound {name}{_RULE}" for name in ("missed", "planes", "again"))
 _ELEMENT, _PLACE, _CAST, _ACROSS, _SHIFTED, _ODDS = (
     f"serial {name}{_RULE}" for name in ("element", "place", "cast", "across", "shifted", "odds")
 )
@@ -49,6 +63,7 @@ _KERNELS, _PLACES, _FLAT, _COPIED, _START, _ODD, _FUNCTION = (
 )
 COSTS = rows.COSTS | {
     _MISSED: 0.15,
+    _AGAIN: 0.15,
     _PLANES: float(np.log(162.0)),
     _ELEMENT: float(np.log(0.47)),
     _PLACE: float(np.log(0.03)),
@@ -80,7 +95,7 @@ def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.n
     """Columns of an operator that streams, each [n] or [1]. ``hot``: [n] bool."""
     share = _share_missed(op.bytes / hardware.l2_bytes)
     missed = np.where(hot, share, 1.0) * op.bytes / hardware.bandwidth * hardware.clock_hz
-    columns = {_MISSED: np.log(np.maximum(missed, _LEAST))}
+    columns = {_MISSED: np.log(np.maximum(missed, _LEAST))} | _again(op, hardware)
     if isinstance(op, Elementwise | Copy):
         columns |= _walk(op, hardware)
     if isinstance(op, Norm):
@@ -91,11 +106,33 @@ def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.n
     return {name: np.atleast_1d(np.asarray(v, dtype=float)) for name, v in columns.items()}
 
 
+def _again(op: Operator, hardware: Hardware) -> dict[str, Any]:
+    if not walks.may_walk_again(op):
+        return {}
+    return {_AGAIN: np.log(np.maximum(_cycles_again(op, hardware), _LEAST))}
+
+
+def _cycles_again(op: Operator, hardware: Hardware) -> Any:
+    """Of all that main memory moves of what is walked again."""
+    again = walks.bytes_again(op, hardware)
+    once = _share_missed(op.bytes / hardware.l2_bytes) * op.bytes
+    return np.where(again > 0, once + again, 0.0) / hardware.bandwidth * hardware.clock_hz
+
+
 def walk_seconds(op: Operator, hardware: Hardware) -> Any:
-    """What computing places takes where nothing of the kind was measured: by the costs that a fit
-    starts from; 0 of an operator that streams."""
+    """What computing places, walking rows and reading them again takes where nothing of the kind
+    was measured: by the costs that a fit starts from; 0 of an operator that streams."""
+    again = np.exp(COSTS[_AGAIN]) * _cycles_again(op, hardware) / hardware.clock_hz
+    return np.maximum(again, _walk_seconds(op, hardware))
+
+
+def _walk_seconds(op: Operator, hardware: Hardware) -> Any:
     if isinstance(op, ChannelNorm):
         return _channels_seconds(op, hardware)
+    if isinstance(op, Other) and op.name in POOLS:
+        return _pooled_seconds(op, hardware)
+    if isinstance(op, Softmax):
+        return rows.wide_cycles(op, hardware) / hardware.clock_hz
     if not isinstance(op, Elementwise | Copy | Norm):
         return 0.0
     columns = _kernels(op, hardware) if isinstance(op, Norm) else _walk(op, hardware)
@@ -172,6 +209,18 @@ def _channels_seconds(op: ChannelNorm, hardware: Hardware) -> Any:
     shifted = np.exp(COSTS[_SHIFTED]) * units[_SHIFTED]
     work = np.maximum(shifted, np.exp(COSTS[_PLANES] + units[_PLANES]))
     return (np.exp(COSTS[_KERNELS]) * (1 + units[_KERNELS]) + work) / hardware.clock_hz
+
+
+_TERM = 0.105
+"""Cycles of a multiprocessor a place of a pool's window: an H200 takes 107 microseconds for 32 maps
+of 64 x 112 x 112 and windows of 3 x 3, two apart (its record)."""
+
+
+def _pooled_seconds(op: Other, hardware: Hardware) -> Any:
+    """Windows of all results, and finding each, which may have its place beside it."""
+    per = item_bytes(op.dtype) + item_bytes("int64") * ("indices" in op.name)
+    terms = op.arithmetic + FOUND * np.asarray(op.written) / per
+    return (np.exp(COSTS[_KERNELS]) + _TERM * terms / hardware.sm_count) / hardware.clock_hz
 
 
 def _kernels(op: Norm, hardware: Hardware) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def _other(name: str, read: int, written: int, dtype: str) -> Callable[..., Oper
 
 def _pool(side: int) -> Operator:
     read, made = 64 * side**2, 64 * ((side - 1) // 2 + 1) ** 2
-    return ops.Other("max_pool2d_with_indices", 2 * read, (2 + 8) * made, read)
+    return ops.Other("max_pool2d_with_indices", 2 * read, (2 + 8) * made, 9 * made)
 
 
 def _resample(table: int, grid: int) -> Operator:

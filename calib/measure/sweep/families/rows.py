@@ -16,6 +16,7 @@ def rowwise(reach: int) -> list[Domain]:
     """Norms, softmax and rows of a table."""
     rows, cols = Axis(1, 4096 * reach), Axis(256, 4096 * min(reach, 2), 64)
     scores = {"rows": Axis(64, 16384 * reach), "cols": Axis(64, 1024 * reach)}
+    vocabulary = {"rows": Axis(1, 64 * reach), "cols": Axis(2048, 2**17)}
     table = {"rows": Axis(1, 2048 * reach), "cols": Axis(1, 2048 * min(reach, 2))}
     feature_map = {"positions": Axis(49, 2**14), "channels": Axis(64, 2048, 64)}
     few = {"rows": Axis(64, 2**19 * reach), "cols": OneOf((2, 4, 6, 8))}
@@ -27,6 +28,7 @@ def rowwise(reach: int) -> list[Domain]:
         Domain("rmsnorm", 2, {"rows": Axis(1, 1024 * reach), "cols": cols}, ops.Norm, "hot"),
         Domain("softmax", 1, {"rows": Axis(1, 8192), "cols": Axis(16, 1024)}, _softmax, "hot"),
         Domain("scores' softmax", 0.5, scores, ops.Softmax, "hot"),
+        Domain("softmax of a vocabulary", 0.5, vocabulary, _softmax, "hot"),
         Domain("rows", 1.5, table, ops.Gather, "hot"),
         Domain("rows in float32", 1, table, _gather_float32, "hot"),
         Domain("sum of few", 0.35, few, _sum("bfloat16"), "hot"),

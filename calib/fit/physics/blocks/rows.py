@@ -5,11 +5,16 @@ any other, and a single one, are picked element by element, four of a thread: on
 where there is but one block (``turns``: 12 elements take 1.5, 500 and more take 3 microseconds).
 
 A row that is summed is walked by the threads of a block, 16 bytes each at a time (``walk``): 32
-threads where 16 rows share a block, more where there are fewer rows. Rows of a few numbers are one
-thread's (``few``).
+threads where 16 rows share a block, more where there are fewer rows; of a long row the whole block,
+of a longer one several blocks, while multiprocessors are idle (``setReduceConfig`` of torch). Rows
+of a few numbers are one thread's (``few``).
 
 A softmax of up to 1024 columns is a warp's, its columns padded to a power of two (``padded``) and
-held by 32 threads (``held``); of more, a block's (``wide``).
+held by 32 threads (``held``). Of more, a block's, of which a multiprocessor takes whole rows: kept
+in registers (``wide``; more than four leave room for one block alone, ``lone``), else walked
+(``walked``). Of those costs the first is an H200's. The others were read off what was published of
+a B200, where 4096 rows of 4224 float32 columns take 90 microseconds, of 4096 take 55, of 9344,
+which shared memory keeps, 92 (``benchmarks/data/public_operators.md``), and of an H100.
 
 A layernorm's row is a block's of 128 threads, four numbers each at a time (``row``, where it waits
 for itself; ``rows``, ``steps``, where blocks share a multiprocessor): one row of 448 takes 2.5, of
@@ -25,13 +30,15 @@ from typing import Any
 
 import numpy as np
 
+from calib.fit.physics.blocks import walks
 from calib.hardware.datasheet import Hardware
 from model.ops import Gather, Norm, Operator, Reduction, Softmax, item_bytes
 
 RULE = " streamed"
 _TURNS, _PICKED, _PICKS = (f"{n}{RULE}" for n in ("added turns", "serial picked", "bound picks"))
 _WALK, _SUMMED, _FEW = (f"{n}{RULE}" for n in ("bound walk", "bound summed", "serial few"))
-_HELD, _PADDED, _WIDE = (f"{n}{RULE}" for n in ("added held", "serial padded", "serial wide"))
+_HELD, _PADDED = (f"{n}{RULE}" for n in ("added held", "serial padded"))
+_WIDE, _LONE, _WALKED = (f"serial {n}{RULE}" for n in ("wide", "lone", "walked"))
 _ROW, _ROWS, _STEPS, _MEANED = (
     f"{n}{RULE}" for n in ("bound row", "serial rows", "serial steps", "added meaned")
 )
@@ -44,7 +51,9 @@ COSTS = {
     _FEW: float(np.log(0.22)),
     _HELD: float(np.log(150.0)),
     _PADDED: float(np.log(0.3)),
-    _WIDE: float(np.log(1.0)),
+    _WIDE: float(np.log(0.83)),
+    _LONE: float(np.log(0.3)),
+    _WALKED: float(np.log(0.58)),
     _ROW: float(np.log(1050.0)),
     _ROWS: float(np.log(260.0)),
     _STEPS: float(np.log(120.0)),
@@ -58,10 +67,16 @@ _PICK = 4096
 _THREADS, _EACH = 128, 4
 """Of a block that picks element by element, and elements of a thread."""
 _WARP, _MOST_THREADS = 32, 512
+_LEAST_OF_THREAD, _MOST_OF_THREAD = 16, 256
+"""Numbers that a thread of a sum is left where others share its row, and from which they do."""
+_RESIDENT = 4
+"""Blocks of :data:`_MOST_THREADS` on a multiprocessor."""
 _ROW_STEP = 512
 """Numbers of a row that a layernorm's block takes at a time."""
 _FEW_COLS = 32
 _MOST_OF_WARP = 1024
+_BESIDE = 4
+"""Registers of a row beside which another block finds room."""
 _NEVER = -50.0
 
 
@@ -72,7 +87,7 @@ def row_columns(op: Operator, hardware: Hardware) -> dict[str, Any]:
     if isinstance(op, Reduction):
         return _summed(op, hardware.sm_count)
     if isinstance(op, Softmax):
-        return _normalised(op, hardware.sm_count)
+        return _normalised(op, hardware)
     return _scaled(op, hardware.sm_count) if isinstance(op, Norm) else {}
 
 
@@ -92,7 +107,7 @@ def _picked(op: Gather, sms: int) -> dict[str, Any]:
 def _summed(op: Reduction, sms: int) -> dict[str, Any]:
     rows, cols = np.asarray(op.rows), np.asarray(op.cols)
     few = cols < _FEW_COLS
-    steps = _walked(rows, cols, item_bytes(op.dtype))
+    steps = _walked(rows, cols, item_bytes(op.dtype), sms)
     return {
         _WALK: np.where(few, _NEVER, np.log(steps)),
         _SUMMED: np.where(few, _NEVER, np.log(rows / sms)),
@@ -101,27 +116,46 @@ def _summed(op: Reduction, sms: int) -> dict[str, Any]:
     }
 
 
-def _walked(rows: np.ndarray, cols: np.ndarray, item: float) -> Any:
+def _walked(rows: np.ndarray, cols: np.ndarray, item: float, sms: int) -> Any:
     """Steps of a sum over ``cols`` numbers of ``item`` bytes."""
     threads = np.maximum(_WARP, _MOST_THREADS / 2 ** np.floor(np.log2(rows)))
-    return np.ceil(cols * item / _VECTOR / threads)
+    each, at_once = cols / threads, sms * _RESIDENT
+    whole = each >= np.minimum(_LEAST_OF_THREAD * _MOST_THREADS / threads, _MOST_OF_THREAD)
+    each = np.where(whole, cols / _MOST_THREADS, each)
+    blocks = np.minimum(np.ceil(at_once / rows), each / _LEAST_OF_THREAD)
+    blocks = np.maximum(blocks, each / _MOST_OF_THREAD)
+    shared = (each >= _MOST_OF_THREAD) & (rows <= at_once)
+    return np.ceil(np.where(shared, each / blocks, each) * item / _VECTOR)
 
 
-def _normalised(op: Softmax, sms: int) -> dict[str, Any]:
-    rows, cols = np.asarray(op.rows), np.asarray(op.cols)
+def _normalised(op: Softmax, hardware: Hardware) -> dict[str, Any]:
+    rows, cols, sms = np.asarray(op.rows), np.asarray(op.cols), hardware.sm_count
     wide = cols > _MOST_OF_WARP
     padded = 2 ** np.ceil(np.log2(cols))
+    of_a_thread = np.ceil(cols / walks.THREADS)
+    kept = wide & walks.kept(op)
+    alone = (of_a_thread > _BESIDE) | (walks.blocks_at_once(walks.THREADS, hardware) < 2)
+    share = np.ceil(rows / sms) * wide
+    in_registers = share * of_a_thread * walks.THREADS * kept
     return {
         _HELD: cols / _WARP * ~wide,
         _PADDED: rows * padded / sms * ~wide,
-        _WIDE: rows * cols / sms * wide,
+        _WIDE: in_registers,
+        _LONE: in_registers * alone,
+        _WALKED: share * cols * ~kept,
         "wide": wide + 0.0,
     }
+
+
+def wide_cycles(op: Softmax, hardware: Hardware) -> Any:
+    """What walking wide rows takes, by the costs that a fit starts from; 0 of those of a warp."""
+    columns = _normalised(op, hardware)
+    return sum(np.exp(COSTS[name]) * columns[name] for name in (_WIDE, _LONE, _WALKED))
 
 
 def _scaled(op: Norm, sms: int) -> dict[str, Any]:
     rows, cols = np.asarray(op.rows), np.asarray(op.cols)
     if op.kind == "rmsnorm":
-        return {_MEANED: _walked(rows, cols, item_bytes("float32"))}
+        return {_MEANED: _walked(rows, cols, item_bytes("float32"), sms)}
     steps = np.ceil(cols / _ROW_STEP)
     return {_ROW: np.log(steps), _ROWS: rows / sms, _STEPS: rows * steps / sms}

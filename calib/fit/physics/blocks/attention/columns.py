@@ -8,8 +8,9 @@ A block takes a tile of queries and walks over the keys that they see. Two rules
 - ``plain``: a head has tiles of its own and nothing is split, except where one query is asked for,
   heads share keys and there is no window: then as above. Blocks move in waves (FlashAttention 2).
 
-The third, ``cudnn``, is torch's alone (:mod:`calib.fit.physics.blocks.attention_cudnn`).
-Which of them a kernel follows is not asked: :mod:`calib.fit.physics.prior` keeps the one that
+``cudnn`` is torch's alone (:mod:`calib.fit.physics.blocks.attention.cudnn`), ``flash`` that of
+FlashAttention 2 where nothing is paged (:mod:`calib.fit.physics.blocks.attention.flash`).
+Which of the others a kernel follows is not asked: :mod:`calib.fit.physics.prior` keeps the one that
 explains its times. Source of the rules and tiles: ``set_params_splitkv``, ``num_splits_heuristic``,
 ``tile_size_fwd_sm90`` and ``run_mha_fwd_hdim*`` of FlashAttention (Dao, 2023); the split is here in
 closed form. Work is counted per multiprocessor, so that it means the same on another card.
@@ -23,7 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from calib.fit.physics.blocks.attention_cudnn import RULE, cudnn_columns
+from calib.fit.physics.blocks.attention.cudnn import RULE as CUDNN
+from calib.fit.physics.blocks.attention.cudnn import cudnn_columns
+from calib.fit.physics.blocks.attention.flash import FLASH, flash_columns
+from calib.fit.physics.blocks.attention.flash import RULE as DENSE
 from calib.hardware.datasheet import Hardware, multiprocessor_rate, share_missed
 from model.ops import Attention, item_bytes
 
@@ -83,18 +87,19 @@ def attention_columns(op: Attention, hardware: Hardware, hot: Any) -> dict[str, 
             f"tile steps {rule}": _log(by.longest),
             f"tile rows {rule}": _log(by.rows),
         }
-    return columns | cudnn_columns(op, hardware, hot)
+    return columns | cudnn_columns(op, hardware, hot) | flash_columns(op, hardware, hot)
 
 
 def followed(x: dict[str, np.ndarray], implementation: str) -> dict[str, np.ndarray]:
     """The columns without those of a rule that ``implementation`` cannot follow: engines bring
-    their own kernels, and only torch asks cuDNN."""
-    if implementation == CUDNN_CALLER:
-        return x
-    return {name: values for name, values in x.items() if not name.endswith(f" {RULE}")}
+    their own kernels, only torch asks cuDNN, and what is known to be one kernel has its rule."""
+    known = _FOLLOWED.get(implementation, ENGINES)
+    strange = tuple(f" {rule}" for rule in {*ENGINES, CUDNN, DENSE} - {*known})
+    return {name: values for name, values in x.items() if not name.endswith(strange)}
 
 
-CUDNN_CALLER = "torch"
+ENGINES = ("packed", "plain")
+_FOLLOWED = {"torch": (*ENGINES, CUDNN), FLASH: (DENSE,)}
 
 
 def packed(op: Attention, hardware: Hardware) -> Blocks:

@@ -1,0 +1,1 @@
+"""How kernels of attention cut their work."""
