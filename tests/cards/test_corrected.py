@@ -223,6 +223,17 @@ def test_float32_is_corrected_apart_where_it_has_samples_enough(apart: int) -> N
     assert halves == pytest.approx([0.9 * law(op) for op in products(12, seed=5)], rel=0.15)
 
 
+def test_tf32_is_corrected_with_what_the_matrix_units_multiply() -> None:
+    """It was corrected as float32, by what CUDA cores take: 0.6 of what stands in for it."""
+    single = [replace(op, dtype="float32") for op in products(25, seed=3)]
+    found = over(samples([*products(60), *single], lambda op: 3.0 if op in single else 0.9))
+    asked = [replace(op, dtype="tf32") for op in products(12, seed=4)]
+    told = found.estimates(asked).seconds / [law(op) for op in asked]
+    assert np.median(told) == pytest.approx(0.9, abs=0.1)
+    for dtype in ("float32", "tf32"):
+        assert kernels_of(ops.Conv2d(1, 8, 8, 9, 9, 3, dtype=dtype)) == "conv2d float32"
+
+
 @pytest.mark.parametrize("apart", [25, 5])
 def test_few_batched_products_are_corrected_with_the_others(apart: int) -> None:
     """Five of a trace, one of them of 37,632 tiny products, made every batch by an older CUDA 1.3
