@@ -15,7 +15,7 @@ grows there to that of the base. Their sum, scaled on held-out groups, is the in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -101,12 +101,14 @@ class Away:
 @dataclass(frozen=True)
 class Corrected(Tabled):
     """``own``: the fit to samples alone, with the shapes that were measured. ``away``: where the
-    samples are of another card, what carrying them adds."""
+    samples are of another card, what carrying them adds. ``many``: dtypes of batched products that
+    the base was fitted to."""
 
     base: Estimator
     own: Calibration
     blends: dict[tuple[str, str], Blend] = field(default_factory=dict)
     away: Callable[[Sequence[Operator] | Operator], Away] | None = None
+    many: Collection[str] = ()
 
     @property
     def hardware(self) -> Hardware:
@@ -165,14 +167,14 @@ class Corrected(Tabled):
     def _told_apart(
         self, ops: Sequence[Operator] | Operator, implementation: str
     ) -> tuple[np.ndarray, Told] | None:
-        """Products that widen their weights, else batched ones on another card than the samples',
-        [n], and what tells them."""
+        """Products that widen their weights, else batched ones on another card than the samples'
+        that no table of this one has, [n], and what tells them."""
         rows = np.array([is_widened(op) for op in _listed(ops)], dtype=bool)
         if rows.any():
             return rows, self._widened
         away = self.away is not None and (implementation, *_PLAIN) in self.own.kinds
-        rows = np.array([away and is_batched(op) for op in _listed(ops)], dtype=bool)
-        return (rows, self._over_one) if rows.any() else None
+        rows = np.array([is_batched(op, self.many) for op in _listed(ops)], dtype=bool)
+        return (rows, self._over_one) if away and rows.any() else None
 
     def _parted(
         self, ops: Any, rows: np.ndarray, told: Told, implementation: str, hot: Any

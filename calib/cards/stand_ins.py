@@ -183,9 +183,10 @@ def all_rows(op: Matmul) -> Matmul:
     return replace(op, m=op.m * op.batch, batch=1)
 
 
-def is_batched(op: Operator) -> bool:
-    """Of a grid, whether any is."""
-    return isinstance(op, Matmul) and bool(np.any(np.asarray(op.batch) > 1))
+def is_batched(op: Operator, but: Collection[str] = ()) -> bool:
+    """A product of no dtype of ``but``; of a grid, whether any is."""
+    is_one = isinstance(op, Matmul) and op.dtype not in but
+    return is_one and bool(np.any(np.asarray(vars(op)["batch"]) > 1))
 
 
 def each(change: Callable[[Matmul], Matmul], ops: Any) -> Any:
