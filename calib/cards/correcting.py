@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from calib.cards.corrected import (
+    BATCHED,
     FLOAT32,
     NORMAL,
     Blend,
@@ -46,7 +47,7 @@ less: then what the own fit states of itself is all that is known of its error."
 _LEAST = 1e-3
 """Log error that no clock tells from none."""
 _LEAST_APART = 20
-"""Samples of float32 from which on they are corrected apart."""
+"""Samples of float32, or of batched products, from which on they are corrected apart."""
 _FEW = 200
 """Samples of which a correction is fitted anew without each fold: more of them hardly move it."""
 _PSEUDO = 20
@@ -70,12 +71,13 @@ def correct(base: Estimator, own: Calibration, samples: Sequence[Sample]) -> Cor
 
 
 def _apart(ops: Sequence[Operator]) -> dict[str, np.ndarray]:
-    """Rows of what is corrected together, by its name; little float32 with the others."""
+    """Rows of what is corrected together, by its name; few of a suffix with the others."""
     names = np.array([kernels_of(op) for op in ops], dtype=object)
-    for name in dict.fromkeys(names):
-        others = name.removesuffix(FLOAT32)
-        if name != others and others in names and (names == name).sum() < _LEAST_APART:
-            names[names == name] = others
+    for suffix in (FLOAT32, BATCHED):
+        for name in dict.fromkeys(names):
+            others = name.removesuffix(suffix)
+            if name != others and others in names and (names == name).sum() < _LEAST_APART:
+                names[names == name] = others
     return {name: np.flatnonzero(names == name) for name in dict.fromkeys(names)}
 
 

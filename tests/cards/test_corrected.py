@@ -259,6 +259,43 @@ def test_float32_is_corrected_apart_where_it_has_samples_enough(apart: int) -> N
     assert halves == pytest.approx([0.9 * law(op) for op in products(12, seed=5)], rel=0.15)
 
 
+def test_tf32_is_corrected_with_what_the_matrix_units_multiply() -> None:
+    """It was corrected as float32, by what CUDA cores take: 0.6 of what stands in for it."""
+    single = [replace(op, dtype="float32") for op in products(25, seed=3)]
+    found = over(samples([*products(60), *single], lambda op: 3.0 if op in single else 0.9))
+    asked = [replace(op, dtype="tf32") for op in products(12, seed=4)]
+    told = found.estimates(asked).seconds / [law(op) for op in asked]
+    assert np.median(told) == pytest.approx(0.9, abs=0.1)
+    for dtype in ("float32", "tf32"):
+        assert kernels_of(ops.Conv2d(1, 8, 8, 9, 9, 3, dtype=dtype)) == "conv2d float32"
+
+
+@pytest.mark.parametrize("apart", [25, 5])
+def test_few_batched_products_are_corrected_with_the_others(apart: int) -> None:
+    """Five of a trace, one of them of 37,632 tiny products, made every batch by an older CUDA 1.3
+    times its rows."""
+    many = [replace(op, batch=4) for op in products(apart, seed=3)]
+    found = over(samples([*products(60), *many], lambda op: 3.0 if op.batch > 1 else 0.9))
+    assert {key[1] for key in found.blends} == (
+        {"matmul", "matmul batched"} if apart >= 20 else {"matmul"}
+    )
+
+
+def test_a_dtype_of_one_sample_is_far_from_the_samples_of_others() -> None:
+    """What stands in for it says less of it than of bfloat16, however many of those there are."""
+    shapes = [*products(60), ops.Matmul(8192, 8192, 8192, dtype="float8_e4m3fn")]
+    columns = columns_of(shapes, H200, np.zeros(61, dtype=bool))
+    names = sorted(columns)
+    left = np.random.default_rng(2).normal(-0.1, 0.05, 61)
+    found = fit_correction(names, matrix(columns, names, 61), left, 0.1)
+    asked = [products(20, seed=3), [replace(op, dtype="float8_e4m3fn") for op in products(20, 3)]]
+    cold = np.zeros(20, dtype=bool)
+    plain, narrow = (
+        found.predict(matrix(columns_of(some, H200, cold), names, 20))[2] for some in asked
+    )
+    assert np.median(narrow) > np.median(plain) + 0.1
+
+
 def test_a_kind_is_told_by_its_own_blend_where_float32_has_none() -> None:
     found = over(samples(products(60), lambda op: 0.9))
     single = [replace(op, dtype="float32") for op in products(4)]
