@@ -35,11 +35,11 @@ def development_rows(card: str) -> Rows:
     return rows.take(np.flatnonzero(~final_rows(rows.groups)))
 
 
-def classes(rows: Rows) -> np.ndarray:
-    """[n] one of ``CLASSES``."""
-    ratio = rows.compute_s / rows.memory_s
+def classes(seconds: np.ndarray, compute_s: np.ndarray, memory_s: np.ndarray) -> np.ndarray:
+    """[n] one of ``CLASSES``, by what was measured and the two floors."""
+    ratio = compute_s / memory_s
     bound = np.where(ratio < 0.5, "memory", np.where(ratio > 2.0, "compute", "ridge"))
-    return np.where(rows.seconds < LAUNCH_S, "launch", bound)
+    return np.where(seconds < LAUNCH_S, "launch", bound)
 
 
 def mean_error(off: np.ndarray) -> float:
@@ -73,7 +73,8 @@ def of_card(card: str, tables: dict[str, Rows]) -> dict[str, Any]:
     off = np.log(table["estimate_s"].to_numpy() / asked.seconds)
     small = (asked.column("bytes") < SMALL_BYTES) & (asked.column("k") <= SMALL_DEPTH)
     cycles = float(np.median(asked.seconds[small])) * load_hardware(card).clock_hz
-    return decomposed(off, classes(asked)) | {"smallest_cycles": cycles}
+    kinds = classes(asked.seconds, asked.compute_s, asked.memory_s)
+    return decomposed(off, kinds) | {"smallest_cycles": cycles}
 
 
 def main() -> None:

@@ -75,6 +75,7 @@ ENGINE = "vllm"
 CUDNN = "cudnn"  # the vendor's, which torch calls and the engine does not
 NARROW = ("float8_e4m3fn", "float4_e2m1fn", "int8")
 """Products that engines time together with what makes their activations narrow."""
+NO_BATCH = ("bfloat16", *NARROW)  # products that engines timed: one at a time
 UNTOLD = float(np.log(2.0))
 """Width of a carried ratio of a kind that no two engines' tables tell of. A judgement."""
 
@@ -104,7 +105,9 @@ class Card(Tabled):
         own = Calibration(hardware, kinds, none)
         is_own = self.taught.hardware == self.hardware.name
         away = None if is_own else self._away
-        return Corrected(replace(self, taught=None), own, self.taught.blends, away)
+        tables = replace(self, taught=None)
+        timed = {key[2] for key in self.figures.kinds if key[1] == Matmul.operator}
+        return Corrected(tables, own, self.taught.blends, away, timed.difference(NO_BATCH))
 
     def _away(self, ops: Sequence[Operator] | Operator) -> Away:
         """What carrying torch's samples to this card costs, for operators of one kind.

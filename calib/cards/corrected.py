@@ -15,14 +15,15 @@ grows there to that of the base. Their sum, scaled on held-out groups, is the in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calib.cards.correction import Correction, columns_of, matrix
+from calib.cards.stand_ins import all_rows, as_many_bytes, each, is_batched
 from calib.fit.calibration import (
     ROOFLINE,
     TRANSFERRED,
@@ -40,12 +41,11 @@ from calib.fit.calibration import (
 from calib.fit.physics.widened import is_widened
 from calib.hardware.attention_backend import CUDNN
 from calib.hardware.convolutions import is_depthwise
-from calib.hardware.datasheet import Hardware
+from calib.hardware.datasheet import Hardware, floor
 from model.ops import Conv2d, Convolution, Matmul, Operator, TensorCoreOperator, is_grid
 
 if TYPE_CHECKING:
     import pandas as pd
-
 
 NORMAL = 1.645
 """Half-width of a 90% interval over the deviation of a normal distribution."""
@@ -133,12 +133,14 @@ class Taught:
 @dataclass(frozen=True)
 class Corrected(Tabled):
     """``own``: the fit to samples alone, with the shapes that were measured. ``away``: where the
-    samples are of another card, what carrying them adds."""
+    samples are of another card, what carrying them adds. ``many``: dtypes of batched products that
+    the base was fitted to."""
 
     base: Estimator
     own: Calibration
     blends: dict[tuple[str, str], Blend] = field(default_factory=dict)
     away: Callable[[Sequence[Operator] | Operator], Away] | None = None
+    many: Collection[str] = ()
 
     @property
     def hardware(self) -> Hardware:
@@ -164,8 +166,9 @@ class Corrected(Tabled):
         """As ``Calibration.estimate``; what samples know nothing of is as the base says."""
         if isinstance(ops, Operator) and not is_grid(ops):
             ops = [ops]
-        if self._has_widened(ops):
-            return self._split(ops, implementation, hot)
+        apart = self._told_apart(ops, implementation)
+        if apart is not None:
+            return self._parted(ops, *apart, implementation, hot)
         flags = self._flags(ops, implementation, hot)
         told = self._fits.estimates(ops, implementation, flags)
         base = self.base.estimates(ops, implementation, flags)
@@ -176,7 +179,7 @@ class Corrected(Tabled):
             vars(replace(told, known_as=known_as)).values(), vars(base).values(), strict=True
         )
         found = Estimates(*(np.where(unknown, theirs, mine) for mine, theirs in pairs))
-        for kernels, rows in _by_kernels(ops, len(unknown)).items():
+        for kernels, rows in by_kernels(ops, len(unknown)).items():
             blend = self._blend(implementation, kernels)
             if blend is not None:
                 some = ops if isinstance(ops, Operator) else [ops[i] for i in rows]
@@ -193,33 +196,58 @@ class Corrected(Tabled):
             self.own.put_measured(found, ops, implementation, list(given))
         return found
 
-    def _has_widened(self, ops: Sequence[Operator] | Operator) -> bool:
-        return any(is_widened(op) for op in ([ops] if isinstance(ops, Operator) else ops))
+    def _told_apart(
+        self, ops: Sequence[Operator] | Operator, implementation: str
+    ) -> tuple[np.ndarray, Told] | None:
+        """Products that widen their weights, else batched ones on another card than the samples'
+        that no table of this one has, [n], and what tells them."""
+        rows = np.array([is_widened(op) for op in _listed(ops)], dtype=bool)
+        if rows.any():
+            return rows, self._widened
+        away = self.away is not None and (implementation, *_PLAIN) in self.own.kinds
+        rows = np.array([is_batched(op, self.many) for op in _listed(ops)], dtype=bool)
+        return (rows, self._over_one) if away and rows.any() else None
 
-    def _split(
-        self, ops: Sequence[Operator] | Operator, implementation: str, hot: Any
+    def _parted(
+        self, ops: Any, rows: np.ndarray, told: Told, implementation: str, hot: Any
     ) -> Estimates:
-        """Where some products widen their weights: samples tell those of the plain ones, and how
-        far they are from each other nobody corrected."""
-
-        def plain(op: Operator, flags: Any) -> Estimates:
-            return self.estimates(op, implementation, flags)
-
+        """``rows`` as ``told``, the others as ever."""
         if isinstance(ops, Operator):
-            return by_plain_products(ops, self.hardware, hot, plain)
+            return told(ops, implementation, hot)
         found, flags = Estimates.nothing_of(len(ops)), np.broadcast_to(np.asarray(hot), len(ops))
-        widened = np.array([is_widened(op) for op in ops])
-        for rows, is_one in ((np.flatnonzero(widened), True), (np.flatnonzero(~widened), False)):
-            if not len(rows):
-                continue
-            some, known = [ops[int(i)] for i in rows], None if hot is None else flags[rows]
-            found.put(
-                rows,
-                by_plain_products(some, self.hardware, known, plain)
-                if is_one
-                else self.estimates(some, implementation, known),
-            )
+        for where, tell in ((np.flatnonzero(rows), told), (np.flatnonzero(~rows), self.estimates)):
+            if len(where):
+                some, known = [ops[int(i)] for i in where], None if hot is None else flags[where]
+                found.put(where, tell(some, implementation, known))
         return found
+
+    def _widened(self, ops: Any, implementation: str, hot: Any) -> Estimates:
+        """Samples tell the plain products; how far those are from each other nobody corrected."""
+        plain = partial(self.estimates, implementation=implementation)
+        return by_plain_products(ops, self.hardware, hot, lambda op, at: plain(op, hot=at))
+
+    def _over_one(self, ops: Any, implementation: str, hot: Any) -> Estimates:
+        """Batched products: what this card takes for one product of all rows, times what the
+        samples' fit says of the one over the other. How far its level is off on another card
+        cancels there, the more the nearer the two are."""
+        assert self.away is not None
+        flags, whole = self._flags(ops, implementation, hot), each(all_rows, ops)
+        level = self.estimates(whole, implementation, hot)
+        pair = (each(self._sampled, some) for some in (ops, whole))
+        many, one = (said(self._fits.estimates(some, implementation, flags)) for some in pair)
+        over, blend = many.centre - one.centre, self._blend(implementation, _PLAIN[0] + BATCHED)
+        left = np.minimum(np.abs(over), 1.0) * self.away(ops).own
+        width = (blend.quantile if blend else NORMAL) * np.hypot(many.spread, left)
+        found = level.scaled(np.exp(over)).stood_in(np.zeros(len(over)), width)
+        least = least_of(ops, self.hardware, flags)
+        seconds, low, high = (np.maximum(s, least) for s in (found.seconds, found.low, found.high))
+        bare = np.concatenate([np.atleast_1d(floor(op, self.hardware)) for op in _listed(ops)])
+        return Estimates(bare, seconds, low, high, found.known_as)
+
+    def _sampled(self, op: Matmul) -> Matmul:
+        """Of a dtype that there are samples of."""
+        known = {dtype for _, kind, dtype in self.own.kinds if kind == op.operator}
+        return op if op.dtype in known else as_many_bytes(op)
 
     def _flags(self, ops: Sequence[Operator] | Operator, implementation: str, hot: Any) -> Any:
         """[n] bool: not said means as the samples were, and where there are none, hot."""
@@ -264,21 +292,31 @@ def _put(
     found.low[where], found.high[where] = np.exp(centre - half), np.exp(centre + half)
 
 
+Told = Callable[[Any, str, Any], Estimates]  # operators, implementation, hot or not
+_PLAIN = ("matmul", "bfloat16")
+
+
 FLOAT32, BATCHED = " float32", " batched"
 
 
 def kernels_of(op: Operator) -> str:
     """What is corrected together: a kind, but batched products apart, and float32 of what matrix
     units compute. Other kernels do it, on other units, and what stands in for it says less of it.
+    A product of tf32 is the matrix units' like any; of convolutions, float32 is tf32.
     No product stands in for a convolution channel by channel."""
     if isinstance(op, Conv2d | Convolution) and np.all(is_depthwise(op)):
         return kind_of(op) + " by channel"
-    is_apart = isinstance(op, TensorCoreOperator) and dtype_of(op) in ("float32", "tf32")
+    single = ("float32", "tf32") if isinstance(op, Conv2d | Convolution) else ("float32",)
+    is_apart = isinstance(op, TensorCoreOperator) and dtype_of(op) in single
     many = isinstance(op, Matmul) and bool(np.all(np.asarray(op.batch) > 1))
     return kind_of(op) + BATCHED * many + FLOAT32 * is_apart
 
 
-def _by_kernels(ops: Sequence[Operator] | Operator, count: int) -> dict[str, np.ndarray]:
+def _listed(ops: Sequence[Operator] | Operator) -> Sequence[Operator]:
+    return [ops] if isinstance(ops, Operator) else ops
+
+
+def by_kernels(ops: Sequence[Operator] | Operator, count: int) -> dict[str, np.ndarray]:
     if isinstance(ops, Operator):
         return {kernels_of(ops): np.arange(count)}
     names = np.array([kernels_of(op) for op in ops], dtype=object)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from calib.cards.corrected import (
+    BATCHED,
     FLOAT32,
     NORMAL,
     Blend,
     Corrected,
     Said,
+    by_kernels,
     kernels_of,
     mixed,
     mixed_spread,
@@ -28,11 +30,24 @@ from calib.samples.faults import clean
 from calib.samples.sample import HOT, Sample
 from model.ops import Operator
 
-_SHARES = np.array([0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98])
-_PER_LOGIT = 1.0
+_LOGITS = np.arange(-18, 19) / 3
+"""Of the shares that are tried."""
+_PER_LOGIT = 0.7
 """Standard deviation of a share's logit about what is expected of it."""
+_POWER = 3.5
+"""Of the ratio of two sources' errors: their best odds, near even ones, where their errors
+correlate by 0.4. Those of ten kinds did by 0.2 to 0.6."""
+_ERRS = 0.09
+"""Mean log error that a fit to few samples is expected to have before any is held against it."""
+_AS_MANY = 25
+"""Held-out errors that count for as much as what was expected of a source before them."""
+_FOLDED = 5
+"""Groups from which on there is a fold for each. Of fewer, a fit that held one out saw three or
+less: then what the own fit states of itself is all that is known of its error."""
+_LEAST = 1e-3
+"""Log error that no clock tells from none."""
 _LEAST_APART = 20
-"""Samples of float32 from which on they are corrected apart."""
+"""Samples of float32, or of batched products, from which on they are corrected apart."""
 _FEW = 200
 """Samples of which a correction is fitted anew without each fold: more of them hardly move it."""
 _PSEUDO = 20
@@ -50,19 +65,19 @@ def correct(base: Estimator, own: Calibration, samples: Sequence[Sample]) -> Cor
     for key, some in by_kind.items():
         shapes = _shapes(key, some, own)
         for kernels, rows in _apart(shapes.ops).items():
-            blend = _fit_blend(key, shapes.rows(rows), base, own)
-            if blend is not None:
-                blends[key[0], kernels] = blend
+            for name, blend in _fit_blends(key, kernels, shapes.rows(rows), base, own):
+                blends[key[0], name] = blend
     return Corrected(base, own, blends)
 
 
 def _apart(ops: Sequence[Operator]) -> dict[str, np.ndarray]:
-    """Rows of what is corrected together, by its name; little float32 with the others."""
+    """Rows of what is corrected together, by its name; few of a suffix with the others."""
     names = np.array([kernels_of(op) for op in ops], dtype=object)
-    for name in dict.fromkeys(names):
-        others = name.removesuffix(FLOAT32)
-        if name != others and others in names and (names == name).sum() < _LEAST_APART:
-            names[names == name] = others
+    for suffix in (FLOAT32, BATCHED):
+        for name in dict.fromkeys(names):
+            others = name.removesuffix(suffix)
+            if name != others and others in names and (names == name).sum() < _LEAST_APART:
+                names[names == name] = others
     return {name: np.flatnonzero(names == name) for name in dict.fromkeys(names)}
 
 
@@ -111,25 +126,35 @@ def _shapes(key: tuple[str, str], samples: Sequence[Sample], own: Calibration) -
     )
 
 
-def _fit_blend(
-    key: tuple[str, str], shapes: _Shapes, base: Estimator, own: Calibration
-) -> Blend | None:
-    """None where the base knows nothing of the kind: then the own fit stands alone."""
+def _fit_blends(
+    key: tuple[str, str], kernels: str, shapes: _Shapes, base: Estimator, own: Calibration
+) -> Iterator[tuple[str, Blend]]:
+    """Of what is corrected together. How far either source is trusted is told by each kernel's own
+    samples, be they few: of some the own fit knows less than of others, and so does the base.
+
+    Nothing where the base knows nothing of the kind: then the own fit stands alone.
+    """
     known = said(base.estimates(shapes.ops, key[0], shapes.hot))
     told = np.isfinite(known.centre)
     if not told.any():
-        return None
+        return
     columns = columns_of(shapes.ops, own.hardware, shapes.hot)
     names = sorted(columns)
     rows, left = matrix(columns, names, len(told)), shapes.log_seconds - known.centre
     expected = float(np.median(known.spread[told]))
     correction = fit_correction(names, rows[told], left[told], expected)
     blind = _blind(correction, rows, left, known, shapes.groups, expected)
-    share = _share(shapes, blind, left) if any(key == k[:2] for k in own.kinds) else None
-    weight = weight_of(share, shapes.own, blind)
-    error = mixed(weight, shapes.own, blind) - shapes.log_seconds
-    scores = np.abs(error) / mixed_spread(weight, shapes.own, blind)
-    return Blend(correction, share, quantile(scores[np.isfinite(scores)]), bool(shapes.hot.all()))
+    has_own = any(key == k[:2] for k in own.kinds)
+    for name, some in by_kernels(shapes.ops, len(told)).items():
+        part, unseen = shapes.rows(some), blind.rows(some)
+        if name != kernels and not np.isfinite(part.own.centre).any():
+            continue  # as the others
+        share = _share(part, unseen, known.rows(some)) if has_own else None
+        weight = weight_of(share, part.own, unseen)
+        error = mixed(weight, part.own, unseen) - part.log_seconds
+        scores = np.abs(error) / mixed_spread(weight, part.own, unseen)
+        scored = scores[np.isfinite(scores)]
+        yield name, Blend(correction, share, quantile(scored), bool(part.hot.all()))
 
 
 def _blind(
@@ -164,26 +189,53 @@ def _blind(
     return Said(known.centre + mean, spread, far)
 
 
-def _share(shapes: _Shapes, blind: Said, left: np.ndarray) -> float:
-    """The likeliest share: held-out errors of Laplace's distribution, and what is expected of it.
+def _share(shapes: _Shapes, blind: Said, known: Said) -> float:
+    """The likeliest share, by held-out errors of Laplace's distribution and what is expected.
 
-    ``left`` [n]: how far off what was known is, uncorrected. What misses by much has another form
-    than the samples, and the correction of a few does not mend that, though its spread says so.
+    Expected where both sources state their usual spread are odds by their errors, not by how sure
+    either sounds. A correction is expected to err as what was known does beside an offset: that has
+    another form than the samples, and the correction of a few does not mend it.
     """
-    both = np.isfinite(shapes.own.centre) & np.isfinite(blind.centre)
-    if not both.any():
+    own, y = shapes.own, shapes.log_seconds
+    told = np.isfinite(own.centre) & np.isfinite(known.centre)
+    if not told.any():
         return 0.5
-    own, base, y = shapes.own.rows(both), blind.rows(both), shapes.log_seconds[both]
-    missed = float(np.mean(np.square(left[both])))
-    expected = missed / (missed + float(np.median(own.spread)) ** 2)
-    errors = np.array([np.abs(mixed(weight_of(a, own, base), own, base) - y) for a in _SHARES])
-    off = _logit(_SHARES) - _logit(np.clip(expected, _SHARES[0], _SHARES[-1]))
-    costs = len(y) * np.log(errors.mean(1) + 1e-9) + np.square(off / _PER_LOGIT) / 2
-    return float(_SHARES[int(np.argmin(costs))])
+    both = told & np.isfinite(blind.centre)
+    missed, stated = known.centre[told] - y[told], np.median(own.spread[told])
+    if len(set(shapes.groups[told])) < _FOLDED:
+        expected = 2 * np.log(np.sqrt(np.square(missed).mean() + _LEAST**2) / stated)
+    else:
+        before = float(np.abs(_beside_an_offset(missed, shapes.groups[told])).mean())
+        base_errs = _log_error(blind.centre[both] - y[both], before)
+        spreads = blind.spread[both] if both.any() else known.spread[told]
+        own_errs = _log_error(own.centre[told] - y[told], _ERRS)
+        expected = _POWER * (base_errs - own_errs) - 2 * np.log(np.median(spreads) / stated)
+    off = _LOGITS - np.clip(expected, _LOGITS[0], _LOGITS[-1])
+    costs, shares = np.square(off / _PER_LOGIT) / 2, 1 / (1 + np.exp(-_LOGITS))
+    if both.any():
+        own, base, y = own.rows(both), blind.rows(both), y[both]
+        errors = [np.abs(mixed(weight_of(a, own, base), own, base) - y).mean() for a in shares]
+        costs = costs + len(y) * np.log(np.array(errors) + 1e-9)
+    return float(shares[int(np.argmin(costs))])
 
 
-def _logit(share: np.ndarray) -> np.ndarray:
-    return np.asarray(np.log(share / (1 - share)))
+def _log_error(held_out: np.ndarray, before: float) -> float:
+    """Logarithm of the mean error expected of a source: of its [n] held-out errors, which are few,
+    and of ``before``, what is expected without them."""
+    count = len(held_out)
+    mean = float(np.abs(held_out).mean()) if count else 0.0
+    log_errors = count * np.log(mean + _LEAST) + _AS_MANY * np.log(before + _LEAST)
+    return float(log_errors / (count + _AS_MANY))
+
+
+def _beside_an_offset(error: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """[n] ``error`` less its mean over the other folds of groups."""
+    folds = folds_of(groups)
+    left = error.copy()
+    for fold in np.unique(folds):
+        others = error[folds != fold]
+        left[folds == fold] -= others.mean() if len(others) else 0.0
+    return left
 
 
 def quantile(scores: np.ndarray) -> float:

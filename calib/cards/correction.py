@@ -25,9 +25,9 @@ from model.ops import Operator, is_grid
 
 _LENGTH = 1.5
 """Length scale, in log (flags: in units of one), that is expected before any sample."""
-_UNTOLD = ("uneven",)
-"""Columns that what was known before does not read: far from the samples in one of these alone it
-says as little as they do, so their length is not that of one among many."""
+_UNTOLD = ("uneven", "dtype=")
+"""Beginnings of columns that what was known before does not read: far from the samples in one of
+these alone it says as little as they do, so their length is not that of one among many."""
 _PER_LENGTH = 1.0
 """Standard deviation of the logarithm of a length about it."""
 _NOISE = float(np.log(0.03**2))
@@ -109,7 +109,7 @@ def _likeliest(
     d = rows.shape[1]
     # Samples say little of each of many lengths that hang together: the sum over d columns of
     # squared differences grows with d, so lengths start longer by its root.
-    many = np.where([name in _UNTOLD for name in names], 1.0, np.sqrt(max(d, 1)))
+    many = np.where([name.startswith(_UNTOLD) for name in names], 1.0, np.sqrt(max(d, 1)))
     centre = np.array([size + _SMOOTH, _NOISE, size, *np.log(_LENGTH * many)])
     width = np.array([_PER_SIZE, _PER_NOISE, _PER_SIZE, *[_PER_LENGTH] * d])
     ones = np.ones((len(rows), 1))

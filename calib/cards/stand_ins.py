@@ -8,7 +8,8 @@ time:
 
 - a product of another dtype: the bfloat16 product whose inner dimension has as many bytes. On a
   card whose rates double when the bytes halve, its two floors are the same;
-- a batched product: one with all rows, ``batch * m``;
+- a batched product: one with all rows, ``batch * m`` (:mod:`calib.cards.corrected` has the ratio of
+  the two, where torch's samples are another card's);
 - a convolution: the product that it is, once its patches are laid out (an implicit GEMM); channel
   by channel (depthwise) so many pointwise kernels of its bytes as its window's terms take;
 - an expert layer's grouped product: the whole expert layer, by the ratio of the floors, which also
@@ -260,11 +261,31 @@ def _stream(nbytes: Any) -> Operator:
 def _matmul(op: Matmul) -> StandIn:
     """A bias is added by the product's own epilogue; only its bytes are left out. Cores may sustain
     more of float32 than units do of bfloat16, or less."""
-    inner = np.maximum(op.k * item_bytes(op.dtype) / item_bytes("bfloat16"), 1)
     own = np.equal(op.batch, 1) & (op.dtype == "bfloat16") & (op.weight_dtype in (None, op.dtype))
-    spread = np.where(own, 0.0, ANOTHER_KERNEL)
-    product = Matmul(op.m * op.batch, op.n, _whole(inner))
+    product, spread = as_many_bytes(all_rows(op)), np.where(own, 0.0, ANOTHER_KERNEL)
     return StandIn((product,), spread, own, by_floor=op.dtype == "float32")
+
+
+def all_rows(op: Matmul) -> Matmul:
+    """One product of all rows of a batch."""
+    return replace(op, m=op.m * op.batch, batch=1)
+
+
+def is_batched(op: Operator, but: Collection[str] = ()) -> bool:
+    """A product of no dtype of ``but``; of a grid, whether any is."""
+    is_one = isinstance(op, Matmul) and op.dtype not in but
+    return is_one and bool(np.any(np.asarray(vars(op)["batch"]) > 1))
+
+
+def each(change: Callable[[Matmul], Matmul], ops: Any) -> Any:
+    """A grid, or all of a list, changed."""
+    return change(ops) if isinstance(ops, Matmul) else [change(op) for op in ops]
+
+
+def as_many_bytes(op: Matmul) -> Matmul:
+    """The plain bfloat16 product whose inner dimension has as many bytes."""
+    inner = np.maximum(op.k * item_bytes(op.dtype) / item_bytes("bfloat16"), 1)
+    return Matmul(op.m, op.n, _whole(inner), op.batch)
 
 
 def _whole(value: Any) -> Any:
