@@ -240,8 +240,11 @@ class Card(Tabled):
         direct = self._timed_as_it_is(op, implementation, hot)
         if direct is not None and fitted_dtype(op) != "float32":
             return direct
+        stood = self._by_stand_in(op, implementation, hot)
+        if direct is None or stood is None:
+            return direct or stood
         # Of float32 strangers' events told, which say little of what is short.
-        return weighed(direct, self._by_stand_in(op, implementation, hot))
+        return chosen(np.asarray(vars(op)["batch"]) > 1, direct, weighed(direct, stood))
 
     def _by_stand_in(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
         meant = self._of_known_dtypes(stand_in(op))

@@ -64,21 +64,32 @@ def correct(base: Estimator, own: Calibration, samples: Sequence[Sample]) -> Cor
     blends: dict[tuple[str, str], Blend] = {}
     for key, some in by_kind.items():
         shapes = _shapes(key, some, own)
-        for kernels, rows in _apart(shapes.ops).items():
+        apart = _apart(shapes.ops)
+        for kernels, rows in apart.items():
             for name, blend in _fit_blends(key, kernels, shapes.rows(rows), base, own):
-                blends[key[0], name] = blend
+                if name == kernels or name not in apart:
+                    blends[key[0], name] = blend
     return Corrected(base, own, blends)
 
 
 def _apart(ops: Sequence[Operator]) -> dict[str, np.ndarray]:
-    """Rows of what is corrected together, by its name; few of a suffix with the others."""
+    """Rows of what is corrected together, by its name; few of a suffix with the others, which do
+    without them where they are many."""
     names = np.array([kernels_of(op) for op in ops], dtype=object)
+    beside: dict[str, np.ndarray] = {}
     for suffix in (FLOAT32, BATCHED):
         for name in dict.fromkeys(names):
             others = name.removesuffix(suffix)
-            if name != others and others in names and (names == name).sum() < _LEAST_APART:
-                names[names == name] = others
-    return {name: np.flatnonzero(names == name) for name in dict.fromkeys(names)}
+            few, many = names == name, names == others
+            if name == others or not many.any() or few.sum() >= _LEAST_APART:
+                continue
+            if many.sum() >= _LEAST_APART:
+                beside[name] = np.flatnonzero(few | many)
+                names[few] = ""
+            else:
+                names[few] = others
+    found = {name: np.flatnonzero(names == name) for name in dict.fromkeys(names) if name}
+    return found | beside
 
 
 @dataclass(frozen=True)

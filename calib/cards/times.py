@@ -105,11 +105,8 @@ def chosen(rows: np.ndarray, one: Times, other: Times) -> Times:
     return Times(*(np.where(rows, a, b) for a, b in pairs))
 
 
-def weighed(one: Times | None, other: Times | None) -> Times | None:
-    """Row by row the mean of two that say the same, each counting by its spread; the one that is
-    known where only one is."""
-    if one is None or other is None:
-        return one or other
+def weighed(one: Times, other: Times) -> Times:
+    """Row by row the mean of two that say the same, each counting by its spread."""
     precise = [np.log(t.high / t.low) ** -2.0 for t in (one, other)]
     share = precise[0] / (precise[0] + precise[1])
     pairs = [(getattr(one, n), getattr(other, n)) for n in ("seconds", "low", "high")]

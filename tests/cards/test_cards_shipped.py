@@ -58,7 +58,7 @@ def test_what_ships_is_small():
     collectives of nine."""
     sizes = {path: path.stat().st_size for path in FOLDER.rglob("*.*")}
     engines = sum(size for path, size in sizes.items() if "engines" in path.parts)
-    assert sum(sizes.values()) - engines <= 0.35e6 * len(SHIPPED)
+    assert sum(sizes.values()) - engines <= 0.36e6 * len(SHIPPED)
     assert engines <= 1.2e7
 
 

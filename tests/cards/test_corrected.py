@@ -251,7 +251,8 @@ def test_float32_is_corrected_apart_where_it_has_samples_enough(apart: int) -> N
 
     found = over(samples([*products(60), *single], factor))
     both, halves = (found.blends["torch", name] for name in ("matmul float32", "matmul"))
-    assert (both.correction is not halves.correction) == (apart >= 20)
+    assert len(both.correction.points) == (apart if apart >= 20 else 60 + apart)
+    assert len(halves.correction.points) == 60
     asked = [replace(op, dtype="float32") for op in products(12, seed=4)]
     told = found.estimates(asked).seconds / [3.0 * law(op) for op in asked]
     assert np.median(np.abs(np.log(told))) < (0.1 if apart >= 20 else 0.5)
@@ -270,15 +271,24 @@ def test_tf32_is_corrected_with_what_the_matrix_units_multiply() -> None:
         assert kernels_of(ops.Conv2d(1, 8, 8, 9, 9, 3, dtype=dtype)) == "conv2d float32"
 
 
+KERNELS = ("matmul", "matmul batched")
+
+
 @pytest.mark.parametrize("apart", [25, 5])
 def test_few_batched_products_are_corrected_with_the_others(apart: int) -> None:
     """Five of a trace, one of them of 37,632 tiny products, made every batch by an older CUDA 1.3
     times its rows."""
     many = [replace(op, batch=4) for op in products(apart, seed=3)]
     found = over(samples([*products(60), *many], lambda op: 3.0 if op.batch > 1 else 0.9))
-    assert {key[1] for key in found.blends} == (
-        {"matmul", "matmul batched"} if apart >= 20 else {"matmul"}
-    )
+    whole, alone = (found.blends["torch", name].correction for name in KERNELS)
+    assert whole and alone and len(alone.points) == (apart if apart >= 20 else 60 + apart)
+    assert len(whole.points) == 60
+
+
+def test_the_fewer_of_few_are_corrected_with_the_others() -> None:
+    many = [replace(op, batch=4) for op in products(3, seed=3)]
+    found = over(samples([*products(6), *many], lambda op: 3.0 if op.batch > 1 else 0.9))
+    assert len(found.blends["torch", KERNELS[0]].correction.points) == 9
 
 
 def test_a_dtype_of_one_sample_is_far_from_the_samples_of_others() -> None:
