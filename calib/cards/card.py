@@ -19,12 +19,13 @@ import numpy as np
 
 from calib.cards.cold import hot_to_cold
 from calib.cards.corrected import NORMAL, Away, Carried, Corrected, Taught
-from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, by_twins, stand_in
+from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, stand_in
 from calib.cards.times import (
     Figures,
     Times,
     beside,
     better,
+    by_twins,
     chosen,
     estimates_of,
     lesser,

@@ -40,7 +40,7 @@ from typing import Any
 
 import numpy as np
 
-from calib.fit.calibration import Estimates, fitted_dtype, kind_of
+from calib.fit.calibration import fitted_dtype, kind_of
 from calib.hardware.convolutions import is_depthwise, is_scalar, window
 from calib.hardware.datasheet import Hardware, floor, load_hardware, peak
 from calib.hardware.figures import HardwareError
@@ -155,8 +155,8 @@ def as_timed(op: Operator, told: Collection[tuple[str, ...]], hardware: Hardware
     """``op`` with bfloat16 for float16, of which nobody timed kernels: the same bytes at the same
     rate. Itself where someone did (``told``: kinds and dtypes), where the card multiplies the two
     at other rates, or where it converts one into the other. A column is a row."""
-    if isinstance(op, Matmul) and op.weight_dtype is None and _is_column(op):
-        op = replace(op, m=op.n, n=op.m)
+    if isinstance(op, Matmul) and op.weight_dtype is None:
+        op = _columns_as_rows(op)
     dtypes = {f.name: getattr(op, f.name) for f in fields(op) if f.name.endswith("dtype")}
     halves = {name: TIMED for name, dtype in dtypes.items() if dtype == UNTIMED}
     if not halves or TIMED in dtypes.values() or (kind_of(op), fitted_dtype(op)) in told:
@@ -168,8 +168,16 @@ def as_timed(op: Operator, told: Collection[tuple[str, ...]], hardware: Hardware
         return op
 
 
-def _is_column(op: Matmul) -> bool:
-    return bool(np.all(np.equal(op.n, 1) & (np.asarray(op.m) > 1) & ~np.asarray(op.bias)))
+def _columns_as_rows(op: Matmul) -> Matmul:
+    """Each point of a grid by itself."""
+    column = np.equal(op.n, 1) & (np.asarray(op.m) > 1) & ~np.asarray(op.bias, dtype=bool)
+    if not column.any():
+        return op
+    if not column.ndim:
+        return replace(op, m=op.n, n=op.m)
+    m: Any = np.where(column, op.n, op.m)
+    n: Any = np.where(column, op.m, op.n)
+    return replace(op, m=m, n=n)
 
 
 CUT = "float32"
@@ -188,31 +196,6 @@ def as_cut(op: Operator, told: Collection[tuple[str, ...]], hardware: Hardware) 
     twin = replace(op, dtype=TIMED, batch=op.batch * (more if more.ndim else int(more)))
     rates = peak(twin, hardware) / peak(op, hardware)
     return twin if np.isclose(rates, 2.0, rtol=_TWICE) else op
-
-
-def by_twins(
-    ops: Sequence[Operator] | Operator,
-    told: Collection[tuple[str, ...]],
-    hardware: Hardware,
-    ask: Callable[[Sequence[Operator] | Operator], Estimates],
-) -> Estimates | None:
-    """What ``ask`` says of ``ops``, where some of them are others' twins; None: none is."""
-    if isinstance(ops, Operator):
-        twin = as_cut(ops, told, hardware)
-        if twin is ops:
-            return None
-        found = ask(twin)
-        return found.stood_in(np.atleast_1d(floor(ops, hardware)), ANOTHER_KERNEL)
-    twins = [as_cut(op, told, hardware) for op in ops]
-    changed = np.array([twin is not op for twin, op in zip(twins, ops, strict=True)], dtype=bool)
-    if not changed.any():
-        return None
-    found = Estimates(*(np.array(column) for column in vars(ask(twins)).values()))
-    rows = np.flatnonzero(changed)
-    floors = np.array([float(floor(ops[int(i)], hardware)) for i in rows])
-    some = Estimates(*(column[rows] for column in vars(found).values()))
-    found.put(rows, some.stood_in(floors, ANOTHER_KERNEL))
-    return found
 
 
 def passes_of(op: Operator) -> Any:

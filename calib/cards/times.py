@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from calib.cards.cold import Caches
+from calib.cards.stand_ins import ANOTHER_KERNEL, as_cut
 from calib.fit.calibration import (
     INTERPOLATED,
     ROOFLINE,
@@ -112,6 +114,31 @@ def weighed(one: Times, other: Times) -> Times:
     pairs = [(getattr(one, n), getattr(other, n)) for n in ("seconds", "low", "high")]
     seconds, low, high = (a**share * b ** (1 - share) for a, b in pairs)
     return Times(seconds, low, high, np.where(share > 0.5, one.rank, other.rank))
+
+
+def by_twins(
+    ops: Sequence[Operator] | Operator,
+    told: Collection[tuple[str, ...]],
+    hardware: Hardware,
+    ask: Callable[[Sequence[Operator] | Operator], Estimates],
+) -> Estimates | None:
+    """What ``ask`` says of ``ops``, where some of them are others' twins; None: none is."""
+    if isinstance(ops, Operator):
+        twin = as_cut(ops, told, hardware)
+        if twin is ops:
+            return None
+        found = ask(twin)
+        return found.stood_in(np.atleast_1d(floor(ops, hardware)), ANOTHER_KERNEL)
+    twins = [as_cut(op, told, hardware) for op in ops]
+    changed = np.array([twin is not op for twin, op in zip(twins, ops, strict=True)], dtype=bool)
+    if not changed.any():
+        return None
+    found = Estimates(*(np.array(column) for column in vars(ask(twins)).values()))
+    rows = np.flatnonzero(changed)
+    floors = np.array([float(floor(ops[int(i)], hardware)) for i in rows])
+    some = Estimates(*(column[rows] for column in vars(found).values()))
+    found.put(rows, some.stood_in(floors, ANOTHER_KERNEL))
+    return found
 
 
 def estimates_of(floors: np.ndarray, columns: np.ndarray) -> Estimates:

@@ -81,6 +81,17 @@ def test_a_product_with_one_column_is_that_with_one_row(card: str, dtype: str) -
     assert one.floor[0] < one.seconds[0] < 2 * one.floor[0]
 
 
+@pytest.mark.parametrize("card", ["a100", "h200"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_column_among_the_points_of_a_grid_is_as_in_a_list(card: str, dtype: str) -> None:
+    n = np.array([1, 2, 64])
+    shipped = load_card(load_hardware(card))
+    assert shipped is not None
+    points = shipped.estimates(grid(Matmul, m=512, n=n, k=4096, dtype=dtype), "torch", False)
+    listed = told(card, *(Matmul(512, int(size), 4096, dtype=dtype) for size in n))
+    np.testing.assert_allclose(points.seconds, listed.seconds, rtol=1e-6)
+
+
 def pool(results: int, window: int, dtype: str = "float32") -> Other:
     """Overlapping windows: as many numbers are read."""
     return Other("avg_pool2d", 4 * results, 4 * results, window * results, dtype=dtype)
