@@ -53,7 +53,7 @@ from calib.fit.physics.cuda_cores import as_lent, as_taught
 from calib.fit.physics.features import stack
 from calib.fit.physics.widened import is_widened, plain_products, width
 from calib.hardware.attention_backend import backends_of
-from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware
+from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware, peak
 from calib.hardware.device import clocked
 from model.ops import (
     REST,
@@ -321,6 +321,9 @@ class Card(Tabled):
         known = self._measured(stand, [FLASH], hot)
         if known is None or paged is None:
             return paged
+        # Few cards told of this kernel: what they say of another is no faster than its clock.
+        least = stand.min_flops / peak(stand, self.hardware) / self.figures.clock_ratio
+        known = known.at_least(least)
         if isinstance(op, AttentionBackward):
             known = known.scaled(backward(op))
         return chosen(np.broadcast_to(np.greater(stand.q_len, 1), known.rank.shape), known, paged)
