@@ -44,6 +44,7 @@ from calib.fit.calibration import (
     fitted_dtype,
     kind_of,
     linked,
+    parted,
     wider,
 )
 from calib.fit.likeness import card_to_card
@@ -204,15 +205,19 @@ class Card(Tabled):
         ops: Sequence[Operator] | Operator,
         hot: Sequence[bool] | np.ndarray | bool | None,
     ) -> Estimates:
-        """What torch's samples tell; of attention by a kernel that none of them is of, nothing."""
-        found = torch.estimates(ops, TORCH, hot)
-        if isinstance(ops, Operator):
-            rows = np.flatnonzero(np.broadcast_to(self.is_untold(ops), len(found.seconds)))
-        else:
-            rows = np.flatnonzero([bool(np.all(self.is_untold(op))) for op in ops])
-        if len(rows):
-            base = replace(self, taught=None).estimates(ops, TORCH, hot)
-            found.put(rows, Estimates(*(values[rows] for values in vars(base).values())))
+        """What torch's samples tell; of attention by a kernel that none of them is of, tables."""
+        told, untold = torch.estimates, torch.base.estimates
+        if not isinstance(ops, Operator):
+            rows = np.array([bool(np.all(self.is_untold(op))) for op in ops], dtype=bool)
+            if rows.any():
+                return parted(ops, rows, untold, told, TORCH, hot)
+            return told(ops, TORCH, hot)
+        points = np.asarray(self.is_untold(ops))
+        if points.all():
+            return untold(ops, TORCH, hot)
+        found = told(ops, TORCH, hot)
+        if points.any():
+            found.put(points, untold(ops, TORCH, hot).rows(points))
         return found
 
     def is_untold(self, op: Operator) -> Any:

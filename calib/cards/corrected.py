@@ -33,10 +33,12 @@ from calib.fit.calibration import (
     Key,
     KindFit,
     Tabled,
+    Told,
     by_plain_products,
     dtype_of,
     kind_of,
     least_of,
+    parted,
 )
 from calib.fit.physics.widened import is_widened
 from calib.hardware.attention_backend import CUDNN
@@ -214,12 +216,7 @@ class Corrected(Tabled):
         """``rows`` as ``told``, the others as ever."""
         if isinstance(ops, Operator):
             return told(ops, implementation, hot)
-        found, flags = Estimates.nothing_of(len(ops)), np.broadcast_to(np.asarray(hot), len(ops))
-        for where, tell in ((np.flatnonzero(rows), told), (np.flatnonzero(~rows), self.estimates)):
-            if len(where):
-                some, known = [ops[int(i)] for i in where], None if hot is None else flags[where]
-                found.put(where, tell(some, implementation, known))
-        return found
+        return parted(ops, rows, told, self.estimates, implementation, hot)
 
     def _widened(self, ops: Any, implementation: str, hot: Any) -> Estimates:
         """Samples tell the plain products; how far those are from each other nobody corrected."""
@@ -292,7 +289,6 @@ def _put(
     found.low[where], found.high[where] = np.exp(centre - half), np.exp(centre + half)
 
 
-Told = Callable[[Any, str, Any], Estimates]  # operators, implementation, hot or not
 _PLAIN = ("matmul", "bfloat16")
 
 

@@ -141,8 +141,7 @@ def by_twins(
     found = Estimates(*(np.array(column) for column in vars(ask(twins)).values()))
     rows = np.flatnonzero(changed)
     floors = np.array([float(floor(ops[int(i)], hardware)) for i in rows])
-    some = Estimates(*(column[rows] for column in vars(found).values()))
-    found.put(rows, some.stood_in(floors, ANOTHER_KERNEL))
+    found.put(rows, found.rows(rows).stood_in(floors, ANOTHER_KERNEL))
     return found
 
 

@@ -61,6 +61,9 @@ class Estimates:
         for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
             mine[rows] = theirs
 
+    def rows(self, keep: np.ndarray) -> Estimates:
+        return Estimates(*(column[keep] for column in vars(self).values()))
+
     def scaled(self, factor: Any) -> Estimates:
         """Times ``factor`` [n]."""
         low, high = self.low * factor, self.high * factor
@@ -259,6 +262,27 @@ def linked(ops: Sequence[Operator] | Operator, hardware: Hardware) -> np.ndarray
     some = [ops] if isinstance(ops, Operator) else list(ops)
     found = (np.broadcast_arrays(*by_link(op, hardware.links)) for op in some)  # type: ignore[arg-type]
     return np.concatenate([np.atleast_2d(np.array(ends).reshape(3, -1)) for ends in found], axis=1)
+
+
+Told = Callable[[Any, str, Any], Estimates]
+"""Of operators, by an implementation, hot or not."""
+
+
+def parted(
+    ops: Sequence[Operator],
+    rows: np.ndarray,
+    told: Told,
+    others: Told,
+    implementation: str,
+    hot: Any,
+) -> Estimates:
+    """A list of which ``rows`` [n] bool are as ``told`` says, and the rest as ``others``."""
+    found, flags = Estimates.nothing_of(len(ops)), np.broadcast_to(np.asarray(hot), len(ops))
+    for where, tell in ((np.flatnonzero(rows), told), (np.flatnonzero(~rows), others)):
+        if len(where):
+            some, known = [ops[int(i)] for i in where], None if hot is None else flags[where]
+            found.put(where, tell(some, implementation, known))
+    return found
 
 
 def least_of(

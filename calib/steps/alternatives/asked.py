@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -52,6 +51,5 @@ class Asked(Over):
         ):
             rows = [self.place.get(pair, -1) for pair in zip(ops, hot, strict=True)]
             if rows and min(rows) >= 0:
-                columns: Any = (column[rows] for column in vars(self.found).values())
-                return Estimates(*columns)
+                return self.found.rows(np.array(rows))
         return self.whole.estimates(ops, implementation, hot)

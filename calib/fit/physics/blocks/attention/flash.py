@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from calib.hardware.attention_backend import FLASH as BACKEND
 from calib.hardware.datasheet import Hardware, multiprocessor_rate, share_missed
 from model.ops import Attention, AttentionBackward
 
 RULE = "flash"
-FLASH = "flash"
+FLASH = BACKEND.name
 """The implementation whose samples follow it."""
 HEADS = (32, 64, 96, 128, 192, 256)
 """Sizes of heads for which there is a kernel."""
