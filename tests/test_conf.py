@@ -67,13 +67,25 @@ def chosen(group: str, option: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_choice_changes_its_own_key_alone(group: str) -> None:
-    """So a combination is its options side by side, and need not be composed to be known."""
-    rest = {key: value for key, value in composed().items() if key != group}
+    """So a combination is its options side by side, and need not be composed to be known: but for
+    what is asked of a model where nobody says it."""
+    own = {group, "workload"} if group == "model" else {group}
+    rest = {key: value for key, value in composed().items() if key not in own}
     for option in options(group):
         config = chosen(group, option)
         assert config[group]
-        others = {key: value for key, value in config.items() if key != group}
+        others = {key: value for key, value in config.items() if key not in own}
         assert others == rest, f"{group}={option}"
+
+
+@pytest.mark.parametrize("model", options("model"))
+def test_a_model_is_asked_what_it_is_for_unless_something_is_said(model: str) -> None:
+    brought = {"vit": "image_224", "llama": "text_512", "qwen3_moe": "text_512"}
+    config = composed(f"model={model}")
+    expected = brought.get(config["model"]["architecture"], "ocr_tiny")
+    assert config["workload"]["name"] == expected
+    said = composed("workload=ocr_base", f"model={model}")
+    assert said["workload"] == chosen("workload", "ocr_base")["workload"]
 
 
 def test_every_combination_can_be_run() -> None:
