@@ -66,13 +66,13 @@ class OlderProducts(Tabled):
         if implementation != TORCH:
             return found
         told = np.array([_is_told(op) for op in ([ops] if isinstance(ops, Operator) else ops)])
-        rows = np.flatnonzero(told & (found.known_as != ROOFLINE))
+        rows = told & (found.known_as != ROOFLINE)
         ends = (found.seconds, found.low, found.high)
-        seconds, low, high = (end[rows] + self.products.start for end in ends)
-        found.seconds[rows] = seconds
-        found.low[rows], found.high[rows] = wider(seconds, low, high, self.products.spread)
-        found.known_as[rows] = TRANSFERRED
-        return found
+        seconds, low, high = (end + np.where(rows, self.products.start, 0.0) for end in ends)
+        below, above = wider(seconds, low, high, self.products.spread)
+        low, high = np.where(rows, below, low), np.where(rows, above, high)
+        known_as = np.where(rows, TRANSFERRED, found.known_as).astype(object)
+        return Estimates(found.floor, seconds, low, high, known_as)
 
 
 def _is_told(op: Operator) -> bool:
