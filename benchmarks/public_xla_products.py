@@ -6,13 +6,15 @@
 profiler, one kernel at a time (``public_xla_products.md`` beside it says how, and what was left
 out). Rows fall into four classes as in :mod:`benchmarks.unseen_cards`. *late* is the median of what
 was published less the estimate: what every kernel of the source has alike is the same in all
-classes. *start*: with what a product takes longer, however small, by traces of an H100 with CUDA
-12.4 (one number, which ships for such a CUDA). ``12.4``: as torch by that CUDA, of which all else
-is known on Hoppers alone. Nothing is fitted to these rows.
+classes. ``12.9``: as torch by that CUDA, a version like the source's. *alone*: and with what each
+of the source's products takes besides, whose kernel starts on an idle card: one number a card, the
+median of its bfloat16 rows, of each half of the groups of n and k by the other half.
 
 What every row of the source has alike nearly cancels in ratios between two of its rows. They tell
 of two rules of :mod:`calib.cards.stand_ins`: a batched product is one product of all rows, and a
-product of another dtype is the bfloat16 product of as many bytes. Ends with one line of JSON.
+product of another dtype is the bfloat16 product of as many bytes. One thing that ships was learned
+from half of these groups: how far a Hopper's tf32 may lie above a linear layer's
+(:data:`calib.cards.times.OTHER_WAY`). Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -32,12 +34,10 @@ from benchmarks.recorded.__main__ import write
 from benchmarks.recorded.text import lines, percent
 from benchmarks.unseen_cards import CLASSES, classes
 from calib.cards.card import NARROW
-from calib.cards.older.shipped import OLDER as FOLDER_OF_OLDER
-from calib.cards.older.shipped import Older, load_torch, teacher_of
-from calib.cards.shipped import FOLDER
-from calib.cards.stored import read_record
+from calib.cards.older.shipped import load_torch
+from calib.cards.times import DEPTH_ONLY
 from calib.hardware.datasheet import Hardware, floors, load_hardware
-from calib.hardware.versions import OLDER
+from calib.hardware.versions import PRODUCTS
 from model.ops import Matmul, item_bytes
 
 PUBLISHED = Path(__file__).parent / "data" / "public_xla_products.csv"
@@ -78,39 +78,53 @@ def published(path: Path = PUBLISHED) -> list[Timed]:
 
 def compared(timed: Sequence[Timed]) -> Iterator[dict[str, Any]]:
     """A row a published time; errors are those of the estimate."""
-    start = older_start()
     for card in dict.fromkeys(t.card for t in timed):
         hardware, some = load_hardware(card), [t for t in timed if t.card == card]
         ops, seconds = [t.op for t in some], np.array([t.seconds for t in some])
         compute, memory = (
             np.array(f, dtype=float) for f in zip(*bounds(ops, hardware), strict=True)
         )
-        now, older = told(ops, hardware), replace(hardware, cuda=OLDER)
-        then = told(ops, older) if teacher_of(older) else None
-        kinds = classes(seconds, compute, memory)
+        now, then = told(ops, hardware), told(ops, replace(hardware, cuda=PRODUCTS))
+        kinds, besides = classes(seconds, compute, memory), alone(some, then[0])
         for i, t in enumerate(some):
-            op, estimate, low, high = t.op, *now[:, i]
+            op, published = t.op, t.seconds
+            started = then[:, i] + besides[i]
             yield {
                 **{"card": card, "dtype": op.dtype, "batch": op.batch, "class": str(kinds[i])},
-                **{
-                    "shape": [op.m, op.n, op.k],
-                    "op": op,
-                    "published_s": t.seconds,
-                    "again_s": t.again,
-                },
-                **{"estimate_s": float(estimate), "error": float(estimate / t.seconds - 1)},
-                "inside": bool(low <= t.seconds <= high),
-                "roofline": float(max(compute[i], memory[i]) / t.seconds - 1),
-                "start": float((estimate + start) / t.seconds - 1),
-                "older": None if then is None else float(then[0, i] / t.seconds - 1),
-                "older_s": None if then is None else float(then[0, i]),
-                "older_inside": then is not None and bool(then[1, i] <= t.seconds <= then[2, i]),
+                **{"shape": [op.m, op.n, op.k], "op": op},
+                **{"published_s": published, "again_s": t.again, "besides_s": float(besides[i])},
+                **_judged("", published, now[:, i]),
+                **_judged("older_", published, then[:, i]),
+                **_judged("alone_", published, started),
+                "low_s": float(now[1, i]),
+                "roofline": float(max(compute[i], memory[i]) / published - 1),
             }
 
 
-def older_start(card: str = "h100") -> float:
-    """Seconds that a product takes longer by the older CUDA, however small it is."""
-    return read_record(FOLDER / FOLDER_OF_OLDER / f"{card}.npz", Older).starts["matmul"]
+def _judged(name: str, published: float, ends: np.ndarray) -> dict[str, Any]:
+    seconds, low, high = (float(end) for end in ends)
+    return {
+        f"{name}estimate_s": seconds,
+        f"{name}error": seconds / published - 1,
+        f"{name}inside": low <= published <= high,
+    }
+
+
+def is_even(op: Matmul) -> bool:
+    """Of which half of the groups of n and k, all powers of two."""
+    return (int(op.n).bit_length() + int(op.k).bit_length()) % 2 == 0
+
+
+def alone(timed: Sequence[Timed], seconds: np.ndarray) -> np.ndarray:
+    """[n] what products of the source take besides ``seconds``, by the half that each is not of."""
+    even = np.array([is_even(t.op) for t in timed])
+    plain = np.array([t.op.dtype == "bfloat16" for t in timed])
+    left = np.array([t.seconds for t in timed]) - seconds
+    found = np.zeros(len(timed))
+    for half in (even, ~even):
+        others = left[~half & plain]
+        found[half] = np.median(others) if len(others) else 0.0
+    return found
 
 
 def bounds(ops: Sequence[Matmul], hardware: Hardware) -> Iterator[tuple[Any, Any]]:
@@ -127,13 +141,11 @@ def told(ops: Sequence[Matmul], hardware: Hardware) -> np.ndarray:
 
 def summary(name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     late = median(r["published_s"] - r["estimate_s"] for r in rows)
-    older = [r["older"] for r in rows if r["older"] is not None]
-    started = [r["start"] for r in rows]
+    errors, older, started = ([r[f"{k}error"] for r in rows] for k in ("", "older_", "alone_"))
     return [
-        *(name, str(len(rows)), *sizes([r["error"] for r in rows])),
-        *(percent(median(r["error"] for r in rows)), f"{late * 1e6:.1f}", held(rows, "inside")),
-        *(*sizes(started), percent(median(started))),
-        *(sizes(older)[0] if older else "-", held(rows, "older_inside") if older else "-"),
+        *(name, str(len(rows)), *sizes(errors), percent(median(errors)), f"{late * 1e6:.1f}"),
+        *(held(rows, "inside"), sizes(older)[0], held(rows, "older_inside")),
+        *(*sizes(started), percent(median(started)), held(rows, "alone_inside")),
         percent(median(abs(r["roofline"]) for r in rows), sign=False),
     ]
 
@@ -155,7 +167,7 @@ def group(row: dict[str, Any]) -> tuple[str, str, bool]:
 
 def described(rows: Sequence[dict[str, Any]]) -> str:
     head = ["products as XLA timed them", "n", "median", "90th", "bias", "late us", "held"]
-    head += ["start", "90th", "bias", OLDER, "held", "roofline"]
+    head += [PRODUCTS, "held", "alone", "90th", "bias", "held", "roofline"]
     shown = []
     for key in dict.fromkeys(map(group, rows)):
         name = f"{key[0]} {key[1].partition('_')[0]}{' batched' * key[2]}"
@@ -196,10 +208,10 @@ def ratios(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield {
                 **{"rule": rule, "card": card, "dtype": op.dtype, "batch": op.batch},
                 **{
-                    name: None if row[key] is None else row[key] / over[key]
+                    name: row[key] / over[key]
                     for name, key in (
                         *(("published", "published_s"), ("told", "estimate_s")),
-                        ("older", "older_s"),
+                        ("older", "older_estimate_s"),
                     )
                 },
             }
@@ -217,13 +229,12 @@ def described_ratios(found: Sequence[dict[str, Any]]) -> str:
         some = [r for r in found if (r["rule"], r["card"], r["dtype"]) == key]
         cells = [key[0] + f", {key[1]} {key[2]}", str(len(some))]
         for name in ("published", "told", "older"):
-            known = [r[name] for r in some if r[name] is not None]
-            cells.append(f"{median(known):.2f}" if known else "-")
+            cells.append(f"{median(r[name] for r in some):.2f}")
             if name != "published":
-                off = [abs(np.log(r[name] / r["published"])) for r in some if r[name] is not None]
-                cells.append(f"{np.exp(np.percentile(off, NINE_TENTHS)):.2f}" if off else "-")
+                off = [abs(np.log(r[name] / r["published"])) for r in some]
+                cells.append(f"{np.exp(np.percentile(off, NINE_TENTHS)):.2f}")
         shown.append(cells)
-    return lines(["ratios", "n", "published", "told", "within", OLDER, "within"], shown)
+    return lines(["ratios", "n", "published", "told", "within", PRODUCTS, "within"], shown)
 
 
 def twice(timed: Sequence[Timed]) -> list[str]:
@@ -241,14 +252,46 @@ def twice(timed: Sequence[Timed]) -> list[str]:
     return said
 
 
+def besides(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What the source's products take besides, by either half."""
+    said = []
+    for card in dict.fromkeys(r["card"] for r in rows):
+        found = sorted({r["besides_s"] * 1e6 for r in rows if r["card"] == card})
+        each = " and ".join(f"{us:.2f}" for us in found)
+        said.append(f"{card}: a product takes {each} us besides, by either half of the groups")
+    return said
+
+
+def other_way(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What holds nine tenths of one half above what is told of a linear layer, beside the
+    half-width that this has, and how much of the other half it holds."""
+    capability, dtype = DEPTH_ONLY
+    some = [r for r in rows if r["dtype"] == dtype]
+    some = [r for r in some if load_hardware(r["card"]).compute_capability == capability]
+    if not some:
+        return []
+    ratio = np.log([(r["published_s"] - r["besides_s"]) / r["estimate_s"] for r in some])
+    own = np.log([r["estimate_s"] / r["low_s"] for r in some])
+    needed = np.sqrt(np.maximum(np.maximum(ratio, 0) ** 2 - own**2, 0))
+    even = np.array([is_even(r["op"]) for r in some])
+    width = np.percentile(needed[even], NINE_TENTHS)
+    holds = (ratio <= np.hypot(own, width)) & (ratio >= -own)
+    within = (np.abs(ratio) <= own)[~even]
+    return [
+        f"{dtype}, factors that lie the other way: {width:.2f} more, in log and upwards, holds "
+        f"nine tenths of one half of the groups and {holds[~even].mean():.0%} of the other "
+        f"(without it {within.mean():.0%})"
+    ]
+
+
 def each(rows: Sequence[dict[str, Any]]) -> str:
     shown = [
         [f"{r['card']} {r['dtype']} {r['batch']} x {' x '.join(map(str, r['shape']))}"]
         + [f"{r['published_s'] * 1e6:.4g}", f"{r['estimate_s'] * 1e6:.4g}", percent(r["error"])]
-        + ["yes" if r["inside"] else "no", percent(r["older"]), percent(r["roofline"])]
+        + ["yes" if r["inside"] else "no", percent(r["older_error"]), percent(r["roofline"])]
         for r in rows
     ]
-    return lines(["a product", "us", "estimate", "error", "held", OLDER, "roofline"], shown)
+    return lines(["a product", "us", "estimate", "error", "held", PRODUCTS, "roofline"], shown)
 
 
 def main() -> None:
@@ -259,7 +302,8 @@ def main() -> None:
     timed = published()
     rows = list(compared([t for t in timed if t.is_steady]))
     found = list(ratios(rows))
-    shown = "\n\n".join([described(rows), described_ratios(found), "\n".join(twice(timed))])
+    said = [*besides(rows), *other_way(rows), *twice(timed)]
+    shown = "\n\n".join([described(rows), described_ratios(found), "\n".join(said)])
     print(f"{each(rows)}\n\n{shown}" if asked.rows else shown)
     if asked.write:
         write(asked.write, f"\n```text\n{shown}\n```\n", (BEGIN, END))

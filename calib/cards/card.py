@@ -27,6 +27,7 @@ from calib.cards.times import (
     better,
     by_twins,
     chosen,
+    either_way,
     estimates_of,
     lesser,
     nearness,
@@ -179,7 +180,7 @@ class Card(Tabled):
             return cut
         ops = all_as_timed(ops, self._told, self.hardware)
         if implementation == TORCH and self.torch is not None:
-            return self._taught(self.torch, ops, hot)
+            return either_way(self._taught(self.torch, ops, hot), ops, self.hardware)
         if isinstance(ops, Operator):
             ops = [ops] if not is_grid(ops) else ops
         grids: list[tuple[Operator, np.ndarray]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from calib.fit.calibration import (
     wider,
 )
 from calib.hardware.datasheet import Hardware, floor
-from model.ops import Operator
+from model.ops import Matmul, Operator
 
 KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
 """Kernels by how near they are to what torch runs; any other comes after these, by name."""
@@ -143,6 +143,29 @@ def by_twins(
     floors = np.array([float(floor(ops[int(i)], hardware)) for i in rows])
     found.put(rows, found.rows(rows).stood_in(floors, ANOTHER_KERNEL))
     return found
+
+
+OTHER_WAY, DEPTH_ONLY = 0.39, ("9.0", "tf32")
+"""What a second factor that lies the other way adds to the upper end of an interval, in log, and
+the compute capability and dtype whose matrix units read both factors along the depth alone. Holds
+90% of one half of the groups of n and k in OpenXLA's table of an H100, of whose other half it holds
+89% (``python -m benchmarks.public_xla_products``)."""
+
+
+def either_way(
+    found: Estimates, ops: Sequence[Operator] | Operator, hardware: Hardware
+) -> Estimates:
+    """Told of such a product is a linear layer, whose factors both lie along the depth. In
+    ``a @ b`` the second does not, which takes longer, and no operator says which it is."""
+    capability, dtype = DEPTH_ONLY
+    if hardware.compute_capability != capability:
+        return found
+    some = [ops] if isinstance(ops, Operator) else ops
+    rows = np.array([isinstance(op, Matmul) and op.dtype == dtype for op in some], dtype=bool)
+    if not rows.any():
+        return found
+    _, high = wider(found.seconds, found.low, found.high, OTHER_WAY)
+    return replace(found, high=np.where(rows, high, found.high))
 
 
 def estimates_of(floors: np.ndarray, columns: np.ndarray) -> Estimates:

@@ -10,6 +10,7 @@ import numpy as np
 
 from calib.cards.card import TORCH, Card
 from calib.cards.corrected import Corrected
+from calib.cards.older.products import OlderProducts
 from calib.cards.older.shipped import Beneath, OlderTorch
 from calib.cards.stand_ins import stand_in
 from calib.fit.calibration import MEASURED, Calibration, fitted_dtype, kind_of
@@ -83,7 +84,7 @@ Reach = tuple[float, str] | None
 def _nearest(calibration: Any, ops: Sequence[Operator], implementation: str) -> list[Reach]:
     """Of those with fits of their own that ``calibration`` is made of: samples, and what they
     correct."""
-    if isinstance(calibration, Beneath):
+    if isinstance(calibration, Beneath | OlderProducts):
         return _nearest(calibration.card, ops, implementation)
     if isinstance(calibration, OlderTorch):
         found: list[Reach] = [None] * len(ops)

@@ -13,6 +13,11 @@ NEWEST = "13.0"
 """The CUDA of the torch whose kernels the calibrations that ship were measured with."""
 OLDER = "12.4"
 """The newest one of which it is known that torch takes other kernels."""
+PRODUCTS = "12.9"
+"""One between the two, of which it is known what products take and nothing else."""
+NEAREST = "12.8"
+"""The first one that is taken for it: the last minor version before, which brings the same
+generation of kernels. Between that and the one above nothing is known of any kernel."""
 ACCEPTED = 'a version of CUDA with both parts, as a text: "12.4", or null'
 _VERSION = re.compile(r"([1-9][0-9]?)\.([0-9]{1,2})")
 FIRST = {
@@ -47,6 +52,11 @@ def is_older(cuda: str | None) -> bool:
     """Whether torch for ``cuda`` is known to take other kernels than what ships was measured with;
     None: no version is meant, hence that one."""
     return cuda_version(cuda or NEWEST) <= cuda_version(OLDER)
+
+
+def tells_products(cuda: str | None) -> bool:
+    """Whether of torch for ``cuda`` products are told by ``PRODUCTS``, and nothing else."""
+    return cuda_version(NEAREST) <= cuda_version(cuda or NEWEST) <= cuda_version(PRODUCTS)
 
 
 def versions(card: bool = False) -> dict[str, str]:

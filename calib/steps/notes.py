@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib.estimates.replay.first_time import plans_of
 from calib.hardware.datasheet import Hardware, hardware_names
-from calib.hardware.versions import NEWEST, cuda_version
+from calib.hardware.versions import NEWEST, PRODUCTS, cuda_version, tells_products
 from calib.report.record import AVOIDED, GROWS
 from calib.report.units import nbytes, seconds
 from calib.samples.host_costs import EAGER, GRAPH, HostCosts
@@ -102,9 +102,11 @@ def cuda_notes(hardware: Hardware) -> list[str]:
             f"torch is taken to be built for CUDA {meant}, of whose kernels nothing is known on "
             f"{hardware.name}: the times and their intervals are as without it."
         ]
+    is_near = tells_products(meant) and cuda_version(meant) != cuda_version(PRODUCTS)
+    near = f" and to take the products of {PRODUCTS}, the nearest known" if is_near else ""
     return [
-        f"torch is taken to be built for CUDA {meant}: {told['summary']} Errors on held-out shapes "
-        f"of what ships are of today's kernels (CUDA {NEWEST}), before that correction."
+        f"torch is taken to be built for CUDA {meant}{near}: {told['summary']} Errors on held-out "
+        f"shapes of what ships are of today's kernels (CUDA {NEWEST}), before that correction."
     ]
 
 

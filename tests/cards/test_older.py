@@ -46,7 +46,7 @@ def test_what_is_no_version(cuda: str) -> None:
         cuda_version(cuda)
 
 
-@pytest.mark.parametrize("cuda", [None, "12.8", "13.0"])
+@pytest.mark.parametrize("cuda", [None, "12.6", "13.0", "13.1"])
 def test_any_other_cuda_is_what_ships(cuda: str | None) -> None:
     card = load_card(load_hardware(CARD))
     assert card is not None

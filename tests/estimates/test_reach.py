@@ -85,3 +85,10 @@ def test_torch_by_an_older_cuda_reaches_as_far_as_what_tells_of_it() -> None:
     samples = [Sample(Matmul(m, 256, 256), [1e-5] * 3, "h100", "torch") for m in SIZES]
     over = Corrected(older, fit(samples, H100))
     assert beyond(over, [near, far], "torch") == beyond(older, [near, far], "torch")
+
+
+def test_products_by_an_older_cuda_reach_as_far_as_the_card() -> None:
+    older, near = load_torch(replace(H100, cuda="12.9")), Matmul(512, 4096, 4096)
+    far, other = Matmul(2**30, 4096, 4096), Attention(1, 512, 512, 8, 8, 64)
+    asked = [near, far, other]
+    assert beyond(older, asked, "torch") == beyond(load_card(H100), asked, "torch")

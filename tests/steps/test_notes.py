@@ -72,8 +72,10 @@ def test_where_times_come_from(asked: tuple[str, ...], says: str, not_said: str)
         *((name, None, None) for name in ("h100", "l4", UNKNOWN)),
         *((name, "13.0", None) for name in ("h100", UNKNOWN)),
         *((name, "12.4", True) for name in ("h100", "h200")),
+        *((name, "12.8", True) for name in ("h100", "l4", "b200")),
         *((name, "12.4", False) for name in ("l4", "rtx5090", UNKNOWN)),
-        *(("h100", cuda, False) for cuda in ("12.8", "13.1", "14.0")),
+        *(("h100", cuda, False) for cuda in ("12.6", "13.1", "14.0")),
+        *((name, "12.9", False) for name in ("rtx5090", "a100", UNKNOWN)),
     ],
 )
 def test_of_a_cuda_it_is_said_what_is_known(name: str, cuda: str, known: bool | None) -> None:

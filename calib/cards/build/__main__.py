@@ -4,7 +4,8 @@ Needs the extra ``public``. A card with tables is fitted to its own; one without
 its tables lack, to all other cards' (``transferred``). Beside each ``<card>.npz`` goes a data card
 that says what went in and how well it does on what it never saw. ``torch:<card>`` fits torch's own
 samples of a record (``benchmarks/data/<card>``) over that card's tables, for all cards;
-``older:<card>`` what traces of it by an older CUDA tell (``benchmarks/data/<card>_traces``).
+``older:<card>`` what traces of it by an older CUDA tell (``benchmarks/data/<card>_traces``),
+``products:<card>`` what tables of its products by one do (``benchmarks/data/older_products``).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from calib.cards.build.older_products import build_products, products_cards
 from calib.cards.build.older_samples import build_older, traced_cards
 from calib.cards.build.own_samples import as_text, fit_taught, recorded_cards
 from calib.cards.build.published import (
@@ -42,6 +44,7 @@ from calib.cards.build.tables import (
 )
 from calib.cards.build.writing import check, write_text
 from calib.cards.card import CUDNN, TORCH, Card
+from calib.cards.older.products import FOLDER as PRODUCTS
 from calib.cards.older.shipped import OLDER
 from calib.cards.shipped import FOLDER, load_card
 from calib.cards.stand_ins import NOTES
@@ -313,13 +316,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     every = [*CARDS, *(f"{TORCH}:{card}" for card in recorded_cards())]
     every += [f"{OLDER}:{card}" for card in traced_cards()]
+    every += [f"{PRODUCTS}:{card}" for card in products_cards()]
     parser.add_argument("cards", nargs="*", metavar="card", help=f"default: {' '.join(every)}")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()
     try:
         for name in arguments.cards or every:
             of, _, card = name.rpartition(":")
-            make = {TORCH: build_taught, OLDER: build_older}.get(of, build)
+            made = {TORCH: build_taught, OLDER: build_older, PRODUCTS: build_products}
+            make = made.get(of, build)
             print(make(card, arguments.folder), flush=True)
     except CalibError as error:
         sys.exit(f"error: {error}")

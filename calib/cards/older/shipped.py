@@ -19,6 +19,8 @@ import numpy as np
 
 from calib.cards.card import TORCH, Card
 from calib.cards.corrected import NORMAL, Away, Blend, Corrected
+from calib.cards.older import products
+from calib.cards.older.products import OlderProducts, Products, products_teacher
 from calib.cards.shipped import FOLDER, load_card, read_about, shipped_cards
 from calib.cards.stored import read_record
 from calib.cards.times import Figures
@@ -65,8 +67,14 @@ class Older:
 def load_torch(hardware: Hardware, folder: Path = FOLDER) -> Estimator | None:
     """What ships of torch on ``hardware``, by the CUDA that it names; None where nothing does."""
     card = load_card(hardware, folder)
-    told = teacher_of(hardware, folder) if card else None
-    if card is None or told is None:
+    if card is None:
+        return None
+    of_products = products_teacher(hardware, folder / OLDER)
+    if of_products:
+        place = folder / OLDER / products.FOLDER / f"{of_products.name}.npz"
+        return OlderProducts(card, read_record(place, Products))
+    told = teacher_of(hardware, folder)
+    if told is None:
         return card
     record = read_record(folder / OLDER / f"{told.name}.npz", Older)
     return taught_by(card, record, told)
@@ -85,8 +93,13 @@ def teacher_of(hardware: Hardware, folder: Path = FOLDER) -> Hardware | None:
 def about_older(hardware: Hardware, folder: Path = FOLDER) -> dict[str, object] | None:
     """The data card of what ships of an older CUDA on ``hardware``; None as of ``load_torch``,
     where it says the same as without."""
-    told = teacher_of(hardware, folder) if hardware.name in shipped_cards(folder) else None
-    return read_about(folder / OLDER / f"{told.name}.json") if told else None
+    if hardware.name not in shipped_cards(folder):
+        return None
+    place = folder / OLDER
+    if of_products := products_teacher(hardware, place):
+        return read_about(place / products.FOLDER / f"{of_products.name}.json")
+    told = teacher_of(hardware, folder)
+    return read_about(place / f"{told.name}.json") if told else None
 
 
 @dataclass(frozen=True)
