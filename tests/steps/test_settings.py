@@ -164,7 +164,7 @@ def test_an_error_of_hydra_without_words_names_those_given() -> None:
 
 
 def test_a_workload_that_does_not_fit_names_those_that_do() -> None:
-    request = read_request(composed("model=vit_l"))
+    request = read_request(composed("model=vit_l", "workload=ocr_tiny"))
     model = build_model(request.model, request.hf)
     with pytest.raises(CalibError, match=r"^workload.side = 512: expected 224.*workload=image_224"):
         phases_of(model, request.workload)
