@@ -242,9 +242,9 @@ class Corrected(Tabled):
         return Estimates(bare, seconds, low, high, found.known_as)
 
     def _sampled(self, op: Matmul) -> Matmul:
-        """Of a dtype that there are samples of."""
-        known = {dtype for _, kind, dtype in self.own.kinds if kind == op.operator}
-        return op if op.dtype in known else as_many_bytes(op)
+        """Of a dtype of whose batches there are samples."""
+        fits = (fit for key, fit in self.own.kinds.items() if key[1:] == (op.operator, op.dtype))
+        return op if any(fit.high["batch"] > 0 for fit in fits) else as_many_bytes(op)
 
     def _flags(self, ops: Sequence[Operator] | Operator, implementation: str, hot: Any) -> Any:
         """[n] bool: not said means as the samples were, and where there are none, hot."""
