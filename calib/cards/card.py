@@ -23,6 +23,7 @@ from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, stand_i
 from calib.cards.times import (
     Figures,
     Times,
+    as_plain,
     beside,
     better,
     by_twins,
@@ -62,6 +63,7 @@ from model.ops import (
     Attention,
     AttentionBackward,
     Collective,
+    Elementwise,
     Matmul,
     MoeMlp,
     Operator,
@@ -237,8 +239,7 @@ class Card(Tabled):
 
     def _alike(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
         """Times of a grid of one kind; ``None`` where no table tells."""
-        own = (implementation, kind_of(op), fitted_dtype(op)) in self.figures.kinds
-        if own or implementation not in (TORCH, ENGINE):
+        if self.figures.tells(op, implementation) or implementation not in (TORCH, ENGINE):
             return self._measured(op, [implementation], hot)
         if is_widened(op):
             return self._widened(op, implementation, hot)
@@ -254,7 +255,7 @@ class Card(Tabled):
         return chosen(np.asarray(vars(op)["batch"]) > 1, direct, weighed(direct, stood))
 
     def _by_stand_in(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
-        meant = self._of_known_dtypes(stand_in(op))
+        meant = self._as_timed_here(stand_in(op))
         times: Times | None = None
         for stand in meant.ops:
             found = self._measured(stand, self._implementations(stand, implementation), hot)
@@ -292,8 +293,11 @@ class Card(Tabled):
             parts.append(times.scaled(plain.scale))
         return lesser(parts[0], parts[1]).widened(width(op, self.hardware))
 
-    def _of_known_dtypes(self, meant: StandIn) -> StandIn:
-        """``meant`` by expert layers that were timed: of bfloat16 where its dtype was not."""
+    def _as_timed_here(self, meant: StandIn) -> StandIn:
+        """``meant`` by torch's own maps where these were timed, and by expert layers that were: of
+        bfloat16 where its dtype was not."""
+        if (TORCH, Elementwise.operator, EVERY) in self.figures.kinds:
+            return replace(meant, ops=tuple(as_plain(op) for op in meant.ops))
         layers = [o for o in meant.ops if isinstance(o, MoeMlp) and not self._implementations(o)]
         if not layers:
             return meant

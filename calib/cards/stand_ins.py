@@ -20,7 +20,8 @@ time:
 - a map, a copy or a norm that computes the place of each element: at least what that takes
   (:mod:`calib.fit.physics.blocks.stream_blocks`);
 - whatever only streams (norm, softmax, pointwise, gather, copy): a pointwise kernel that moves as
-  many bytes. An rmsnorm is the eight kernels that the models' Python starts.
+  many bytes, the tables' or, where torch's own maps were timed, one of those. An rmsnorm is the
+  eight kernels that the models' Python starts.
 
 Before that, what nobody timed is the same kernels by another dtype or the other way round:
 
@@ -268,17 +269,17 @@ def each(change: Callable[[Matmul], Matmul], ops: Any) -> Any:
 def as_many_bytes(op: Matmul) -> Matmul:
     """The plain bfloat16 product whose inner dimension has as many bytes."""
     inner = np.maximum(op.k * item_bytes(op.dtype) / item_bytes("bfloat16"), 1)
-    return Matmul(op.m, op.n, _whole(inner), op.batch)
+    return Matmul(op.m, op.n, whole_sizes(inner), op.batch)
 
 
-def _whole(value: Any) -> Any:
+def whole_sizes(value: Any) -> Any:
     rounded = np.rint(value)
     return rounded.astype(np.int64) if np.ndim(rounded) else int(rounded)
 
 
 def _grouped_matmul(op: GroupedMatmul) -> StandIn:
     """The expert layer of that width: of its three products' floors, as much as this one has."""
-    half = _whole(np.maximum(op.n / 2, 1))
+    half = whole_sizes(np.maximum(op.n / 2, 1))
     layer = MoeMlp(op.tokens, op.experts, op.top_k, op.k, half, dtype=op.dtype)
     return StandIn((layer,), by_floor=True)
 

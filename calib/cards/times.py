@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from calib.cards.cold import Caches
-from calib.cards.stand_ins import ANOTHER_KERNEL, as_cut
+from calib.cards.stand_ins import ANOTHER_KERNEL, LEAST_ELEMENTS, as_cut, whole_sizes
 from calib.fit.calibration import (
     INTERPOLATED,
     ROOFLINE,
@@ -18,10 +18,12 @@ from calib.fit.calibration import (
     Estimates,
     Key,
     KindFit,
+    fitted_dtype,
+    kind_of,
     wider,
 )
 from calib.hardware.datasheet import Hardware, floor
-from model.ops import Matmul, Operator
+from model.ops import Elementwise, Matmul, Operator, item_bytes
 
 KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
 """Kernels by how near they are to what torch runs; any other comes after these, by name."""
@@ -51,6 +53,21 @@ class Figures:
     disagreement: dict[str, float]
     carried: dict[str, float]
     clock_ratio: float = 1.0
+
+    def tells(self, op: Operator, implementation: str) -> bool:
+        """Whether that was timed by the kernel of ``op``: layernorms tell of no rmsnorm."""
+        fitted = self.kinds.get((implementation, kind_of(op), fitted_dtype(op)))
+        named = getattr(op, "kind", None)
+        return fitted is not None and (named is None or f"kind={named}" in fitted.low)
+
+
+def as_plain(op: Operator) -> Operator:
+    """The tables' pointwise kernel as a map of float32 of as many bytes, which converts nothing: of
+    torch's own, other sizes were timed than of the tables'."""
+    if not isinstance(op, Elementwise):
+        return op
+    elements = whole_sizes(np.maximum(op.bytes / (2 * item_bytes("float32")), LEAST_ELEMENTS))
+    return Elementwise(elements, dtype="float32")
 
 
 @dataclass(frozen=True)

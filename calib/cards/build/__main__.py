@@ -33,6 +33,8 @@ from calib.cards.build.published import (
     published_attention,
     published_products,
 )
+from calib.cards.build.published_streams import NOTES as OF_STREAMS
+from calib.cards.build.published_streams import published_streams
 from calib.cards.build.tables import (
     ENGINE,
     WIDE,
@@ -65,6 +67,7 @@ from calib.samples import public
 from calib.samples.public_tables import CARDS as TABLED
 from calib.samples.public_tables import LENDERS
 from calib.samples.sample import HOT, Sample
+from model.ops import Elementwise
 
 CARDS = (
     *sorted(TABLED),
@@ -82,7 +85,7 @@ def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
     own = tables_of(card) if card in TABLED else Tables({}, [], [], {})
     mine = [s for table in own.samples.values() for s in table]
     lent = _lent(hardware, {s.op.operator for s in mine})
-    float32 = published_products(hardware)
+    float32, streams = published_products(hardware), published_streams(hardware, TORCH)
     # Where there is a record of torch itself, these are among its samples.
     timed = [] if card in recorded_cards() else published_attention(card, CUDNN)
     unseen = _error_on_unseen_cards(frozenset(k for s in lent.values() for k in _kinds(s)))
@@ -91,17 +94,23 @@ def fit_card(card: str) -> tuple[Figures, dict[str, Any], list[Sample]]:
     if lent and limit is None:
         limit = foretold(clocked(hardware, ratio), [s for c in LENDERS if (s := plateau_of(c))])
     dense = dense_samples() if order(hardware.compute_capability)[:1] == (FLASH_2,) else ()
-    samples = [*mine, *(s for some in lent.values() for s in some), *float32, *timed, *dense]
+    samples = [*mine, *(s for some in lent.values() for s in some), *float32, *streams]
+    samples += [*timed, *dense]
     fits = fit(samples, clocked(hardware, ratio), lambda name: _say(f"{card}: fitting {name}"))
     others = [c for c in LENDERS if c != card]
     disagree = own.disagreements or [r for c in others for r in tables_of(c).disagreements]
     caches = borrowed_caches(hardware, {c: tables_of(c).caches for c in others}) | own.caches
     carried = {row["kind"]: float(np.log1p(row["p90_error"])) for row in unseen}
-    figures = Figures(card, fits.kinds, caches, widths(disagree), carried, ratio)
+    by_torch = {kind for implementation, kind, _ in fits.kinds if implementation == TORCH}
+    differ = {kind: width for kind, width in widths(disagree).items() if kind not in by_torch}
+    figures = Figures(card, fits.kinds, caches, differ, carried, ratio)
     rows = [r for r in _rows(fits) if r["implementation"] != FLASH]
     seen = [r for r in rows if r["kind"] not in carried or r["implementation"] == NEUSIGHT]
     about = _about(card, own, lent, figures, seen + unseen, disagree)
     about["float32_products"] = dict(Counter(s.hardware for s in float32))
+    if streams:
+        about["float32_streams"] = dict(Counter(s.op.operator for s in streams))
+        about["stand_ins"] = NOTES | OF_STREAMS
     about["attention_of_library"] = len(timed)
     about["dense_attention"] = [r for r in _rows(fits) if r["implementation"] == FLASH]
     about["share_of_peak_sustained"] = limit and limit.plateau
@@ -240,7 +249,9 @@ def summary(
         if row["kind"] not in largest or row["samples"] > largest[row["kind"]]["samples"]:
             largest[row["kind"]] = row
     if any(row["implementation"] == NEUSIGHT for row in held_out):
-        parts.append(f"products of float32 by published timings ({SOURCE})")
+        told = sorted({row["kind"] for row in held_out if row["implementation"] == TORCH})
+        parts.append(f"{', '.join(['matmul', *told])} of float32 by published timings ({SOURCE})")
+        parts += ["what else streams as elementwise"] * (Elementwise.operator in told)
     if not (rows or donors):
         parts.append("all else the roofline")
     source, errors = f"{public.PACKAGE} {version(public.PACKAGE)}", []

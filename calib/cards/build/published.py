@@ -40,7 +40,11 @@ SOURCE = "NeuSight (ASPLOS 2025), MIT"
 
 def published_products(hardware: Hardware, path: Path = FILE) -> list[Sample]:
     """Samples of ``hardware`` itself, else of cards of its compute capability, else none."""
-    known = _by_card(path)
+    return of_card(hardware, _by_card(path))
+
+
+def of_card(hardware: Hardware, known: dict[str, list[Sample]]) -> list[Sample]:
+    """What is known of ``hardware``, else of all cards of its compute capability."""
     if hardware.name in known:
         return known[hardware.name]
     alike = [
