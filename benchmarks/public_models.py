@@ -4,7 +4,7 @@
 
 ``benchmarks/data/public_models.csv``: the labels of NeuSight's forward passes and training steps,
 and how far its own predictions were off; ``public_models.md``: how they timed. Kernels are long, so
-that the host gets ahead (:mod:`benchmarks.published_times`). Ends with one line of JSON.
+that the host gets ahead: what is compared is the device's queue. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -16,19 +16,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from benchmarks.neusight_models import forward_of, training_of
-from benchmarks.published_times import Pass, Told, told
 from benchmarks.recorded.__main__ import write
 from benchmarks.recorded.text import lines, percent
-from calib.hardware.datasheet import load_hardware
+from calib.cards.older.shipped import load_torch
+from calib.estimates.sums import Ends
+from calib.estimates.tables import found_in_cache
+from calib.hardware.datasheet import Hardware, load_hardware
+from calib.samples.host_costs import host_costs
+from model.layer import Call
 
 PUBLISHED = Path(__file__).parent / "data" / "public_models.csv"
 INFERENCE, TRAINING = "inference", "training"
 HELD = {True: "yes", False: "no", None: "-"}
-"""None: part of the estimate is the roofline, which has no interval."""
+"""None: part of the estimate is the roofline, of which no upper end is known."""
 MARKS = "<!-- python -m benchmarks.public_models -->", "<!-- end of public models -->"
 
 
@@ -47,18 +54,11 @@ class Label:
     neusight: float
 
     @property
-    def passes(self) -> tuple[Pass, ...]:
+    def calls(self) -> tuple[tuple[Call, ...], ...]:
         """Forward, and of a step what comes behind the loss."""
-        of = self.card, self.mode
-        said = f"{self.model} {self.batch} x {self.tokens}"
         if self.mode == INFERENCE:
-            calls = forward_of(self.model, self.tokens, self.batch)
-            return (Pass(*of, said, self.forward, calls, emptied=False),)
-        forward, backward = training_of(self.model, self.tokens, self.batch)
-        return (
-            Pass(*of, said, self.forward, forward, emptied=False),
-            Pass(*of, said, self.backward, backward, emptied=False),
-        )
+            return (forward_of(self.model, self.tokens, self.batch),)
+        return training_of(self.model, self.tokens, self.batch)
 
 
 def published(path: Path = PUBLISHED) -> list[Label]:
@@ -73,26 +73,52 @@ def published(path: Path = PUBLISHED) -> list[Label]:
         ]
 
 
+def told(labels: Sequence[Label], hardware: Hardware) -> Iterator[pd.DataFrame]:
+    """Of each label a row a call: which half of a step it is in, what it is, and seconds: the
+    roofline's, the estimate with what lies behind a kernel in a full queue, and both its ends."""
+    estimator = load_torch(hardware)
+    assert estimator is not None
+    gap = host_costs([], hardware.name).stream_gap
+    for label in labels:
+        parts = [(part, call) for part, calls in enumerate(label.calls) for call in calls]
+        ops = [call.op for _, call in parts]
+        found = estimator.estimates(ops, "torch", [found_in_cache(op, hardware) for op in ops])
+        counts = np.array([call.count for _, call in parts])
+        starts = counts * [call.launches for _, call in parts]
+        yield pd.DataFrame(
+            {
+                "part": [part for part, _ in parts],
+                "kind": [op.operator for op in ops],
+                "dtype": [op.dtype for op in ops],
+                "shape": [str(op) for op in ops],
+                "provenance": found.known_as,
+                "roofline_s": counts * found.floor,
+                "estimate_s": counts * found.seconds + starts * gap.estimate_s,
+                "low_s": counts * found.low + starts * gap.low_s,
+                "high_s": counts * found.high + starts * gap.high_s,
+            }
+        )
+
+
 def compared(labels: Sequence[Label]) -> Iterator[dict[str, Any]]:
-    """A row a label. The ends of a step are the sums of those of its two halves."""
+    """A row a label; the interval is that of a sum, as every report has it."""
     for card in dict.fromkeys(label.card for label in labels):
         some = [label for label in labels if label.card == card]
-        found = iter(told([each for label in some for each in label.passes], load_hardware(card)))
-        for label in some:
-            parts = [next(found) for _ in label.passes]
-            whole = Told(*(sum(getattr(p, of) for p in parts) for of in Told.__annotations__))
+        for label, table in zip(some, told(some, load_hardware(card)), strict=True):
+            total, roofline = (float(table[f"{of}_s"].sum()) for of in ("estimate", "roofline"))
+            parts = table.groupby("part").estimate_s.sum().tolist()
+            below, above = Ends(table).distances(slice(None))
             seconds = label.forward + label.backward
+            inside = -below <= seconds - total <= above if isfinite(above) else None
             yield {
                 **{"card": card, "mode": label.mode, "model": label.model},
                 **{"tokens": label.tokens, "batch": label.batch},
-                **{"published_s": seconds, "estimate_s": whole.seconds},
-                "error": whole.seconds / seconds - 1,
-                "inside": whole.low <= seconds <= whole.high if isfinite(whole.low) else None,
-                "low_s": whole.low,
-                "high_s": whole.high,
-                "forward": parts[0].seconds / label.forward - 1,
-                "backward": parts[-1].seconds / label.backward - 1 if parts[1:] else None,
-                "roofline": whole.roofline / seconds - 1,
+                **{"published_s": seconds, "estimate_s": total},
+                **{"low_s": total - below, "high_s": total + above, "inside": inside},
+                "error": total / seconds - 1,
+                "forward": parts[0] / label.forward - 1,
+                "backward": parts[1] / label.backward - 1 if parts[1:] else None,
+                "roofline": roofline / seconds - 1,
                 "neusight": label.neusight,
             }
 
@@ -104,7 +130,9 @@ def summary(name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     inside = [row["inside"] for row in rows if row["inside"] is not None]
     held = f"{sum(inside)}/{len(inside)}" if inside else "-"
     better = sum(a < b for a, b in zip(off["error"], off["neusight"], strict=True))
-    return [name, str(len(rows)), *means, *worst, f"{better}/{len(rows)}", held]
+    ends = [(row["high_s"] - row["low_s"]) / 2 / row["estimate_s"] for row in rows]
+    wide = f"+-{median(ends):.0%}" if inside else "-"
+    return [name, str(len(rows)), *means, *worst, f"{better}/{len(rows)}", held, wide]
 
 
 def described(rows: Sequence[dict[str, Any]]) -> str:
@@ -116,7 +144,7 @@ def described(rows: Sequence[dict[str, Any]]) -> str:
         for card in dict.fromkeys(row["card"] for row in some):
             shown.append(summary(f"{card} {mode}", [r for r in some if r["card"] == card]))
         shown.append(summary(f"all {mode}", some))
-    return lines([*head, "nearer", "held"], shown)
+    return lines([*head, "nearer", "held", "wide"], shown)
 
 
 def each(rows: Sequence[dict[str, Any]]) -> str:
