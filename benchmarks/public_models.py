@@ -26,6 +26,7 @@ from benchmarks.neusight_models import forward_of, training_of
 from benchmarks.recorded.__main__ import write
 from benchmarks.recorded.text import lines, percent
 from calib.cards.older.shipped import load_torch
+from calib.estimates.fusion import fuse
 from calib.estimates.sums import Ends
 from calib.estimates.tables import found_in_cache
 from calib.hardware.datasheet import Hardware, load_hardware
@@ -33,7 +34,7 @@ from calib.samples.host_costs import host_costs
 from model.layer import Call
 
 PUBLISHED = Path(__file__).parent / "data" / "public_models.csv"
-INFERENCE, TRAINING = "inference", "training"
+INFERENCE, COMPILED, TRAINING = "inference", "compiled", "training"
 HELD = {True: "yes", False: "no", None: "-"}
 """None: part of the estimate is the roofline, of which no upper end is known."""
 MARKS = "<!-- python -m benchmarks.public_models -->", "<!-- end of public models -->"
@@ -56,9 +57,11 @@ class Label:
     @property
     def calls(self) -> tuple[tuple[Call, ...], ...]:
         """Forward, and of a step what comes behind the loss."""
-        if self.mode == INFERENCE:
-            return (forward_of(self.model, self.tokens, self.batch),)
-        return training_of(self.model, self.tokens, self.batch)
+        what = self.model, self.tokens, self.batch
+        if self.mode == TRAINING:
+            return training_of(*what)
+        calls = forward_of(*what)
+        return (calls if self.mode == INFERENCE else tuple(fuse(calls).calls),)
 
 
 def published(path: Path = PUBLISHED) -> list[Label]:
@@ -131,7 +134,8 @@ def summary(name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
     held = f"{sum(inside)}/{len(inside)}" if inside else "-"
     better = sum(a < b for a, b in zip(off["error"], off["neusight"], strict=True))
     ends = [(row["high_s"] - row["low_s"]) / 2 / row["estimate_s"] for row in rows]
-    wide = f"+-{median(ends):.0%}" if inside else "-"
+    known = [end for end in ends if isfinite(end)]
+    wide = f"+-{median(known):.0%}" if known else "-"
     return [name, str(len(rows)), *means, *worst, f"{better}/{len(rows)}", held, wide]
 
 
