@@ -8,6 +8,9 @@ permutations, concatenations). Calls that follow one another are one chain while
 - each touches as many elements as the one before, or half, or twice as many (rotary positions turn
   one half of a head).
 
+A number that is made on the card, as what scores are divided by, is no call: a compiler writes it
+into the kernel that takes it.
+
 A chain is one launch. Each byte that a call of the chain writes is read by a later one at most
 once, from registers: it is then neither written to memory nor read from it. What is left is what
 the kernel reads and writes. Products, attention, convolutions, gathers and everything without a
@@ -25,7 +28,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from model.layer import Call
-from model.ops import Copy, Elementwise, Norm, Operator, Softmax, item_bytes
+from model.ops import Copy, Elementwise, Norm, Operator, Other, Softmax, item_bytes
 
 POINTWISE = ("elementwise", "norm", "softmax", "copy")
 """Kinds of operators that a compiler generates code for."""
@@ -46,7 +49,7 @@ def fuse(calls: Sequence[Call]) -> Fusion:
     """The calls of one pass, in order, as a compiler would launch them."""
     fused: list[Call] = []
     chains: Counter[tuple[str, ...]] = Counter()
-    for chain in _chains(calls):
+    for chain in _chains(call for call in calls if not _makes_a_number(call.op)):
         kinds = tuple(call.op.operator for call in chain)
         if kinds[0] not in POINTWISE:
             fused += chain
@@ -65,6 +68,11 @@ def with_fused_norms(calls: Sequence[Call]) -> list[Call]:
         _one_kernel([call]) if isinstance(call.op, Norm) and call.launches > 1 else call
         for call in calls
     ]
+
+
+def _makes_a_number(op: Operator) -> bool:
+    made = isinstance(op, Other) and not (op.unknown or op.read)
+    return made and 0 < op.bytes_written <= item_bytes(str(vars(op)["dtype"]))
 
 
 def _chains(calls: Iterable[Call]) -> Iterable[list[Call]]:

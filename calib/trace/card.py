@@ -3,8 +3,9 @@
 Torch chooses a kernel by where its tensors are: on a CPU attention of unlike heads is written out,
 which a card has in one kernel, and tensors on ``meta`` have no kernels at all. While
 :func:`on_card` is in force the choice is the card's: attention as
-:mod:`calib.hardware.attention_backend` says, and recurrent layers as one operator of cuDNN. Tensors
-on ``meta`` are taken to be on a card; those on a CPU where a card is meant.
+:mod:`calib.hardware.attention_backend` says, dropout in training as one operator, and recurrent
+layers as one of cuDNN. Tensors on ``meta`` are taken to be on a card; those on a CPU where a card
+is meant.
 """
 
 from __future__ import annotations
@@ -188,8 +189,18 @@ def recur(mode: int, has_cell: bool) -> Callable[..., Any]:
     return run
 
 
+def drop(_: str, x: torch.Tensor, p: float, train: bool) -> torch.Tensor | None:
+    """Dropout in training, which a card has in one kernel and others in three."""
+    if not train or not 0 < p < 1 or x.is_nested:
+        return None
+    out: torch.Tensor = torch.native_dropout(x, p, train)[0]
+    return out
+
+
 CHOICES: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     (F, "scaled_dot_product_attention", attend),
+    (torch._VF, "dropout", drop),
+    (torch, "dropout", drop),
     (torch._VF, "rnn_relu", recur(0, False)),
     (torch._VF, "rnn_tanh", recur(1, False)),
     (torch._VF, "lstm", recur(2, True)),

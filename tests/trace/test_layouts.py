@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from does import Does
 
+from calib.trace import trace
 from calib.trace.rules.layouts import axes, turned
 from calib.trace.rules.rows import size_of
+from model.ops import Elementwise
 
 X = torch.zeros(4, 6, 8, 16)
 HEADS = X.transpose(1, 2)
@@ -33,6 +36,16 @@ def test_axes_are_those_that_no_tensor_lets_merge(name: str) -> None:
     run, inputs, expected = CASES[name]
     shaped = [torch.broadcast_tensors(t, run(*inputs))[0] if t.dim() else t for t in inputs]
     assert axes(size_of(run(*inputs)), [size_of(t) for t in shaped]) == expected
+
+
+def test_one_number_on_the_card_is_a_tensor_to_walk_and_one_of_the_host_is_not() -> None:
+    """``gpu_kernel_with_scalars`` takes scalars of a CPU alone out of the walk (Loops.cuh)."""
+    x = torch.empty(5, 7, device="meta")
+    for place, walked in {"cpu": 1, "meta": 2}.items():
+        number = torch.empty((), device=place)
+        assert axes(size_of(x * number), [size_of(x), size_of(number)]) == walked
+    (call,) = trace(Does(lambda x, n: x / n), x, torch.empty((), device="meta"))
+    assert isinstance(call.op, Elementwise) and call.op.axes == 2
 
 
 def test_a_matrix_and_its_transpose_are_turned() -> None:

@@ -3,7 +3,8 @@
 As torch's TensorIterator sees it (aten/src/ATen/TensorIterator.cpp, ``reorder_dimensions`` and
 ``coalesce_dimensions``): dimensions are ordered as they lie in the result, and two neighbours are
 one axis where the inner one ends, in every tensor, where the next of the outer one begins. One run
-through all tensors is a vectorised kernel; of more axes each element's place is computed.
+through all tensors is a vectorised kernel; of more axes each element's place is computed. So it is
+where a tensor on the card holds one number for all: only what lies with the host is handed over.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from collections.abc import Sequence
 
 from calib.trace.rules.rows import Size
 
+HOST = "cpu"
+
 
 def axes(out: Size, inputs: Sequence[Size]) -> int:
     """1: all are one run of memory. Else the axes left after merging, at least 2."""
     shape = out.shape
-    read = [strides_in(size, shape) for size in inputs if size.shape and fits(size, shape)]
+    tensors = [size for size in inputs if size.shape or size.device != HOST]
+    read = [strides_in(size, shape) for size in tensors if fits(size, shape)]
     written = strides_in(out, shape)
     order = sorted((d for d, n in enumerate(shape) if n > 1), key=lambda d: -written[d])
     merged: list[int] = []

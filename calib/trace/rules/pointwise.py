@@ -37,8 +37,9 @@ def elementwise(row: Row) -> Operators:
 def mapped(row: Row, walked: Any = 0) -> ops.Elementwise:
     """Inputs of the result's form are ``inputs``; all others together are ``broadcast``.
 
-    An operator has one input type: that of its largest input. What is of another type is counted
-    in elements of that one. A tensor given twice, as in ``x * x``, is read once.
+    An operator has one input type: that of its largest input. What is of another type, a mask
+    written beside the result too, is counted in elements of that one. A tensor given twice, as in
+    ``x * x``, is read once.
     """
     elements = row.out.numel
     inputs = tuple(size for size in row.inputs if not size.again)
@@ -46,10 +47,12 @@ def mapped(row: Row, walked: Any = 0) -> ops.Elementwise:
     dtype = main.dtype
     full = [s for s in inputs if s.distinct == elements and s.dtype == dtype]
     rest = sum(s.nbytes for s in inputs) - elements * len(full) * ops.item_bytes(dtype)
+    results = [s for s in row.outputs if s.dtype == row.out.dtype]
+    rest += sum(s.nbytes for s in row.outputs if s.dtype != row.out.dtype)
     return ops.Elementwise(
         elements,
         inputs=len(full),
-        outputs=len(row.outputs),
+        outputs=len(results),
         flops_per_element=FLOPS.get(row.base, 1),
         dtype=dtype,
         broadcast=whole(rest / ops.item_bytes(dtype)),
