@@ -54,8 +54,9 @@ from calib.fit.physics.blocks.attention.flash import FLASH, backward
 from calib.fit.physics.blocks.stream_blocks import walk_seconds
 from calib.fit.physics.cuda_cores import as_lent, as_taught
 from calib.fit.physics.features import stack
+from calib.fit.physics.rounds import SMALLEST, knows_no_tiles, seconds_of_rounds
 from calib.fit.physics.widened import is_widened, plain_products, width
-from calib.hardware.attention_backend import backends_of
+from calib.hardware.attention_backend import as_split, backends_of
 from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware, peak
 from calib.hardware.device import clocked
 from model.ops import (
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
 TORCH = "torch"
 ENGINE = "vllm"
 """Whose tables are fitted."""
+SPLITS_SOME = f"{ENGINE}/flash_attn_2"  # the keys of one query, where its heads share them
 CUDNN = "cudnn"  # the vendor's, which torch calls and the engine does not
 NARROW = ("float8_e4m3fn", "float4_e2m1fn", "int8")
 """Products that engines time together with what makes their activations narrow."""
@@ -90,13 +92,15 @@ class Card(Tabled):
     """The shipped calibration of ``hardware``; ``about`` is its data card.
 
     ``taught``: what torch's samples tell, of this card or of another; without it torch is what the
-    tables' engine takes.
+    tables' engine takes. ``in_rounds``: whether products are held to whole tiles
+    (:mod:`calib.fit.physics.rounds`); not what samples correct, which had none.
     """
 
     hardware: Hardware
     figures: Figures
     about: dict[str, Any] = field(default_factory=dict)
     taught: Taught | None = None
+    in_rounds: bool = True
 
     @cached_property
     def torch(self) -> Corrected | None:
@@ -110,7 +114,7 @@ class Card(Tabled):
         own = Calibration(hardware, kinds, none)
         is_own = self.taught.hardware == self.hardware.name
         away = None if is_own else self._away
-        tables = replace(self, taught=None)
+        tables = replace(self, taught=None, in_rounds=False)
         timed = {key[2] for key in self.figures.kinds if key[1] == Matmul.operator}
         return Corrected(tables, own, self.taught.blends, away, timed.difference(NO_BATCH))
 
@@ -177,6 +181,38 @@ class Card(Tabled):
         Implementations other than torch are those of the tables, ``vllm`` whichever of its kernels
         serves an operator best; all else is the roofline.
         """
+        found = self._estimates(ops, implementation, hot)
+        least = self._rounds(ops)
+        seconds, high = (np.fmax(s, least) for s in (found.seconds, found.high))
+        return replace(found, seconds=seconds, high=np.where(least > 0, high, found.high))
+
+    def _rounds(self, ops: Sequence[Operator] | Operator) -> Any:
+        """[n] seconds that no product is faster than, 0 where nothing says so."""
+        if self._call_s is None:
+            return 0.0
+        rounds = seconds_of_rounds(ops, self._fastest)
+        return np.where(rounds > 0, self._call_s + rounds, 0.0)
+
+    @cached_property
+    def _call_s(self) -> float | None:
+        """What a product takes however small, on a card whose fit knows no tiles; else None."""
+        fit = self.figures.kinds.get((ENGINE, Matmul.operator, SMALLEST.dtype))
+        if not self.in_rounds or fit is None or not knows_no_tiles(fit.prior, self.hardware):
+            return None
+        return float(self.calibration.estimates([SMALLEST], ENGINE, True).seconds[0])
+
+    @cached_property
+    def _fastest(self) -> Hardware:
+        """At the clock that the fits take it to run at; at what its published products need."""
+        share = self.about.get("share_of_peak_sustained") or 0.0
+        return clocked(self.hardware, self.figures.clock_ratio * max(1.0, share))
+
+    def _estimates(
+        self,
+        ops: Sequence[Operator] | Operator,
+        implementation: str,
+        hot: Sequence[bool] | np.ndarray | bool | None,
+    ) -> Estimates:
         ask = partial(self.estimates, implementation=implementation, hot=hot)
         if implementation == TORCH and (cut := by_twins(ops, self._told, self.hardware, ask)):
             return cut
@@ -255,6 +291,8 @@ class Card(Tabled):
         return chosen(np.asarray(vars(op)["batch"]) > 1, direct, weighed(direct, stood))
 
     def _by_stand_in(self, op: Operator, implementation: str, hot: np.ndarray) -> Times | None:
+        if implementation == TORCH and type(op) is Attention and self._splits_some:
+            op = as_split(op, self.hardware.compute_capability)
         meant = self._as_timed_here(stand_in(op))
         times: Times | None = None
         for stand in meant.ops:
@@ -265,6 +303,11 @@ class Card(Tabled):
                 return None
             times = found if times is None else times + found
         return self._as_meant(op, meant, times, implementation == TORCH) if times else None
+
+    @cached_property
+    def _splits_some(self) -> bool:
+        """Whether FlashAttention 2 was timed, as engines call it."""
+        return (SPLITS_SOME, Attention.operator, SMALLEST.dtype) in self.figures.kinds
 
     def _together(self, op: Collective, implementation: str, hot: np.ndarray) -> Times:
         """Of what several cards do together: as it was timed, else by the link alone."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,19 @@ def parts(op: Attention, sms: int) -> np.ndarray:
     )
     is_split = np.equal(op.q_len, 1) & np.greater(op.kv_len, SHORT) & (most >= _LEAST_PARTS)
     return np.where(is_split, most, 1.0)
+
+
+def as_split(op: Attention, compute_capability: str | None) -> Attention:
+    """Two heads to the same keys, where torch asks FlashAttention one query of heads that have keys
+    of their own: an engine's attention whose keys are split over blocks as torch's are.
+
+    FlashAttention 2 splits keys for engines only where heads share them (``mha_varlen_fwd``), and
+    for torch always (``mha_fwd``). Heads that share keys are rows of one block: two walk as one.
+    """
+    alone = np.equal(op.q_len, 1) & np.equal(op.heads, op.kv_heads)
+    alone = alone & (backends_of(op, compute_capability) == FLASH.name)
+    heads: Any = np.where(alone, 2 * np.asarray(op.heads), op.heads)
+    return replace(op, heads=heads if heads.ndim else int(heads))
 
 
 def _power_of_two(most: Any) -> np.ndarray:

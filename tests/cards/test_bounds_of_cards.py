@@ -39,6 +39,7 @@ STREAMS: dict[str, Callable[[int, str], ops.Operator]] = {
     "softmax": lambda n, dtype: ops.Softmax(n // 1024, 1024, dtype=dtype),
     "gather": lambda n, dtype: ops.Gather(n // 1024, 1024, dtype=dtype),
     "decode": lambda n, dtype: ops.Attention(1, 1, n // 1024, 8, 8, 128, dtype=dtype),
+    "shared": lambda n, dtype: ops.Attention(1, 1, n // 1024, 64, 8, 128, dtype=dtype),
 }
 
 

@@ -11,7 +11,7 @@ from calib.cards.build.published import published_attention
 from calib.cards.build.tables import dense_attention
 from calib.cards.shipped import load_card
 from calib.fit.physics.blocks.attention.flash import FLASH
-from calib.hardware.attention_backend import backends_of
+from calib.hardware.attention_backend import as_split, backends_of
 from calib.hardware.datasheet import load_hardware
 from calib.samples.sample import Sample
 from model.ops import Attention, AttentionBackward, Matmul, grid
@@ -32,7 +32,7 @@ def test_cudnns_correction_is_not_carried_to_flash_attention(name: str) -> None:
     hardware = load_hardware(name)
     told, alone = load_card(hardware), load_card(hardware, taught=False)
     assert told is not None and alone is not None
-    asked = [Matmul(512, 4096, 4096), *SHAPES]
+    asked = [Matmul(64, 4096, 4096), *SHAPES]
     pair = [card.estimate(asked, "torch")["estimate_s"].to_numpy() for card in (told, alone)]
     assert pair[0][1:].tolist() == pair[1][1:].tolist()
     assert pair[0][0] != pair[1][0]  # of products it is carried
@@ -112,3 +112,32 @@ def test_dense_attention_is_no_faster_than_the_clock_allows(name: str) -> None:
     least = [float(op.min_flops) / hardware.peak_flops["bfloat16"] for op in asked]
     seconds = card.estimates(asked, "torch", False).seconds
     assert (seconds >= np.array(least) / card.figures.clock_ratio * 0.999).all()
+
+
+TABLES_OF_FLASH_2 = ["a100", "l40s", "rtx_pro_6000", "rtx5090", "rtx4090", "a10", "rtx3090"]
+
+
+@pytest.mark.parametrize("name", TABLES_OF_FLASH_2)
+def test_keys_of_heads_that_share_none_are_split_for_torch(name: str) -> None:
+    """FlashAttention splits the keys of one query of an engine only where heads share them."""
+    card = load_card(load_hardware(name))
+    assert card is not None
+    one = Attention(batch=1, q_len=1, kv_len=8192, heads=8, kv_heads=8, head_dim=128)
+    shared = replace(one, heads=64)  # as many keys, eight heads to each
+    alone, beside = (card.estimate([op], "torch", [True])["estimate_s"][0] for op in (one, shared))
+    assert alone == pytest.approx(beside, rel=0.15)
+    assert card.estimate([one], "vllm", [True])["estimate_s"][0] > 2 * beside
+    lengths = [256, 8192]
+    many = grid(Attention, kv_len=lengths, batch=1, q_len=1, heads=8, kv_heads=8, head_dim=128)
+    told = card.estimate(many, "torch", [True] * 2)["estimate_s"]
+    asked = [replace(one, kv_len=n) for n in lengths]
+    assert told.tolist() == card.estimate(asked, "torch", [True] * 2)["estimate_s"].tolist()
+
+
+def test_what_another_kernel_does_is_left_as_it_is() -> None:
+    one = Attention(batch=1, q_len=1, kv_len=8192, heads=8, kv_heads=8, head_dim=128)
+    masked, many = replace(one, mask=True), replace(one, q_len=8192, causal=True)
+    for op in (masked, many, replace(one, heads=16), replace(one, dtype="float32")):
+        assert as_split(op, "8.9") == op
+    assert as_split(one, "9.0") == one  # cuDNN is asked first
+    assert as_split(one, "12.0") == replace(one, heads=16)
