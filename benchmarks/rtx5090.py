@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.rtx5090_text import AFTERWARDS, TEXT
 from calib.cards.card import ENGINE, TORCH, Card
 from calib.cards.shipped import load_card
 from calib.estimates.tables import operator_table
@@ -43,8 +44,13 @@ COPIED_BYTES = 40_000_000 * 4
 UNITS: dict[str, Callable[[Operator, float], float]] = {
     "TFLOP/s": lambda op, value: float(op.flops) / (value * 1e12),
     "GB/s": lambda op, value: float(op.bytes) / (value * 1e9),
+    "us": lambda op, value: value * 1e-6,
 }
 """Published figure -> seconds."""
+STOCK, CAP = "stock power", "400 W cap"
+IN_TURNS = "in turns"
+ELSEWHERE = (CAP, "600 W limit", "a slower card", "RTX 5090 D", IN_TURNS, "another hand")
+"""What is judged apart, by its conditions; all else is taken to run as it was sold."""
 OTHERS = ("quack", "flash-attn", "inductor")
 """Implementations that are not torch's own."""
 MARK, STRETCH = 0.12, 0.08
@@ -78,12 +84,17 @@ def case(row: dict[str, str]) -> Case | None:
     shape = dict(part.split("=") for part in row["shape"].split(";") if "=" in part)
     sizes = {name: int(value) for name, value in shape.items()}
     kind, dtype = row["kind"], row["dtype"]
-    power = "400 W cap" if "400 W" in row["conditions"] else "stock power"
+    where = next((name for name in ELSEWHERE if name in row["conditions"]), STOCK)
     if kind == "matmul":
-        return Case(f"matmul, {dtype}, {power}", row, Matmul(**sizes, dtype=dtype), True)
+        return Case(f"matmul, {dtype}, {where}", row, Matmul(**sizes, dtype=dtype), True)
     if kind == "attention":
         causal = bool(sizes.pop("causal"))
-        return Case(f"attention, {power}", row, Attention(**sizes, causal=causal), True)
+        attention = Attention(**sizes, dtype=dtype, causal=causal)
+        kind = "one query" if attention.q_len == 1 else "attention"
+        # Inputs lay there twice, and kernels that read one or the other took turns.
+        copies = 2 if where == IN_TURNS else 1
+        fits = copies * attention.bytes <= load_hardware(CARD).l2_bytes
+        return Case(f"{kind}, {dtype}, {where}", row, attention, fits or copies == 1)
     if kind == "rmsnorm":  # one kernel here, with as many bytes as a layernorm of these columns
         return Case("rmsnorm, one kernel", row, Norm(**sizes, kind="layernorm"), False)
     if kind == "softmax":
@@ -205,7 +216,10 @@ def document(card: Card, table: pd.DataFrame, groups: Sequence[dict[str, Any]]) 
         ),
     ]
     step = decode_step(card)
+    names = [f"matmul, bfloat16, {where}" for where in (STOCK, "a slower card")]
+    all_four = table["error"][table["group"].isin(names)].abs().median()
     return TEXT.format(
+        with_slower=all_four,
         summary=card.about["summary"],
         ratio=card.figures.clock_ratio,
         afterwards=AFTERWARDS,
@@ -215,103 +229,6 @@ def document(card: Card, table: pd.DataFrame, groups: Sequence[dict[str, Any]]) 
         kernels=kernel_lines(step["kernels_ms"]),
         **step,
     )
-
-
-TEXT = """# An RTX 5090 that nobody here has
-
-Written by `python -m benchmarks.rtx5090 --write docs/rtx5090.md` from the calibration that ships
-(`calib/cards`) and the published figures in `benchmarks/data/rtx5090_public.csv`, each with its
-source. {summary}
-
-## How it is predicted
-
-1. Fits of the RTX PRO 6000's rows, the same die, in clock cycles and ratios, are asked for this
-   card's figures in `conf/hw/rtx5090.yaml` (`docs/cards.md` says how lenders are chosen). A GeForce
-   accumulates in float32 at half that card's rate; its peak accounts for that.
-2. Its clock is taken {ratio:.3f} times the rated one: the middle of the published range of
-   register-resident bfloat16 products over the datasheet's rate. Datasheet figures are at the rated
-   clock, real cards run above it. Main memory does not follow the clock.
-3. tf32 is the bfloat16 product of as many bytes, a norm or softmax one pointwise kernel of as many
-   bytes, attention is flash attention 2 (`calib/cards/stand_ins.py`).
-4. Products and attention were timed on the same tensors again and again, so they are predicted with
-   a warm L2; norms and softmax were timed after a flush, so they are predicted cold.
-
-{afterwards}
-
-## Errors
-
-Error is estimated over published time, minus one: positive is too slow. Times of the 400 W cap are
-predicted like the others, since nothing here knows what a cap costs.
-
-{groups}
-
-## A whole decode step
-
-DeepSeek-OCR by its vendor's code, one token at batch 1: published {published_ms:.2f} ms eager.
-Estimated: kernels alone {kernel_ms:.2f} ms, eager with the host's published costs
-{wall_ms:.2f} ms ({low_ms:.2f} - {high_ms:.2f}), as a CUDA graph
-{graph_ms:.2f} ms; roofline {roofline_ms:.3f} ms. The published time lies {where} the interval,
-which is as wide as published hosts differ. That run states neither its prompt nor its CPU.
-[timeline.md](timeline.md) has its launches.
-
-The kernels alone, which no host slows, as Nsight Systems timed them in that run (figures in
-`benchmarks/data/deepseek_ocr_decode_kernels.csv`); the calibration saw none of them:
-
-{kernels}
-
-## What cannot be known without a card
-
-How high it clocks under a long load, with its cooler and its power limit: products follow the
-clock, and published cards differ by a fifth. What a 400 W cap takes. Which kernels its library
-picks: the heuristics of cuBLAS are tuned by card, and no table here holds a card whose
-multiprocessors do so few tensor FLOPs a clock, so its compute-bound products are an extrapolation
-in the one direction in which it differs most. How its L2, three quarters of the RTX PRO 6000's,
-keeps weights beside activations. What the host costs, which is the CPU's and the driver's more
-than the card's. An hour with one card replaces all of this: its samples take precedence over what
-ships.
-
-## Every row
-
-{rows}
-"""
-AFTERWARDS = """**What was changed after the errors had been seen.** The first prediction was made
-blind. Its median errors: bfloat16 products 16.4% at stock power and 14.5% under the cap, tf32
-19.7%, attention 34.9%, rmsnorm 27.2%, softmax 26.0%, copy 24.5%. Three things were then changed,
-so the errors below are not blind:
-
-- a defect: a flag of an operator counted as outside the sampled range when operators were given as
-  a list and not as a grid, which took away part of what pointwise kernels and attention had learned
-  (pointwise kernels came out above the memory's bandwidth);
-- another: an operator without weights counted as resident in the L2 when its input fits, though its
-  output did not;
-- the lenders: at first all six cards lent alike. Now cards of the same compute capability come
-  first. The reason is in the tables and not in these errors: on the one pair of like cards there
-  (H100, H200), products of one are predicted better from the other alone than from all five. Still,
-  the question was asked after the first look.
-
-With the recipe unchanged, three fits that differed in the number and the rate of their trees gave
-8.1%, 9.6% and 10.7% for the bfloat16 products at stock power: two points either way mean nothing.
-Later the fits themselves were changed, on the tables alone (`docs/calibration.md`): how other cards
-are weighed, the physics of attention, the physics of products.
-
-- Products went from 10.7% to 9.6%, and with a physics that knows tiles to 16.3%: those up to 4096
-  became faster than they are. Published times of 2048 and 4096 cubed are those of tiles of 128 x
-  256 on 170 multiprocessors, 0.75 and 3.01 rounds of them. The fit took smaller tiles for as good,
-  since beside a product at half the rate their loads are cheap. One lender at one rate cannot tell.
-  The tables show the same between other cards whose rates differ by two, so beyond the rates that
-  were sampled tiles are left out (`docs/calibration.md`). What stands below came of that.
-- Attention, one shape by three libraries, went from 30% to 49%, and was then given a cost for the
-  softmax of each score. On the RTX PRO 6000 this shape takes twice its floor, which the fit puts
-  down to seven tenths of the matrix rate and to the last block's walk, added. Here products take
-  twice as long, and what stands beside them on that card seems to hide behind them.
-- Then the power limits of both cards were accounted for (`calib/fit/physics/power.py`), by what
-  pairs of other cards say: products of 8192 and 10240 cubed went from 9% off to 3%, those of 2048
-  and 4096 from 10 to 15% too fast, and with them the median from 9.6 to 13.5%. What is left there
-  is the rounds of large tiles that the library takes and no lender shows. Tried and left, since
-  twelve pairs of other cards do not want it or these products get worse: candidates at half the
-  rate (19%), the library's choice made at the lender's rate, a limit that short products do not
-  feel, three lenders for one."""
-"""What was changed after the errors had been seen, to be read before the errors."""
 
 
 def main() -> None:
