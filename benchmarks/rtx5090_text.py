@@ -55,22 +55,22 @@ The kernels alone, which no host slows, as Nsight Systems timed them in that run
 ## What cannot be known without a card
 
 How high it clocks under a long load, with its cooler and its power limit: products follow the
-clock, and published cards differ by a fifth. What a cap takes: `hw.power_w=400` changes no time,
-because a FLOP of the lender's bfloat16 takes 1.4 to 1.5 pJ, by which this card would do its
-products in 350 W. Under 400 W it does 167 to 200 TFLOP/s of 8192 cubed where it does 235 without,
-at 2 to 2.4 pJ: at half the rate the clock, the memory and what leaks cost as much a second for half
-the FLOPs, and at the top of its voltage. The Max-Q card of the lender's die does 294 TFLOP/s at 300
-W and the server card 410 at 600, 1.0 and 1.5 pJ, so that joules go with the voltage besides.
-Attention under 400 W is 2 to 3% slower than under 600, as told. Which kernels its library picks:
-4096 cubed is 512 tiles of 128 x 256, four rounds, the last of two tiles, or 1024 of 128 x 128,
-seven. bfloat16 takes the four in all six reports, as bfloat16 of five other half-rate cards does,
-where it costs them up to 8% and here 14% ([cards.md](cards.md)). float16 takes the four by cuBLAS
-12.8.3 and the seven by 12.8.4 and 13, and 2048 x 8192 x 3840, of as many tiles, the seven. 1024
-cubed is a round of 64 tiles of 128 x 128 in bfloat16, as on those cards, and of 128 smaller ones in
-float16. A rule that told these apart would be made for this page. How its L2, three quarters of the
-RTX PRO 6000's, keeps weights beside activations. What the host costs, which is the CPU's and the
-driver's more than the card's. An hour with one card replaces all of this: its samples take
-precedence over what ships.
+clock, and published cards differ by a fifth. What a cap takes: `hw.power_w=400` slows attention of
+prompts by 0 to 1% and no product, which a report says, because a FLOP of the lender's bfloat16
+takes 1.4 to 1.5 pJ, by which this card would do its products in 350 W. Under 400 W it does 167 to
+200 TFLOP/s of 8192 cubed where it does 235 without, at 2 to 2.4 pJ: at half the rate the clock, the
+memory and what leaks cost as much a second for half the FLOPs, and at the top of its voltage. The
+Max-Q card of the lender's die does 294 TFLOP/s at 300 W and the server card 410 at 600, 1.0 and 1.5
+pJ, so that joules go with the voltage besides. Attention under 400 W is 2 to 3% slower than under
+600, as told. Which kernels its library picks: 4096 cubed is 512 tiles of 128 x 256, four rounds,
+the last of two tiles, or 1024 of 128 x 128, seven. bfloat16 takes the four in all six reports, as
+bfloat16 of five other half-rate cards does, where it costs them up to 8% and here 14%
+([cards.md](cards.md)). float16 takes the four by cuBLAS 12.8.3 and the seven by 12.8.4 and 13, and
+2048 x 8192 x 3840, of as many tiles, the seven. 1024 cubed is a round of 64 tiles of 128 x 128 in
+bfloat16, as on those cards, and of 128 smaller ones in float16. A rule that told these apart would
+be made for this page. How its L2, three quarters of the RTX PRO 6000's, keeps weights beside
+activations. What the host costs, which is the CPU's and the driver's more than the card's. An hour
+with one card replaces all of this: its samples take precedence over what ships.
 
 ## Every row
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calib.estimates.replay.first_time import plans_of
-from calib.hardware.datasheet import Hardware, hardware_names
+from calib.hardware.datasheet import Hardware, hardware_names, load_hardware
 from calib.hardware.versions import NEWEST, PRODUCTS, cuda_version, tells_products
 from calib.report.record import AVOIDED, GROWS
 from calib.report.units import nbytes, seconds
@@ -51,7 +51,7 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
         taught = about_taught(target.hardware)
         beside = f" {taught['summary']}" if taught and implementation == TORCH else ""
         notes.append(f"{behind} calibration that ships: {about['summary']}{beside}")
-        notes += clock_notes(about)
+        notes += clock_notes(about) + limit_notes(target.hardware)
     elif about:
         lacking = "kinds that your samples lack take" if sampled else "every kernel takes"
         notes.append(
@@ -87,6 +87,17 @@ def clock_notes(about: Mapping[str, Any]) -> list[str]:
         f"Arithmetic is taken to run at {ratio:.2f} times the card's rated clock, as products that "
         "others published of it did. The roofline is at the rated clock, so that a large product "
         "may take less."
+    ]
+
+
+def limit_notes(hardware: Hardware) -> list[str]:
+    """What a lower power limit than that of a card's file changes, which is little."""
+    sold, asked = load_hardware(hardware.name).power_w, hardware.power_w
+    if sold is None or asked is None or asked >= sold:
+        return []
+    return [
+        f"A power limit of {asked:g} W (hw.power_w) is told to attention of prompts only. Products "
+        f"are those of {sold:g} W: under a lower limit large ones take longer than is said here."
     ]
 
 

@@ -21,6 +21,7 @@ from calib.steps.notes import (
     host_drift_notes,
     image_notes,
     length_notes,
+    limit_notes,
     plan_notes,
     position_notes,
     source_notes,
@@ -190,3 +191,11 @@ def test_a_workload_of_another_kind_is_said() -> None:
     assert image_notes("llama", text, ["prefill", "decode"]) == []
     (note,) = image_notes("llama", image, ["prefill", "decode"])
     assert "looks at no image" in note
+
+
+@pytest.mark.parametrize(("watts", "is_said"), [(400.0, True), (575.0, False), (600.0, False)])
+def test_a_lower_power_limit_is_said_to_slow_no_product(watts: float, is_said: bool) -> None:
+    card = load_hardware("rtx5090")
+    said = " ".join(limit_notes(replace(card, power_w=watts)))
+    assert ("400 W" in said and "575 W" in said) == is_said and bool(said) == is_said
+    assert not limit_notes(replace(card, power_w=None))
