@@ -41,6 +41,7 @@ from typing import Any
 import numpy as np
 
 from calib.fit.calibration import fitted_dtype, kind_of
+from calib.fit.physics.blocks.product_blocks import whole_loads
 from calib.hardware.convolutions import is_depthwise, is_scalar, window
 from calib.hardware.datasheet import Hardware, floor, load_hardware, peak
 from calib.hardware.figures import HardwareError
@@ -90,8 +91,8 @@ class StandIn:
     """``ops``: executed one after another, each in a table. ``spread``: half-width that it adds, in
     log. ``own_kernel``: the table timed the very kernel that torch runs. ``by_floor``: scale by the
     ratio of the floors both ways, not only upwards. ``passes``: how often they run, on an H200;
-    ``busy``: in truth it is one kernel that keeps multiprocessors so long. Numbers and flags are
-    arrays for a grid."""
+    ``busy``: in truth it is one kernel that keeps multiprocessors so long; ``meant``: whose floors
+    theirs are compared with, if not the operator's. Numbers and flags are arrays for a grid."""
 
     ops: tuple[Operator, ...]
     spread: Any = ANOTHER_KERNEL
@@ -99,10 +100,11 @@ class StandIn:
     by_floor: bool = False
     passes: Any = 1.0
     busy: bool = False
+    meant: Operator | None = None
 
     def scale(self, op: Operator, hardware: Hardware) -> Any:
         """Factor on the stand-ins' time, run once; an array for a grid."""
-        ratio = floor(op, hardware) / np.maximum(self._floors(hardware), 1e-30)
+        ratio = floor(self.meant or op, hardware) / np.maximum(self._floors(hardware), 1e-30)
         return ratio if self.by_floor else np.maximum(1.0, ratio)
 
     def runs(self, hardware: Hardware, seconds: Any) -> Any:
@@ -228,9 +230,7 @@ tensors are empty."""
 
 FOUND, TERMS = 3.0, 10.0
 """Of a depthwise convolution: pointwise kernels in whose time its results are found, and terms of a
-window in whose time another one runs. An H200 takes 27 microseconds for 8 maps of 96 x 56 x 56 and
-windows of 7, 9 for one of 256 x 64 x 64 and windows of 3
-(``benchmarks/data/h200/kernels.parquet``)."""
+window in whose time another one runs (``calib.fit.physics.blocks.convolution_blocks``)."""
 
 
 def _stream(nbytes: Any) -> Operator:
@@ -242,11 +242,14 @@ def _stream(nbytes: Any) -> Operator:
 
 
 def _matmul(op: Matmul) -> StandIn:
-    """A bias is added by the product's own epilogue; only its bytes are left out. Cores may sustain
-    more of float32 than units do of bfloat16, or less."""
+    """A bias is added by the product's own epilogue; only its bytes are left out. Cores sustain
+    more of float32, or less, than units do of bfloat16, and read it number by number: a row that is
+    no whole load does not slow them."""
     own = np.equal(op.batch, 1) & (op.dtype == "bfloat16") & (op.weight_dtype in (None, op.dtype))
-    product, spread = as_many_bytes(all_rows(op)), np.where(own, 0.0, ANOTHER_KERNEL)
-    return StandIn((product,), spread, own, by_floor=op.dtype == "float32")
+    single = op.dtype == "float32"
+    meant = whole_loads(op, TIMED) if single else op
+    product, spread = as_many_bytes(all_rows(meant)), np.where(own, 0.0, ANOTHER_KERNEL)
+    return StandIn((product,), spread, own, by_floor=single, meant=meant)
 
 
 def all_rows(op: Matmul) -> Matmul:
@@ -256,8 +259,7 @@ def all_rows(op: Matmul) -> Matmul:
 
 def is_batched(op: Operator, but: Collection[str] = ()) -> bool:
     """A product of no dtype of ``but``; of a grid, whether any is."""
-    is_one = isinstance(op, Matmul) and op.dtype not in but
-    return is_one and bool(np.any(np.asarray(vars(op)["batch"]) > 1))
+    return isinstance(op, Matmul) and op.dtype not in but and bool(np.any(np.greater(op.batch, 1)))
 
 
 def each(change: Callable[[Matmul], Matmul], ops: Any) -> Any:
@@ -304,8 +306,7 @@ def _attention_backward(op: AttentionBackward) -> StandIn:
 
 
 def _convolution(op: Conv2d | Convolution) -> StandIn:
-    """Channel by channel, it streams in several passes; in another number of dimensions than two,
-    it streams."""
+    """Channel by channel it streams in several passes; not of two dimensions, it streams."""
     if np.all(is_depthwise(op)):
         passes = FOUND + window(op) / TERMS
         return StandIn((_stream(op.bytes),), ANOTHER_ALGORITHM, passes=passes, busy=True)
