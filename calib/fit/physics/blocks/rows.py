@@ -8,8 +8,8 @@ A row that is summed is walked by the threads of a block, 16 bytes each at a tim
 threads where 16 rows share a block, more where there are fewer rows; of a long row the whole block,
 of a longer one several blocks, while multiprocessors are idle (``setReduceConfig`` of torch). Rows
 of a few numbers are one thread's (``few``). The moments of a channel are one block's, 512 threads
-with a number each at a time (torch's ``batch_norm_collect_statistics_kernel``, and cuDNN's), however
-long it is and however few the channels.
+with a number each at a time (torch's ``batch_norm_collect_statistics_kernel``, and cuDNN's),
+however long it is and however few the channels.
 
 A softmax of up to 1024 columns is a warp's, its columns padded to a power of two (``padded``) and
 held by 32 threads (``held``). Of more, a block's, of which a multiprocessor takes whole rows: kept
@@ -20,8 +20,8 @@ which shared memory keeps, 92 (``benchmarks/data/public_operators.md``), and of 
 
 A layernorm's row is a block's of 128 threads, four numbers each at a time (``row``, where it waits
 for itself; ``rows``, ``steps`` of 1 KiB, where blocks share a multiprocessor): one row of 448 takes
-2.5, of 7168 takes 9.5 microseconds. It walks the row twice, and each walk waits longer for main memory than
-for the L2. A norm that is written out takes a mean of float32 rows, walked as a sum is
+2.5, of 7168 takes 9.5 microseconds. It walks the row twice, and each walk waits longer for main
+memory than for the L2. A norm that is written out takes a mean of float32 rows, walked as a sum is
 (``meaned``).
 
 Costs are fitted; they start at those of an H200 (``benchmarks/data/h200``).
