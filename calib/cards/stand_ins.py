@@ -27,9 +27,9 @@ Before that, what nobody timed is the same kernels by another dtype or the other
 - float16 is bfloat16: as many bytes at the same rate;
 - a product with one column is that with one row: as many sums of as long rows, which lie alike;
 - a convolution of float32, whose factors torch has the matrix units cut to tf32, is one of bfloat16
-  over twice as many maps: as many bytes of the maps, as many steps of the units, and the library
-  moves both to another layout first or neither. With few channels scalar arithmetic does it, which
-  takes as long for either dtype: as many maps.
+  over twice as many maps: as many bytes of the maps, as many steps of the units; its result need
+  not be moved (:mod:`calib.hardware.convolutions`). With few channels scalar arithmetic does it,
+  which takes as long for either dtype: as many maps.
 """
 
 from __future__ import annotations
@@ -188,14 +188,15 @@ _TWICE = 0.05
 
 
 def as_cut(op: Operator, told: Collection[tuple[str, ...]], hardware: Hardware) -> Operator:
-    """A convolution of float32 as one of bfloat16; itself where someone timed float32, where it is
-    no product of matrix units, or where these are not twice as fast by bfloat16."""
+    """A convolution of float32 as one of bfloat16; itself where someone timed float32, or where no
+    matrix units, twice as fast by bfloat16, do it."""
     if not isinstance(op, Conv2d | Convolution) or op.dtype != CUT:
         return op
     if (kind_of(op), CUT) in told or np.any(is_depthwise(op)) or TIMED not in hardware.peak_flops:
         return op
     more: Any = np.where(is_scalar(op), 1, 2)
-    twin = replace(op, dtype=TIMED, batch=op.batch * (more if more.ndim else int(more)))
+    batch, one_way = op.batch * more, (more > 1) & ~np.bool_(getattr(op, "transposed", False))
+    twin = replace(op, dtype=TIMED, batch=_whole(batch), one_way=one_way)
     rates = peak(twin, hardware) / peak(op, hardware)
     return twin if np.isclose(rates, 2.0, rtol=_TWICE) else op
 
@@ -227,10 +228,9 @@ NOTHING = 1e-3
 """Of an operator that touches no byte: torch starts no kernel, whether it only allocates or its
 tensors are empty."""
 
-
 FOUND, TERMS = 3.0, 10.0
 """Of a depthwise convolution: pointwise kernels in whose time its results are found, and terms of a
-window in whose time another one runs (``calib.fit.physics.blocks.convolution_blocks``)."""
+window in whose time another one runs."""
 
 
 def _stream(nbytes: Any) -> Operator:

@@ -37,7 +37,7 @@ _SINCE_2 = (
     "weight_dtype",
 )
 _SINCE_3 = (
-    *("alone", "out_dtype", "planes", "unknown", "v_head_dim", "walked"),
+    *("alone", "one_way", "out_dtype", "planes", "unknown", "v_head_dim", "walked"),
     "weight_dtype",
 )
 MAY_LACK: dict[str, frozenset[str]] = {
