@@ -117,12 +117,12 @@ class Card(Tabled):
         """What carrying torch's samples to this card costs, for operators of one kind.
 
         Where another kernel stands in, what the samples correct is mostly that, and it is carried
-        whole.
+        whole; how that carries, no engine's ratios of the kernel itself tell.
         """
         assert self.taught is not None
         first = ops if isinstance(ops, Operator) else ops[0]
         kind = stand_in(first).ops[0].operator
-        told = (self.taught.carried.get((card, kind)) for card in self._relatives)
+        told = (self.taught.carried.get((card, first.operator)) for card in self._relatives)
         carried = next((c for c in told if c), Carried(0.0, UNTOLD))
         share = carried.share if kind == first.operator else 1.0
         apart = card_to_card(self.hardware, [self._teacher], dtype_of(first))

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from calib.cards.card import UNTOLD
+from calib.cards.corrected import NORMAL
 from calib.cards.shipped import load_card
 from calib.cards.stand_ins import ANOTHER_KERNEL, as_cut, stand_in
 from calib.fit.calibration import TRANSFERRED, Estimates
@@ -69,6 +71,14 @@ def test_the_result_of_tf32_is_not_moved_back_but_of_a_gradient() -> None:
     both = replace(widened, dtype="bfloat16", batch=2 * LONG.batch)
     one, two = told("h100", widened).seconds[0], told("h100", both).seconds[0]
     assert two - one > both.bytes_written / h100.bandwidth
+
+
+def test_how_products_carry_does_not_tell_how_convolutions_do() -> None:
+    shipped = load_card(load_hardware("a100"))
+    assert shipped is not None
+    product, convolution = (shipped._away([op]) for op in (Matmul(512, 512, 512), FLAT))
+    assert convolution.width >= UNTOLD / NORMAL > product.width
+    assert convolution.share == 1.0 > product.share
 
 
 def test_few_channels_are_scalar_arithmetic_of_either_dtype() -> None:
