@@ -19,7 +19,7 @@ import numpy as np
 
 from calib.cards.cold import hot_to_cold
 from calib.cards.corrected import NORMAL, Away, Carried, Corrected, Taught
-from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, stand_in
+from calib.cards.stand_ins import ANOTHER_KERNEL, TIMED_ON, StandIn, all_as_timed, stand_in
 from calib.cards.times import (
     Figures,
     Times,
@@ -55,6 +55,7 @@ from calib.fit.physics.blocks.stream_blocks import walk_seconds
 from calib.fit.physics.cuda_cores import as_lent, as_taught
 from calib.fit.physics.features import stack
 from calib.fit.physics.rounds import SMALLEST, knows_no_tiles, seconds_of_rounds
+from calib.fit.physics.streams import streaming
 from calib.fit.physics.widened import is_widened, plain_products, width
 from calib.hardware.attention_backend import as_split, backends_of
 from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware, peak
@@ -107,8 +108,9 @@ class Card(Tabled):
         """torch's own samples over the tables."""
         if self.taught is None:
             return None
-        clocks, none = self.calibration.hardware, self.held_out
+        clocks, none = clocked(self.hardware, self.figures.clock_ratio), self.held_out
         hardware = as_taught(clocks, self.hardware, self._teacher)
+        hardware = streaming(hardware, self.hardware, self._teacher)
         is_alike = hardware.compute_capability == self._teacher.compute_capability
         kinds = self.taught.kinds | ({} if is_alike else self.taught.elsewhere)
         own = Calibration(hardware, kinds, none)
@@ -122,12 +124,12 @@ class Card(Tabled):
         """What carrying torch's samples to this card costs, for operators of one kind.
 
         Where another kernel stands in, what the samples correct is mostly that, and it is carried
-        whole.
+        whole; how that carries, no engine's ratios of the kernel itself tell.
         """
         assert self.taught is not None
         first = ops if isinstance(ops, Operator) else ops[0]
         kind = stand_in(first).ops[0].operator
-        told = (self.taught.carried.get((card, kind)) for card in self._relatives)
+        told = (self.taught.carried.get((card, first.operator)) for card in self._relatives)
         carried = next((c for c in told if c), Carried(0.0, UNTOLD))
         share = carried.share if kind == first.operator else 1.0
         apart = card_to_card(self.hardware, [self._teacher], dtype_of(first))
@@ -159,9 +161,15 @@ class Card(Tabled):
     def calibration(self) -> Calibration:
         """The tables' fits, for the card as it clocks."""
         none: Any = None  # what a build reports of them is in the data card
-        return Calibration(
-            clocked(self.hardware, self.figures.clock_ratio), self.figures.kinds, none
-        )
+        hardware = clocked(self._streaming, self.figures.clock_ratio)
+        return Calibration(hardware, self.figures.kinds, none)
+
+    @cached_property
+    def _streaming(self) -> Hardware:
+        """As its memory streams, where all of the tables' fits are other cards'."""
+        is_lent = all(kind in self.figures.carried for _, kind, _ in self.figures.kinds)
+        timed_on = load_hardware(TIMED_ON)
+        return streaming(self.hardware, self.hardware, timed_on) if is_lent else self.hardware
 
     @property
     def held_out(self) -> pd.DataFrame:
@@ -352,7 +360,7 @@ class Card(Tabled):
         """Scaled to the work of ``op``, the interval widened by what standing in adds, and for
         torch by how engines differ."""
         least = walk_seconds(op, self.hardware) / times.seconds
-        runs = meant.runs(self.hardware, times.seconds)
+        runs = meant.runs(self._streaming, times.seconds)
         scale = np.maximum(meant.scale(op, self._as_lent) * runs, least)
         kind = meant.ops[0].operator
         differ = self.figures.disagreement.get(kind, 0.0) if as_torch else 0.0

@@ -28,9 +28,9 @@ Before that, what nobody timed is the same kernels by another dtype or the other
 - float16 is bfloat16: as many bytes at the same rate;
 - a product with one column is that with one row: as many sums of as long rows, which lie alike;
 - a convolution of float32, whose factors torch has the matrix units cut to tf32, is one of bfloat16
-  over twice as many maps: as many bytes of the maps, as many steps of the units, and the library
-  moves both to another layout first or neither. With few channels scalar arithmetic does it, which
-  takes as long for either dtype: as many maps.
+  over twice as many maps: as many bytes of the maps, as many steps of the units; its result need
+  not be moved (:mod:`calib.hardware.convolutions`). With few channels scalar arithmetic does it,
+  which takes as long for either dtype: as many maps.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from typing import Any
 import numpy as np
 
 from calib.fit.calibration import fitted_dtype, kind_of
+from calib.fit.physics.blocks.product_blocks import whole_loads
 from calib.hardware.convolutions import is_depthwise, is_scalar, window
 from calib.hardware.datasheet import Hardware, floor, load_hardware, peak
 from calib.hardware.figures import HardwareError
@@ -91,8 +92,8 @@ class StandIn:
     """``ops``: executed one after another, each in a table. ``spread``: half-width that it adds, in
     log. ``own_kernel``: the table timed the very kernel that torch runs. ``by_floor``: scale by the
     ratio of the floors both ways, not only upwards. ``passes``: how often they run, on an H200;
-    ``busy``: in truth it is one kernel that keeps multiprocessors so long. Numbers and flags are
-    arrays for a grid."""
+    ``busy``: in truth it is one kernel that keeps multiprocessors so long; ``meant``: whose floors
+    theirs are compared with, if not the operator's. Numbers and flags are arrays for a grid."""
 
     ops: tuple[Operator, ...]
     spread: Any = ANOTHER_KERNEL
@@ -100,10 +101,11 @@ class StandIn:
     by_floor: bool = False
     passes: Any = 1.0
     busy: bool = False
+    meant: Operator | None = None
 
     def scale(self, op: Operator, hardware: Hardware) -> Any:
         """Factor on the stand-ins' time, run once; an array for a grid."""
-        ratio = floor(op, hardware) / np.maximum(self._floors(hardware), 1e-30)
+        ratio = floor(self.meant or op, hardware) / np.maximum(self._floors(hardware), 1e-30)
         return ratio if self.by_floor else np.maximum(1.0, ratio)
 
     def runs(self, hardware: Hardware, seconds: Any) -> Any:
@@ -187,14 +189,15 @@ _TWICE = 0.05
 
 
 def as_cut(op: Operator, told: Collection[tuple[str, ...]], hardware: Hardware) -> Operator:
-    """A convolution of float32 as one of bfloat16; itself where someone timed float32, where it is
-    no product of matrix units, or where these are not twice as fast by bfloat16."""
+    """A convolution of float32 as one of bfloat16; itself where someone timed float32, or where no
+    matrix units, twice as fast by bfloat16, do it."""
     if not isinstance(op, Conv2d | Convolution) or op.dtype != CUT:
         return op
     if (kind_of(op), CUT) in told or np.any(is_depthwise(op)) or TIMED not in hardware.peak_flops:
         return op
     more: Any = np.where(is_scalar(op), 1, 2)
-    twin = replace(op, dtype=TIMED, batch=op.batch * (more if more.ndim else int(more)))
+    batch, one_way = op.batch * more, (more > 1) & ~np.bool_(getattr(op, "transposed", False))
+    twin = replace(op, dtype=TIMED, batch=_whole(batch), one_way=one_way)
     rates = peak(twin, hardware) / peak(op, hardware)
     return twin if np.isclose(rates, 2.0, rtol=_TWICE) else op
 
@@ -226,12 +229,9 @@ NOTHING = 1e-3
 """Of an operator that touches no byte: torch starts no kernel, whether it only allocates or its
 tensors are empty."""
 
-
 FOUND, TERMS = 3.0, 10.0
 """Of a depthwise convolution: pointwise kernels in whose time its results are found, and terms of a
-window in whose time another one runs. An H200 takes 27 microseconds for 8 maps of 96 x 56 x 56 and
-windows of 7, 9 for one of 256 x 64 x 64 and windows of 3
-(``benchmarks/data/h200/kernels.parquet``)."""
+window in whose time another one runs."""
 
 
 def _stream(nbytes: Any) -> Operator:
@@ -243,11 +243,14 @@ def _stream(nbytes: Any) -> Operator:
 
 
 def _matmul(op: Matmul) -> StandIn:
-    """A bias is added by the product's own epilogue; only its bytes are left out. Cores may sustain
-    more of float32 than units do of bfloat16, or less."""
+    """A bias is added by the product's own epilogue; only its bytes are left out. Cores sustain
+    more of float32, or less, than units do of bfloat16, and read it number by number: a row that is
+    no whole load does not slow them."""
     own = np.equal(op.batch, 1) & (op.dtype == "bfloat16") & (op.weight_dtype in (None, op.dtype))
-    product, spread = as_many_bytes(all_rows(op)), np.where(own, 0.0, ANOTHER_KERNEL)
-    return StandIn((product,), spread, own, by_floor=op.dtype == "float32")
+    single = op.dtype == "float32"
+    meant = whole_loads(op, TIMED) if single else op
+    product, spread = as_many_bytes(all_rows(meant)), np.where(own, 0.0, ANOTHER_KERNEL)
+    return StandIn((product,), spread, own, by_floor=single, meant=meant)
 
 
 def all_rows(op: Matmul) -> Matmul:
@@ -257,8 +260,7 @@ def all_rows(op: Matmul) -> Matmul:
 
 def is_batched(op: Operator, but: Collection[str] = ()) -> bool:
     """A product of no dtype of ``but``; of a grid, whether any is."""
-    is_one = isinstance(op, Matmul) and op.dtype not in but
-    return is_one and bool(np.any(np.asarray(vars(op)["batch"]) > 1))
+    return isinstance(op, Matmul) and op.dtype not in but and bool(np.any(np.greater(op.batch, 1)))
 
 
 def each(change: Callable[[Matmul], Matmul], ops: Any) -> Any:
@@ -305,8 +307,7 @@ def _attention_backward(op: AttentionBackward) -> StandIn:
 
 
 def _convolution(op: Conv2d | Convolution) -> StandIn:
-    """Channel by channel, it streams in several passes; in another number of dimensions than two,
-    it streams."""
+    """Channel by channel it streams in several passes; not of two dimensions, it streams."""
     if np.all(is_depthwise(op)):
         passes = FOUND + window(op) / TERMS
         return StandIn((_stream(op.bytes),), ANOTHER_ALGORITHM, passes=passes, busy=True)

@@ -13,6 +13,9 @@ Read off profiles of an H200 (torch 2.11, cuDNN 9):
   lie, and 6 to 9 where a channel of 14 x 14 or 7 x 7 is no multiple of 16 bytes, or every other
   place is left out. An odd number of places by up to 384 channels is read as it lies too, two bytes
   at a time (``cutlass_75_.._align1``);
+- for factors cut to tf32 it has kernels besides that read a map with channels last and write the
+  result channel by channel (``fprop_.._tf32f32_f32_nhwckrsc_nchw`` in published profiles of an
+  A100), so that the result is not moved; of the gradient, which a transposed one is, none;
 - channel by channel (depthwise) there is a kernel of its own, whichever way the map lies.
 
 A bias is one more kernel, which reads and writes the result.
@@ -65,10 +68,15 @@ def is_scalar(op: Conv2d | Convolution) -> Any:
 
 
 def moves_map(op: Conv2d | Convolution) -> Any:
-    """[n] or a bool: whether map and result are moved to another layout."""
+    """[n] or a bool: whether the map is moved to another layout."""
     planar = np.asarray(op.planar if isinstance(op, Conv2d) else True, dtype=bool)
     aligned = op.in_positions % ALIGNED == 0
     return planar & ~has_few(op) & ~(_as_it_lies(op) & aligned) & ~is_unaligned(op)
+
+
+def moves_result(op: Conv2d | Convolution) -> Any:
+    """[n] or a bool: whether the result is moved back."""
+    return moves_map(op) & ~np.asarray(op.one_way, dtype=bool)
 
 
 MOST_UNALIGNED = 416
@@ -103,5 +111,5 @@ zeros and written into, the result moved."""
 
 def kernels(op: Conv2d | Convolution) -> Any:
     """[n] or a number: launches of one call."""
-    moved = 2 * moves_map(op) + PADDING * is_padded(op)
+    moved = 1 * moves_map(op) + moves_result(op) + PADDING * is_padded(op)
     return 1 + moved + moves_weights(op) + np.asarray(+op.bias)

@@ -60,7 +60,8 @@ class Conv2d(_Convolution):
 
     ``planar``: the map lies channel by channel, not place by place. It changes no byte, but some
     libraries move such a map to the other layout first. Of up to
-    ``few_channels``, an image's, it is not told.
+    ``few_channels``, an image's, it is not told. ``one_way``: the library's kernel writes the
+    result as the map lay, which is not moved back.
     """
 
     operator: ClassVar[str] = "conv2d"
@@ -78,6 +79,7 @@ class Conv2d(_Convolution):
     dtype: str = "bfloat16"
     bias: bool = False
     planar: bool = False
+    one_way: bool = False
 
     @property
     def out_height(self) -> Any:
@@ -111,6 +113,7 @@ class Convolution(_Convolution):
     Its cost depends on counts only: ``in_positions`` and ``out_positions`` of one feature map,
     ``taps`` of the window. [batch, in_channels, *positions], weights of [out_channels,
     in_channels / groups, *window]; transposed, of [in_channels, out_channels / groups, *window].
+    ``one_way`` as of :class:`Conv2d`.
     """
 
     operator: ClassVar[str] = "convolution"
@@ -124,6 +127,7 @@ class Convolution(_Convolution):
     transposed: bool = False
     dtype: str = "bfloat16"
     bias: bool = False
+    one_way: bool = False
 
     @property
     def weights(self) -> Any:

@@ -11,7 +11,11 @@ from model.ops.operator import Operator, SumsGiven
 
 @dataclass(frozen=True)
 class Reduction(Operator):
-    """``cols`` numbers of each of ``rows`` to one (a sum, a mean, a maximum), or to ``outputs``."""
+    """``cols`` numbers of each of ``rows`` to one (a sum, a mean, a maximum), or to ``outputs``.
+
+    ``alone``: a row has one block of threads, however long it is and however few they are: the
+    moments of a channel. No byte more.
+    """
 
     operator: ClassVar[str] = "reduction"
     rows: int
@@ -19,6 +23,7 @@ class Reduction(Operator):
     dtype: str = "bfloat16"
     out_dtype: str | None = None
     outputs: int = 1
+    alone: bool = False
 
     @property
     def cuda_core_flops(self) -> Any:

@@ -112,6 +112,18 @@ def test_a_product_of_another_dtype_stands_on_equal_floors():
     )
 
 
+@pytest.mark.parametrize("m, n, k", [(8205, 5921, 2949), (343, 163, 14720), (64, 1, 3)])
+def test_rows_of_float32_that_are_no_whole_loads_slow_no_core(m, n, k):
+    made = stand_in(ops.Matmul(m, n, k, dtype="float32"))
+    (twin,) = made.ops
+    assert twin.n % 8 == twin.k % 8 == 0 and n <= twin.n < n + 8 and k <= twin.k / 2 < k + 4
+    assert made.scale(ops.Matmul(m, n, k, dtype="float32"), H200) == pytest.approx(
+        made.scale(ops.Matmul(m, twin.n, twin.k // 2, dtype="float32"), H200)
+    )
+    grid = stand_in(ops.grid(ops.Matmul, m=[m, 1], n=[n, n], k=[k, k], dtype="float32"))
+    assert grid.ops[0].n.tolist() == [twin.n, n]
+
+
 def test_a_convolution_is_its_implicit_product():
     op = ops.Conv2d(2, 32, 64, 28, 28, kernel=3, padding=1)
     (twin,) = stand_in(op).ops

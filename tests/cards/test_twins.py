@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from calib.cards.card import UNTOLD
+from calib.cards.corrected import NORMAL
 from calib.cards.shipped import load_card
 from calib.cards.stand_ins import ANOTHER_KERNEL, as_cut, stand_in
 from calib.fit.calibration import TRANSFERRED, Estimates
@@ -37,7 +39,7 @@ def test_convolutions_of_any_form_cut_float32_to_tf32(op: Conv2d | Convolution) 
 def test_a_float32_convolution_is_one_of_bfloat16_over_twice_the_maps(
     op: Conv2d | Convolution, card: str
 ) -> None:
-    twin = replace(op, dtype="bfloat16", batch=2 * op.batch)
+    twin = replace(op, dtype="bfloat16", batch=2 * op.batch, one_way=True)
     one, two = told(card, op), told(card, twin)
     assert one.seconds[0] == pytest.approx(two.seconds[0], rel=1e-4)
     assert one.known_as[0] == TRANSFERRED and one.floor[0] == floor(op, load_hardware(card))
@@ -55,6 +57,28 @@ def told_grid(card: str, op: Operator) -> Estimates:
     shipped = load_card(load_hardware(card))
     assert shipped is not None
     return shipped.estimates(grid(type(op), **vars(op)), "torch", False)
+
+
+def test_the_result_of_tf32_is_not_moved_back_but_of_a_gradient() -> None:
+    """By as much as it is longer than the map, a convolution moves less than a transposed one."""
+    h100 = load_hardware("h100")
+    for op in (FLAT, LONG):
+        twin = as_cut(op, set(), h100)
+        assert isinstance(twin, Conv2d | Convolution) and twin.one_way
+    turned = as_cut(replace(LONG, transposed=True), set(), h100)
+    assert isinstance(turned, Convolution) and not turned.one_way
+    widened = replace(LONG, out_channels=1024)
+    both = replace(widened, dtype="bfloat16", batch=2 * LONG.batch)
+    one, two = told("h100", widened).seconds[0], told("h100", both).seconds[0]
+    assert two - one > both.bytes_written / h100.bandwidth
+
+
+def test_how_products_carry_does_not_tell_how_convolutions_do() -> None:
+    shipped = load_card(load_hardware("a100"))
+    assert shipped is not None
+    product, convolution = (shipped._away([op]) for op in (Matmul(512, 512, 512), FLAT))
+    assert convolution.width >= UNTOLD / NORMAL > product.width
+    assert convolution.share == 1.0 > product.share
 
 
 def test_few_channels_are_scalar_arithmetic_of_either_dtype() -> None:

@@ -30,6 +30,8 @@ def conv(inside: int, side: int, kernel: int = 1, stride: int = 1, **more: Any) 
         (conv(256, 14, bias=True), 2),
         (conv(256, 14, kernel=3), 2),  # the weights are moved
         (conv(256, 14, kernel=3, planar=True), 4),
+        (conv(256, 14, kernel=3, planar=True, one_way=True), 3),
+        (conv(256, 14, kernel=3, one_way=True), 2),  # not moved at all
         (conv(256, 28, planar=True), 1),  # 784 places: as they lie
         (conv(256, 14, planar=True), 3),  # 196 places are no multiple of 16 bytes
         (conv(256, 28, stride=2, planar=True), 3),

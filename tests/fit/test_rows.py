@@ -79,11 +79,35 @@ def test_a_wide_softmax_is_kept_or_walked() -> None:
 
 
 def test_a_layernorm_takes_512_numbers_of_a_row_at_a_time() -> None:
-    one, many = units(Norm(1, 7168, "layernorm")), units(Norm(14144, 384, "layernorm"))
+    one, many = units(Norm(1, 7168, "layernorm")), units(Norm(1414, 384, "layernorm"))
     assert one["row"] == pytest.approx(14)
     assert many["row"] == pytest.approx(1)
-    assert many["rows"] == many["steps"] == pytest.approx(14144 / H200.sm_count)
+    assert many["rows"] == many["steps"] == pytest.approx(1414 / H200.sm_count)
     assert one["steps"] == pytest.approx(14 / H200.sm_count)
+    wide = units(Norm(1, 7168, "layernorm", "float32"))
+    assert wide["steps"] == pytest.approx(2 * 14 / H200.sm_count)  # of as many bytes
+
+
+def test_the_walks_of_a_long_row_wait_for_main_memory() -> None:
+    """Of a cold row the first, of rows that no cache holds the second too: 200 cycles a step."""
+    hot, cold = (np.exp(_row(Norm(1, 7168, "layernorm"), is_hot)) for is_hot in (True, False))
+    cycles = np.exp(COSTS["bound row streamed"])
+    assert (cold - hot) * cycles == pytest.approx(14 * 200)
+    long = np.exp(_row(Norm(16, 2**22, "layernorm", "float32"), True))
+    assert long * cycles == pytest.approx(2**22 / 512 * (cycles + 2 * 200), rel=0.01)
+
+
+def _row(op: Norm, is_hot: bool) -> float:
+    return float(features(op, H200, is_hot).columns["bound row streamed"][0])
+
+
+def test_the_moments_of_a_channel_are_one_blocks() -> None:
+    """A number a thread at a time, however few the channels; many take turns."""
+    few, many = (units(Reduction(n, 2**20, "float32", alone=True))["walk"] for n in (3, 5280))
+    assert few == pytest.approx(2**20 / 512)
+    assert many == pytest.approx(10 * few)
+    shared = units(Reduction(3, 2**20, "float32"))["walk"]
+    assert shared < few / 20
 
 
 def test_a_norm_written_out_takes_the_mean_of_float32_rows() -> None:

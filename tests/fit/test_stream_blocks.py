@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from calib.fit.fitting import fit
 from calib.fit.physics.blocks.stream_blocks import stream_columns, walk_seconds
-from calib.hardware.datasheet import least_seconds, load_hardware
+from calib.hardware.datasheet import floor, least_seconds, load_hardware
 from calib.samples.sample import Sample
-from model.ops import ChannelNorm, Copy, Elementwise, Gather, Norm
+from model.ops import ChannelNorm, Copy, Elementwise, Gather, Norm, Operator, Reduction
 
 H200 = load_hardware("h200")
 
@@ -57,7 +59,17 @@ def test_no_call_is_faster_than_the_bytes_that_no_cache_holds() -> None:
 
 def test_a_written_out_norm_is_dearer_than_one_kernel() -> None:
     assert walk_seconds(Norm(8192, 4096), H200) > 300e-6
-    assert walk_seconds(Norm(8192, 4096, "layernorm"), H200) == 0
+    assert walk_seconds(Norm(8192, 4096, "layernorm"), H200) < 50e-6
+
+
+@pytest.mark.parametrize(
+    "op", [Norm(16, 2**22, "layernorm", "float32"), Reduction(16, 2**22, "float32", alone=True)]
+)
+def test_few_long_rows_keep_few_multiprocessors_busy(op: Operator) -> None:
+    """As long as one of them, and longer than all bytes take."""
+    one = replace(op, rows=1)
+    assert walk_seconds(op, H200) == pytest.approx(walk_seconds(one, H200), rel=0.4)
+    assert walk_seconds(op, H200) > 5 * float(floor(op, H200))
 
 
 @pytest.mark.parametrize(

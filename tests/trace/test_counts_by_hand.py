@@ -54,7 +54,7 @@ def test_a_norm_in_training_reads_its_map_twice() -> None:
     found = ops_of(nn.BatchNorm2d(8), MAP)
     moments, norm = (op for op in found if isinstance(op, Reduction | ChannelNorm))
     assert isinstance(moments, Reduction) and [norm] == known
-    assert (moments.rows, moments.cols, moments.outputs) == (8, 2 * 25, 2)
+    assert (moments.rows, moments.cols, moments.outputs, moments.alone) == (8, 2 * 25, 2, True)
     assert [type(op) for op in ops_of(nn.InstanceNorm2d(8), MAP)] == [Reduction, ChannelNorm]
 
 

@@ -1,10 +1,10 @@
 """What products of float32 sustain on CUDA cores of which half are those of integers as well.
 
 Where compute capability is 8.6, 8.9 or 12.0, a multiprocessor has twice the float32 lanes that it
-can feed in a product, and more of them a watt than a board supplies. By published products of five
-such cards (``conf/hw``, ``measured.products.float32``) they sustain 0.51 to 0.70 of the
-datasheet's rate, at 7.5 to 8.4 pJ a FLOP by TSMC's processes and 14.1 by Samsung's. So a card that
-nobody measured sustains
+can feed in a product, and more of them a watt than a board supplies. By published products of six
+such cards (``conf/hw``, ``measured.products.float32``) they sustain 0.45 to 0.70 of the
+datasheet's rate, at 7.5 to 8.4 pJ a FLOP by TSMC's processes, 14.1 and 10.7 by Samsung's. So a card
+that nobody measured sustains
 
     rate = min(highest share of the known * datasheet's rate,
                power limit / (joules a FLOP of the known card most like it))

@@ -44,7 +44,7 @@ from model.ops import (
 )
 
 BOUND, ADDED, SERIAL = "bound ", "added ", "serial "
-TOGETHER = frozenset({"copy", "elementwise", "gather", "reduction", "softmax"})
+TOGETHER = frozenset({"copy", "elementwise", "gather", "norm", "reduction", "softmax"})
 """Kinds of which one fit holds all dtypes: they differ by their bytes, and a flag says which."""
 CLASSES = ("few", "odd", "padded", "ragged", "wide")
 """Columns that say that an operator has a kernel of its own: 0 or 1, and no dimension."""

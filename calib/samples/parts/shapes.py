@@ -36,7 +36,10 @@ _SINCE_2 = (
     *("axes", "mask", "out_dtype", "out_elements", "planar", "recompute", "transposed"),
     "weight_dtype",
 )
-_SINCE_3 = ("out_dtype", "planes", "unknown", "v_head_dim", "walked", "weight_dtype")
+_SINCE_3 = (
+    *("alone", "one_way", "out_dtype", "planes", "unknown", "v_head_dim", "walked"),
+    "weight_dtype",
+)
 MAY_LACK: dict[str, frozenset[str]] = {
     "1": frozenset((*_SINCE_2, *_SINCE_3)),
     "2": frozenset((*_SINCE_2, *_SINCE_3)),

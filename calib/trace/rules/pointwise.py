@@ -121,7 +121,7 @@ def batch_norm(row: Row) -> Operators:
     if not row.given.get("training", row.base in ALWAYS_BY_MOMENTS):
         return (norm,)
     wide = row.outputs[-1].dtype if row.outputs[-1].dtype != x.dtype else None
-    moments = ops.Reduction(channels, x.numel // channels, x.dtype, wide, outputs=2)
+    moments = ops.Reduction(channels, x.numel // channels, x.dtype, wide, 2, alone=True)
     return moments, norm
 
 

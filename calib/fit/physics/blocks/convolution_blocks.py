@@ -33,6 +33,7 @@ from calib.hardware.convolutions import (
     is_unaligned,
     kernels,
     moves_map,
+    moves_result,
     moves_weights,
     window,
 )
@@ -62,7 +63,7 @@ def convolution_columns(op: Conv2d | Convolution, hardware: Hardware) -> dict[st
     places, out = op.batch * places_of(op), op.out_channels / np.asarray(op.groups)
     cycles = item_bytes(op.dtype) / hardware.bandwidth * hardware.clock_hz
     map_read = op.batch * op.in_channels * op.in_positions
-    moved, weights = moves_map(op), moves_weights(op)
+    moved, back, weights = moves_map(op), moves_result(op), moves_weights(op)
     blocks = np.ceil(places / _BLOCK) * np.ceil(out / _BLOCK) * op.groups
     rounds, waves = np.ceil(blocks / hardware.sm_count), padded_waves(places, out, hardware)
     sums = np.where(apart, by_channel(op) / hardware.sm_count, depth * rounds)
@@ -70,8 +71,8 @@ def convolution_columns(op: Conv2d | Convolution, hardware: Hardware) -> dict[st
     shape = (places, np.where(apart, op.out_channels, out), np.where(few, 1, depth), batch)
     padding = op.batch * op.in_positions + window(op) * op.out_channels
     columns = {
-        "added kernels": 2 * moved + PADDING * padded,
-        "added moved": 2 * (moved * (map_read + op.outputs) + padded * op.outputs) * cycles,
+        "added kernels": 1 * moved + back + PADDING * padded,
+        "added moved": 2 * (moved * map_read + (back + padded) * op.outputs) * cycles,
         "added padded": 2 * _PADDED * padded * padding * cycles,
         "added bias": 2 * +op.bias * op.outputs * cycles,
         "added biases": 1.0 * +op.bias,

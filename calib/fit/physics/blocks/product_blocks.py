@@ -16,7 +16,7 @@ that they mean the same on another card. Tiles as in Osama et al., Stream-K, PPo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -125,6 +125,18 @@ def unaligned(op: Matmul) -> np.ndarray:
     item = item_bytes(op.dtype)
     fits = [np.gcd((np.asarray(n) * item).astype(int), _LOAD) for n in (op.n, op.k)]
     return np.atleast_1d(np.where(op.m == 1, 0.0, np.log2(_LOAD / np.minimum(*fits))))
+
+
+def whole_loads(op: Matmul, dtype: str) -> Matmul:
+    """``op`` with the columns and terms that make whole loads of as many columns, and of as many
+    bytes of terms, of ``dtype``; one row, which is no tile, as it is."""
+    wide, deep = _LOAD / item_bytes(dtype), _LOAD / item_bytes(op.dtype)
+    n, k = (np.ceil(np.asarray(v) / of) * of for v, of in ((op.n, wide), (op.k, deep)))
+    found = [np.where(np.equal(op.m, 1), v, w).astype(int) for v, w in ((op.n, n), (op.k, k))]
+    cols: Any
+    terms: Any
+    cols, terms = (v if v.ndim else int(v) for v in found)
+    return replace(op, n=cols, k=terms)
 
 
 _LOAD, _UNALIGNED_STEP = 16, 32

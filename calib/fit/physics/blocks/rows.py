@@ -7,7 +7,9 @@ where there is but one block (``turns``: 12 elements take 1.5, 500 and more take
 A row that is summed is walked by the threads of a block, 16 bytes each at a time (``walk``): 32
 threads where 16 rows share a block, more where there are fewer rows; of a long row the whole block,
 of a longer one several blocks, while multiprocessors are idle (``setReduceConfig`` of torch). Rows
-of a few numbers are one thread's (``few``).
+of a few numbers are one thread's (``few``). The moments of a channel are one block's, 512 threads
+with a number each at a time (torch's ``batch_norm_collect_statistics_kernel``, and cuDNN's),
+however long it is and however few the channels.
 
 A softmax of up to 1024 columns is a warp's, its columns padded to a power of two (``padded``) and
 held by 32 threads (``held``). Of more, a block's, of which a multiprocessor takes whole rows: kept
@@ -17,9 +19,10 @@ a B200, where 4096 rows of 4224 float32 columns take 90 microseconds, of 4096 ta
 which shared memory keeps, 92 (``benchmarks/data/public_operators.md``), and of an H100.
 
 A layernorm's row is a block's of 128 threads, four numbers each at a time (``row``, where it waits
-for itself; ``rows``, ``steps``, where blocks share a multiprocessor): one row of 448 takes 2.5, of
-7168 takes 9.5 microseconds. A norm that is written out takes a mean of float32 rows, walked as a
-sum is (``meaned``).
+for itself; ``rows``, ``steps`` of 1 KiB, where blocks share a multiprocessor): one row of 448 takes
+2.5, of 7168 takes 9.5 microseconds. It walks the row twice, and each walk waits longer for main
+memory than for the L2. A norm that is written out takes a mean of float32 rows, walked as a sum is
+(``meaned``).
 
 Costs are fitted; they start at those of an H200 (``benchmarks/data/h200``).
 """
@@ -77,18 +80,21 @@ _FEW_COLS = 32
 _MOST_OF_WARP = 1024
 _BESIDE = 4
 """Registers of a row beside which another block finds room."""
+_FARTHER = 200.0
+"""Cycles that a load from main memory takes longer than one from the L2: 400 and 200 of an A100 and
+an H100 (doi:10.1016/j.ultsonch.2023.106546, table 3)."""
 _NEVER = -50.0
 
 
-def row_columns(op: Operator, hardware: Hardware) -> dict[str, Any]:
-    """Columns of an operator on rows, each [n] or one; none of any other."""
+def row_columns(op: Operator, hardware: Hardware, hot: Any = True) -> dict[str, Any]:
+    """Columns of an operator on rows, each [n] or one; none of any other. ``hot``: [n] bool."""
     if isinstance(op, Gather):
         return _picked(op, hardware.sm_count)
     if isinstance(op, Reduction):
         return _summed(op, hardware.sm_count)
     if isinstance(op, Softmax):
         return _normalised(op, hardware)
-    return _scaled(op, hardware.sm_count) if isinstance(op, Norm) else {}
+    return _scaled(op, hardware, hot) if isinstance(op, Norm) else {}
 
 
 def _picked(op: Gather, sms: int) -> dict[str, Any]:
@@ -108,6 +114,8 @@ def _summed(op: Reduction, sms: int) -> dict[str, Any]:
     rows, cols = np.asarray(op.rows), np.asarray(op.cols)
     few = cols < _FEW_COLS
     steps = _walked(rows, cols, item_bytes(op.dtype), sms)
+    turns = np.maximum(rows / (sms * _RESIDENT), 1)
+    steps = np.where(op.alone, np.ceil(cols / _MOST_THREADS) * turns, steps)
     return {
         _WALK: np.where(few, _NEVER, np.log(steps)),
         _SUMMED: np.where(few, _NEVER, np.log(rows / sms)),
@@ -147,15 +155,24 @@ def _normalised(op: Softmax, hardware: Hardware) -> dict[str, Any]:
     }
 
 
-def wide_cycles(op: Softmax, hardware: Hardware) -> Any:
-    """What walking wide rows takes, by the costs that a fit starts from; 0 of those of a warp."""
-    columns = _normalised(op, hardware)
-    return sum(np.exp(COSTS[name]) * columns[name] for name in (_WIDE, _LONE, _WALKED))
+def walk_cycles(op: Operator, hardware: Hardware) -> Any:
+    """What blocks that walk whole rows take, by the costs that a fit starts from: of a wide
+    softmax, a layernorm and the moments of channels. 0 of any other."""
+    columns = row_columns(op, hardware)
+    if isinstance(op, Reduction):
+        return np.exp(COSTS[_WALK] + columns[_WALK]) * op.alone
+    shared = sum(np.exp(COSTS[n]) * columns.get(n, 0.0) for n in _OF_MANY)
+    return np.maximum(np.exp(COSTS[_ROW] + columns.get(_ROW, _NEVER)), shared)
 
 
-def _scaled(op: Norm, sms: int) -> dict[str, Any]:
-    rows, cols = np.asarray(op.rows), np.asarray(op.cols)
+_OF_MANY = (_WIDE, _LONE, _WALKED, _ROWS, _STEPS)
+
+
+def _scaled(op: Norm, hardware: Hardware, hot: Any) -> dict[str, Any]:
+    rows, cols, sms = np.asarray(op.rows), np.asarray(op.cols), hardware.sm_count
     if op.kind == "rmsnorm":
         return {_MEANED: _walked(rows, cols, item_bytes("float32"), sms)}
     steps = np.ceil(cols / _ROW_STEP)
-    return {_ROW: np.log(steps), _ROWS: rows / sms, _STEPS: rows * steps / sms}
+    far = _FARTHER / np.exp(COSTS[_ROW]) * walks.from_memory(op, hardware, hot)
+    loads = steps * item_bytes(op.dtype) / item_bytes("bfloat16")
+    return {_ROW: np.log(steps * (1 + far)), _ROWS: rows / sms, _STEPS: rows * loads / sms}

@@ -48,6 +48,7 @@ from model.ops import (
     Norm,
     Operator,
     Other,
+    Reduction,
     Softmax,
     item_bytes,
 )
@@ -102,7 +103,7 @@ def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.n
         columns |= _kernels(op, hardware)
     if isinstance(op, ChannelNorm):
         columns |= _channels(op, hardware)
-    columns |= rows.row_columns(op, hardware)
+    columns |= rows.row_columns(op, hardware, hot)
     return {name: np.atleast_1d(np.asarray(v, dtype=float)) for name, v in columns.items()}
 
 
@@ -131,13 +132,15 @@ def _walk_seconds(op: Operator, hardware: Hardware) -> Any:
         return _channels_seconds(op, hardware)
     if isinstance(op, Other) and op.name in POOLS:
         return _pooled_seconds(op, hardware)
-    if isinstance(op, Softmax):
-        return rows.wide_cycles(op, hardware) / hardware.clock_hz
+    if isinstance(op, Softmax | Reduction):
+        return rows.walk_cycles(op, hardware) / hardware.clock_hz
     if not isinstance(op, Elementwise | Copy | Norm):
         return 0.0
     columns = _kernels(op, hardware) if isinstance(op, Norm) else _walk(op, hardware)
     counted = [n for n in columns if n in COSTS and n not in (_KERNELS, _START, _FUNCTION)]
     cycles: Any = sum(np.exp(COSTS[name]) * columns[name] for name in counted)
+    if isinstance(op, Norm):
+        cycles = cycles + rows.walk_cycles(op, hardware)
     return cycles / hardware.clock_hz
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from calib.hardware.datasheet import Hardware, share_missed
-from model.ops import Elementwise, Operator, Other, Softmax, item_bytes
+from model.ops import Elementwise, Norm, Operator, Other, Softmax, item_bytes
 
 THREADS = 1024
 """Of a block of a wide softmax."""
@@ -55,6 +55,15 @@ def bytes_again(op: Operator, hardware: Hardware) -> Any:
     slots = hardware.sm_count * blocks_at_once(threads, hardware)
     held = np.minimum(rows, slots) * row_bytes
     return rows * row_bytes * times * share_missed(held / hardware.l2_bytes, _EDGE)
+
+
+def from_memory(op: Norm, hardware: Hardware, hot: Any) -> Any:
+    """Of the two walks of each row, those that main memory feeds; the second what no cache holds of
+    the rows of all blocks that run at once. ``hot``: [n] bool."""
+    first = np.where(hot, share_missed(op.bytes / hardware.l2_bytes, _EDGE), 1.0)
+    slots = hardware.sm_count * blocks_at_once(_OF_NORMS, hardware)
+    held = np.minimum(op.rows, slots) * np.asarray(op.cols) * item_bytes(op.dtype)
+    return first + share_missed(held / hardware.l2_bytes, _EDGE)
 
 
 def _walked(op: Operator) -> tuple[Any, Any, Any, int] | None:
