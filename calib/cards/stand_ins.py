@@ -197,7 +197,7 @@ def as_cut(op: Operator, told: Collection[tuple[str, ...]], hardware: Hardware) 
         return op
     more: Any = np.where(is_scalar(op), 1, 2)
     batch, one_way = op.batch * more, (more > 1) & ~np.bool_(getattr(op, "transposed", False))
-    twin = replace(op, dtype=TIMED, batch=_whole(batch), one_way=one_way)
+    twin = replace(op, dtype=TIMED, batch=whole_sizes(batch), one_way=one_way)
     rates = peak(twin, hardware) / peak(op, hardware)
     return twin if np.isclose(rates, 2.0, rtol=_TWICE) else op
 
