@@ -64,7 +64,6 @@ from model.ops import (
     AttentionBackward,
     Collective,
     Conv2d,
-    Convolution,
     Matmul,
     MoeMlp,
     Operator,
@@ -120,9 +119,9 @@ class Card(Tabled):
         """What carrying torch's samples to this card costs, for operators of one kind.
 
         Where another kernel stands in, what the samples correct is mostly that, and it is carried
-        whole; how that carries, no engine's ratios of the kernel itself tell. Not so where matrix
-        units convolve on a card of another compute capability: they have kernels of their own there
-        (the samples' are ``sm90_xmma_fprop``), about which these say nothing.
+        whole; how that carries, no engine's ratios of the kernel itself tell. Not so where a
+        product stands in for a convolution on a card of another compute capability: matrix units
+        have kernels of their own there (the samples' are ``sm90_xmma_fprop``), for either.
         """
         assert self.taught is not None
         first = ops if isinstance(ops, Operator) else ops[0]
@@ -137,13 +136,14 @@ class Card(Tabled):
         return Away(apart / NORMAL, share, width / NORMAL)
 
     def _by_other_units(self, ops: Sequence[Operator] | Operator) -> Any:
-        """[n] bool: whether they are convolutions of matrix units, elsewhere than on the samples'
-        compute capability."""
+        """[n] bool: whether they are convolutions for which a product of matrix units stands in,
+        elsewhere than on the samples' compute capability."""
         each = [ops] if isinstance(ops, Operator) else ops
-        them = [op for op in each if isinstance(op, Conv2d | Convolution)]
-        if not them or self.hardware.compute_capability == self._teacher.compute_capability:
+        is_alike = self.hardware.compute_capability == self._teacher.compute_capability
+        if is_alike or not any(isinstance(op, Conv2d) for op in each):
             return np.array(False)
-        return np.concatenate([~np.atleast_1d(has_few(op)) for op in them])
+        are = [isinstance(op, Conv2d) and ~np.atleast_1d(has_few(op)) for op in each]
+        return np.concatenate([np.atleast_1d(one) for one in are])
 
     @cached_property
     def _relatives(self) -> list[str]:

@@ -82,10 +82,11 @@ def test_how_products_carry_does_not_tell_how_convolutions_do() -> None:
 
 
 def test_matrix_units_of_another_capability_convolve_by_kernels_of_their_own() -> None:
-    """Scalar arithmetic is the same kernel anywhere."""
+    """Scalar arithmetic is the same kernel anywhere; where no product stands in, it is that which
+    is corrected."""
     shipped = load_card(load_hardware("a100"))
     assert shipped is not None
-    assert shipped._away([FLAT, FEW, FLAT]).share.tolist() == [0, 1, 0]
+    assert shipped._away([FLAT, FEW, LONG]).share.tolist() == [0, 1, 1]
     sizes = replace(FLAT, in_channels=np.array([64, 3]))
     assert shipped._away(grid(Conv2d, **vars(sizes))).share.tolist() == [0, 1]
 
