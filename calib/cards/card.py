@@ -58,6 +58,7 @@ from calib.fit.physics.rounds import SMALLEST, knows_no_tiles, seconds_of_rounds
 from calib.fit.physics.streams import streaming
 from calib.fit.physics.widened import is_widened, plain_products, width
 from calib.hardware.attention_backend import as_split, backends_of
+from calib.hardware.convolutions import has_few
 from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware, peak
 from calib.hardware.device import clocked
 from model.ops import (
@@ -65,6 +66,7 @@ from model.ops import (
     Attention,
     AttentionBackward,
     Collective,
+    Conv2d,
     Elementwise,
     Matmul,
     MoeMlp,
@@ -124,18 +126,31 @@ class Card(Tabled):
         """What carrying torch's samples to this card costs, for operators of one kind.
 
         Where another kernel stands in, what the samples correct is mostly that, and it is carried
-        whole; how that carries, no engine's ratios of the kernel itself tell.
+        whole; how that carries, no engine's ratios of the kernel itself tell. Not so where a
+        product stands in for a convolution on a card of another compute capability: matrix units
+        have kernels of their own there (the samples' are ``sm90_xmma_fprop``), for either.
         """
         assert self.taught is not None
         first = ops if isinstance(ops, Operator) else ops[0]
         kind = stand_in(first).ops[0].operator
         told = (self.taught.carried.get((card, first.operator)) for card in self._relatives)
         carried = next((c for c in told if c), Carried(0.0, UNTOLD))
-        share = carried.share if kind == first.operator else 1.0
+        stands_in = kind != first.operator
+        share = np.where(stands_in & ~self._by_other_units(ops), 1.0, carried.share)
         apart = card_to_card(self.hardware, [self._teacher], dtype_of(first))
         # What no table of this card tells was transferred before anything is carried.
         width = float(np.hypot(carried.width, self.figures.carried.get(kind, 0.0)))
         return Away(apart / NORMAL, share, width / NORMAL)
+
+    def _by_other_units(self, ops: Sequence[Operator] | Operator) -> Any:
+        """[n] bool: whether they are convolutions for which a product of matrix units stands in,
+        elsewhere than on the samples' compute capability."""
+        each = [ops] if isinstance(ops, Operator) else ops
+        is_alike = self.hardware.compute_capability == self._teacher.compute_capability
+        if is_alike or not any(isinstance(op, Conv2d) for op in each):
+            return np.array(False)
+        are = [isinstance(op, Conv2d) and ~np.atleast_1d(has_few(op)) for op in each]
+        return np.concatenate([np.atleast_1d(one) for one in are])
 
     @cached_property
     def _relatives(self) -> list[str]:

@@ -99,7 +99,7 @@ class Away:
     the samples alone, and of the correction; ``share``: of the correction, what is carried."""
 
     own: float
-    share: float
+    share: Any
     width: float
 
 

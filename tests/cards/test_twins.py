@@ -74,11 +74,21 @@ def test_the_result_of_tf32_is_not_moved_back_but_of_a_gradient() -> None:
 
 
 def test_how_products_carry_does_not_tell_how_convolutions_do() -> None:
-    shipped = load_card(load_hardware("a100"))
+    shipped = load_card(load_hardware("h100"))
     assert shipped is not None
     product, convolution = (shipped._away([op]) for op in (Matmul(512, 512, 512), FLAT))
     assert convolution.width >= UNTOLD / NORMAL > product.width
     assert convolution.share == 1.0 > product.share
+
+
+def test_matrix_units_of_another_capability_convolve_by_kernels_of_their_own() -> None:
+    """Scalar arithmetic is the same kernel anywhere; where no product stands in, it is that which
+    is corrected."""
+    shipped = load_card(load_hardware("a100"))
+    assert shipped is not None
+    assert shipped._away([FLAT, FEW, LONG]).share.tolist() == [0, 1, 1]
+    sizes = replace(FLAT, in_channels=np.array([64, 3]))
+    assert shipped._away(grid(Conv2d, **vars(sizes))).share.tolist() == [0, 1]
 
 
 def test_few_channels_are_scalar_arithmetic_of_either_dtype() -> None:

@@ -3,11 +3,17 @@
 Where compute capability is 8.6, 8.9 or 12.0, a multiprocessor has twice the float32 lanes that it
 can feed in a product, and more of them a watt than a board supplies. By published products of six
 such cards (``conf/hw``, ``measured.products.float32``) they sustain 0.45 to 0.70 of the
-datasheet's rate, at 7.5 to 8.4 pJ a FLOP by TSMC's processes, 14.1 and 10.7 by Samsung's. So a card
-that nobody measured sustains
+datasheet's rate, at 7.5 to 8.4 pJ a FLOP by TSMC's processes, 14.1 and 10.7 by Samsung's. Boards
+with few watts clock lower, at a lower voltage, and spend fewer joules on a FLOP: between two cards
+of one compute capability
 
-    rate = min(highest share of the known * datasheet's rate,
-               power limit / (joules a FLOP of the known card most like it))
+    joules ~ share of the datasheet's rate ** fall
+
+with a fall of 0.56 (an A10 of 150 W beside an RTX 3090 of 350, an L40S beside an RTX 4090). So a
+card that nobody measured sustains, with w the watts of its limit a FLOP/s of the datasheet's,
+
+    share = min(highest of the known,
+                share of the known card most like it * (w / w of that card) ** (1 / (1 + fall)))
 
 Cards of other compute capabilities are fed (an A100, a V100: 0.8 to 1.0), or hold by other means
 than power (an H100, an H200, a B200: 0.77 to 0.83), which is what a product of bfloat16 holds there
@@ -21,6 +27,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from calib.fit.likeness import distance
 from calib.hardware.datasheet import Hardware, hardware_names, load_hardware
@@ -59,8 +67,28 @@ def foretold_rate(hardware: Hardware, cards: Sequence[Hardware]) -> float | None
     if hardware.power_w is None or not priced:
         return rate
     likest = min(priced, key=lambda card: distance(hardware, card, _FLOAT32))
-    assert likest.power_w is not None
-    return min(rate, hardware.power_w / likest.power_w * rates[likest.name])
+    share = rates[likest.name] / likest.cuda_core_flops
+    watts = [_watts(card) / card.cuda_core_flops for card in (hardware, likest)]
+    return min(rate, share * (watts[0] / watts[1]) ** rise(known) * hardware.cuda_core_flops)
+
+
+def rise(cards: Sequence[Hardware]) -> float:
+    """By which power of its watts the rate of a card that its limit holds goes up, 1 / (1 + fall):
+    by published products of float32 of ``cards``, each beside those of its compute capability."""
+    moved: list[tuple[float, float]] = []
+    for capability in dict.fromkeys(card.compute_capability for card in cards):
+        same = [c for c in cards if c.compute_capability == capability and c.power_w is not None]
+        shares = np.log([(published_rate(c) or np.nan) / c.cuda_core_flops for c in same])
+        joules = np.log([_watts(c) / (published_rate(c) or np.nan) for c in same])
+        if len(same) > 1:
+            moved += zip(shares - shares.mean(), joules - joules.mean(), strict=True)
+    across = sum(share**2 for share, _ in moved)
+    fall = sum(share * joule for share, joule in moved) / across if across else 0.0
+    return float(1 / (1 + max(fall, 0.0)))
+
+
+def _watts(card: Hardware) -> float:
+    return float("nan") if card.power_w is None else card.power_w
 
 
 def published_cards() -> list[Hardware]:
