@@ -9,7 +9,7 @@ of one compute capability
 
     joules ~ share of the datasheet's rate ** fall
 
-with a fall of 0.56 (an A10 of 150 W beside an RTX 3090 of 350, an L40S beside an RTX 4090). So a
+with a fall of 0.55 (an A10 of 150 W beside an RTX 3090 of 350, an L40S beside an RTX 4090). So a
 card that nobody measured sustains, with w the watts of its limit a FLOP/s of the datasheet's,
 
     share = min(highest of the known,
