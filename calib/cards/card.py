@@ -25,6 +25,7 @@ from calib.cards.times import (
     Times,
     beside,
     better,
+    by_floors,
     by_twins,
     chosen,
     estimates_of,
@@ -174,11 +175,14 @@ class Card(Tabled):
         Implementations other than torch are those of the tables, ``vllm`` whichever of its kernels
         serves an operator best; all else is the roofline.
         """
+        is_torch = implementation == TORCH
+        if is_torch and (refused := by_floors(ops, self.hardware, self.estimates, hot)):
+            return refused
         ask = partial(self.estimates, implementation=implementation, hot=hot)
-        if implementation == TORCH and (cut := by_twins(ops, self._told, self.hardware, ask)):
+        if is_torch and (cut := by_twins(ops, self._told, self.hardware, ask)):
             return cut
         ops = all_as_timed(ops, self._told, self.hardware)
-        if implementation == TORCH and self.torch is not None:
+        if is_torch and self.torch is not None:
             return self._taught(self.torch, ops, hot)
         if isinstance(ops, Operator):
             ops = [ops] if not is_grid(ops) else ops

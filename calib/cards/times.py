@@ -18,10 +18,13 @@ from calib.fit.calibration import (
     Estimates,
     Key,
     KindFit,
+    Told,
+    parted,
     wider,
 )
 from calib.hardware.datasheet import Hardware, floor
-from model.ops import Operator
+from calib.hardware.rates import refuses
+from model.ops import GroupedMatmul, Matmul, Operator
 
 KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
 """Kernels by how near they are to what torch runs; any other comes after these, by name."""
@@ -143,6 +146,38 @@ def by_twins(
     floors = np.array([float(floor(ops[int(i)], hardware)) for i in rows])
     found.put(rows, found.rows(rows).stood_in(floors, ANOTHER_KERNEL))
     return found
+
+
+def by_floors(
+    ops: Sequence[Operator] | Operator, hardware: Hardware, others: Told, hot: Any
+) -> Estimates | None:
+    """What ``others`` say of ``ops``, but of products that torch refuses on this card their
+    roofline: of a kernel that widens the factors. None: there is none of them."""
+
+    def told(refused: Any, implementation: str, hot: Any) -> Estimates:
+        found = [np.atleast_1d(floor(op, hardware)) for op in listed(refused)]
+        floors = np.asarray(np.concatenate(found), dtype=float)
+        return estimates_of(floors, np.full((4, len(floors)), np.nan))
+
+    rows = np.array([is_refused(op, hardware) for op in listed(ops)], dtype=bool)
+    if not rows.any():
+        return None
+    if isinstance(ops, Operator):
+        return told(ops, _TORCH, hot)
+    return parted(ops, rows, told, others, _TORCH, hot)
+
+
+_TORCH = "torch"
+
+
+def is_refused(op: Operator, hardware: Hardware) -> bool:
+    """Whether it is a product of a type that torch does not multiply on this card."""
+    is_product = isinstance(op, Matmul | GroupedMatmul)
+    return is_product and refuses(op.dtype, hardware.peak_flops, hardware.compute_capability)
+
+
+def listed(ops: Sequence[Operator] | Operator) -> Sequence[Operator]:
+    return [ops] if isinstance(ops, Operator) else ops
 
 
 def estimates_of(floors: np.ndarray, columns: np.ndarray) -> Estimates:
