@@ -83,6 +83,12 @@ class Estimates:
             np.where(known, TRANSFERRED, ROOFLINE).astype(object),
         )
 
+    @property
+    def efficiency(self) -> np.ndarray:
+        """[n] floor over seconds; NaN of a bare roofline, which says nothing of it."""
+        bare = (self.known_as == ROOFLINE) & ~np.isfinite(self.high)
+        return self.floor / np.where(bare | ~(self.seconds > 0), np.nan, self.seconds)
+
     def table(self) -> pd.DataFrame:
         return pd.DataFrame(
             {
@@ -90,7 +96,7 @@ class Estimates:
                 "estimate_s": self.seconds,
                 "low_s": self.low,
                 "high_s": self.high,
-                "efficiency": self.floor / np.where(self.seconds > 0, self.seconds, np.nan),
+                "efficiency": self.efficiency,
                 "provenance": self.known_as,
             }
         )
@@ -142,8 +148,9 @@ class Tabled:
         """Seconds of each operator of a list, or of each point of a grid, in order.
 
         ``hot``: whether inputs are found in cache; None means as the samples of the kind were
-        (cold, where both were taken). Columns: floor_s, estimate_s, low_s, high_s (a 90% interval;
-        null where nothing is known), efficiency (floor over estimate), provenance.
+        (cold, where both were taken). Columns: floor_s, estimate_s, low_s, high_s (a 90% interval),
+        efficiency (floor over estimate), provenance. Of a bare roofline low_s is the floor, which
+        no kernel undercuts, and high_s and efficiency are null.
 
         Raises ``HardwareError`` for a dtype that the device has no peak for.
         """

@@ -85,8 +85,8 @@ def refused_notes(hardware: Hardware, operators: pd.DataFrame) -> list[str]:
     if not refused:
         return []
     return [
-        f"{hardware.name} has no units for {', '.join(refused)}: torch._scaled_mm raises there. Such "
-        "products take the roofline of a kernel that widens their factors, which torch has not."
+        f"{hardware.name} has no units for {', '.join(refused)}: torch._scaled_mm raises there. "
+        "Such products take the roofline of a kernel that widens their factors: torch has none."
     ]
 
 
