@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib.cards.cold import hot_to_cold
-from calib.cards.corrected import NORMAL, Away, Carried, Corrected, Taught
+from calib.cards.corrected import FLOAT32, NORMAL, Away, Carried, Corrected, Taught, kernels_of
 from calib.cards.stand_ins import ANOTHER_KERNEL, StandIn, all_as_timed, stand_in
 from calib.cards.times import (
     Figures,
@@ -116,18 +116,25 @@ class Card(Tabled):
         """What carrying torch's samples to this card costs, for operators of one kind.
 
         Where another kernel stands in, what the samples correct is mostly that, and it is carried
-        whole.
+        whole. So is how far it was trusted, to a card that runs the very kernels.
         """
         assert self.taught is not None
         first = ops if isinstance(ops, Operator) else ops[0]
-        kind = stand_in(first).ops[0].operator
+        kind, stands_in = stand_in(first).ops[0].operator, self._stands_in(first)
         told = (self.taught.carried.get((card, kind)) for card in self._relatives)
         carried = next((c for c in told if c), Carried(0.0, UNTOLD))
-        share = carried.share if kind == first.operator else 1.0
+        share = carried.share if kind == first.operator and not stands_in else 1.0
         apart = card_to_card(self.hardware, [self._teacher], dtype_of(first))
         # What no table of this card tells was transferred before anything is carried.
         width = float(np.hypot(carried.width, self.figures.carried.get(kind, 0.0)))
-        return Away(apart / NORMAL, share, width / NORMAL)
+        return Away(apart / NORMAL, share, width / NORMAL, stands_in)
+
+    def _stands_in(self, op: Operator) -> bool:
+        """Whether bfloat16 stands in for float32 here as it does on the samples' card, by whose
+        kernels float32 is computed."""
+        is_alike = self.hardware.compute_capability == self._teacher.compute_capability
+        known = (kind_of(op), fitted_dtype(op)) in {tuple(k) for _, *k in self.figures.kinds}
+        return is_alike and not known and kernels_of(op).endswith(FLOAT32)
 
     @cached_property
     def _relatives(self) -> list[str]:

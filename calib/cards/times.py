@@ -172,8 +172,9 @@ _TORCH = "torch"
 
 def is_refused(op: Operator, hardware: Hardware) -> bool:
     """Whether it is a product of a type that torch does not multiply on this card."""
-    is_product = isinstance(op, Matmul | GroupedMatmul)
-    return is_product and refuses(op.dtype, hardware.peak_flops, hardware.compute_capability)
+    if not isinstance(op, Matmul | GroupedMatmul):
+        return False
+    return refuses(op.dtype, hardware.peak_flops, hardware.compute_capability)
 
 
 def listed(ops: Sequence[Operator] | Operator) -> Sequence[Operator]:
