@@ -27,6 +27,7 @@ from calib.cards.times import (
     better,
     by_floors,
     by_twins,
+    by_windows,
     chosen,
     estimates_of,
     lesser,
@@ -188,6 +189,8 @@ class Card(Tabled):
         ask = partial(self.estimates, implementation=implementation, hot=hot)
         if is_torch and (cut := by_twins(ops, self._told, self.hardware, ask)):
             return cut
+        if uncut := by_windows(ops, ask, one=is_torch):
+            return uncut
         ops = all_as_timed(ops, self._told, self.hardware)
         if is_torch and self.torch is not None:
             return self._taught(self.torch, ops, hot)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,10 @@ from calib.fit.calibration import (
     parted,
     wider,
 )
+from calib.hardware.attention_backend import cuts
 from calib.hardware.datasheet import Hardware, floor
 from calib.hardware.rates import refuses
-from model.ops import GroupedMatmul, Matmul, Operator
+from model.ops import Attention, GroupedMatmul, Matmul, Operator
 
 KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
 """Kernels by how near they are to what torch runs; any other comes after these, by name."""
@@ -168,6 +169,52 @@ def by_floors(
 
 
 _TORCH = "torch"
+
+
+def by_windows(
+    ops: Sequence[Operator] | Operator,
+    ask: Callable[[Sequence[Operator] | Operator], Estimates],
+    one: bool,
+) -> Estimates | None:
+    """What ``ask`` says without the windows that cut no key away, for which kernels do not ask,
+    and, with ``one``, those of one query, which sees the last keys of a cache as it sees all of
+    one that holds no others. None: there is none of them."""
+    if not isinstance(ops, Operator):
+        bare = [_without_window(op, one) for op in ops]
+        same = all(op is other for op, other in zip(ops, bare, strict=True))
+        return None if same else ask(bare)
+    if not isinstance(ops, Attention) or ops.window is None:
+        return None
+    rows = np.broadcast_to(_is_needless(ops, one), len(np.atleast_1d(ops.keys_read)))
+    if not rows.any():
+        return None
+    found = Estimates.nothing_of(len(rows))
+    found.put(rows, ask(_without_window(_points(ops, rows), one)))
+    if not rows.all():
+        found.put(~rows, ask(_points(ops, ~rows)))
+    return found
+
+
+def _without_window(op: Operator, one: bool) -> Operator:
+    """Of a grid all of whose windows are needless, too."""
+    if not isinstance(op, Attention) or op.window is None or not np.all(_is_needless(op, one)):
+        return op
+    return replace(op, kv_len=_lesser(op.kv_len, op.window), window=None)
+
+
+def _lesser(one: Any, other: Any) -> Any:
+    found = np.minimum(one, other)
+    return found if np.ndim(found) else int(found)
+
+
+def _is_needless(op: Attention, one: bool) -> np.ndarray:
+    return ~cuts(op) | (one & np.equal(op.q_len, 1))
+
+
+def _points(op: Attention, keep: np.ndarray) -> Attention:
+    """Those of a grid."""
+    arrays = {n: v[keep] for n, v in vars(op).items() if isinstance(v, np.ndarray)}
+    return replace(op, **arrays)
 
 
 def is_refused(op: Operator, hardware: Hardware) -> bool:
