@@ -30,8 +30,10 @@ from calib.cards.times import (
     by_windows,
     chosen,
     estimates_of,
+    is_split,
     lesser,
     nearness,
+    side_by_side,
     weighed,
 )
 from calib.fit.calibration import (
@@ -336,16 +338,24 @@ class Card(Tabled):
         self, op: Operator, stand: Attention, paged: Times | None, hot: np.ndarray
     ) -> Times | None:
         """Of many queries by the kernel that torch calls, where samples of that are known; one
-        query is told by the ``paged`` of engines, which torch splits in the same way."""
+        query is told by the ``paged`` of engines, which torch splits in the same way where heads
+        share keys."""
         known = self._measured(stand, [FLASH], hot)
         if known is None or paged is None:
             return paged
         # Few cards told of this kernel: what they say of another is no faster than its clock.
         least = stand.min_flops / peak(stand, self.hardware) / self.figures.clock_ratio
-        known = known.at_least(least)
+        known, many = known.at_least(least), np.greater(stand.q_len, 1)
         if isinstance(op, AttentionBackward):
             known = known.scaled(backward(op))
-        return chosen(np.broadcast_to(np.greater(stand.q_len, 1), known.rank.shape), known, paged)
+        elif isinstance(op, Attention) and (split := is_split(op, self.hardware)).any():
+            # A block of a split walk has fewer rows than one of a whole one, at the most as many.
+            short = self._measured(side_by_side(stand, self.hardware), [FLASH], hot)
+            assert short is not None
+            rows = np.broadcast_to(split, known.rank.shape)
+            known = chosen(rows, lesser(known, short.at_least(least)), known)
+            many = many | (split & np.equal(op.heads, op.kv_heads))
+        return chosen(np.broadcast_to(many, known.rank.shape), known, paged)
 
     def _implementations(self, op: Operator, implementation: str = ENGINE) -> list[str]:
         """Those that were fitted for the kind of ``op``, nearest to torch first."""

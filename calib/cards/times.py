@@ -22,7 +22,8 @@ from calib.fit.calibration import (
     parted,
     wider,
 )
-from calib.hardware.attention_backend import cuts
+from calib.fit.physics.blocks.attention.flash import parts
+from calib.hardware.attention_backend import FLASH, backends_of, cuts
 from calib.hardware.datasheet import Hardware, floor
 from calib.hardware.rates import refuses
 from model.ops import Attention, GroupedMatmul, Matmul, Operator
@@ -215,6 +216,27 @@ def _points(op: Attention, keep: np.ndarray) -> Attention:
     """Those of a grid."""
     arrays = {n: v[keep] for n, v in vars(op).items() if isinstance(v, np.ndarray)}
     return replace(op, **arrays)
+
+
+def is_split(op: Attention, hardware: Hardware) -> np.ndarray:
+    """[n] or []: whether FlashAttention 2, which torch takes, splits the keys that all queries see.
+
+    Engines call it with sequences one after the other, of which it splits a lone query's keys where
+    heads share them, and no others (``mha_varlen_fwd``); torch of a batch, of which it splits
+    wherever blocks are few (``mha_fwd``)."""
+    here = backends_of(op, hardware.compute_capability) == FLASH.name
+    seen = ~(np.asarray(op.causal, dtype=bool) & np.greater(op.q_len, 1))
+    return np.asarray(here & seen & (parts(op, hardware) > 1))
+
+
+def side_by_side(op: Attention, hardware: Hardware) -> Attention:
+    """Keys that are split, as so many shorter walks at once."""
+    many = parts(op, hardware)
+    batch, kv_len = op.batch * many, np.ceil(op.kv_len / many)
+    if not np.ndim(batch):
+        return replace(op, batch=int(batch), kv_len=int(kv_len), causal=False)
+    whole: list[Any] = [n.astype(np.int64) for n in (batch, kv_len)]
+    return replace(op, batch=whole[0], kv_len=whole[1], causal=False)
 
 
 def is_refused(op: Operator, hardware: Hardware) -> bool:
