@@ -272,8 +272,10 @@ class Card(Tabled):
         meant = self._of_known_dtypes(stand_in(op))
         times: Times | None = None
         for stand in meant.ops:
-            found = self._measured(stand, self._implementations(stand, implementation), hot)
+            known = self._implementations(stand, implementation)
+            found = self._measured(stand, known, hot)
             if implementation == TORCH and isinstance(stand, Attention):
+                found = self._without_cudnn(op, stand, found, known, hot)
                 found = self._dense(op, stand, found, hot)
             if found is None:
                 return None
@@ -333,6 +335,18 @@ class Card(Tabled):
         ends = (np.maximum(end * scale, bound) for end in (times.seconds, low, high))
         seconds, low, high = ends
         return Times(seconds, low, high, rank)
+
+    def _without_cudnn(
+        self, op: Operator, stand: Attention, found: Times | None, known: list[str], hot: np.ndarray
+    ) -> Times | None:
+        """``found`` by all of ``known``; what torch does not hand to cuDNN by the others."""
+        others = [name for name in known if name != CUDNN]
+        if found is None or not isinstance(op, Attention) or others == known or not others:
+            return found
+        rows = backends_of(op, self.hardware.compute_capability) == CUDNN
+        without = self._measured(stand, others, hot)
+        assert without is not None
+        return chosen(np.broadcast_to(rows, found.rank.shape), found, without)
 
     def _dense(
         self, op: Operator, stand: Attention, paged: Times | None, hot: np.ndarray
