@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
+from calib.errors import CalibError, wrong
 from calib.fit.kind import KindFit
 from calib.fit.physics.features import (
     TOGETHER,
@@ -127,6 +128,17 @@ class Estimator(Protocol):
         """The columns of ``estimate``, without the cost of a data frame."""
 
 
+def operators(given: Any) -> Sequence[Operator] | Operator:
+    """An operator or a grid, or a list of whatever iterable. Raises ``CalibError`` for others."""
+    if isinstance(given, Operator):
+        return given
+    ops = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    strange = [op for op in ops if not isinstance(op, Operator)]
+    if strange:
+        raise CalibError(wrong("ops", strange[0], "operators of model.ops, or a grid of them"))
+    return ops
+
+
 class Tabled:
     """What has ``estimates`` as an :class:`Estimator` has them, with a data frame of them."""
 
@@ -152,8 +164,12 @@ class Tabled:
         efficiency (floor over estimate), provenance. Of a bare roofline low_s is the floor, which
         no kernel undercuts, and high_s and efficiency are null.
 
-        Raises ``HardwareError`` for a dtype that the device has no peak for.
+        Raises ``HardwareError`` for a dtype that the device has no peak for, and ``CalibError`` for
+        what is no operator.
         """
+        ops = operators(ops)
+        if not isinstance(ops, Operator) and np.size(np.asarray(hot)) not in (1, len(ops)):
+            raise CalibError(wrong("hot", hot, f"a flag, or one for each of {len(ops)}"))
         warn_of_unread(ops)
         return self.estimates(ops, implementation, hot).table()
 
