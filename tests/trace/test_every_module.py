@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from does import Does
 from torch import nn
 
@@ -180,6 +181,35 @@ def test_what_is_not_counted_is_said() -> None:
     assert unknown(trace(module, *given)) == {}
     calls = trace(module, given[0].clone().requires_grad_(), given[1], backward=True)
     assert unknown(calls) == {"_trilinear": 1}
+
+
+ROW = x(4, 6)
+PLACES = whole(4, 4, 3)
+FUNCTIONS: dict[str, tuple[Any, tuple[torch.Tensor, ...]]] = {
+    "grid_sample": (F.grid_sample, (x(*MAPS[2]), x(2, 5, 5, 2))),
+    "grid_sample 3d": (F.grid_sample, (x(*MAPS[3]), x(2, 5, 5, 5, 3))),
+    "diagonal": (torch.diagonal, (x(5, 5),)),
+    "put": (torch.put, (ROW, PLACES, x(4, 3))),
+    "take": (torch.take, (ROW, PLACES)),
+    "index_reduce": (lambda a, i, b: a.index_reduce(0, i, b, "amax"), (ROW, PLACES[0], x(3, 6))),
+    "bucketize": (torch.bucketize, (ROW, x(5))),
+    "cummax": (lambda a: torch.cummax(a, -1)[0], (ROW,)),
+    "logcumsumexp": (lambda a: torch.logcumsumexp(a, -1), (ROW,)),
+    "kthvalue": (lambda a: torch.kthvalue(a, 3)[0], (ROW,)),
+    "nanmedian": (lambda a: torch.nanmedian(a, -1)[0], (ROW,)),
+    "gumbel_softmax": (F.gumbel_softmax, (ROW,)),
+    "weight_norm": (lambda v, g: torch._weight_norm(v, g, 0), (ROW, x(4, 1))),
+    "cross": (torch.linalg.cross, (x(5, 3), x(5, 3))),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_known_too(name: str) -> None:
+    run, given = FUNCTIONS[name]
+    learned = tuple(t.clone().requires_grad_() if t.is_floating_point() else t for t in given)
+    has_gradient = name not in ("bucketize", "index_reduce")
+    inputs = learned if has_gradient else given
+    assert unknown(trace(Does(run), *inputs, backward=has_gradient)) == {}
 
 
 def moved(run: Any, *given: torch.Tensor) -> list[tuple[str, float, float]]:

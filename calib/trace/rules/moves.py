@@ -246,17 +246,18 @@ COPIES = (
     *("_nested_tensor_from_tensor_list", "_nested_tensor_from_mask", "_nested_from_padded"),
     *("to_padded_tensor", "_jagged_to_padded_dense_forward", "_padded_dense_to_jagged_forward"),
     *("_conj_physical", "lift_fresh_copy", "repeat_interleave", "expand_copy", "permute_copy"),
-    *("reflection_pad3d", "replication_pad3d"),
+    *("reflection_pad3d", "replication_pad3d", "diagonal_backward"),
 )
 SCATTERS = (
     *("index_put", "_index_put_impl", "index_copy", "index_add", "scatter", "scatter_add"),
     *("masked_scatter", "scatter_reduce", "slice_scatter", "select_scatter", "index_fill"),
+    *("put", "index_reduce"),
 )
 CREATIONS = (
     *("zeros", "ones", "full", "arange", "linspace", "eye", "zeros_like", "ones_like"),
     *("full_like", "new_zeros", "new_ones", "new_full", "scalar_tensor", "fill", "zero"),
     *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "bernoulli", "normal"),
-    *("uniform", "tril_indices", "triu_indices"),
+    *("uniform", "tril_indices", "triu_indices", "exponential", "poisson"),
 )
 RESAMPLINGS = (
     *("upsample_linear1d", "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d"),
@@ -292,7 +293,9 @@ NAMED = (
     *("max_pool3d_with_indices_backward", "fractional_max_pool2d_backward"),
     *("fractional_max_pool3d_backward", "col2im", "grid_sampler_3d"),
     *("multi_margin_loss", "multi_margin_loss_backward", "multilabel_margin_loss_forward"),
-    "multilabel_margin_loss_backward",
+    *("multilabel_margin_loss_backward", "grid_sampler_2d_backward", "grid_sampler_3d_backward"),
+    *("bucketize", "cummax", "cummin", "logcumsumexp", "kthvalue", "nanmedian"),
+    *("_weight_norm_interface", "_weight_norm_interface_backward"),
 )
 """Operators without a formula whose inputs and results are all that they touch."""
 RULES: dict[str, Rule] = {
@@ -315,6 +318,7 @@ RULES: dict[str, Rule] = {
     "_unsafe_index": index,
     "index_select": index_select,
     "gather": index_select,
+    "take": index_select,
     **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), embedding_bag),
     "embedding_dense_backward": embedding_gradient,
     **dict.fromkeys(("nll_loss_forward", "nll_loss2d_forward"), picked_loss),

@@ -217,7 +217,7 @@ MAPS = (
     *("addr", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell"),
     *("log_sigmoid_forward", "polar", "complex", "__and__", "__or__", "__xor__"),
     *(f"{name}_backward" for name in (*LOSSES, *ACTIVATIONS)),
-    *("_prelu_kernel", "rrelu_with_noise"),
+    *("_prelu_kernel", "rrelu_with_noise", "linalg_cross"),
 )
 """Pointwise though torch has no tag that says so."""
 REDUCTIONS = (
