@@ -357,8 +357,11 @@ class Card(Tabled):
         known = self._measured(stand, [FLASH], hot)
         if known is None or paged is None:
             return paged
-        # Few cards told of this kernel: what they say of another is no faster than its clock.
+        # Few cards told of this kernel: what they say of another is no faster than its clock, nor,
+        # where nothing is in cache, than its memory.
         least = stand.min_flops / peak(stand, self.hardware) / self.figures.clock_ratio
+        fetched = np.asarray(stand.bytes, dtype=float) / self.hardware.bandwidth
+        least = np.maximum(least, np.where(hot, 0.0, fetched))
         known, many = known.at_least(least), np.greater(stand.q_len, 1)
         if isinstance(op, AttentionBackward):
             known = known.scaled(backward(op))
