@@ -21,11 +21,17 @@ FAILED = "error.txt"
 def did_you_mean(name: str, accepted: Iterable[str]) -> str:
     """ "; did you mean rtx5090?" where something accepted reads like ``name``, or begins with it,
     else nothing."""
-    accepted = list(accepted)
-    close = get_close_matches(name, accepted, n=3)
-    close = sorted(close, key=lambda one: sorted(one) != sorted(name))[:2]  # letters swapped first
-    close = close or [one for one in accepted if len(name) > 2 and one.startswith(name)][:2]
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    plain = {_plain(one): one for one in accepted}
+    meant = _plain(name)
+    close = [meant] if meant in plain else get_close_matches(meant, plain, n=3)
+    close = sorted(close, key=lambda one: sorted(one) != sorted(meant))[:2]  # letters swapped first
+    close = close or [one for one in plain if len(name) > 2 and one.startswith(meant)][:2]
+    return f"; did you mean {' or '.join(plain[one] for one in close)}?" if close else ""
+
+
+def _plain(name: str) -> str:
+    """As one may write it by hand: H100, a100-pcie-40gb."""
+    return name.lower().replace("-", "_").replace(" ", "_")
 
 
 def one_of(name: str, accepted: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib.cards.cold import hot_to_cold
-from calib.cards.corrected import NORMAL, Away, Carried, Corrected, Taught
+from calib.cards.corrected import FLOAT32, NORMAL, Away, Carried, Corrected, Taught, kernels_of
 from calib.cards.stand_ins import ANOTHER_KERNEL, TIMED_ON, StandIn, all_as_timed, stand_in
 from calib.cards.times import (
     Figures,
@@ -26,12 +26,16 @@ from calib.cards.times import (
     as_plain,
     beside,
     better,
+    by_floors,
     by_twins,
+    by_windows,
     chosen,
     either_way,
     estimates_of,
+    is_split,
     lesser,
     nearness,
+    side_by_side,
     weighed,
 )
 from calib.fit.calibration import (
@@ -126,21 +130,29 @@ class Card(Tabled):
         """What carrying torch's samples to this card costs, for operators of one kind.
 
         Where another kernel stands in, what the samples correct is mostly that, and it is carried
-        whole; how that carries, no engine's ratios of the kernel itself tell. Not so where a
-        product stands in for a convolution on a card of another compute capability: matrix units
-        have kernels of their own there (the samples' are ``sm90_xmma_fprop``), for either.
+        whole; how that carries, no engine's ratios of the kernel itself tell. So is how far it was
+        trusted, to a card that runs the very kernels. Not so where a product stands in for a
+        convolution on a card of another compute capability: matrix units have kernels of their own
+        there (the samples' are ``sm90_xmma_fprop``), for either.
         """
         assert self.taught is not None
         first = ops if isinstance(ops, Operator) else ops[0]
-        kind = stand_in(first).ops[0].operator
+        kind, stands_in = stand_in(first).ops[0].operator, self._stands_in(first)
         told = (self.taught.carried.get((card, first.operator)) for card in self._relatives)
         carried = next((c for c in told if c), Carried(0.0, UNTOLD))
-        stands_in = kind != first.operator
-        share = np.where(stands_in & ~self._by_other_units(ops), 1.0, carried.share)
+        another = stands_in or kind != first.operator
+        share = np.where(another & ~self._by_other_units(ops), 1.0, carried.share)
         apart = card_to_card(self.hardware, [self._teacher], dtype_of(first))
         # What no table of this card tells was transferred before anything is carried.
         width = float(np.hypot(carried.width, self.figures.carried.get(kind, 0.0)))
-        return Away(apart / NORMAL, share, width / NORMAL)
+        return Away(apart / NORMAL, share, width / NORMAL, stands_in)
+
+    def _stands_in(self, op: Operator) -> bool:
+        """Whether bfloat16 stands in for float32 here as it does on the samples' card, by whose
+        kernels float32 is computed."""
+        is_alike = self.hardware.compute_capability == self._teacher.compute_capability
+        known = (kind_of(op), fitted_dtype(op)) in {tuple(k) for _, *k in self.figures.kinds}
+        return is_alike and not known and kernels_of(op).endswith(FLOAT32)
 
     def _by_other_units(self, ops: Sequence[Operator] | Operator) -> Any:
         """[n] bool: whether they are convolutions for which a product of matrix units stands in,
@@ -236,11 +248,16 @@ class Card(Tabled):
         implementation: str,
         hot: Sequence[bool] | np.ndarray | bool | None,
     ) -> Estimates:
+        is_torch = implementation == TORCH
+        if is_torch and (refused := by_floors(ops, self.hardware, self.estimates, hot)):
+            return refused
         ask = partial(self.estimates, implementation=implementation, hot=hot)
-        if implementation == TORCH and (cut := by_twins(ops, self._told, self.hardware, ask)):
+        if is_torch and (cut := by_twins(ops, self._told, self.hardware, ask)):
             return cut
+        if uncut := by_windows(ops, ask, one=is_torch):
+            return uncut
         ops = all_as_timed(ops, self._told, self.hardware)
-        if implementation == TORCH and self.torch is not None:
+        if is_torch and self.torch is not None:
             return either_way(self._taught(self.torch, ops, hot), ops, self.hardware)
         if isinstance(ops, Operator):
             ops = [ops] if not is_grid(ops) else ops
@@ -319,8 +336,10 @@ class Card(Tabled):
         meant = self._as_timed_here(stand_in(op))
         times: Times | None = None
         for stand in meant.ops:
-            found = self._measured(stand, self._implementations(stand, implementation), hot)
+            known = self._implementations(stand, implementation)
+            found = self._measured(stand, known, hot)
             if implementation == TORCH and isinstance(stand, Attention):
+                found = self._without_cudnn(op, stand, found, known, hot)
                 found = self._dense(op, stand, found, hot)
             if found is None:
                 return None
@@ -389,6 +408,18 @@ class Card(Tabled):
         seconds, low, high = ends
         return Times(seconds, low, high, rank)
 
+    def _without_cudnn(
+        self, op: Operator, stand: Attention, found: Times | None, known: list[str], hot: np.ndarray
+    ) -> Times | None:
+        """``found`` by all of ``known``; what torch does not hand to cuDNN by the others."""
+        others = [name for name in known if name != CUDNN]
+        if found is None or not isinstance(op, Attention) or others == known or not others:
+            return found
+        rows = backends_of(op, self.hardware.compute_capability) == CUDNN
+        without = self._measured(stand, others, hot)
+        assert without is not None
+        return chosen(np.broadcast_to(rows, found.rank.shape), found, without)
+
     def _dense(
         self, op: Operator, stand: Attention, paged: Times | None, hot: np.ndarray
     ) -> Times | None:
@@ -397,12 +428,21 @@ class Card(Tabled):
         known = self._measured(stand, [FLASH], hot)
         if known is None or paged is None:
             return paged
-        # Few cards told of this kernel: what they say of another is no faster than its clock.
+        # Few cards told of this kernel: what they say of another is no faster than its clock, nor,
+        # where nothing is in cache, than its memory.
         least = stand.min_flops / peak(stand, self.hardware) / self.figures.clock_ratio
-        known = known.at_least(least)
+        fetched = np.asarray(stand.bytes, dtype=float) / self.hardware.bandwidth
+        least = np.maximum(least, np.where(hot, 0.0, fetched))
+        known, many = known.at_least(least), np.greater(stand.q_len, 1)
         if isinstance(op, AttentionBackward):
             known = known.scaled(backward(op))
-        return chosen(np.broadcast_to(np.greater(stand.q_len, 1), known.rank.shape), known, paged)
+        elif isinstance(op, Attention) and (split := is_split(op, self.hardware)).any():
+            # A block of a split walk has fewer rows than one of a whole one, at the most as many.
+            short = self._measured(side_by_side(stand, self.hardware), [FLASH], hot)
+            assert short is not None
+            rows = np.broadcast_to(split, known.rank.shape)
+            known = chosen(rows, lesser(known, short.at_least(least)), known)
+        return chosen(np.broadcast_to(many, known.rank.shape), known, paged)
 
     def _implementations(self, op: Operator, implementation: str = ENGINE) -> list[str]:
         """Those that were fitted for the kind of ``op``, nearest to torch first."""

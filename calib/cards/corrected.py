@@ -96,11 +96,13 @@ def said(found: Estimates) -> Said:
 @dataclass(frozen=True)
 class Away:
     """What carrying samples to another card costs. ``own``, ``width``: added spread of the fit to
-    the samples alone, and of the correction; ``share``: of the correction, what is carried."""
+    the samples alone, and of the correction; ``share``: of the correction, what is carried.
+    ``trusted``: the share of the fit to the samples is carried too."""
 
     own: float
     share: Any
     width: float
+    trusted: bool = False
 
 
 @dataclass(frozen=True)
@@ -329,12 +331,12 @@ def blended(
     """[n] log seconds, half-width and w; NaN where neither source says anything.
 
     ``away``: on another card than the samples'. What the shares on their own card were says nothing
-    there: each source counts by its spread alone.
+    there, but where the same stands in on both: each source counts by its spread alone.
     """
     said, share = corrected(blend.correction, columns, base, away), blend.share
     if away is not None:
         own = Said(own.centre, np.hypot(own.spread, away.own))
-        share = None if share is None else 0.5
+        share = share if share is None or away.trusted else 0.5
     weight = weight_of(share, own, said)
     return mixed(weight, own, said), blend.quantile * mixed_spread(weight, own, said), weight
 

@@ -18,12 +18,17 @@ from calib.fit.calibration import (
     Estimates,
     Key,
     KindFit,
+    Told,
     fitted_dtype,
     kind_of,
+    parted,
     wider,
 )
+from calib.fit.physics.blocks.attention.flash import parts
+from calib.hardware.attention_backend import FLASH, backends_of, cuts
 from calib.hardware.datasheet import Hardware, floor
-from model.ops import Elementwise, Matmul, Operator, item_bytes
+from calib.hardware.rates import refuses
+from model.ops import Attention, Elementwise, GroupedMatmul, Matmul, Operator, item_bytes
 
 KERNELS_FIRST = ("", "flash_attn_2", "flash_attn_3")
 """Kernels by how near they are to what torch runs; any other comes after these, by name."""
@@ -183,6 +188,106 @@ def either_way(
         return found
     _, high = wider(found.seconds, found.low, found.high, OTHER_WAY)
     return replace(found, high=np.where(rows, high, found.high))
+
+
+def by_floors(
+    ops: Sequence[Operator] | Operator, hardware: Hardware, others: Told, hot: Any
+) -> Estimates | None:
+    """What ``others`` say of ``ops``, but of products that torch refuses on this card their
+    roofline: of a kernel that widens the factors. None: there is none of them."""
+
+    def told(refused: Any, implementation: str, hot: Any) -> Estimates:
+        found = [np.atleast_1d(floor(op, hardware)) for op in listed(refused)]
+        floors = np.asarray(np.concatenate(found), dtype=float)
+        return estimates_of(floors, np.full((4, len(floors)), np.nan))
+
+    rows = np.array([is_refused(op, hardware) for op in listed(ops)], dtype=bool)
+    if not rows.any():
+        return None
+    if isinstance(ops, Operator):
+        return told(ops, _TORCH, hot)
+    return parted(ops, rows, told, others, _TORCH, hot)
+
+
+_TORCH = "torch"
+
+
+def by_windows(
+    ops: Sequence[Operator] | Operator,
+    ask: Callable[[Sequence[Operator] | Operator], Estimates],
+    one: bool,
+) -> Estimates | None:
+    """What ``ask`` says without the windows that cut no key away, for which kernels do not ask,
+    and, with ``one``, those of one query, which sees the last keys of a cache as it sees all of
+    one that holds no others. None: there is none of them."""
+    if not isinstance(ops, Operator):
+        bare = [_without_window(op, one) for op in ops]
+        same = all(op is other for op, other in zip(ops, bare, strict=True))
+        return None if same else ask(bare)
+    if not isinstance(ops, Attention) or ops.window is None:
+        return None
+    rows = np.broadcast_to(_is_needless(ops, one), len(np.atleast_1d(ops.keys_read)))
+    if not rows.any():
+        return None
+    found = Estimates.nothing_of(len(rows))
+    found.put(rows, ask(_without_window(_points(ops, rows), one)))
+    if not rows.all():
+        found.put(~rows, ask(_points(ops, ~rows)))
+    return found
+
+
+def _without_window(op: Operator, one: bool) -> Operator:
+    """Of a grid all of whose windows are needless, too."""
+    if not isinstance(op, Attention) or op.window is None or not np.all(_is_needless(op, one)):
+        return op
+    return replace(op, kv_len=_lesser(op.kv_len, op.window), window=None)
+
+
+def _lesser(one: Any, other: Any) -> Any:
+    found = np.minimum(one, other)
+    return found if np.ndim(found) else int(found)
+
+
+def _is_needless(op: Attention, one: bool) -> np.ndarray:
+    return ~cuts(op) | (one & np.equal(op.q_len, 1))
+
+
+def _points(op: Attention, keep: np.ndarray) -> Attention:
+    """Those of a grid."""
+    arrays = {n: v[keep] for n, v in vars(op).items() if isinstance(v, np.ndarray)}
+    return replace(op, **arrays)
+
+
+def is_split(op: Attention, hardware: Hardware) -> np.ndarray:
+    """[n] or []: whether FlashAttention 2, which torch takes, splits the keys that all queries see.
+
+    Engines call it with sequences one after the other, of which it splits a lone query's keys where
+    heads share them, and no others (``mha_varlen_fwd``); torch of a batch, of which it splits
+    wherever blocks are few (``mha_fwd``)."""
+    here = backends_of(op, hardware.compute_capability) == FLASH.name
+    seen = ~(np.asarray(op.causal, dtype=bool) & np.greater(op.q_len, 1))
+    return np.asarray(here & seen & (parts(op, hardware) > 1))
+
+
+def side_by_side(op: Attention, hardware: Hardware) -> Attention:
+    """Keys that are split, as so many shorter walks at once."""
+    many = parts(op, hardware)
+    batch, kv_len = op.batch * many, np.ceil(op.kv_len / many)
+    if not np.ndim(batch):
+        return replace(op, batch=int(batch), kv_len=int(kv_len), causal=False)
+    whole: list[Any] = [n.astype(np.int64) for n in (batch, kv_len)]
+    return replace(op, batch=whole[0], kv_len=whole[1], causal=False)
+
+
+def is_refused(op: Operator, hardware: Hardware) -> bool:
+    """Whether it is a product of a type that torch does not multiply on this card."""
+    if not isinstance(op, Matmul | GroupedMatmul):
+        return False
+    return refuses(op.dtype, hardware.peak_flops, hardware.compute_capability)
+
+
+def listed(ops: Sequence[Operator] | Operator) -> Sequence[Operator]:
+    return [ops] if isinstance(ops, Operator) else ops
 
 
 def estimates_of(floors: np.ndarray, columns: np.ndarray) -> Estimates:

@@ -76,7 +76,7 @@ def operator_table(
     table["estimate_s"] = seconds.seconds[index] * times
     table["low_s"], table["high_s"] = seconds.low[index] * times, seconds.high[index] * times
     table["roofline_s"] = seconds.floor[index] * times
-    table["efficiency"] = table["roofline_s"] / table["estimate_s"].where(table["estimate_s"] > 0)
+    table["efficiency"] = seconds.efficiency[index]
     table["provenance"] = seconds.known_as[index]
     table["estimate_unseen_s"] = float("nan")
     if unseen is not None:

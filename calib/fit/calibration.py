@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
+from calib.errors import CalibError, wrong
 from calib.fit.kind import KindFit
 from calib.fit.physics.features import (
     TOGETHER,
@@ -83,6 +84,12 @@ class Estimates:
             np.where(known, TRANSFERRED, ROOFLINE).astype(object),
         )
 
+    @property
+    def efficiency(self) -> np.ndarray:
+        """[n] floor over seconds; NaN of a bare roofline, which says nothing of it."""
+        bare = (self.known_as == ROOFLINE) & ~np.isfinite(self.high)
+        return self.floor / np.where(bare | ~(self.seconds > 0), np.nan, self.seconds)
+
     def table(self) -> pd.DataFrame:
         return pd.DataFrame(
             {
@@ -90,7 +97,7 @@ class Estimates:
                 "estimate_s": self.seconds,
                 "low_s": self.low,
                 "high_s": self.high,
-                "efficiency": self.floor / np.where(self.seconds > 0, self.seconds, np.nan),
+                "efficiency": self.efficiency,
                 "provenance": self.known_as,
             }
         )
@@ -121,6 +128,17 @@ class Estimator(Protocol):
         """The columns of ``estimate``, without the cost of a data frame."""
 
 
+def operators(given: Any) -> Sequence[Operator] | Operator:
+    """An operator or a grid, or a list of whatever iterable. Raises ``CalibError`` for others."""
+    if isinstance(given, Operator):
+        return given
+    ops = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    strange = [op for op in ops if not isinstance(op, Operator)]
+    if strange:
+        raise CalibError(wrong("ops", strange[0], "operators of model.ops, or a grid of them"))
+    return ops
+
+
 class Tabled:
     """What has ``estimates`` as an :class:`Estimator` has them, with a data frame of them."""
 
@@ -142,11 +160,16 @@ class Tabled:
         """Seconds of each operator of a list, or of each point of a grid, in order.
 
         ``hot``: whether inputs are found in cache; None means as the samples of the kind were
-        (cold, where both were taken). Columns: floor_s, estimate_s, low_s, high_s (a 90% interval;
-        null where nothing is known), efficiency (floor over estimate), provenance.
+        (cold, where both were taken). Columns: floor_s, estimate_s, low_s, high_s (a 90% interval),
+        efficiency (floor over estimate), provenance. Of a bare roofline low_s is the floor, which
+        no kernel undercuts, and high_s and efficiency are null.
 
-        Raises ``HardwareError`` for a dtype that the device has no peak for.
+        Raises ``HardwareError`` for a dtype that the device has no peak for, and ``CalibError`` for
+        what is no operator.
         """
+        ops = operators(ops)
+        if not isinstance(ops, Operator) and np.size(np.asarray(hot)) not in (1, len(ops)):
+            raise CalibError(wrong("hot", hot, f"a flag, or one for each of {len(ops)}"))
         warn_of_unread(ops)
         return self.estimates(ops, implementation, hot).table()
 

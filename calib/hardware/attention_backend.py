@@ -11,6 +11,10 @@ all tensors, dtype, bias and causality are the key (``MHAParams``), the cache is
 nothing of it outlives the process. A decode step over a cache that grows by concatenation is a new
 key at each token, and layers of one shape share it.
 
+``scaled_dot_product_attention`` takes a window as a mask (``mask``) and computes all pairs. What
+has a ``window`` is therefore run by the kernels with such an argument: FlashAttention's
+(``_flash_attention_forward``, ``varlen_attn``) and the efficient ones, on every card.
+
 How it splits the keys of one query was read off the grids of an H200 (cuDNN of torch 2.11): all 106
 of the record follow :func:`parts`. Calls of many queries clear a counter first.
 """
@@ -35,7 +39,8 @@ HALF = ("bfloat16", "float16")
 class Backend:
     """What a family takes. ``bias``: a bias or mask; ``offset_causal``: a causal mask where queries
     and keys are not equally many; ``most_head_dim``: infinite where any will do;
-    ``narrow_values``: heads of values of another width than those of keys."""
+    ``narrow_values``: heads of values of another width than those of keys; ``window``: as a number,
+    by which its kernels leave keys out that no query of a tile sees."""
 
     name: str
     dtypes: tuple[str, ...]
@@ -45,13 +50,14 @@ class Backend:
     offset_causal: bool
     least_kv_len: int
     narrow_values: bool = True
+    window: bool = False
 
 
 CUDNN = Backend("cudnn", HALF, 8, 128, True, True, 2)
 CUDNN_HOPPER = Backend("cudnn", HALF, 8, 256, True, True, 2)
-FLASH = Backend("flash", HALF, 1, 256, False, False, 1, narrow_values=False)
-EFFICIENT = Backend("efficient", HALF, 8, math.inf, True, True, 1)
-EFFICIENT_FLOAT32 = Backend("efficient", ("float32",), 4, math.inf, True, True, 1)
+FLASH = Backend("flash", HALF, 1, 256, False, False, 1, narrow_values=False, window=True)
+EFFICIENT = Backend("efficient", HALF, 8, math.inf, True, True, 1, window=True)
+EFFICIENT_FLOAT32 = Backend("efficient", ("float32",), 4, math.inf, True, True, 1, window=True)
 MATH = "math"
 
 
@@ -67,9 +73,10 @@ def order(compute_capability: str | None) -> tuple[Backend, ...]:
 
 def takes(backend: Backend, op: Attention) -> Any:
     """Whether its tests hold for an operator; [n] bool for a grid."""
-    masked = np.asarray(+op.bias + +op.mask, dtype=bool) | (op.window is not None)
+    masked = np.asarray(+op.bias + +op.mask, dtype=bool)
+    windowed = cuts(op) & ~masked
     offset = np.asarray(op.causal, dtype=bool) & np.greater(op.q_len, 1)
-    offset = offset & np.not_equal(op.q_len, op.kv_len)
+    offset = offset & np.not_equal(op.q_len, op.kv_len) & ~windowed
     keys, values = np.asarray(op.head_dim), np.asarray(op.value_dim)
     multiple = backend.head_dim_multiple
     return (
@@ -81,7 +88,13 @@ def takes(backend: Backend, op: Attention) -> Any:
         & np.greater_equal(op.kv_len, backend.least_kv_len)
         & (backend.bias | ~masked)
         & (backend.offset_causal | ~offset)
+        & (backend.window | ~windowed)
     )
+
+
+def cuts(op: Attention) -> np.ndarray:
+    """[n] or []: whether a window leaves out keys that a query would see."""
+    return np.asarray(False if op.window is None else np.less(op.window, op.kv_len))
 
 
 def backends_of(op: Attention, compute_capability: str | None) -> np.ndarray:

@@ -66,3 +66,14 @@ def rate_of(
     like = LIKE.get(dtype, dtype)
     ways = (like, *UNPACKED.get(like, ()))
     return next((peaks[name] for name in ways if name in peaks), None)
+
+
+_REFUSED = ("float8_e4m3fn", "float4_e2m1fn")
+"""Narrow types that torch multiplies on units of theirs alone (``torch._scaled_mm``): elsewhere it
+raises."""
+
+
+def refuses(dtype: str, peaks: Mapping[str, float], compute_capability: str | None) -> bool:
+    """Whether torch multiplies ``dtype`` on other cards, and on this one not."""
+    like = LIKE.get(dtype, dtype)
+    return compute_capability is not None and like in _REFUSED and like not in peaks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from calib.report.record import known
@@ -82,6 +83,14 @@ def percent(value: Any, signed: bool = False) -> str:
         return UNKNOWN
     places = 1 if abs(value) < 0.1 else 0
     return f"{100 * value:{'+' if signed else ''}.{places}f}%"
+
+
+def efficiency(row: Mapping[Any, Any]) -> float | None:
+    """Floor over kernels; None where there is no time, and where nothing but the floor is known."""
+    floor, taken = row["roofline_s"], row["estimate_s"]
+    if not (known(floor) and known(taken) and taken) or math.isclose(floor, taken, rel_tol=1e-9):
+        return None
+    return float(floor / taken)
 
 
 def figure(value: Any, unit: str) -> str:

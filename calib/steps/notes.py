@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib.estimates.replay.first_time import plans_of
 from calib.hardware.datasheet import Hardware, hardware_names, load_hardware
+from calib.hardware.rates import refuses
 from calib.hardware.versions import NEWEST, PRODUCTS, cuda_version, tells_products
 from calib.report.record import AVOIDED, GROWS
 from calib.report.units import nbytes, seconds
@@ -68,10 +69,25 @@ def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -
             f"{name} has no samples{of} and no calibration that ships, so every kernel takes its "
             f"roofline: a lower bound, often 2-5x below the clock. To calibrate it, {mend}."
         )
-    notes += cuda_notes(target.hardware) if implementation == TORCH else []
+    if implementation == TORCH:
+        notes += [*refused_notes(target.hardware, operators), *cuda_notes(target.hardware)]
     if about and (sampled or ships) and len(set(operators["provenance"])) > 1:
         notes.append(f"How the times of each kind are known: {known_by(operators)}.")
     return notes
+
+
+def refused_notes(hardware: Hardware, operators: pd.DataFrame) -> list[str]:
+    """Which products torch does not run on this card."""
+    products = operators[operators["kind"].isin(("matmul", "grouped_matmul"))]
+    dtypes = sorted({str(dtype) for dtype in products.get("dtype", ())})
+    capability = hardware.compute_capability
+    refused = [dtype for dtype in dtypes if refuses(dtype, hardware.peak_flops, capability)]
+    if not refused:
+        return []
+    return [
+        f"{hardware.name} has no units for {', '.join(refused)}: torch._scaled_mm raises there. "
+        "Such products take the roofline of a kernel that widens their factors: torch has none."
+    ]
 
 
 OF_A_GRAPH = ("sync", "graph_node", "graph_launch", "node_gap")

@@ -8,6 +8,7 @@ is one :class:`~model.ops.Norm` of several launches, as in our own layers. Views
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -154,9 +155,10 @@ def record(
     except _NEED_VALUES as error:
         raise _asks_for_values(module, str(error.func)) from None
     except (NotImplementedError, RuntimeError) as error:
-        if not any(word in str(error) for word in ("meta", "NestedTensorImpl")):
+        if not _WITHOUT_CONTENTS.search(str(error)):
             raise
-        raise _asks_for_values(module, str(error).splitlines()[0]) from None
+        what = str(error).splitlines()[0].partition(": attempted to run")[0]
+        raise _asks_for_values(module, what) from None
     finally:
         recorder.close()
         if replays:
@@ -178,6 +180,10 @@ def is_empty(event: Event) -> bool:
 _NEED_VALUES = (
     *(DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException),
 )
+
+
+_WITHOUT_CONTENTS = re.compile(r"[Mm]eta(?!data)|NestedTensorImpl")
+"""In what torch says where an operator cannot be run on tensors without contents."""
 
 
 def _run_backward(recorder: Recorder, result: Any) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from calib.cards.corrected import Away, Said, blended, kernels_of, weight_of
+from calib.cards.corrected import Away, Blend, Said, blended, kernels_of, weight_of
 from calib.cards.correcting import correct, quantile
 from calib.cards.correction import columns_of, fit_correction, matrix
 from calib.fit.calibration import Estimates, uncalibrated
@@ -205,6 +205,18 @@ def test_carried_to_another_card_a_correction_is_shared_and_wider():
     there, wider, _ = blended(blend, columns, nothing, base, Away(0.2, 0.5, 0.3))
     np.testing.assert_allclose(there, here / 2)
     assert (wider > half).all()
+
+
+def test_carried_to_another_card_a_share_is_kept_where_it_is_trusted():
+    """Which of two was right on the samples' card says nothing of another, unless the same stands
+    in for the same kernels on both."""
+    blend = Blend(None, 0.9, 1.645, False)
+    own, base = Said(np.zeros(1), np.full(1, 0.1)), Said(np.ones(1), np.full(1, 0.1))
+    for away, share in (
+        (Away(0.0, 1.0, 0.0), 0.5),
+        (Away(0.0, 1.0, 0.0, trusted=True), 0.9),
+    ):
+        assert blended(blend, {}, own, base, away)[2] == pytest.approx(share)
 
 
 def test_an_offset_is_learned_and_shrunk():

@@ -48,6 +48,25 @@ def test_where_torch_asks_cudnn_it_is() -> None:
         assert (pair[0] != pair[1]).tolist() == [True, False]
 
 
+@pytest.mark.parametrize(
+    "op",
+    [
+        replace(PROMPT, dtype="float32"),
+        replace(PROMPT, head_dim=256),
+        replace(PROMPT, window=256),
+        Attention(1, 128, 128, 64, 64, 64, dtype="float32"),
+    ],
+)
+def test_what_cudnn_does_not_take_its_rows_do_not_tell(op: Attention) -> None:
+    """A B200 has some of it, which of other shapes knew as little as a factor of thousands."""
+    card = load_card(load_hardware("b200"))
+    assert card is not None
+    found = card.estimates([op, PROMPT])
+    assert found.high[0] / found.low[0] < 20
+    several = grid(Attention, **{n: v for n, v in vars(op).items() if n != "operator"})
+    assert card.estimates(several).seconds == pytest.approx(found.seconds[:1])
+
+
 def test_a_grid_is_told_as_its_operators_are() -> None:
     card = load_card(load_hardware("b200"))
     assert card is not None

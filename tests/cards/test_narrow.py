@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from calib.fit.calibration import TRANSFERRED
 from calib.fit.fitting import fit
 from calib.hardware.datasheet import floor, load_hardware
 from calib.samples.sample import Sample
-from model.ops import REST, GroupedMatmul, Matmul, MoeMlp, Operator, Other
+from model.ops import REST, GroupedMatmul, Matmul, MoeMlp, Operator, Other, grid
 
 H200 = load_hardware("h200")
 FLOAT8 = {"dtype": "float8_e4m3fn", "out_dtype": "bfloat16"}
@@ -92,3 +94,30 @@ def test_every_narrow_type_has_a_time_on_every_card(dtype: str, card: str, m: in
     ops = [Matmul(m, 8192, 8192, dtype=d, out_dtype="bfloat16") for d in ("bfloat16", dtype)]
     wide, narrow = shipped.estimate(ops, hot=False)["estimate_s"]
     assert 0 < narrow < wide
+
+
+REFUSED = [("float8_e4m3fn", "a100"), ("float8_e5m2", "rtx3090"), ("float4_e2m1fn", "h100")]
+
+
+@pytest.mark.parametrize(("dtype", "name"), REFUSED)
+@pytest.mark.parametrize("like", [Matmul(64, 512, 512), GroupedMatmul(64, 8, 2, 512, 512)])
+def test_what_torch_refuses_on_a_card_is_its_roofline(
+    dtype: str, name: str, like: Matmul | GroupedMatmul
+) -> None:
+    """As any product is that a card has no units for: no time of another kernel, no interval."""
+    card = load_card(load_hardware(name))
+    assert card is not None
+    plain, op = Matmul(64, 512, 512), replace(like, dtype=dtype)
+    found, alone = card.estimate([plain, op]), card.estimate([plain])
+    assert list(found["provenance"]) == [alone["provenance"][0], "roofline"]
+    assert found["estimate_s"][1] == floor(op, card.hardware)
+    assert np.isnan(found["high_s"][1])
+    assert found["estimate_s"][0] == alone["estimate_s"][0]
+    assert (card.estimate(grid(Matmul, m=[8, 64], n=9, k=9, dtype=dtype))["high_s"].isna()).all()
+
+
+@pytest.mark.parametrize("name", ["l4", "h100", "b200"])
+def test_what_it_does_not_refuse_is_told(name: str) -> None:
+    card = load_card(load_hardware(name))
+    assert card is not None
+    assert "roofline" not in set(card.estimate([Matmul(64, 512, 512, **FLOAT8)])["provenance"])

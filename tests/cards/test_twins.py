@@ -166,3 +166,22 @@ def test_a_norm_by_group_reads_its_elements_twice_and_writes_them_once() -> None
     op = ChannelNorm(1 << 28, 64, "groupnorm", "float32", 2)
     moved = sum(float(o.bytes) for o in stand_in(op).ops)
     assert moved == pytest.approx(1.5 * float(op.bytes), rel=1e-3)
+
+
+@pytest.mark.parametrize("hot", [False, True])
+def test_a_die_with_slower_memory_multiplies_float32_no_faster(hot: bool) -> None:
+    """Only an H200's samples hold torch's float32; an H100 runs the same kernels on the same die,
+    and had been told halfway to bfloat16's."""
+    rows = (1, 2, 4, 8, 16, 32, 64, 128, 512)
+    shapes = ((1024, 1024), (4096, 4096), (14336, 4096), (4096, 14336))
+    ops = [Matmul(m, n, k, dtype="float32") for m in rows for n, k in shapes]
+    h100, h200 = (told(name, *ops, hot=hot).seconds for name in ("h100", "h200"))
+    assert (h100 > 0.97 * h200).all()
+    assert np.median(h100 / h200) < 4.8 / 3.35  # of the bandwidths
+
+
+@pytest.mark.parametrize(("card", "published"), [("h100", 6.42e-3), ("h100_pcie", 7.69e-3)])
+def test_what_odd_rows_cost_bfloat16_they_do_not_cost_float32(card: str, published: float) -> None:
+    """KernelBench's product of odd sizes, which had been told three to four times too slow."""
+    found = told(card, Matmul(8205, 5921, 2949, dtype="float32"))
+    assert found.seconds[0] == pytest.approx(published, rel=0.3)

@@ -24,6 +24,7 @@ from calib.steps.notes import (
     limit_notes,
     plan_notes,
     position_notes,
+    refused_notes,
     source_notes,
 )
 from calib.steps.request import read_request
@@ -65,6 +66,22 @@ def notes(name: str, implementation: str, *sampled: str, cuda: str | None = None
 def test_where_times_come_from(asked: tuple[str, ...], says: str, not_said: str) -> None:
     said = notes(*asked)
     assert says in said and not_said not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "is_said"),
+    [
+        *(("a100", d, True) for d in ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn")),
+        *((name, "float8_e4m3fn", name == "rtx3090") for name in ("rtx3090", "l4", "h100")),
+        *((name, "bfloat16", False) for name in ("a100", "t4")),
+        *(("a100", "int8", False), ("h100", "float4_e2m1fn", True)),
+    ],
+)
+def test_what_torch_refuses_is_said(name: str, dtype: str, is_said: bool) -> None:
+    table = pd.DataFrame({"kind": ["matmul", "copy"], "dtype": [dtype, "float8_e4m3fn"]})
+    found = refused_notes(load_hardware(name), table)
+    assert bool(found) == is_said
+    assert all(name in line and dtype in line and "_scaled_mm" in line for line in found)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 from calib.report.page.cells import readable
 from calib.report.record import RunRecord
 from calib.report.terminal import Cells
-from calib.report.units import UNKNOWN, flops, least, nbytes, percent, seconds
+from calib.report.units import UNKNOWN, efficiency, flops, least, nbytes, percent, seconds
 
 
 def kind_cells(record: RunRecord, times: bool = True) -> Cells:
@@ -37,8 +37,7 @@ def kind_cells(record: RunRecord, times: bool = True) -> Cells:
 def _times(row: dict[Any, Any], whole: float) -> list[str]:
     """Kernels, their share of all, and the floor's share of them."""
     estimate = row["estimate_s"]
-    efficiency = percent(row["roofline_s"] / estimate) if estimate else UNKNOWN
-    return [seconds(estimate), percent(estimate / whole), efficiency]
+    return [seconds(estimate), percent(estimate / whole), percent(efficiency(row))]
 
 
 def kinds_not_known(record: RunRecord) -> set[str]:

@@ -28,7 +28,7 @@ from calib.report.page.cells import (
 )
 from calib.report.page.certainty import operator_cell
 from calib.report.record import TOTAL, RunRecord, known
-from calib.report.units import UNKNOWN, counted, seconds
+from calib.report.units import UNKNOWN, counted, efficiency, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,11 +217,6 @@ def _operator(row: dict[Any, Any], whole: float) -> Row:
             how_cell(row["provenance"]),
         )
     )
-
-
-def efficiency(row: dict[Any, Any]) -> float | None:
-    """Floor over kernels; None where there is no time."""
-    return row["roofline_s"] / row["estimate_s"] if row["estimate_s"] else None
 
 
 def phase_words(record: RunRecord) -> str:

@@ -127,6 +127,46 @@ def embedding_gradient(row: Row) -> Operators:
     return (ops.Other("scatter_add", read, written, arithmetic=adds, dtype=gradient.dtype),)
 
 
+def bags_gradient(row: Row) -> Operators:
+    """The same of rows that were added up: a bag's gradient is read for each of them."""
+    gradient, indices = row.given["grad"], row.given["indices"]
+    adds = indices.numel * row.out.shape[-1]
+    moved = adds * ops.item_bytes(gradient.dtype)
+    read, written = row.read + moved, row.written + moved
+    return (ops.Other("scatter_add", read, written, arithmetic=adds, dtype=gradient.dtype),)
+
+
+def rows_renormed(row: Row) -> Operators:
+    """Rows picked by index are read, and at most all of them written back shorter."""
+    table, indices = row.given["self"], row.given["indices"]
+    elements = indices.numel * table.shape[-1]
+    moved = elements * ops.item_bytes(table.dtype)
+    return (ops.Other(row.base, indices.nbytes + moved, moved, 2 * elements, table.dtype),)
+
+
+def put_back(row: Row) -> Operators:
+    """Zeros, and each value written to its place."""
+    values: Size = row.given["self"]
+    zeros = ops.Other("zeros", 0, row.written, dtype=row.out.dtype)
+    return zeros, ops.Other(row.base, row.read, values.nbytes, values.numel, values.dtype)
+
+
+def added_back(row: Row) -> Operators:
+    """Zeros, and each number of the gradient added to those it came of; what they were is not
+    read."""
+    gradient: Size = row.given["grad_output"]
+    zeros = ops.Other("zeros", 0, row.written, dtype=row.out.dtype)
+    read, adds = gradient.nbytes + row.written, _taps(row) * gradient.numel
+    return zeros, ops.Other(row.base, read, row.written, adds, gradient.dtype)
+
+
+def gathered_back(row: Row) -> Operators:
+    """Each result sums the numbers of the gradient that repeat it."""
+    gradient: Size = row.given["grad_output"]
+    name = row.base.removeprefix("_")
+    return (ops.Other(name, gradient.nbytes, row.written, gradient.numel, gradient.dtype),)
+
+
 def picked_loss(row: Row) -> Operators:
     """Of each row the number of its target, and no other; and the targets' weights."""
     scores, target = row.given["self"], row.given["target"]
@@ -155,9 +195,17 @@ def pooled(row: Row) -> Operators:
 
 def resampled(row: Row) -> Operators:
     """Some taps an element of the result; antialiased or not, under one name."""
-    name = row.base.removeprefix("_").removesuffix("_aa")
-    arithmetic = TAPS.get(name, 1) * row.out.numel
-    return (ops.Other(name, row.read, row.written, arithmetic, row.out.dtype),)
+    arithmetic = _taps(row) * row.out.numel
+    return (ops.Other(_resampling(row), row.read, row.written, arithmetic, row.out.dtype),)
+
+
+def _resampling(row: Row) -> str:
+    return row.base.removeprefix("_").removesuffix("_aa")
+
+
+def _taps(row: Row) -> int:
+    """Of an element of the finer map, also of a gradient."""
+    return TAPS.get(_resampling(row).removesuffix("_backward").removesuffix("_aa"), 1)
 
 
 TAPS = {"upsample_linear1d": 3, "upsample_bilinear2d": 6, "upsample_bicubic2d": 16}
@@ -198,23 +246,39 @@ COPIES = (
     *("_nested_tensor_from_tensor_list", "_nested_tensor_from_mask", "_nested_from_padded"),
     *("to_padded_tensor", "_jagged_to_padded_dense_forward", "_padded_dense_to_jagged_forward"),
     *("_conj_physical", "lift_fresh_copy", "repeat_interleave", "expand_copy", "permute_copy"),
+    *("reflection_pad3d", "replication_pad3d", "diagonal_backward"),
 )
 SCATTERS = (
     *("index_put", "_index_put_impl", "index_copy", "index_add", "scatter", "scatter_add"),
     *("masked_scatter", "scatter_reduce", "slice_scatter", "select_scatter", "index_fill"),
+    *("put", "index_reduce"),
 )
 CREATIONS = (
     *("zeros", "ones", "full", "arange", "linspace", "eye", "zeros_like", "ones_like"),
     *("full_like", "new_zeros", "new_ones", "new_full", "scalar_tensor", "fill", "zero"),
     *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "bernoulli", "normal"),
-    *("uniform", "tril_indices", "triu_indices"),
+    *("uniform", "tril_indices", "triu_indices", "exponential", "poisson"),
 )
 RESAMPLINGS = (
     *("upsample_linear1d", "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d"),
     *("upsample_bicubic2d", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa"),
+    *("upsample_nearest3d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d"),
+    "_upsample_nearest_exact3d",
+)
+GATHERED_BACK = tuple(
+    f"{name}{n}d_backward"
+    for name in ("upsample_nearest", "_upsample_nearest_exact")
+    for n in (1, 2, 3)
+)
+ADDED_BACK = (
+    *("upsample_linear1d_backward", "upsample_bilinear2d_backward", "upsample_bicubic2d_backward"),
+    *("_upsample_bilinear2d_aa_backward", "_upsample_bicubic2d_aa_backward"),
+    "upsample_trilinear3d_backward",
+    *(f"{how}_pad{n}d_backward" for how in ("reflection", "replication") for n in (1, 2, 3)),
 )
 ALLOCATIONS = (
     *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize"),
+    "_sparse_coo_tensor_with_dims_and_tensors",  # of indices and values that are there
 )
 NAMED = (
     *("sort", "argsort", "cumsum", "cumprod", "histc", "bincount", "searchsorted"),
@@ -224,6 +288,14 @@ NAMED = (
     *("masked_select", "unique_dim", "_unique2", "equal"),
     *("_nested_tensor_from_mask_left_aligned", "_linalg_check_errors"),
     *("_fft_r2c", "_fft_c2r", "_fft_c2c", "index", "_adaptive_avg_pool2d_backward"),
+    *("_adaptive_avg_pool3d", "_adaptive_avg_pool3d_backward", "adaptive_max_pool3d"),
+    *("adaptive_max_pool2d_backward", "adaptive_max_pool3d_backward", "avg_pool3d_backward"),
+    *("max_pool3d_with_indices_backward", "fractional_max_pool2d_backward"),
+    *("fractional_max_pool3d_backward", "col2im", "grid_sampler_3d"),
+    *("multi_margin_loss", "multi_margin_loss_backward", "multilabel_margin_loss_forward"),
+    *("multilabel_margin_loss_backward", "grid_sampler_2d_backward", "grid_sampler_3d_backward"),
+    *("bucketize", "cummax", "cummin", "logcumsumexp", "kthvalue", "nanmedian"),
+    *("_weight_norm_interface", "_weight_norm_interface_backward"),
 )
 """Operators without a formula whose inputs and results are all that they touch."""
 RULES: dict[str, Rule] = {
@@ -233,7 +305,12 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(ALLOCATIONS, allocated),
     **dict.fromkeys(NAMED, other),
     **dict.fromkeys(RESAMPLINGS, resampled),
-    **dict.fromkeys(POOLS, pooled),
+    **dict.fromkeys(GATHERED_BACK, gathered_back),
+    **dict.fromkeys(ADDED_BACK, added_back),
+    **dict.fromkeys((*POOLS, "fractional_max_pool2d", "fractional_max_pool3d"), pooled),
+    **dict.fromkeys(("max_unpool2d", "max_unpool3d"), put_back),
+    "_embedding_bag_backward": bags_gradient,
+    "embedding_renorm": rows_renormed,
     "diag_embed": on_diagonal,
     "topk": top_k,
     "embedding": embedding,
@@ -241,6 +318,7 @@ RULES: dict[str, Rule] = {
     "_unsafe_index": index,
     "index_select": index_select,
     "gather": index_select,
+    "take": index_select,
     **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), embedding_bag),
     "embedding_dense_backward": embedding_gradient,
     **dict.fromkeys(("nll_loss_forward", "nll_loss2d_forward"), picked_loss),

@@ -146,14 +146,29 @@ def loss_of_logits(row: Row) -> Operators:
     return reduced(row, x, [1, 1, 2, 2, *[2] * weights])
 
 
+def soft_margin_loss(row: Row) -> Operators:
+    """Written out: the target negated, times the input, its exponential, one and the logarithm."""
+    return reduced(row, row.given["self"], [1, 2, 1, 1])
+
+
+def soft_margin_gradient(row: Row) -> Operators:
+    """The same up to the exponential; that times the target, scaled, over one more than itself,
+    times the gradient."""
+    return mapped_in_turn(row.given["self"], [1, 2, 1, 2, 1, 1, 2, 2])
+
+
 def reduced(row: Row, x: Size, maps: Sequence[int]) -> Operators:
     """Maps of so many inputs each, one after the other, and their reduction where it is asked."""
-    each = tuple(
-        ops.Elementwise(x.numel, n, flops_per_element=LOSS_FLOPS, dtype=x.dtype) for n in maps
-    )
+    each = mapped_in_turn(x, maps)
     if not row.given.get("reduction", 1):
         return each
     return *each, ops.Reduction(1, x.numel, dtype=x.dtype)
+
+
+def mapped_in_turn(x: Size, maps: Sequence[int]) -> Operators:
+    return tuple(
+        ops.Elementwise(x.numel, n, flops_per_element=LOSS_FLOPS, dtype=x.dtype) for n in maps
+    )
 
 
 LOSS_FLOPS = 2
@@ -194,12 +209,18 @@ BATCH_NORMS = (
     *("_native_batch_norm_legit", "_batch_norm_with_update"),
 )
 LOSSES = ("mse_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy")
+ACTIVATIONS = (
+    *("elu", "glu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish"),
+    *("log_sigmoid", "softplus", "softshrink", "threshold", "_prelu_kernel", "rrelu_with_noise"),
+)
+"""Whose gradients are maps."""
 MAPS = (
     *("gelu_backward", "silu_backward", "native_dropout", "glu"),
     *("floor_divide", "masked_fill", "where", "native_dropout_backward", "hardswish", "rsub"),
     *("addr", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell"),
     *("log_sigmoid_forward", "polar", "complex", "__and__", "__or__", "__xor__"),
-    *(f"{name}_backward" for name in LOSSES),
+    *(f"{name}_backward" for name in (*LOSSES, *ACTIVATIONS)),
+    *("_prelu_kernel", "rrelu_with_noise", "linalg_cross"),
 )
 """Pointwise though torch has no tag that says so."""
 REDUCTIONS = (
@@ -218,6 +239,8 @@ RULES: dict[str, Rule] = {
     "native_group_norm": group_norm,
     **dict.fromkeys(LOSSES, loss),
     "binary_cross_entropy_with_logits": loss_of_logits,
+    "soft_margin_loss": soft_margin_loss,
+    "soft_margin_loss_backward": soft_margin_gradient,
 }
 
 

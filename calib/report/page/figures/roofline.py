@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from calib.report.page.figures.style import Spec, decades, figure, kind_scale, log_axis
 from calib.report.record import RunRecord, known
-from calib.report.units import nbytes, percent, seconds
+from calib.report.units import efficiency, nbytes, percent, seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +155,7 @@ def points(rows: pd.DataFrame) -> list[dict[str, Any]]:
             "kernels": seconds(row["estimate_s"]),
             "part": percent(row["share"]),
             "floor": seconds(row["roofline_s"]),
-            "efficiency": percent(row["roofline_s"] / row["estimate_s"]),
+            "efficiency": percent(efficiency(row)),
             "known": row["provenance"],
         }
         for row in rows.to_dict("records")
