@@ -131,16 +131,16 @@ class Card(Tabled):
 
         Where another kernel stands in, what the samples correct is mostly that, and it is carried
         whole; how that carries, no engine's ratios of the kernel itself tell. So is how far it was
-        trusted, to a card that runs the very kernels. Not so where a product stands in for a
-        convolution on a card of another compute capability: matrix units have kernels of their own
-        there (the samples' are ``sm90_xmma_fprop``), for either.
+        trusted, near the samples, to a card that runs the very kernels. Not so where a product
+        stands in for a convolution on a card of another compute capability: matrix units have
+        kernels of their own there (the samples' are ``sm90_xmma_fprop``), for either.
         """
         assert self.taught is not None
         first = ops if isinstance(ops, Operator) else ops[0]
         kind, stands_in = stand_in(first).ops[0].operator, self._stands_in(first)
         told = (self.taught.carried.get((card, first.operator)) for card in self._relatives)
         carried = next((c for c in told if c), Carried(0.0, UNTOLD))
-        another = stands_in or kind != first.operator
+        another = kind != first.operator
         share = np.where(another & ~self._by_other_units(ops), 1.0, carried.share)
         apart = card_to_card(self.hardware, [self._teacher], dtype_of(first))
         # What no table of this card tells was transferred before anything is carried.

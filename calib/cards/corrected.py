@@ -97,7 +97,7 @@ def said(found: Estimates) -> Said:
 class Away:
     """What carrying samples to another card costs. ``own``, ``width``: added spread of the fit to
     the samples alone, and of the correction; ``share``: of the correction, what is carried.
-    ``trusted``: the share of the fit to the samples is carried too."""
+    ``trusted``: near the samples all of both is carried, and the share of the fit to them."""
 
     own: float
     share: Any
@@ -331,12 +331,14 @@ def blended(
     """[n] log seconds, half-width and w; NaN where neither source says anything.
 
     ``away``: on another card than the samples'. What the shares on their own card were says nothing
-    there, but where the same stands in on both: each source counts by its spread alone.
+    there, but near samples that are trusted: each source counts by its spread alone.
     """
-    said, share = corrected(blend.correction, columns, base, away), blend.share
+    said = corrected(blend.correction, columns, base, away)
+    share: float | np.ndarray | None = blend.share
     if away is not None:
         own = Said(own.centre, np.hypot(own.spread, away.own))
-        share = share if share is None or away.trusted else 0.5
+        nearer = (1 - said.far) if away.trusted else 0.0
+        share = None if share is None else 0.5 + (share - 0.5) * nearer
     weight = weight_of(share, own, said)
     return mixed(weight, own, said), blend.quantile * mixed_spread(weight, own, said), weight
 
@@ -353,11 +355,13 @@ def corrected(
     rows = matrix(columns, correction.names, len(base.centre))
     mean, spread, far = correction.predict(rows)
     share, width = (away.share, away.width) if away else (1.0, 0.0)
+    if away is not None and away.trusted:
+        share = share + (1 - share) * (1 - far)
     spread = np.hypot(share * spread, np.hypot(far * base.spread, width))
     return Said(base.centre + share * mean, spread, far)
 
 
-def weight_of(share: float | None, own: Said, base: Said) -> np.ndarray:
+def weight_of(share: float | np.ndarray | None, own: Said, base: Said) -> np.ndarray:
     """[n] w of the formula."""
     if share is None:
         return np.where(np.isfinite(base.centre), 0.0, 1.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from calib.cards.corrected import Away, Blend, Said, blended, kernels_of, weight_of
+from calib.cards.corrected import Away, Blend, Said, blended, corrected, kernels_of, weight_of
 from calib.cards.correcting import correct, quantile
 from calib.cards.correction import columns_of, fit_correction, matrix
 from calib.fit.calibration import Estimates, uncalibrated
@@ -207,16 +207,28 @@ def test_carried_to_another_card_a_correction_is_shared_and_wider():
     assert (wider > half).all()
 
 
-def test_carried_to_another_card_a_share_is_kept_where_it_is_trusted():
+def test_carried_to_another_card_a_share_is_kept_near_samples_that_are_trusted():
     """Which of two was right on the samples' card says nothing of another, unless the same stands
-    in for the same kernels on both."""
-    blend = Blend(None, 0.9, 1.645, False)
-    own, base = Said(np.zeros(1), np.full(1, 0.1)), Said(np.ones(1), np.full(1, 0.1))
-    for away, share in (
-        (Away(0.0, 1.0, 0.0), 0.5),
-        (Away(0.0, 1.0, 0.0, trusted=True), 0.9),
-    ):
-        assert blended(blend, {}, own, base, away)[2] == pytest.approx(share)
+    in for the same kernels on both; and nothing of what lies far from the samples."""
+    shapes = products(3)
+    columns = columns_of(shapes, H200, np.zeros(3, dtype=bool))
+    names = sorted(columns)
+    rows = matrix(columns, names, 3)
+    correction = fit_correction(names, rows, np.full(3, 0.5), 0.1)
+    blend = Blend(correction, 0.9, 1.645, False)
+    near = columns
+    far = {name: values + 40.0 for name, values in columns.items()}
+    own, base = Said(np.zeros(3), np.full(3, 0.1)), Said(np.zeros(3), np.full(3, 0.1))
+    for asked, is_near in ((near, True), (far, False)):
+        plain, trusted = (
+            blended(blend, asked, own, base, Away(0.0, 0.5, 0.0, trusted=trusted))
+            for trusted in (False, True)
+        )
+        assert (trusted[2] > plain[2] + 0.05).all() == is_near
+        if not is_near:
+            np.testing.assert_allclose(trusted[0], plain[0], atol=0.02)
+    said = [corrected(correction, near, base, Away(0.0, 0.5, 0.0, t)).centre for t in (False, True)]
+    assert (said[1] > 1.5 * said[0]).all()
 
 
 def test_an_offset_is_learned_and_shrunk():
