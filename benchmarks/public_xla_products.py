@@ -11,10 +11,10 @@ of the source's products takes besides, whose kernel starts on an idle card: one
 median of its bfloat16 rows, of each half of the groups of n and k by the other half.
 
 What every row of the source has alike nearly cancels in ratios between two of its rows. They tell
-of two rules of :mod:`calib.cards.stand_ins`: a batched product is one product of all rows, and a
+of two rules of :mod:`calib.cards.tables.stand_ins`: a batched product is one of all rows, and a
 product of another dtype is the bfloat16 product of as many bytes. One thing that ships was learned
 from half of these groups: how far a Hopper's tf32 may lie above a linear layer's
-(:data:`calib.cards.times.OTHER_WAY`). Ends with one line of JSON.
+(:data:`calib.cards.tables.times.OTHER_WAY`). Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ import numpy as np
 from benchmarks.recorded.__main__ import write
 from benchmarks.recorded.text import lines, percent
 from benchmarks.unseen_cards import CLASSES, classes
-from calib.cards.card import NARROW
+from calib.cards.asked import DEPTH_ONLY
 from calib.cards.older.shipped import load_torch
-from calib.cards.times import DEPTH_ONLY
+from calib.cards.tables.figures import NARROW
 from calib.hardware.datasheet import Hardware, floors, load_hardware
 from calib.hardware.versions import PRODUCTS
 from model.ops import Matmul, item_bytes

@@ -20,8 +20,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.rtx5090_text import AFTERWARDS, TEXT
-from calib.cards.card import ENGINE, TORCH, Card
+from calib.cards.card import Card
 from calib.cards.shipped import load_card
+from calib.cards.tables.figures import ENGINE, TORCH
 from calib.estimates.tables import operator_table
 from calib.estimates.timeline import timeline_table, with_wall
 from calib.hardware.datasheet import load_hardware

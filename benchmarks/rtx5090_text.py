@@ -15,7 +15,7 @@ source. {summary}
    register-resident bfloat16 products over the datasheet's rate. Datasheet figures are at the rated
    clock, real cards run above it. Main memory does not follow the clock.
 3. tf32 is the bfloat16 product of as many bytes, a norm or softmax one pointwise kernel of as many
-   bytes, attention is flash attention 2 (`calib/cards/stand_ins.py`).
+   bytes, attention is flash attention 2 (`calib/cards/tables/stand_ins.py`).
 4. A product that fills the card takes whole tiles on whole multiprocessors
    (`calib/fit/physics/rounds.py`), since the lender's fit, at twice the rate, knows no tiles here.
 5. Products and attention were timed on the same tensors again and again, so they are predicted with

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calib.cards.correction import Correction, columns_of, matrix
-from calib.cards.stand_ins import all_rows, as_many_bytes, each, is_batched
+from calib.cards.tables.stand_ins import all_rows, as_many_bytes, each, is_batched
 from calib.fit.calibration import (
     ROOFLINE,
     TRANSFERRED,

@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from calib.cards.card import TORCH, Card
+from calib.cards.card import Card
 from calib.cards.corrected import Taught
 from calib.cards.stored import StoredError, read_record
-from calib.cards.times import Figures
+from calib.cards.tables.figures import TORCH, Figures
 from calib.fit.likeness import distance, has_relatives
 from calib.hardware.datasheet import Hardware, load_hardware
 

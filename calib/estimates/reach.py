@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib.cards.card import TORCH, Card
+from calib.cards.card import Card
 from calib.cards.corrected import Corrected
 from calib.cards.older.products import OlderProducts
 from calib.cards.older.shipped import Beneath, OlderTorch
-from calib.cards.stand_ins import stand_in
+from calib.cards.tables.figures import TORCH
+from calib.cards.tables.stand_ins import stand_in
 from calib.fit.calibration import MEASURED, Calibration, fitted_dtype, kind_of
 from calib.fit.kind import KindFit
 from calib.fit.physics.features import CLASSES, features_of_list
@@ -109,7 +110,8 @@ def _nearest(calibration: Any, ops: Sequence[Operator], implementation: str) -> 
 def _beyond(layer: Calibration | Card, ops: Sequence[Operator], implementation: str) -> list[Reach]:
     """Of one calibration; None for an operator that it knows nothing of.
 
-    What ships is asked for what stands in for an operator of torch (:mod:`calib.cards.stand_ins`).
+    What ships is asked for what stands in for an operator of torch
+    (:mod:`calib.cards.tables.stand_ins`).
     """
     ships = isinstance(layer, Card) and implementation == TORCH
     own: Calibration = layer.calibration if isinstance(layer, Card) else layer

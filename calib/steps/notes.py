@@ -32,8 +32,8 @@ NEW, SEEN = "new", "seen"
 
 def source_notes(target: Target, operators: pd.DataFrame, implementation: str) -> list[str]:
     """Where the times come from: the user's samples, the card that ships, or nothing."""
-    from calib.cards.card import ENGINE, TORCH
     from calib.cards.shipped import about_card, about_taught
+    from calib.cards.tables.figures import ENGINE, TORCH
     from calib.estimates.sums import known_by
 
     if target.hardware.unprobed:

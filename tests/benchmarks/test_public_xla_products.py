@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import public_xla_products as xla
-from calib.cards.times import OTHER_WAY
+from calib.cards.asked import OTHER_WAY
 from calib.hardware.datasheet import load_hardware
 from model.ops import Matmul
 

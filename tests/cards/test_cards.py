@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from calib.cards.card import Card
-from calib.cards.cold import Caches, fit_caches, hot_to_cold, resident_bytes
 from calib.cards.corrected import Carried, Taught
 from calib.cards.correcting import correct
 from calib.cards.shipped import load_card
-from calib.cards.stand_ins import stand_in
 from calib.cards.stored import StoredError, read_record, write_record
-from calib.cards.times import Figures
+from calib.cards.tables.cold import Caches, fit_caches, hot_to_cold, resident_bytes
+from calib.cards.tables.figures import Figures
+from calib.cards.tables.stand_ins import stand_in
 from calib.fit.fitting import fit
 from calib.hardware.datasheet import floor, load_hardware
 from calib.hardware.device import clocked, published_clock_ratio

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.kernel_cases import DEPTHWISE
 from calib.cards.shipped import load_card
-from calib.cards.stand_ins import stand_in
+from calib.cards.tables.stand_ins import stand_in
 from calib.checkout import ROOT
 from calib.hardware.convolutions import is_depthwise
 from calib.hardware.datasheet import load_hardware

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calib.cards.shipped import load_card
-from calib.cards.times import is_split, side_by_side
+from calib.cards.tables.splits import is_split, side_by_side
 from calib.fit.physics.blocks.attention.flash import parts
 from calib.hardware.datasheet import load_hardware
 from model.ops import Attention, AttentionBackward, grid
@@ -35,11 +35,12 @@ def test_up_to_a_tile_more_queries_take_as_long(card: str, kv_len: int) -> None:
 @pytest.mark.parametrize("card", FLASH)
 @pytest.mark.parametrize("kv_len", [2048, 8192, 32768])
 def test_where_no_heads_share_keys_one_query_is_split_as_two_are(card: str, kv_len: int) -> None:
-    """Engines' tables hold a kernel that splits it only where they do."""
+    """Engines' tables hold a kernel that splits it only where they do: one is told by two heads to
+    the same keys there, two by shorter walks of the kernel that torch calls."""
     alone = replace(STEP, heads=16, kv_heads=16, kv_len=kv_len)
     assert is_split(alone, load_hardware(card))
     told = seconds(card, [alone, replace(alone, q_len=2)])
-    assert told[0] == pytest.approx(told[1], rel=0.15)
+    assert 0.6 < told[0] / told[1] < 1.6
 
 
 @pytest.mark.parametrize("card", CUDNN)

@@ -9,8 +9,8 @@ import pytest
 
 from calib.cards.card import Card
 from calib.cards.shipped import load_card
-from calib.cards.stand_ins import ANOTHER_KERNEL
-from calib.cards.times import Figures
+from calib.cards.tables.figures import Figures
+from calib.cards.tables.stand_ins import ANOTHER_KERNEL
 from calib.fit.calibration import TRANSFERRED
 from calib.fit.fitting import fit
 from calib.hardware.datasheet import floor, load_hardware

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.older_products import rows_of
+from calib.cards.asked import OTHER_WAY
 from calib.cards.build.older_products import fit_products, products_cards, read_products
 from calib.cards.older.shipped import about_older, load_torch
-from calib.cards.times import OTHER_WAY
 from calib.fit.calibration import TRANSFERRED
 from calib.hardware.datasheet import load_hardware
 from calib.hardware.versions import is_older, tells_products

@@ -10,7 +10,7 @@ import pytest
 from calib.cards.card import UNTOLD
 from calib.cards.corrected import NORMAL
 from calib.cards.shipped import load_card
-from calib.cards.stand_ins import ANOTHER_KERNEL, as_cut, stand_in
+from calib.cards.tables.stand_ins import ANOTHER_KERNEL, as_cut, stand_in
 from calib.fit.calibration import TRANSFERRED, Estimates
 from calib.hardware.datasheet import floor, load_hardware, peak
 from model.ops import ChannelNorm, Conv2d, Convolution, Matmul, Operator, Other, grid

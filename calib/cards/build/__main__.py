@@ -45,13 +45,13 @@ from calib.cards.build.tables import (
     widths,
 )
 from calib.cards.build.writing import check, write_text
-from calib.cards.card import CUDNN, TORCH, Card
+from calib.cards.card import Card
 from calib.cards.older.products import FOLDER as PRODUCTS
 from calib.cards.older.shipped import OLDER
 from calib.cards.shipped import FOLDER, load_card
-from calib.cards.stand_ins import NOTES
 from calib.cards.stored import SCHEMA_VERSION, write_record
-from calib.cards.times import Figures, nearness
+from calib.cards.tables.figures import CUDNN, TORCH, Figures, nearness
+from calib.cards.tables.stand_ins import NOTES
 from calib.errors import CalibError
 from calib.fit.calibration import Calibration
 from calib.fit.fitting import fit

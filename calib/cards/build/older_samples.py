@@ -14,7 +14,7 @@ import numpy as np
 
 from calib.cards.build.own_samples import as_text
 from calib.cards.build.writing import check, write_text
-from calib.cards.card import TORCH, Card
+from calib.cards.card import Card
 from calib.cards.correcting import correct
 from calib.cards.older.shipped import (
     ATTENTION,
@@ -28,6 +28,7 @@ from calib.cards.older.shipped import (
 )
 from calib.cards.shipped import FOLDER, load_card
 from calib.cards.stored import SCHEMA_VERSION, write_record
+from calib.cards.tables.figures import TORCH
 from calib.checkout import ROOT
 from calib.errors import CalibError
 from calib.fit.calibration import uncalibrated

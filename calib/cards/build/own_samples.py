@@ -16,11 +16,12 @@ import pandas as pd
 
 from calib.cards.build.published import published_attention
 from calib.cards.build.tables import ENGINE, log_ratios
-from calib.cards.card import TORCH, Card
+from calib.cards.card import Card
 from calib.cards.corrected import Carried, Taught
 from calib.cards.correcting import correct
 from calib.cards.shipped import load_card
 from calib.cards.stored import SCHEMA_VERSION
+from calib.cards.tables.figures import TORCH
 from calib.checkout import ROOT
 from calib.errors import CalibError
 from calib.fit.calibration import Key, KindFit

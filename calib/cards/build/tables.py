@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from calib.cards.build.published import published_attention
-from calib.cards.cold import Caches, fit_caches
+from calib.cards.tables.cold import Caches, fit_caches
 from calib.fit.physics.blocks.attention.flash import FLASH, parts
 from calib.fit.physics.features import stack
 from calib.hardware.attention_backend import backend_of

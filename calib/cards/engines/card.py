@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from calib.cards.card import Card
-from calib.cards.cold import hot_to_cold
 from calib.cards.engines.lent import Lent, lent_engine
 from calib.cards.engines.stored import (
     ENGINES,
@@ -27,7 +26,8 @@ from calib.cards.engines.stored import (
     load_engine,
 )
 from calib.cards.shipped import load_card
-from calib.cards.stand_ins import stand_in
+from calib.cards.tables.cold import hot_to_cold
+from calib.cards.tables.stand_ins import stand_in
 from calib.errors import CalibError
 from calib.fit.calibration import (
     HELD_OUT_COLUMNS,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calib.cards.card import TORCH, Card
+from calib.cards.card import Card
+from calib.cards.tables.figures import TORCH
 from calib.fit.calibration import ROOFLINE, TRANSFERRED, Estimates, Tabled, wider
 from calib.fit.physics.widened import is_widened
 from calib.hardware.datasheet import Hardware, load_hardware

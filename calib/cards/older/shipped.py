@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calib.cards.card import TORCH, Card
+from calib.cards.card import Card
 from calib.cards.corrected import NORMAL, Away, Blend, Corrected
 from calib.cards.older import products
 from calib.cards.older.products import OlderProducts, Products, products_teacher
 from calib.cards.shipped import FOLDER, load_card, read_about, shipped_cards
 from calib.cards.stored import read_record
-from calib.cards.times import Figures
+from calib.cards.tables.figures import TORCH, Figures
 from calib.fit.calibration import (
     ROOFLINE,
     TRANSFERRED,

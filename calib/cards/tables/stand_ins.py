@@ -349,3 +349,12 @@ _MAKERS: dict[type[Operator], Callable[[Any], StandIn]] = {
     Norm: _norm,
 }
 """By class, the first that an operator is an instance of."""
+
+
+def as_plain(op: Operator) -> Operator:
+    """The tables' pointwise kernel as a map of float32 of as many bytes, which converts nothing: of
+    torch's own, other sizes were timed than of the tables'."""
+    if not isinstance(op, Elementwise):
+        return op
+    elements = whole_sizes(np.maximum(op.bytes / (2 * item_bytes("float32")), LEAST_ELEMENTS))
+    return Elementwise(elements, dtype="float32")
