@@ -6,8 +6,8 @@
 matrices of bfloat16 and float16 by torch's library, warm, one after the other. Most are of cards
 that accumulate in float32 at half the rate of their die, of which no table tells.
 
-- **Rounds.** ``least``: what :func:`calib.fit.physics.rounds.seconds_of_rounds` says at the rated
-  boost clock over what was published: no product should be far above one, since cards run a few
+- **Rounds.** ``least``: what :func:`calib.fit.physics.limits.rounds.seconds_of_rounds` says at the
+  rated boost clock over what was published: no product should be far above one, since cards run a few
   percent above that clock. ``spread``: of the clocks that 4096, 8192 and 10240 cubed in bfloat16
   would need, the highest over the lowest less one, were they cut into tiles of 128 x 256, of 128 x
   128, or run at one share of the peak: the true cut has the least.
@@ -33,7 +33,7 @@ import numpy as np
 from benchmarks.recorded.__main__ import write
 from benchmarks.recorded.text import lines, percent
 from calib.cards.shipped import load_card, shipped_cards
-from calib.fit.physics.rounds import seconds_of_rounds
+from calib.fit.physics.limits.rounds import seconds_of_rounds
 from calib.hardware.datasheet import Hardware, floor, load_hardware
 from model.ops import Matmul
 

@@ -17,7 +17,8 @@ source. {summary}
 3. tf32 is the bfloat16 product of as many bytes, a norm or softmax one pointwise kernel of as many
    bytes, attention is flash attention 2 (`calib/cards/tables/stand_ins.py`).
 4. A product that fills the card takes whole tiles on whole multiprocessors
-   (`calib/fit/physics/rounds.py`), since the lender's fit, at twice the rate, knows no tiles here.
+   (`calib/fit/physics/limits/rounds.py`), since the lender's fit, at twice the rate, knows no tiles
+   here.
 5. Products and attention were timed on the same tensors again and again, so they are predicted with
    a warm L2; norms and softmax were timed after a flush, so they are predicted cold. Attention *in
    turns* was timed by kernels that took turns, over two copies of its inputs: where both do not fit
@@ -106,8 +107,8 @@ are weighed, the physics of attention, the physics of products.
   softmax of each score. On the RTX PRO 6000 this shape takes twice its floor, which the fit puts
   down to seven tenths of the matrix rate and to the last block's walk, added. Here products take
   twice as long, and what stands beside them on that card seems to hide behind them.
-- Then the power limits of both cards were accounted for (`calib/fit/physics/power.py`), by what
-  pairs of other cards say: products of 8192 and 10240 cubed went from 9% off to 3%, those of 2048
+- Then the power limits of both cards were accounted for (`calib/fit/physics/limits/power.py`), by
+  what pairs of other cards say: products of 8192 and 10240 cubed went from 9% off to 3%, those of 2048
   and 4096 from 10 to 15% too fast, and with them the median from 9.6 to 13.5%. What is left there
   is the rounds of large tiles that the library takes and no lender shows. Tried and left, since
   twelve pairs of other cards do not want it or these products get worse: candidates at half the

@@ -79,7 +79,8 @@ def chosen(group: str, option: str) -> Any:
     """One option of a group as its file has it, on top of the one it begins with."""
     given = read_yaml(CONF / group / f"{option}.yaml")
     for base in given.pop("defaults", ()):
-        given = chosen(group, base) | given
+        if isinstance(base, str):  # the rest are options of other groups
+            given = chosen(group, base) | given
     return given
 
 

@@ -74,7 +74,8 @@ def model_of(name: str) -> Any:
     ours, theirs = CONF / "model" / f"{name}.yaml", HF / name / "config.json"
     if ours.exists():
         given = yaml.safe_load(ours.read_text("utf-8"))
-        dimensions = {k: v for k, v in given.items() if k not in ("name", "architecture")}
+        others = ("name", "architecture", "defaults")
+        dimensions = {k: v for k, v in given.items() if k not in others}
         return build(given["architecture"], **dimensions)
     return hf.load(theirs, "bfloat16") if theirs.exists() else None
 

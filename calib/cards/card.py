@@ -41,9 +41,9 @@ from calib.fit.calibration import (
     parted,
 )
 from calib.fit.likeness import card_to_card
-from calib.fit.physics.cuda_cores import as_taught
-from calib.fit.physics.rounds import SMALLEST, knows_no_tiles, seconds_of_rounds
-from calib.fit.physics.streams import streaming
+from calib.fit.physics.limits.cuda_cores import as_taught
+from calib.fit.physics.limits.rounds import SMALLEST, knows_no_tiles, seconds_of_rounds
+from calib.fit.physics.limits.streams import streaming
 from calib.hardware.attention_backend import backends_of
 from calib.hardware.convolutions import has_few
 from calib.hardware.datasheet import Hardware, load_hardware
@@ -68,7 +68,7 @@ class Card(Tabled):
 
     ``taught``: what torch's samples tell, of this card or of another; without it torch is what the
     tables' engine takes. ``in_rounds``: whether products are held to whole tiles
-    (:mod:`calib.fit.physics.rounds`); not what samples correct, which had none.
+    (:mod:`calib.fit.physics.limits.rounds`); not what samples correct, which had none.
     """
 
     hardware: Hardware

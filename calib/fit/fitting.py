@@ -33,7 +33,7 @@ from calib.fit.likeness import card_to_card, likeness, plan_over_devices
 from calib.fit.physics.blocks.attention.flash import FLASH
 from calib.fit.physics.blocks.product_blocks import told_apart
 from calib.fit.physics.features import Features, concatenate
-from calib.fit.physics.power import foretold, is_limited, slowed, sustained
+from calib.fit.physics.limits.power import foretold, is_limited, slowed, sustained
 from calib.fit.plan import LEAST_DEVICES, HeldOut, Plan, plan_of
 from calib.fit.residual import MOST_EXACT
 from calib.fit.trees import sum_of

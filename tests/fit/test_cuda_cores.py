@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.public_products import most, published
 from calib.cards.shipped import load_card
-from calib.fit.physics.cuda_cores import (
+from calib.fit.physics.limits.cuda_cores import (
     foretold_rate,
     multiplying,
     published_cards,

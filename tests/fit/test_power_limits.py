@@ -7,7 +7,7 @@ import pytest
 
 from calib.fit.fitting import fit
 from calib.fit.physics.features import Features, features_of_list
-from calib.fit.physics.power import (
+from calib.fit.physics.limits.power import (
     Sustained,
     foretold,
     is_akin,

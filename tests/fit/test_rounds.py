@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.public_sizes import OTHERS, hardware_of, is_half, of_card, published
 from calib.cards.shipped import load_card
-from calib.fit.physics.rounds import SMALLEST, knows_no_tiles, seconds_of_rounds
+from calib.fit.physics.limits.rounds import SMALLEST, knows_no_tiles, seconds_of_rounds
 from calib.hardware.datasheet import load_hardware
 from model.ops import Attention, Matmul, grid
 

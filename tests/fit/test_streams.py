@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from calib.cards.shipped import load_card
-from calib.fit.physics.streams import published_share, streaming
+from calib.fit.physics.limits.streams import published_share, streaming
 from calib.hardware.datasheet import load_hardware
 from model.ops import Elementwise
 

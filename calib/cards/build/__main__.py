@@ -58,7 +58,7 @@ from calib.fit.fitting import fit
 from calib.fit.held_out import data_of
 from calib.fit.likeness import has_relatives
 from calib.fit.physics.blocks.attention.flash import FLASH
-from calib.fit.physics.power import Sustained, foretold, is_limited, sustained
+from calib.fit.physics.limits.power import Sustained, foretold, is_limited, sustained
 from calib.hardware.attention_backend import FLASH as FLASH_2
 from calib.hardware.attention_backend import order
 from calib.hardware.datasheet import Hardware, load_hardware

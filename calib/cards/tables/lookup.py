@@ -47,10 +47,10 @@ from calib.fit.calibration import (
 )
 from calib.fit.physics.blocks.attention.flash import FLASH, backward
 from calib.fit.physics.blocks.stream_blocks import walk_seconds
-from calib.fit.physics.cuda_cores import as_lent
 from calib.fit.physics.features import stack
-from calib.fit.physics.rounds import SMALLEST
-from calib.fit.physics.streams import streaming
+from calib.fit.physics.limits.cuda_cores import as_lent
+from calib.fit.physics.limits.rounds import SMALLEST
+from calib.fit.physics.limits.streams import streaming
 from calib.fit.physics.widened import is_widened, plain_products, width
 from calib.hardware.attention_backend import as_split, backends_of
 from calib.hardware.datasheet import Hardware, floor, least_seconds, load_hardware, peak

@@ -9,7 +9,7 @@ tiles would leave more than a fifth of twice the multiprocessors idle, keys are 
 another size, and a second kernel combines. Engines page their keys, for which they always take that
 other kernel, and write them into the cache besides: an A100's tables say 1.25 times what dense keys
 take. Long ones draw what the board may draw: 1.5 to 1.7 pJ a FLOP, of padded heads, on an A100 of
-300 W, an L40S and an RTX PRO 6000, as products do (:mod:`calib.fit.physics.power`).
+300 W, an L40S and an RTX PRO 6000, as products do (:mod:`calib.fit.physics.limits.power`).
 Sources: ``run_mha_fwd_hdim*``, ``set_params_splitkv`` and ``num_splits_heuristic`` of
 FlashAttention 2.7 (Dao), of which torch has a copy.
 """
