@@ -9,8 +9,8 @@ that accumulate in float32 at half the rate of their die, of which no table tell
 - **Rounds.** ``least``: what :func:`calib.fit.physics.limits.rounds.seconds_of_rounds` says at the
   rated boost clock over what was published: no product should be far above one, since cards run a
   few percent above that clock. ``spread``: of the clocks that 4096, 8192 and 10240 cubed in
-  bfloat16 would need, the highest over the lowest less one, were they cut into tiles of 128 x 256, of 128 x
-  128, or run at one share of the peak: the true cut has the least.
+  bfloat16 would need, the highest over the lowest less one, were they cut into tiles of 128 x 256,
+  of 128 x 128, or run at one share of the peak: the true cut has the least.
 - **Error.** Of what ships, for the cards that have a calibration, with whole tiles and without.
 
 Nothing was learned from these; nor from those of the RTX 5090, which are judged in docs/rtx5090.md.

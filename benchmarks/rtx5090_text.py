@@ -110,9 +110,9 @@ are weighed, the physics of attention, the physics of products.
 - Then the power limits of both cards were accounted for (`calib/fit/physics/limits/power.py`), by
   what pairs of other cards say: products of 8192 and 10240 cubed went from 9% off to 3%, those of
   2048 and 4096 from 10 to 15% too fast, and with them the median from 9.6 to 13.5%. What is left
-  there is the rounds of large tiles that the library takes and no lender shows. Tried and left, since
-  twelve pairs of other cards do not want it or these products get worse: candidates at half the
-  rate (19%), the library's choice made at the lender's rate, a limit that short products do not
+  there is the rounds of large tiles that the library takes and no lender shows. Tried and left,
+  since twelve pairs of other cards do not want it or these products get worse: candidates at half
+  the rate (19%), the library's choice made at the lender's rate, a limit that short products do not
   feel, three lenders for one.
 - Then whole tiles became a bound on such products, the least of all tiles, seen first in this
   page's 2048 cubed and then in 128 products of nine other half-rate cards ([cards.md](cards.md)),

@@ -22,7 +22,7 @@ BARE = ("high_s", "wall_high_s", "efficiency")
 @pytest.fixture(scope="module")
 def found() -> Any:
     layer = {"dtype": torch.bfloat16, "device": "meta"}
-    module = nn.Sequential(nn.Linear(64, 32, **layer), nn.GELU())
+    module = nn.Sequential(nn.Linear(64, 32, **layer), nn.Linear(32, 8, **layer))
     return calib.estimate(module, torch.zeros(8, 64, **layer), "t4")
 
 
