@@ -35,6 +35,11 @@ def products(reach: int) -> list[Domain]:
     }
     rows = {"m": length, "n": hidden, "k": hidden}
     gemv = {"m": Axis(1, 4), "n": hidden, "k": hidden}
+    # For cards, where float32 has kernels of its own; a CPU takes long over many rows.
+    singles = [
+        Domain("product of many rows in float32", 1, rows, _biased_float32, "cold"),
+        Domain("batched product in float32", 0.5, batched, _batched_float32, "cold"),
+    ]
     return [
         Domain("product", 6, rows, _biased, "cold"),
         Domain("product of a prompt", 6, prompt, ops.Matmul, "cold"),
@@ -43,6 +48,7 @@ def products(reach: int) -> list[Domain]:
         Domain("product in float32", 1.5, single, _float32, "cold"),
         Domain("batched product", 1.5, batched, _batched, "cold"),
         Domain("experts", 5, experts, _grouped, "cold"),
+        *(singles if reach > 1 else ()),
     ]
 
 
@@ -54,8 +60,16 @@ def _float32(m: int, n: int, k: int) -> Operator:
     return ops.Matmul(m, n, k, dtype="float32")
 
 
+def _biased_float32(m: int, n: int, k: int) -> Operator:
+    return ops.Matmul(m, n, k, bias=m % 2 == 0, dtype="float32")
+
+
 def _batched(batch: int, m: int, n: int, k: int) -> Operator:
     return ops.Matmul(m, n, k, batch)
+
+
+def _batched_float32(batch: int, m: int, n: int, k: int) -> Operator:
+    return ops.Matmul(m, n, k, batch, dtype="float32")
 
 
 def _grouped(tokens: int, experts: int, top_k: int, n: int, k: int, alike: int) -> Operator:
