@@ -37,6 +37,7 @@ from calib.fit.calibration import (
     Tabled,
     fitted_dtype,
     kind_of,
+    listed,
 )
 from calib.fit.physics.features import stack
 from calib.hardware.datasheet import Hardware, load_hardware
@@ -83,7 +84,7 @@ class EngineCard(Tabled):
         ``/block``. ``hot``: None means cold, as a model's operators find their inputs."""
         if isinstance(ops, Operator) and is_grid(ops):
             return self._alike(ops, implementation, bool(hot))
-        some = [ops] if isinstance(ops, Operator) else list(ops)
+        some = listed(ops)
         found = Estimates.nothing_of(len(some))
         for grid, rows in stack(some):
             found.put(rows, self._alike(grid, implementation, bool(hot)))
