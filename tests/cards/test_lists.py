@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calib.cards.engines.card import load_engine_card
 from calib.cards.older.shipped import load_torch
 from calib.fit.calibration import Estimates, Estimator
 from calib.hardware.datasheet import load_hardware
@@ -70,3 +71,13 @@ def test_grids_as_lists(card: str, cuda: str | None) -> None:
 @pytest.mark.parametrize("card", ["h100", "t4"])
 def test_nothing_is_asked(card: str, cuda: str | None) -> None:
     assert len(loaded(card, cuda).estimates([]).seconds) == 0
+
+
+def test_flags_of_an_engines_operators_are_each_its_own() -> None:
+    engine, asked = load_engine_card("h100", "vllm"), [ops.Matmul(8, 4096, 4096)] * 2
+    each = [engine.estimates(asked[:1], "", flag).seconds[0] for flag in (True, False)]
+    many = grid(ops.Matmul, m=[8, 8], n=4096, k=4096)
+    for some in (asked, many):  # an array of flags was refused, a list of them taken for True
+        np.testing.assert_allclose(
+            engine.estimates(some, "", np.array([True, False])).seconds, each
+        )
