@@ -11,7 +11,7 @@ import numpy as np
 from calib.cards.tables.figures import TORCH
 from calib.cards.tables.stand_ins import ANOTHER_KERNEL, as_cut
 from calib.cards.tables.times import estimates_of
-from calib.fit.calibration import Estimates, Told, parted, wider
+from calib.fit.calibration import Estimates, Told, listed, parted, wider
 from calib.hardware.attention_backend import cuts
 from calib.hardware.datasheet import Hardware, floor
 from calib.hardware.rates import refuses
@@ -57,8 +57,9 @@ def either_way(
     capability, dtype = DEPTH_ONLY
     if hardware.compute_capability != capability:
         return found
-    some = [ops] if isinstance(ops, Operator) else ops
-    rows = np.array([isinstance(op, Matmul) and op.dtype == dtype for op in some], dtype=bool)
+    rows = np.array(
+        [isinstance(op, Matmul) and op.dtype == dtype for op in listed(ops)], dtype=bool
+    )
     if not rows.any():
         return found
     _, high = wider(found.seconds, found.low, found.high, OTHER_WAY)
@@ -135,7 +136,3 @@ def is_refused(op: Operator, hardware: Hardware) -> bool:
     if not isinstance(op, Matmul | GroupedMatmul):
         return False
     return refuses(op.dtype, hardware.peak_flops, hardware.compute_capability)
-
-
-def listed(ops: Sequence[Operator] | Operator) -> Sequence[Operator]:
-    return [ops] if isinstance(ops, Operator) else ops

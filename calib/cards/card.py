@@ -38,6 +38,7 @@ from calib.fit.calibration import (
     dtype_of,
     fitted_dtype,
     kind_of,
+    listed,
     parted,
 )
 from calib.fit.likeness import card_to_card
@@ -95,7 +96,7 @@ class Card(Tabled):
         return Corrected(tables, own, self.taught.blends, away, timed.difference(NO_BATCH))
 
     def _away(self, ops: Sequence[Operator] | Operator) -> Away:
-        """What carrying torch's samples to this card costs, for operators of one kind.
+        """What carrying torch's samples to this card costs, for operators of one kind and dtype.
 
         Where another kernel stands in, what the samples correct is mostly that, and it is carried
         whole; how that carries, no engine's ratios of the kernel itself tell. So is how far it was
@@ -125,7 +126,7 @@ class Card(Tabled):
     def _by_other_units(self, ops: Sequence[Operator] | Operator) -> Any:
         """[n] bool: whether they are convolutions for which a product of matrix units stands in,
         elsewhere than on the samples' compute capability."""
-        each = [ops] if isinstance(ops, Operator) else ops
+        each = listed(ops)
         is_alike = self.hardware.compute_capability == self._teacher.compute_capability
         if is_alike or not any(isinstance(op, Conv2d) for op in each):
             return np.array(False)

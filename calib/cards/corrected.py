@@ -15,7 +15,7 @@ grows there to that of the base. Their sum, scaled on held-out groups, is the in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ from calib.fit.calibration import (
     dtype_of,
     kind_of,
     least_of,
+    listed,
     parted,
 )
 from calib.fit.physics.widened import is_widened
@@ -183,10 +184,9 @@ class Corrected(Tabled):
             vars(replace(told, known_as=known_as)).values(), vars(base).values(), strict=True
         )
         found = Estimates(*(np.where(unknown, theirs, mine) for mine, theirs in pairs))
-        for kernels, rows in by_kernels(ops, len(unknown)).items():
+        for kernels, rows, some in by_dtype(ops, len(unknown)):
             blend = self._blend(implementation, kernels)
             if blend is not None:
-                some = ops if isinstance(ops, Operator) else [ops[i] for i in rows]
                 columns = columns_of(some, self.own.hardware, flags[rows])
                 away = self.away(some) if self.away else None
                 mix = blended(blend, columns, own.rows(rows), known.rows(rows), away)
@@ -205,11 +205,11 @@ class Corrected(Tabled):
     ) -> tuple[np.ndarray, Told] | None:
         """Products that widen their weights, else batched ones on another card than the samples'
         that no table of this one has, [n], and what tells them."""
-        rows = np.array([is_widened(op) for op in _listed(ops)], dtype=bool)
+        rows = np.array([is_widened(op) for op in listed(ops)], dtype=bool)
         if rows.any():
             return rows, self._widened
         away = self.away is not None and (implementation, *_PLAIN) in self.own.kinds
-        rows = np.array([is_batched(op, self.many) for op in _listed(ops)], dtype=bool)
+        rows = np.array([is_batched(op, self.many) for op in listed(ops)], dtype=bool)
         return (rows, self._over_one) if away and rows.any() else None
 
     def _parted(
@@ -235,12 +235,15 @@ class Corrected(Tabled):
         pair = (each(self._sampled, some) for some in (ops, whole))
         many, one = (said(self._fits.estimates(some, implementation, flags)) for some in pair)
         over, blend = many.centre - one.centre, self._blend(implementation, _PLAIN[0] + BATCHED)
-        left = np.minimum(np.abs(over), 1.0) * self.away(ops).own
+        apart = np.zeros(len(over))
+        for _, rows, some in by_dtype(ops, len(over)):
+            apart[rows] = self.away(some).own
+        left = np.minimum(np.abs(over), 1.0) * apart
         width = (blend.quantile if blend else NORMAL) * np.hypot(many.spread, left)
         found = level.scaled(np.exp(over)).stood_in(np.zeros(len(over)), width)
         least = least_of(ops, self.hardware, flags)
         seconds, low, high = (np.maximum(s, least) for s in (found.seconds, found.low, found.high))
-        bare = np.concatenate([np.atleast_1d(floor(op, self.hardware)) for op in _listed(ops)])
+        bare = np.concatenate([np.atleast_1d(floor(op, self.hardware)) for op in listed(ops)])
         return Estimates(bare, seconds, low, high, found.known_as)
 
     def _sampled(self, op: Matmul) -> Matmul:
@@ -310,15 +313,26 @@ def kernels_of(op: Operator) -> str:
     return kind_of(op) + BATCHED * many + FLOAT32 * is_apart
 
 
-def _listed(ops: Sequence[Operator] | Operator) -> Sequence[Operator]:
-    return [ops] if isinstance(ops, Operator) else ops
-
-
 def by_kernels(ops: Sequence[Operator] | Operator, count: int) -> dict[str, np.ndarray]:
     if isinstance(ops, Operator):
         return {kernels_of(ops): np.arange(count)}
     names = np.array([kernels_of(op) for op in ops], dtype=object)
     return {name: np.flatnonzero(names == name) for name in dict.fromkeys(names)}
+
+
+def by_dtype(
+    ops: Sequence[Operator] | Operator, count: int
+) -> Iterator[tuple[str, np.ndarray, Sequence[Operator] | Operator]]:
+    """The same, each dtype by itself, as corrections are carried to another card: places and
+    operators."""
+    for kernels, rows in by_kernels(ops, count).items():
+        if isinstance(ops, Operator):
+            yield kernels, rows, ops
+            continue
+        dtypes = np.array([dtype_of(ops[i]) for i in rows], dtype=object)
+        for dtype in dict.fromkeys(dtypes):
+            some = rows[dtypes == dtype]
+            yield kernels, some, [ops[i] for i in some]
 
 
 def blended(

@@ -282,9 +282,13 @@ def _known_as(fitted: KindFit, x: Features) -> np.ndarray:
 
 def linked(ops: Sequence[Operator] | Operator, hardware: Hardware) -> np.ndarray:
     """[3, n] seconds, low and high by the link alone, of what cards do together."""
-    some = [ops] if isinstance(ops, Operator) else list(ops)
+    some = listed(ops)
     found = (np.broadcast_arrays(*by_link(op, hardware.links)) for op in some)  # type: ignore[arg-type]
     return np.concatenate([np.atleast_2d(np.array(ends).reshape(3, -1)) for ends in found], axis=1)
+
+
+def listed(ops: Sequence[Operator] | Operator) -> Sequence[Operator]:
+    return [ops] if isinstance(ops, Operator) else ops
 
 
 Told = Callable[[Any, str, Any], Estimates]

@@ -126,16 +126,22 @@ class KindFit:
         """[n] how far outside the sampled range, in log: the sum over the smooth columns."""
         far = np.zeros(len(x))
         for name in x.smooth_names:
-            low, high = self.low.get(name, 0.0), self.high.get(name, 0.0)
+            low, high = self._sampled(name)
             values = x.columns[name]
             far += np.maximum(np.maximum(low - values, values - high), 0.0)
         return far
+
+    def _sampled(self, name: str) -> tuple[float, float]:
+        """The range of a column. A label that all samples have is not missed where another's is
+        there instead: whether it is among the columns hangs on what else is asked."""
+        low = 0.0 if "=" in name else self.low.get(name, 0.0)
+        return low, self.high.get(name, 0.0)
 
     def inside(self, x: Features) -> np.ndarray:
         """[n] whether every smooth column lies within the sampled range, or close to it."""
         inside = np.ones(len(x), dtype=bool)
         for name in x.smooth_names:
-            low, high = self.low.get(name, 0.0), self.high.get(name, 0.0)
+            low, high = self._sampled(name)
             values = x.columns[name]
             inside &= (values >= low - _MARGIN) & (values <= high + _MARGIN)
         return inside

@@ -37,6 +37,7 @@ from calib.fit.calibration import (
     Tabled,
     fitted_dtype,
     kind_of,
+    listed,
 )
 from calib.fit.physics.features import stack
 from calib.hardware.datasheet import Hardware, load_hardware
@@ -48,6 +49,7 @@ from model.ops import (
     Matmul,
     Operator,
     TensorCoreOperator,
+    grid_points,
     is_grid,
 )
 
@@ -82,11 +84,16 @@ class EngineCard(Tabled):
         """As ``Calibration.estimates``; ``implementation``: what follows the engine's name, e.g.
         ``/block``. ``hot``: None means cold, as a model's operators find their inputs."""
         if isinstance(ops, Operator) and is_grid(ops):
+            if np.ndim(hot):  # type: ignore[arg-type]
+                return self.estimates(list(grid_points(ops)), implementation, hot)
             return self._alike(ops, implementation, bool(hot))
-        some = [ops] if isinstance(ops, Operator) else list(ops)
+        some = listed(ops)
         found = Estimates.nothing_of(len(some))
-        for grid, rows in stack(some):
-            found.put(rows, self._alike(grid, implementation, bool(hot)))
+        flags = np.broadcast_to(np.asarray(False if hot is None else hot, dtype=bool), len(some))
+        for flag in (False, True):
+            places = np.flatnonzero(flags == flag)
+            for grid, rows in stack([some[int(i)] for i in places]):
+                found.put(places[rows], self._alike(grid, implementation, flag))
         return found
 
     def _alike(self, op: Operator, name: str, hot: bool) -> Estimates:

@@ -16,7 +16,7 @@ import numpy as np
 
 from calib.cards.card import Card
 from calib.cards.tables.figures import TORCH
-from calib.fit.calibration import ROOFLINE, TRANSFERRED, Estimates, Tabled, wider
+from calib.fit.calibration import ROOFLINE, TRANSFERRED, Estimates, Tabled, listed, wider
 from calib.fit.physics.widened import is_widened
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.hardware.versions import tells_products
@@ -66,7 +66,7 @@ class OlderProducts(Tabled):
         found = self.card.estimates(ops, implementation, hot)
         if implementation != TORCH:
             return found
-        told = np.array([_is_told(op) for op in ([ops] if isinstance(ops, Operator) else ops)])
+        told = np.array([_is_told(op) for op in listed(ops)], dtype=bool)
         rows = told & (found.known_as != ROOFLINE)
         ends = (found.seconds, found.low, found.high)
         seconds, low, high = (end + np.where(rows, self.products.start, 0.0) for end in ends)

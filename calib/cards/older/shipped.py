@@ -35,12 +35,13 @@ from calib.fit.calibration import (
     Tabled,
     dtype_of,
     kind_of,
+    listed,
 )
 from calib.fit.likeness import card_to_card, distance
 from calib.fit.physics.blocks.attention.flash import FLASH
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.hardware.versions import is_older
-from model.ops import Attention, Operator, TensorCoreOperator, is_grid
+from model.ops import Attention, Operator, TensorCoreOperator, grid_points, is_grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,7 +127,7 @@ class Beneath(Tabled):
     ) -> Estimates:
         found = self.card.estimates(ops, implementation, hot)
         known_as = np.where(found.known_as == ROOFLINE, ROOFLINE, TRANSFERRED).astype(object)
-        kinds = [kind_of(op) for op in ([ops] if isinstance(ops, Operator) else ops)]
+        kinds = [kind_of(op) for op in listed(ops)]
         later = np.array([self.starts.get(kind, 0.0) for kind in kinds])
         seconds, low, high = (end + later for end in (found.seconds, found.low, found.high))
         return Estimates(found.floor, seconds, low, high, known_as)
@@ -170,6 +171,9 @@ class OlderTorch(Tabled):
         hot: Sequence[bool] | np.ndarray | bool | None = None,
     ) -> Estimates:
         if isinstance(ops, Operator):
+            if _is_between(ops):
+                each = list(grid_points(ops)) if is_grid(ops) else [ops]
+                return self.estimates(each, implementation, hot)
             ((_, known, some),) = self.parts([ops])
             return known.estimates(some[0], implementation, hot)
         found = self._said(ops, implementation, hot)
@@ -212,6 +216,11 @@ class OlderTorch(Tabled):
 
 
 _HEADS = (32, 64, 96, 128, 192, 256)
+
+
+def _is_between(op: Operator) -> bool:
+    """Whether it, or some of a grid, may have heads without a kernel of their own."""
+    return isinstance(op, Attention) and not bool(np.all(np.isin(op.head_dim, _HEADS)))
 
 
 def _next_smaller(op: Operator) -> Operator | None:

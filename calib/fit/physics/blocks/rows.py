@@ -42,7 +42,7 @@ _TURNS, _PICKED, _PICKS = (f"{n}{RULE}" for n in ("added turns", "serial picked"
 _WALK, _SUMMED, _FEW = (f"{n}{RULE}" for n in ("bound walk", "bound summed", "serial few"))
 _HELD, _PADDED = (f"{n}{RULE}" for n in ("added held", "serial padded"))
 _WIDE, _LONE, _WALKED = (f"serial {n}{RULE}" for n in ("wide", "lone", "walked"))
-_ROW, _ROWS, _STEPS, _MEANED = (
+ROW, _ROWS, _STEPS, _MEANED = (
     f"{n}{RULE}" for n in ("bound row", "serial rows", "serial steps", "added meaned")
 )
 COSTS = {
@@ -57,7 +57,7 @@ COSTS = {
     _WIDE: float(np.log(0.83)),
     _LONE: float(np.log(0.3)),
     _WALKED: float(np.log(0.58)),
-    _ROW: float(np.log(1050.0)),
+    ROW: float(np.log(1050.0)),
     _ROWS: float(np.log(260.0)),
     _STEPS: float(np.log(120.0)),
     _MEANED: float(np.log(380.0)),
@@ -162,7 +162,7 @@ def walk_cycles(op: Operator, hardware: Hardware) -> Any:
     if isinstance(op, Reduction):
         return np.exp(COSTS[_WALK] + columns[_WALK]) * op.alone
     shared = sum(np.exp(COSTS[n]) * columns.get(n, 0.0) for n in _OF_MANY)
-    return np.maximum(np.exp(COSTS[_ROW] + columns.get(_ROW, _NEVER)), shared)
+    return np.maximum(np.exp(COSTS[ROW] + columns.get(ROW, _NEVER)), shared)
 
 
 _OF_MANY = (_WIDE, _LONE, _WALKED, _ROWS, _STEPS)
@@ -173,6 +173,6 @@ def _scaled(op: Norm, hardware: Hardware, hot: Any) -> dict[str, Any]:
     if op.kind == "rmsnorm":
         return {_MEANED: _walked(rows, cols, item_bytes("float32"), sms)}
     steps = np.ceil(cols / _ROW_STEP)
-    far = _FARTHER / np.exp(COSTS[_ROW]) * walks.from_memory(op, hardware, hot)
+    far = _FARTHER / np.exp(COSTS[ROW]) * walks.from_memory(op, hardware, hot)
     loads = steps * item_bytes(op.dtype) / item_bytes("bfloat16")
-    return {_ROW: np.log(steps * (1 + far)), _ROWS: rows / sms, _STEPS: rows * loads / sms}
+    return {ROW: np.log(steps * (1 + far)), _ROWS: rows / sms, _STEPS: rows * loads / sms}

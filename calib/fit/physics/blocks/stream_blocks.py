@@ -93,16 +93,19 @@ _WORD = 4
 
 
 def stream_columns(op: Operator, hardware: Hardware, hot: Any) -> dict[str, np.ndarray]:
-    """Columns of an operator that streams, each [n] or [1]. ``hot``: [n] bool."""
+    """Columns of an operator that streams, each [n] or [1]. ``hot``: [n] bool.
+
+    A bound that only some norms have is one cycle's of the others, as in a list of both.
+    """
     share = _share_missed(op.bytes / hardware.l2_bytes)
     missed = np.where(hot, share, 1.0) * op.bytes / hardware.bandwidth * hardware.clock_hz
     columns = {_MISSED: np.log(np.maximum(missed, _LEAST))} | _again(op, hardware)
     if isinstance(op, Elementwise | Copy):
         columns |= _walk(op, hardware)
     if isinstance(op, Norm):
-        columns |= _kernels(op, hardware)
+        columns |= {rows.ROW: 0.0} | _kernels(op, hardware)
     if isinstance(op, ChannelNorm):
-        columns |= _channels(op, hardware)
+        columns |= {_PLANES: 0.0} | _channels(op, hardware)
     columns |= rows.row_columns(op, hardware, hot)
     return {name: np.atleast_1d(np.asarray(v, dtype=float)) for name, v in columns.items()}
 
