@@ -46,6 +46,7 @@ def run(
         served(request, folder, member, config)
         return
     from calib.report.terminal import print_member, print_report
+    from calib.report.units import counted
     from calib.report.write import write_asked, write_report
     from calib.steps.answer import answer
     from calib.steps.card.traces import recorded, with_traces
@@ -65,6 +66,10 @@ def run(
         target = measure_operators(target, phases, request.sweep, request.seed)
     if request.mode == "calibrate":
         write_asked(config or {}, folder)
+        shapes = len({(s.op, s.cache, s.implementation) for s in target.samples})
+        print(
+            f"{counted(shapes, 'shape')} of {target.hardware.name} sampled: {target.store.folder}"
+        )
         return
     target = with_traces(target, request.samples.traces)
     calibrations = fit_samples(target, shapes_of(phases))

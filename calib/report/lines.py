@@ -8,9 +8,12 @@ from typing import Any
 from calib.report.record import TOTAL, RunRecord, known
 from calib.report.units import counted, nbytes, percent, seconds
 
+_BARE = "roofline"
+"""A provenance."""
 BOUND_BY = {"host": "host", "compute": "compute", "memory": "bandwidth", "link": "the link"}
 WORTH_SAYING = 0.05
-"""Part of the wall time that a graph must save to be mentioned."""
+"""Part of the wall time that a graph must save to be mentioned, and of the kernels' that must be a
+bare roofline."""
 
 
 def timeline_lines(record: RunRecord) -> list[str]:
@@ -53,6 +56,25 @@ def unknown_lines(record: RunRecord) -> list[str]:
         f"launches and {percent(moved)} of the bytes, those that they are given and return; their "
         "time is that of the bytes. A total that holds any of them is at least what it says. A "
         "formula of your own counts them: calib.trace.formula."
+    ]
+
+
+def bare_lines(record: RunRecord) -> list[str]:
+    """Of what nothing but the roofline is known where other times are: a total that holds it is a
+    lower bound; nothing where it is little."""
+    operators = record.operators
+    if "estimate_s" not in operators or not operators["estimate_s"].sum():
+        return []
+    bare = operators[operators["provenance"] == _BARE]
+    share = bare["estimate_s"].sum() / operators["estimate_s"].sum()
+    if share < WORTH_SAYING or len(bare) == len(operators):
+        return []
+    kinds = " and ".join(
+        sorted({f"{k} of {d}" for k, d in zip(bare["kind"], bare["dtype"], strict=True)})
+    )
+    return [
+        f"At least: nothing but the roofline is known here of {kinds}, {percent(share)} of the "
+        "kernels' time. A total that holds them is a lower bound, and has no interval."
     ]
 
 

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from calib.report.energy import energy_lines
-from calib.report.lines import BOUND_BY, limit_lines, memory_lines, timeline_lines, unknown_lines
+from calib.report.lines import (
+    BOUND_BY,
+    bare_lines,
+    limit_lines,
+    memory_lines,
+    timeline_lines,
+    unknown_lines,
+)
 from calib.report.record import GROWS, RunRecord, known
 from calib.report.units import (
     UNKNOWN,
@@ -229,7 +236,7 @@ def figure_cells(record: RunRecord) -> Cells:
 def remarks(record: RunRecord) -> list[str]:
     """What a reader must know beside the numbers: the machine's drift, a limit's answer, the run's
     notes."""
-    found = [*unsteady(record), *unknown_lines(record)]
+    found = [*unsteady(record), *unknown_lines(record), *bare_lines(record)]
     found += timeline_lines(record) + energy_lines(record)
     found += memory_lines(record) + limit_lines(record)
     return found + list(record.notes)
@@ -239,7 +246,7 @@ def caveats(record: RunRecord) -> list[str]:
     """Of them those that no other part of a document says: what bounds a phase and whether it fits
     stand in its answer."""
     said = [note for note in record.notes if GROWS not in note]
-    return [*unsteady(record), *unknown_lines(record), *said]
+    return [*unsteady(record), *unknown_lines(record), *bare_lines(record), *said]
 
 
 def unsteady(record: RunRecord) -> list[str]:

@@ -14,7 +14,7 @@ from report_record import RUNS, run
 from calib.report.document.kinds import kind_cells
 from calib.report.document.write import how_much, report_markdown
 from calib.report.layers.tree import branches
-from calib.report.lines import memory_lines, timeline_lines, unknown_lines, verdict
+from calib.report.lines import bare_lines, memory_lines, timeline_lines, unknown_lines, verdict
 from calib.report.record import RunRecord, known
 from calib.report.terminal import (
     Cells,
@@ -352,6 +352,19 @@ def test_totals_that_hold_what_nobody_knows_say_at_least() -> None:
     assert "| other | " in text and "\u2265" in text.split("### Modules")[1]
     untimed = replace(record, components=record.components.assign(estimate_s=float("nan")))
     assert how_much(untimed).startswith("**\u2265 ")
+
+
+def test_a_total_that_holds_a_bare_roofline_says_at_least() -> None:
+    whole = run("predicted")
+    assert bare_lines(whole) == []  # a run of which no more is known says so of itself
+    bare = whole.operators["phase"] == "decode"
+    known = bare.map({True: "roofline", False: "interpolated"})
+    record = replace(whole, operators=whole.operators.assign(provenance=known))
+    (said,) = bare_lines(record)
+    share = record.operators.loc[bare, "estimate_s"].sum() / record.operators["estimate_s"].sum()
+    kinds = set(record.operators.loc[bare, "kind"])
+    assert all(f"{kind} of " in said for kind in kinds) and percent(share) in said
+    assert said in report_markdown(record, branches(record), [])
 
 
 def test_one_of_a_thing_is_one() -> None:
