@@ -9,9 +9,7 @@ that the host gets ahead: what is compared is the device's queue. Ends with one 
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -23,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.neusight_models import forward_of, training_of
-from benchmarks.recorded.__main__ import write
+from benchmarks.published_times import show
 from benchmarks.recorded.text import lines, percent
 from calib.cards.older.shipped import load_torch
 from calib.estimates.fusion import fuse
@@ -37,7 +35,6 @@ PUBLISHED = Path(__file__).parent / "data" / "public_models.csv"
 INFERENCE, COMPILED, TRAINING = "inference", "compiled", "training"
 HELD = {True: "yes", False: "no", None: "-"}
 """None: part of the estimate is the roofline, of which no upper end is known."""
-MARKS = "<!-- python -m benchmarks.public_models -->", "<!-- end of public models -->"
 
 
 @dataclass(frozen=True)
@@ -169,16 +166,7 @@ def each(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.public_models")
-    parser.add_argument("--rows", action="store_true", help="a line a published time")
-    parser.add_argument("--write", type=Path, help="a page to put the table into")
-    asked = parser.parse_args()
-    rows = list(compared(published()))
-    shown = described(rows)
-    print(f"{each(rows)}\n\n{shown}" if asked.rows else shown)
-    if asked.write:
-        write(asked.write, f"\n```text\n{shown}\n```\n", MARKS)
-    print(json.dumps({"models": rows}))
+    show("benchmarks.public_models", lambda: list(compared(published())), described, each, "models")
 
 
 if __name__ == "__main__":

@@ -178,12 +178,23 @@ def each(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def judge(program: str, passes: Callable[[], Sequence[Pass]], title: str) -> None:
-    """The command line: the table, its place in a page, and one line of JSON under ``title``."""
+    """The command line of published passes."""
+    show(program, lambda: list(compared(passes())), described, each, title)
+
+
+def show(
+    program: str,
+    judged: Callable[[], Sequence[dict[str, Any]]],
+    described: Callable[[Sequence[dict[str, Any]]], str],
+    each: Callable[[Sequence[dict[str, Any]]], str],
+    title: str,
+) -> None:
+    """The table, its place in a page, and one line of JSON under ``title``."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}")
     parser.add_argument("--rows", action="store_true", help="a line a published time")
     parser.add_argument("--write", type=Path, help="a page to put the table into")
     asked = parser.parse_args()
-    rows = list(compared(passes()))
+    rows = judged()
     shown = described(rows)
     print(f"{each(rows)}\n\n{shown}" if asked.rows else shown)
     if asked.write:

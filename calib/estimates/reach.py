@@ -86,7 +86,7 @@ def _nearest(calibration: Any, ops: Sequence[Operator], implementation: str) -> 
     """Of those with fits of their own that ``calibration`` is made of: samples, and what they
     correct."""
     if isinstance(calibration, Beneath | OlderProducts):
-        return _nearest(calibration.card, ops, implementation)
+        return _nearest(calibration.whole, ops, implementation)
     if isinstance(calibration, OlderTorch):
         found: list[Reach] = [None] * len(ops)
         for rows, known, some in calibration.parts(ops):

@@ -16,14 +16,14 @@ import numpy as np
 
 from calib.cards.card import Card
 from calib.cards.tables.figures import TORCH
-from calib.fit.calibration import ROOFLINE, TRANSFERRED, Estimates, Tabled, listed, wider
+from calib.fit.calibration import ROOFLINE, TRANSFERRED, Estimates, Over, listed, wider
 from calib.fit.physics.widened import is_widened
 from calib.hardware.datasheet import Hardware, load_hardware
 from calib.hardware.versions import tells_products
 from model.ops import Matmul, Operator
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 FOLDER = "products"
 """Of them, within that of what is older; and what the build calls one: products:b200."""
@@ -43,19 +43,11 @@ class Products:
 
 
 @dataclass(frozen=True)
-class OlderProducts(Tabled):
-    """``card`` as it ships, with what products by the older CUDA take longer."""
+class OlderProducts(Over):
+    """``whole`` as it ships, with what products by the older CUDA take longer."""
 
-    card: Card
+    whole: Card
     products: Products
-
-    @property
-    def hardware(self) -> Hardware:
-        return self.card.hardware
-
-    @property
-    def held_out(self) -> pd.DataFrame:
-        return self.card.held_out
 
     def estimates(
         self,
@@ -63,7 +55,7 @@ class OlderProducts(Tabled):
         implementation: str = TORCH,
         hot: Sequence[bool] | np.ndarray | bool | None = None,
     ) -> Estimates:
-        found = self.card.estimates(ops, implementation, hot)
+        found = self.whole.estimates(ops, implementation, hot)
         if implementation != TORCH:
             return found
         told = np.array([_is_told(op) for op in listed(ops)], dtype=bool)
@@ -83,8 +75,11 @@ def _is_told(op: Operator) -> bool:
 def products_teacher(hardware: Hardware, folder: Path) -> Hardware | None:
     """The card whose tables tell of products by the CUDA that ``hardware`` names: itself, else one
     of the same capability; None where such a CUDA is not meant, or none such ships."""
-    if not tells_products(hardware.cuda):
-        return None
-    cards = [load_hardware(path.stem) for path in sorted((folder / FOLDER).glob("*.npz"))]
+    return nearest_in(folder / FOLDER, hardware) if tells_products(hardware.cuda) else None
+
+
+def nearest_in(folder: Path, hardware: Hardware) -> Hardware | None:
+    """The card of which a record lies in ``folder``: ``hardware``, else one of its capability."""
+    cards = [load_hardware(path.stem) for path in sorted(folder.glob("*.npz"))]
     same = [c for c in cards if c.compute_capability == hardware.compute_capability]
     return min(same, key=lambda c: c.name != hardware.name, default=None)

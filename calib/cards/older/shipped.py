@@ -20,7 +20,7 @@ import numpy as np
 from calib.cards.card import Card
 from calib.cards.corrected import NORMAL, Away, Blend, Corrected
 from calib.cards.older import products
-from calib.cards.older.products import OlderProducts, Products, products_teacher
+from calib.cards.older.products import OlderProducts, Products, nearest_in, products_teacher
 from calib.cards.shipped import FOLDER, load_card, read_about, shipped_cards
 from calib.cards.stored import read_record
 from calib.cards.tables.figures import TORCH, Figures
@@ -32,6 +32,7 @@ from calib.fit.calibration import (
     Estimator,
     Key,
     KindFit,
+    Over,
     Tabled,
     dtype_of,
     kind_of,
@@ -84,11 +85,7 @@ def load_torch(hardware: Hardware, folder: Path = FOLDER) -> Estimator | None:
 def teacher_of(hardware: Hardware, folder: Path = FOLDER) -> Hardware | None:
     """The card whose traces tell of an older CUDA: itself, else one of the same capability; None
     where no older one is meant, or none such ships."""
-    if not is_older(hardware.cuda):
-        return None
-    cards = [load_hardware(path.stem) for path in sorted((folder / OLDER).glob("*.npz"))]
-    same = [c for c in cards if c.compute_capability == hardware.compute_capability]
-    return min(same, key=lambda c: c.name != hardware.name, default=None)
+    return nearest_in(folder / OLDER, hardware) if is_older(hardware.cuda) else None
 
 
 def about_older(hardware: Hardware, folder: Path = FOLDER) -> dict[str, object] | None:
@@ -104,20 +101,12 @@ def about_older(hardware: Hardware, folder: Path = FOLDER) -> dict[str, object] 
 
 
 @dataclass(frozen=True)
-class Beneath(Tabled):
-    """``card`` as today's torch runs on it: by an older CUDA all of that is other kernels' times.
+class Beneath(Over):
+    """``whole`` as today's torch runs on it: by an older CUDA all of that is other kernels' times.
     ``starts``: kind -> what those take longer [s]."""
 
-    card: Card
+    whole: Card
     starts: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def hardware(self) -> Hardware:
-        return self.card.hardware
-
-    @property
-    def held_out(self) -> pd.DataFrame:
-        return self.card.held_out
 
     def estimates(
         self,
@@ -125,7 +114,7 @@ class Beneath(Tabled):
         implementation: str = TORCH,
         hot: Sequence[bool] | np.ndarray | bool | None = None,
     ) -> Estimates:
-        found = self.card.estimates(ops, implementation, hot)
+        found = self.whole.estimates(ops, implementation, hot)
         known_as = np.where(found.known_as == ROOFLINE, ROOFLINE, TRANSFERRED).astype(object)
         kinds = [kind_of(op) for op in listed(ops)]
         later = np.array([self.starts.get(kind, 0.0) for kind in kinds])
